@@ -1,0 +1,142 @@
+"""What encodes: preprocessing and the two sorts of model, from 8-bit pixels to unit vectors.
+
+Which model, and with which settings, is `encoders`' matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+#: How many images go through a model at once: fixed, since results depend on it in the last digits.
+BATCH = 32
+
+#: (n, 3, height, width) float in [0, 1], or n uint8 arrays (height, width, 3) of any sizes.
+Images = Tensor | Sequence[np.ndarray]
+
+
+def as_pixels(images: Images) -> list[np.ndarray]:
+    """`images` as uint8 (height, width, 3), rounded as for a PNG: what is scored is what is kept.
+
+    Raises ValueError for values that are NaN or outside [0, 1], and for other shapes.
+    """
+    if isinstance(images, Tensor):
+        images = images.detach().float().cpu()
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images should be (n, 3, height, width), not {tuple(images.shape)}")
+        if not bool(((images >= 0) & (images <= 1)).all()):  # NaN compares false
+            raise ValueError("images should be numbers in [0, 1]; some are NaN or outside")
+        images = list((images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"an image is {image.dtype} {image.shape}, not uint8 (h, w, 3)")
+    return list(images)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize of the short side, centre crop, normalisation, as the field does it.
+
+    The resize is Pillow's bicubic on 8-bit pixels, by torchvision: what the encoders' published
+    numbers were made with. An image that has the size already is not touched.
+    """
+
+    resize: int
+    crop: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, pixels: Sequence[np.ndarray]) -> Tensor:
+        """n uint8 (height, width, 3) of any sizes -> (n, 3, crop, crop) float32, normalised."""
+        transform = v2.Compose(
+            [
+                v2.Resize(self.resize, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
+                v2.CenterCrop(self.crop),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(self.mean, self.std),
+            ]
+        )
+        return torch.stack([transform(Image.fromarray(image)) for image in pixels])
+
+
+class TimmModel:
+    """A timm vision transformer: class tokens, or LPIPS's distance over intermediate layers."""
+
+    def __init__(
+        self,
+        model: Any,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        layers: Sequence[int] = (),
+    ) -> None:
+        self.model = model.eval().to(device)
+        self.preprocessing, self.device, self.layers = preprocessing, device, list(layers)
+
+    @torch.inference_mode()
+    def class_tokens(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        rows = [self.model(self._batch(pixels, start)) for start in range(0, len(pixels), BATCH)]
+        return torch.nn.functional.normalize(torch.cat(rows), dim=-1).cpu().numpy()
+
+    @torch.inference_mode()
+    def distances(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """LPIPS (Zhang et al. 2018, Eq. 1) with uniform weights: w_l = 1 for every channel.
+
+        Each layer's features are given unit length along the channels; squared differences are
+        summed over channels, averaged over positions and summed over layers.
+        """
+        batches = [self._layers(pixels, start) for start in range(0, len(pixels), BATCH)]
+        total = torch.zeros(len(pixels), len(pixels))
+        for per_batch in zip(*batches, strict=True):
+            layer = torch.cat(per_batch)  # (n, channels, height, width), unit along channels
+            for i, image in enumerate(layer):
+                total[i] += (layer - image).square().sum(dim=1).mean(dim=(1, 2)).cpu()
+        return total.numpy()
+
+    def _layers(self, pixels: Sequence[np.ndarray], start: int) -> list[Tensor]:
+        layers = self.model.forward_intermediates(
+            self._batch(pixels, start), indices=self.layers, intermediates_only=True
+        )
+        return [torch.nn.functional.normalize(layer, dim=1, eps=1e-10) for layer in layers]
+
+    def _batch(self, pixels: Sequence[np.ndarray], start: int) -> Tensor:
+        return self.preprocessing(pixels[start : start + BATCH]).to(self.device)
+
+
+class ClipModel:
+    """An open_clip model with its tokenizer."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Callable[[list[str]], Tensor],
+        preprocessing: Preprocessing,
+        device: torch.device,
+    ) -> None:
+        self.model = model.eval().to(device)
+        self.tokenizer, self.preprocessing, self.device = tokenizer, preprocessing, device
+
+    @torch.inference_mode()
+    def image(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        batches = (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))
+        rows = [
+            self.model.encode_image(self.preprocessing(batch).to(self.device), normalize=True)
+            for batch in batches
+        ]
+        return torch.cat(rows).cpu().numpy()
+
+    @torch.inference_mode()
+    def text(self, texts: Sequence[str]) -> np.ndarray:
+        batches = (list(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))
+        rows = [
+            self.model.encode_text(self.tokenizer(batch).to(self.device), normalize=True)
+            for batch in batches
+        ]
+        return torch.cat(rows).cpu().numpy()

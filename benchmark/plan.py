@@ -1,0 +1,209 @@
+"""The plan of a grid: which jobs, in which order, how many images, about how long.
+
+    plan(load_suite("pocket"), ["dreambooth", "untuned"], subjects=["dog-biscuit"]).jobs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmark import plugins
+from benchmark.data import Dataset, load_dataset, verify
+from benchmark.records import PROMPT_KINDS, Job, Prompt, Subject, UserError
+from benchmark.sampling import Sampler
+from benchmark.suite import Suite
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A grid's jobs in the order of the scores, and the suite with the selection put in."""
+
+    suite: Suite
+    methods: tuple[str, ...]
+    subjects: tuple[str, ...]
+    seeds: tuple[int, ...]
+    jobs: tuple[Job, ...]
+    images: dict[str, int]  #: job key -> images to make
+    left_out: tuple[str, ...]  #: subjects for which none of the chosen prompts is meant
+    configuration: str  #: 16 hex digits over all that decides the scores
+
+
+def plan(
+    suite: Suite,
+    methods: Sequence[str],
+    *,
+    subjects: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    images_per_prompt: int | None = None,
+) -> Plan:
+    """Lay out the grid: every method on every subject with every seed.
+
+    `methods`: names, `module:ATTRIBUTE`, or `all` for every installed one. `subjects`, `prompts`
+    (kinds, templates, or numbers counted from 1 in the subject's list) and `seeds`: the suite's
+    if empty. Checks the subjects' images. Raises UserError naming what is not known.
+    """
+    configured = {name: suite.method(name) for name in method_names(suite, methods)}
+    suite = _resolved(suite, configured, images_per_prompt)
+    dataset = load_dataset(suite.data.dataset, split=suite.data.split)
+    verify(dataset)
+    chosen = choose_subjects(dataset, subjects or suite.data.subjects)
+    asked = {subject.name: choose_prompts(dataset, subject, prompts) for subject in chosen}
+    kept = [subject for subject in chosen if asked[subject.name]]
+    if not kept:
+        raise UserError(f"prompts {', '.join(prompts)}: not meant for any of the chosen subjects")
+    suite = suite.model_copy(
+        update={"data": suite.data.model_copy(update={"subjects": [s.name for s in kept]})}
+    )
+    seeds = tuple(dict.fromkeys(seeds)) or (suite.evaluation.seed,)
+    shared = _shared(suite)
+    jobs, images = [], {}
+    for name, method in configured.items():
+        for subject in kept:
+            for seed in seeds:
+                job = _job(name, method, subject, seed, prompts=asked[subject.name], shared=shared)
+                jobs.append(job)
+                requests = job.requests(prompted=method.prompted, references=len(subject.images))
+                images[job.key] = len(requests)
+    return Plan(
+        suite=suite,
+        methods=tuple(configured),
+        subjects=tuple(subject.name for subject in kept),
+        seeds=seeds,
+        jobs=tuple(jobs),
+        images=images,
+        left_out=tuple(s.name for s in chosen if s not in kept),
+        configuration=_configuration(suite, jobs),
+    )
+
+
+def _shared(suite: Suite) -> dict[str, Any]:
+    """What all jobs of a run have in common."""
+    from benchmark.encoders import identify
+
+    return {
+        "backbone": _backbone_identity(suite),
+        "sampler": asdict(Sampler(**suite.sampler.model_dump())),
+        "encoders": identify(suite.encoders),
+        "images_per_prompt": suite.evaluation.images_per_prompt,
+        "prior_prompt_images": suite.evaluation.prior_prompt_images,
+        "protocol": suite.protocol,
+    }
+
+
+def _job(
+    name: str,
+    method: plugins.Method,
+    subject: Subject,
+    seed: int,
+    *,
+    prompts: tuple[Prompt, ...],
+    shared: dict[str, Any],
+) -> Job:
+    return Job(
+        method=name,
+        method_version=method.version,
+        settings=plugins.settings_of(method),
+        subject=subject.name,
+        class_noun=subject.class_noun,
+        live=subject.live,
+        images_digest=subject.digest,
+        prompts=prompts,
+        seed=seed,
+        **shared,
+    )
+
+
+def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
+    """`names` with `all` spelled out. Raises UserError for a table of no known method."""
+    installed = list(plugins.available("methods"))
+    for name in suite.methods:
+        if name not in installed and ":" not in name:
+            raise UserError(
+                f"suite '{suite.name}' has settings for an unknown method '{name}'; "
+                f"known: {', '.join(installed)}"
+            )
+    found = [n for name in names for n in (installed if name == "all" else [name])]
+    return list(dict.fromkeys(found))
+
+
+def choose_subjects(dataset: Dataset, names: Sequence[str]) -> list[Subject]:
+    """The subjects called `names`, in the dataset's order; all of them if there are no names."""
+    known = [subject.name for subject in dataset.subjects]
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown subject '{name}'; known: {', '.join(known)}")
+    return [s for s in dataset.subjects if not names or s.name in names]
+
+
+def choose_prompts(
+    dataset: Dataset, subject: Subject, choices: Sequence[str]
+) -> tuple[Prompt, ...]:
+    """Those of the subject's prompts that are chosen, in their order; all if nothing is.
+
+    A choice is a kind, a template, or a number counted from 1. Raises UserError if it fits
+    neither the live subjects' list nor the objects'.
+    """
+    lists = (dataset.prompts_live, dataset.prompts_object)
+    for choice in choices:
+        if not any(_chosen(choice, i, p) for prompts in lists for i, p in enumerate(prompts, 1)):
+            templates = dict.fromkeys(p.template for prompts in lists for p in prompts)
+            raise UserError(
+                f"unknown prompt '{choice}'; known: {', '.join(PROMPT_KINDS)}; "
+                f"1 to {max(map(len, lists))}; {'; '.join(templates)}"
+            )
+    return tuple(
+        prompt
+        for number, prompt in enumerate(dataset.prompts_for(subject), 1)
+        if not choices or any(_chosen(choice, number, prompt) for choice in choices)
+    )
+
+
+def _chosen(choice: str, number: int, prompt: Prompt) -> bool:
+    return choice in (str(number), prompt.kind, prompt.template)
+
+
+def _resolved(
+    suite: Suite, methods: dict[str, plugins.Method], images_per_prompt: int | None
+) -> Suite:
+    update: dict[str, Any] = {
+        "methods": {
+            name: {k: v for k, v in plugins.settings_of(method).items() if v is not None}
+            for name, method in methods.items()
+        }
+    }
+    if images_per_prompt is not None:
+        update["evaluation"] = suite.evaluation.model_copy(
+            update={"images_per_prompt": images_per_prompt}
+        )
+    return suite.model_copy(update=update)
+
+
+def _backbone_identity(suite: Suite) -> str:
+    """Model and revision, from `backbone_id` in the loader's module where there is one."""
+    loader = plugins.load("backbones", suite.backbone.kind)
+    identify = getattr(inspect.getmodule(loader), "backbone_id", None)
+    model = suite.backbone.model
+    return identify(model) if identify else f"{suite.backbone.kind}:{model}"
+
+
+def _configuration(suite: Suite, jobs: Sequence[Job]) -> str:
+    content = {
+        "suite": suite.model_dump(mode="json", exclude={"description", "estimate"}),
+        "jobs": [job.key for job in jobs],
+        "metrics": {name: metric.version for name, metric in load_metrics().items()},
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_metrics() -> dict[str, plugins.Metric]:
+    """Every installed metric."""
+    return {name: plugins.load("metrics", name) for name in plugins.available("metrics")}
+
+

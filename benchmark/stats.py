@@ -1,0 +1,135 @@
+"""From scores to a summary: means over subjects and their 95 % intervals.
+
+    summary = summarise(read_scores(Path("runs/pocket-1a2b3c4d/scores.csv")))
+
+A subject counts once, however many images it has: first the mean over a subject's images and
+seeds, then over subjects. Intervals resample subjects, since another benchmark would have others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark.records import SCORE_COLUMNS, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+#: The order of every table; other metrics follow by name.
+METRICS = ("dino", "clip_i", "clip_t", "pres", "div", "prior_div")
+#: The order of every table; outside methods come between, by name.
+FIRST_METHODS = (
+    "real-images",
+    "dreambooth",
+    "dreambooth-no-prior",
+    "dreambooth-wrong-class",
+    "dreambooth-no-class",
+    "textual-inversion",
+)
+LAST_METHODS = ("untuned",)
+#: Oracle and floor: no rivals, so no table calls one of them the best.
+CONTROLS = ("real-images", "untuned")
+
+SUMMARY_COLUMNS = ("method", "metric", "mean", "std", "low", "high", "subjects")
+MINIMUM_SUBJECTS = 3  #: below, resampling subjects says nothing, and no interval is given
+CONFIDENCE = 0.95
+_RESAMPLES = 10_000
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """The rows of a scores.csv. Raises UserError if there are none, or one is no score."""
+    import pandas as pd
+
+    try:
+        # No text means "missing": a prompt may be empty, and a subject may be called "null".
+        scores = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: is {path.parent} a run directory?") from None
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    missing = [column for column in SCORE_COLUMNS if column not in scores.columns]
+    if missing:
+        raise UserError(f"{path} has no column {', '.join(missing)}")
+    if scores.empty:
+        raise UserError(f"{path} has no scores: no job has finished; run the same command again")
+    values = pd.to_numeric(scores["value"], errors="coerce").astype(float)
+    for row, value in enumerate(values):
+        if not math.isfinite(value):
+            raise UserError(f"{path} line {row + 2}: '{scores['value'][row]}' is no score")
+    protocols = scores["protocol"].unique()
+    if len(protocols) > 1:
+        raise UserError(f"{path} mixes the protocols {', '.join(protocols)}: not comparable")
+    return scores.assign(value=values)
+
+
+def summarise(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per method and metric: mean, std, low, high over subjects, and how many these are.
+
+    `std` is that over subjects (n - 1); `low` and `high` bound the 95 % percentile bootstrap
+    interval of the mean. All in the metric's unit; NaN where there are too few subjects.
+    """
+    import numpy as np
+    import pandas as pd
+
+    per_subject = scores.groupby(["method", "metric", "subject"], sort=True)["value"].mean()
+    rows = []
+    for method in sort_methods(scores["method"].unique()):
+        metrics = scores.loc[scores["method"] == method, "metric"].unique()
+        for metric in sort_metrics(metrics):
+            values = per_subject[method, metric].to_numpy()
+            std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+            low, high = interval(values)
+            rows.append((method, metric, float(values.mean()), std, low, high, len(values)))
+    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of `values`, (subjects,).
+
+    The same resamples for every method that has as many subjects, and in every process. (NaN, NaN)
+    below three subjects.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    if len(values) < MINIMUM_SUBJECTS:
+        return math.nan, math.nan
+    # Percentile, not BCa: with a handful of subjects, BCa's correction is itself mostly noise, and
+    # it has no value at all where the subjects agree.
+    found = bootstrap(
+        (values,),
+        np.mean,
+        confidence_level=CONFIDENCE,
+        n_resamples=_RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def summary_csv(summary: pd.DataFrame) -> str:
+    """`summary` as CSV text: six decimals, empty where there is no interval."""
+    return summary.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+
+
+def sort_methods(names: Iterable[str]) -> list[str]:
+    """Oracle, DreamBooth and its ablations, Textual Inversion, others by name, untuned."""
+    return _sorted(names, FIRST_METHODS, LAST_METHODS)
+
+
+def sort_metrics(names: Iterable[str]) -> list[str]:
+    """The paper's order, then others by name."""
+    return _sorted(names, METRICS, ())
+
+
+def _sorted(names: Iterable[str], first: tuple[str, ...], last: tuple[str, ...]) -> list[str]:
+    def place(name: str) -> tuple[int, str]:
+        if name in first:
+            return first.index(name), ""
+        return len(first) + (last.index(name) + 1 if name in last else 0), name
+
+    return sorted(set(names), key=place)

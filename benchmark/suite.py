@@ -1,0 +1,108 @@
+"""A suite: one TOML file that holds data, backbone, sampler, encoders and per-method settings.
+
+    python -m benchmark run --suite pocket          # one of benchmark/suites/
+    python -m benchmark run --suite my_suite.toml   # one of your own; start from a run's suite.toml
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from benchmark import plugins
+from benchmark.data import Table, read_toml
+from benchmark.records import UserError
+
+_SUITES = Path(__file__).parent / "suites"
+
+
+class DataChoice(Table):
+    """Which subjects: a dataset by name or path, and a part of it."""
+
+    dataset: str
+    split: str | None = None
+    subjects: list[str] = []  #: empty: all of the split
+
+
+class BackboneChoice(Table):
+    """Which model is personalised. `auto`: bf16 where the device is quick at it, else fp32."""
+
+    kind: str = "diffusers"
+    model: str
+    identifier: str
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
+class SamplerChoice(Table):
+    """How evaluation images are drawn."""
+
+    scheduler: str = "ddim"
+    steps: int = Field(gt=0)
+    guidance: float = Field(ge=0)
+
+
+class Evaluation(Table):
+    """How many images: per evaluation prompt, and for the prior prompt (PRES and PRIOR_DIV)."""
+
+    images_per_prompt: int = Field(ge=1)
+    prior_prompt_images: int = Field(ge=0)
+    seed: int = Field(default=0, ge=0)
+
+
+class Estimate(Table):
+    """Measured seconds, for the time a plan prints before any job has finished."""
+
+    train_step_seconds: float = Field(ge=0)
+    image_seconds: float = Field(ge=0)  #: to sample and score one image
+
+
+class Suite(Table):
+    """Everything that is the same for every method, and each method's settings."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    description: str
+    protocol: str  #: stands in every score row
+    data: DataChoice
+    backbone: BackboneChoice
+    sampler: SamplerChoice
+    evaluation: Evaluation
+    encoders: dict[str, dict[str, Any]]
+    methods: dict[str, dict[str, Any]] = {}
+    estimate: Estimate | None = None
+
+    def method(self, name: str) -> plugins.Method:
+        """The method called `name` with this suite's settings for it. Raises UserError.
+
+        A method whose setting `identifier` is None by default gets the suite's.
+        """
+        method = plugins.load_method(name)
+        settings = dict(self.methods.get(name, {}))
+        if plugins.settings_of(method).get("identifier", "") is None:
+            settings.setdefault("identifier", self.backbone.identifier)
+        return plugins.configure(name, method, settings)
+
+    def dump_toml(self) -> str:
+        """The suite as TOML; reading it again gives an equal suite."""
+        import tomli_w
+
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def suite_names() -> list[str]:
+    """The suites that come with the package, sorted."""
+    return sorted(file.stem for file in _SUITES.glob("*.toml"))
+
+
+def load_suite(name_or_path: str) -> Suite:
+    """One of our suites by name, or the suite in a TOML file. Raises UserError."""
+    if name_or_path in suite_names():
+        return read_toml(_SUITES / f"{name_or_path}.toml", Suite)
+    path = Path(name_or_path).expanduser()
+    if path.suffix != ".toml":
+        raise UserError(
+            f"unknown suite '{name_or_path}'; known: {', '.join(suite_names())}; "
+            "or give a file of your own that ends in .toml"
+        )
+    return read_toml(path, Suite)
