@@ -1,7 +1,7 @@
 """A Stable-Diffusion-shaped model: loaded once, changed in place by methods, put back after jobs.
 
-    backbone = load_backbone("pocket", sampler=Sampler("ddim", steps=20, guidance=4.0))
-    images = backbone.sample(["a dog in the snow"], [7])        # (1, 3, 64, 64) in [0, 1]
+backbone = load_backbone("pocket", sampler=Sampler("ddim", steps=20, guidance=4.0))
+images = backbone.sample(["a dog in the snow"], [7])        # (1, 3, 64, 64) in [0, 1]
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from benchmark.model_files import backbone_id, model_directory
 from benchmark.prior_store import stored
@@ -60,9 +62,7 @@ class Backbone:
     _pristine: dict[str, dict[str, Tensor]] = field(init=False, repr=False)
     _tokens: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
     _prior: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
-    _moments: dict[Any, tuple[Tensor, Tensor]] = field(
-        init=False, repr=False, default_factory=dict
-    )
+    _moments: dict[Any, tuple[Tensor, Tensor]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._pristine = {
@@ -129,7 +129,7 @@ class Backbone:
 
         `replace` maps a token id to the (width,) vector that stands in for its embedding, as
         Textual Inversion needs; the embedding table is not touched. Raises UserError for a prompt
-        that is longer than the model reads.
+        that is longer than the model reads or has a word that its vocabulary lacks.
         """
         ids = torch.stack([self._token_row(text) for text in texts]).to(self.device)
         with _replaced(self.text_encoder, replace or {}), self.autocast():
@@ -144,6 +144,8 @@ class Backbone:
                     f"prompt '{text}' has {len(ids)} tokens, but '{self.id}' reads {length}: "
                     "shorten it"
                 )
+            if text:
+                self.token_ids(text)
             self._tokens[text] = torch.tensor(ids)
         return self._tokens[text]
 
@@ -287,25 +289,25 @@ def load_backbone(
     directory = model_directory(model)
     # Fused attention's backward in bfloat16 is several times slower on CPUs than plain products.
     attention = "eager" if device == "cpu" else "sdpa"
-    options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
-    local: dict[str, Any] = {**options, "low_cpu_mem_usage": False, "local_files_only": True}
+    options = {"use_safetensors": True, "low_cpu_mem_usage": False}
+    disable_progress_bar()
     try:
-        unet = UNet2DConditionModel.from_pretrained(directory / "unet", **local)
-        vae = AutoencoderKL.from_pretrained(directory / "vae", **local)
+        unet = UNet2DConditionModel.from_pretrained(directory / "unet", **options)
+        vae = AutoencoderKL.from_pretrained(directory / "vae", **options)
         text_encoder = CLIPTextModel.from_pretrained(
-            directory / "text_encoder", attn_implementation=attention, **options
+            directory / "text_encoder", attn_implementation=attention, use_safetensors=True
         )
         tokenizer = CLIPTokenizer.from_pretrained(directory / "tokenizer")
         noise_scheduler = DDPMScheduler.from_pretrained(directory / "scheduler")
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise UserError(f"model '{model}' cannot be loaded from {directory}: {error}") from error
     if device == "cpu":
         unet.set_attn_processor(AttnProcessor())
     return Backbone(
         id=backbone_id(model),
-        unet=unet.to(device),
-        vae=vae.to(device),
-        text_encoder=text_encoder.to(device),
+        unet=unet.float().to(device),
+        vae=vae.float().to(device),
+        text_encoder=text_encoder.float().to(device),
         tokenizer=tokenizer,
         noise_scheduler=noise_scheduler,
         device=torch.device(device),
@@ -316,7 +318,7 @@ def load_backbone(
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """"fp32", "bf16" or "fp16"; "auto" is bf16 where the hardware multiplies in it, else fp32."""
+    """ "fp32", "bf16" or "fp16"; "auto" is bf16 where the hardware multiplies in it, else fp32."""
     if precision in PRECISIONS:
         return precision
     if precision != "auto":

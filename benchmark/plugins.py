@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from benchmark.records import Request, Subject, UserError
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from benchmark.backbone import Backbone
 
 #: Called with (steps done, steps in all) as a fit goes on.
 Progress = Callable[[int, int], None]
-#: What a fit returns: requests in, images out, (n, 3, height, width) float32 in [0, 1] on the CPU.
-Generate = Callable[[Sequence[Request]], "Tensor"]
+#: What a fit returns: requests in, images out, in their order: (3, height, width) float32 in [0, 1]
+#: on the CPU, as one (n, 3, height, width) tensor or, where sizes differ, as a sequence of them.
+Generate = Callable[[Sequence[Request]], "Tensor | Sequence[Tensor]"]
 
 
 @runtime_checkable
@@ -149,9 +149,7 @@ def _load_attribute(group: str, name: str) -> Any:
 def load_method(name: str) -> Method:
     """The method called `name`, checked against the protocol. Raises UserError."""
     method = load("methods", name)
-    missing = [
-        a for a in ("version", "prompted", "description", "fit") if not hasattr(method, a)
-    ]
+    missing = [a for a in ("version", "prompted", "description", "fit") if not hasattr(method, a)]
     if missing or not is_dataclass(method) or isinstance(method, type):
         raise UserError(
             f"'{name}' is no method: it must be an instance of a frozen dataclass with version, "

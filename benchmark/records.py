@@ -1,6 +1,6 @@
 """The records that travel along the one path and touch disk. No torch here.
 
-    suite + methods -> plan -> [Job] -> fit -> generate -> score -> [Score] -> report
+suite + methods -> plan -> [Job] -> fit -> generate -> score -> [Score] -> report
 """
 
 from __future__ import annotations

@@ -1,216 +1,41 @@
-"""The one path: plan the jobs of a grid, then fit, generate and score each.
+"""One job of a plan: fit, generate, score, and write what came out.
 
-    suite + methods -> plan -> [Job] -> run_job: fit -> generate -> score -> files of the job
+workplace = Workplace(suite, RunDirectory(Path("runs/trial")))
+record = run_job(job, workplace, progress=lambda done, steps: None)
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import inspect
-import json
 import math
 import random
 import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmark import plugins
-from benchmark.data import Dataset, load_dataset, read_image, verify
-from benchmark.records import (
-    PROMPT_KINDS,
-    REAL,
-    Job,
-    JobRecord,
-    Prompt,
-    Request,
-    Score,
-    Subject,
-    UserError,
-)
-from benchmark.store import RunDirectory, job_path, provenance
-from benchmark.suite import Estimate, Suite
+from benchmark.data import load_dataset, read_image
+from benchmark.plan import load_metrics
+from benchmark.records import REAL, Job, JobRecord, Request, Score, Subject
+from benchmark.sampling import Sampler
+from benchmark.store import RunDirectory, provenance
+from benchmark.suite import Suite
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from benchmark.backbone import Backbone
     from benchmark.encoders import Encoders
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A grid's jobs in the order of the scores, and the suite with the selection put in."""
-
-    suite: Suite
-    methods: tuple[str, ...]
-    subjects: tuple[str, ...]
-    seeds: tuple[int, ...]
-    jobs: tuple[Job, ...]
-    images: dict[str, int]  #: job key -> images to make
-    left_out: tuple[str, ...]  #: subjects for which none of the chosen prompts is meant
-    configuration: str  #: 16 hex digits over all that decides the scores
-
-
-def plan(
-    suite: Suite,
-    methods: Sequence[str],
-    *,
-    subjects: Sequence[str] = (),
-    prompts: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-    images_per_prompt: int | None = None,
-) -> Plan:
-    """Lay out the grid: every method on every subject with every seed.
-
-    `methods`: names, `module:ATTRIBUTE`, or `all` for every installed one. `subjects`, `prompts`
-    (kinds, templates, or numbers counted from 1 in the subject's list) and `seeds`: the suite's
-    if empty. Checks the subjects' images. Raises UserError naming what is not known.
-    """
-    configured = {name: suite.method(name) for name in method_names(suite, methods)}
-    suite = _resolved(suite, configured, images_per_prompt)
-    dataset = load_dataset(suite.data.dataset, split=suite.data.split)
-    verify(dataset)
-    chosen = choose_subjects(dataset, subjects or suite.data.subjects)
-    asked = {subject.name: choose_prompts(dataset, subject, prompts) for subject in chosen}
-    kept = [subject for subject in chosen if asked[subject.name]]
-    if not kept:
-        raise UserError(f"prompts {', '.join(prompts)}: not meant for any of the chosen subjects")
-    suite = suite.model_copy(
-        update={"data": suite.data.model_copy(update={"subjects": [s.name for s in kept]})}
-    )
-    seeds = tuple(dict.fromkeys(seeds)) or (suite.evaluation.seed,)
-    backbone, encoders = _backbone_identity(suite), _encoder_identities(suite)
-    jobs, images = [], {}
-    for name, method in configured.items():
-        for subject in kept:
-            for seed in seeds:
-                job = Job(
-                    method=name,
-                    method_version=method.version,
-                    settings=plugins.settings_of(method),
-                    subject=subject.name,
-                    class_noun=subject.class_noun,
-                    live=subject.live,
-                    images_digest=subject.digest,
-                    backbone=backbone,
-                    sampler=suite.sampler.model_dump(),
-                    encoders=encoders,
-                    prompts=asked[subject.name],
-                    images_per_prompt=suite.evaluation.images_per_prompt,
-                    prior_prompt_images=suite.evaluation.prior_prompt_images,
-                    seed=seed,
-                    protocol=suite.protocol,
-                )
-                jobs.append(job)
-                requests = job.requests(prompted=method.prompted, references=len(subject.images))
-                images[job.key] = len(requests)
-    return Plan(
-        suite=suite,
-        methods=tuple(configured),
-        subjects=tuple(subject.name for subject in kept),
-        seeds=seeds,
-        jobs=tuple(jobs),
-        images=images,
-        left_out=tuple(s.name for s in chosen if s not in kept),
-        configuration=_configuration(suite, jobs),
-    )
-
-
-def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
-    """`names` with `all` spelled out. Raises UserError for a table of no known method."""
-    installed = list(plugins.available("methods"))
-    for name in suite.methods:
-        if name not in installed and ":" not in name:
-            raise UserError(
-                f"suite '{suite.name}' has settings for an unknown method '{name}'; "
-                f"known: {', '.join(installed)}"
-            )
-    found = [n for name in names for n in (installed if name == "all" else [name])]
-    return list(dict.fromkeys(found))
-
-
-def choose_subjects(dataset: Dataset, names: Sequence[str]) -> list[Subject]:
-    """The subjects called `names`, in the dataset's order; all of them if there are no names."""
-    known = [subject.name for subject in dataset.subjects]
-    for name in names:
-        if name not in known:
-            raise UserError(f"unknown subject '{name}'; known: {', '.join(known)}")
-    return [s for s in dataset.subjects if not names or s.name in names]
-
-
-def choose_prompts(
-    dataset: Dataset, subject: Subject, choices: Sequence[str]
-) -> tuple[Prompt, ...]:
-    """Those of the subject's prompts that are chosen, in their order; all if nothing is.
-
-    A choice is a kind, a template, or a number counted from 1. Raises UserError if it fits
-    neither the live subjects' list nor the objects'.
-    """
-    lists = (dataset.prompts_live, dataset.prompts_object)
-    for choice in choices:
-        if not any(_chosen(choice, i, p) for prompts in lists for i, p in enumerate(prompts, 1)):
-            templates = dict.fromkeys(p.template for prompts in lists for p in prompts)
-            raise UserError(
-                f"unknown prompt '{choice}'; known: {', '.join(PROMPT_KINDS)}; "
-                f"1 to {max(map(len, lists))}; {'; '.join(templates)}"
-            )
-    return tuple(
-        prompt
-        for number, prompt in enumerate(dataset.prompts_for(subject), 1)
-        if not choices or any(_chosen(choice, number, prompt) for choice in choices)
-    )
-
-
-def _chosen(choice: str, number: int, prompt: Prompt) -> bool:
-    return choice in (str(number), prompt.kind, prompt.template)
-
-
-def _resolved(
-    suite: Suite, methods: dict[str, plugins.Method], images_per_prompt: int | None
-) -> Suite:
-    update: dict[str, Any] = {
-        "methods": {
-            name: {k: v for k, v in plugins.settings_of(method).items() if v is not None}
-            for name, method in methods.items()
-        }
-    }
-    if images_per_prompt is not None:
-        update["evaluation"] = suite.evaluation.model_copy(
-            update={"images_per_prompt": images_per_prompt}
-        )
-    return suite.model_copy(update=update)
-
-
-def _backbone_identity(suite: Suite) -> str:
-    """Model and revision, from `backbone_id` in the loader's module where there is one."""
-    loader = plugins.load("backbones", suite.backbone.kind)
-    identify = getattr(inspect.getmodule(loader), "backbone_id", None)
-    model = suite.backbone.model
-    return identify(model) if identify else f"{suite.backbone.kind}:{model}"
-
-
-def _configuration(suite: Suite, jobs: Sequence[Job]) -> str:
-    content = {
-        "suite": suite.model_dump(mode="json", exclude={"description", "estimate"}),
-        "jobs": [job.key for job in jobs],
-        "metrics": {name: metric.version for name, metric in load_metrics().items()},
-    }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def load_metrics() -> dict[str, plugins.Metric]:
-    """Every installed metric."""
-    return {name: plugins.load("metrics", name) for name in plugins.available("metrics")}
-
-
 @dataclass
 class Workplace:
-    """What a worker loads once and keeps between its jobs. Sent to workers before it is loaded."""
+    """What a worker loads once, at first use, and keeps between its jobs."""
 
     suite: Suite
     directory: RunDirectory
@@ -222,8 +47,6 @@ class Workplace:
 
     @functools.cached_property
     def backbone(self) -> Backbone:
-        from benchmark.backbone import Sampler
-
         load = plugins.load("backbones", self.suite.backbone.kind)
         return load(
             self.suite.backbone.model,
@@ -253,29 +76,121 @@ def run_job(job: Job, workplace: Workplace, *, progress: plugins.Progress) -> Jo
     subject = workplace.subjects[job.subject]
     backbone, encoders = workplace.backbone, workplace.encoders
     requests = job.requests(prompted=method.prompted, references=len(subject.images))
-    _seed_everything(job.seed)
-    _reset_peak_memory()
-    clock = [time.perf_counter()]
+    _start_alike(job.seed)
+    times = [time.perf_counter()]
     try:
         generate = method.fit(subject, backbone, seed=job.seed, progress=progress)
-        clock.append(time.perf_counter())
-        images = to_uint8(generate(requests), count=len(requests))
-        clock.append(time.perf_counter())
+        times.append(time.perf_counter())
+        images = pixels(generate(requests))
+        times.append(time.perf_counter())
     finally:
         backbone.restore()
-    scores = score(job, subject, requests, images, encoders, workplace.metrics)
-    clock.append(time.perf_counter())
+    scores = score(job, subject, requests, images, encoders=encoders, metrics=workplace.metrics)
+    times.append(time.perf_counter())
     paths = [workplace.directory.image_path(job, request) for request in requests]
     record = JobRecord(
         key=job.key,
-        job=_plain(job),
-        provenance=provenance() | _torch_provenance(backbone) | _versions(workplace.metrics),
-        train_seconds=clock[1] - clock[0],
-        sample_seconds=clock[2] - clock[1],
-        score_seconds=clock[3] - clock[2],
+        job=asdict(job),
+        provenance=provenance()
+        | _device_provenance(backbone)
+        | {"metrics": {name: metric.version for name, metric in workplace.metrics.items()}},
+        train_seconds=times[1] - times[0],
+        sample_seconds=times[2] - times[1],
+        score_seconds=times[3] - times[2],
         peak_memory_mb=_peak_memory_mb(),
         images=len(images),
-        files={p: _prompt_text(r, subject) for p, r in zip(paths, requests, strict=True)},
+        files={path: _text(r, subject) for path, r in zip(paths, requests, strict=True)},
     )
     workplace.directory.write_job(record, job, dict(zip(paths, images, strict=True)), scores)
     return record
+
+
+def pixels(images: Sequence[Tensor] | Tensor) -> list[np.ndarray]:
+    """n images, (3, h, w) in [0, 1], as (h, w, 3) uint8: a batch, or a list of different sizes.
+
+    What is scored is what is kept. Raises ValueError for other shapes and values, NaN included.
+    """
+    from benchmark.encoder_models import as_pixels
+
+    return [as_pixels(image[None])[0] for image in images]
+
+
+def score(
+    job: Job,
+    subject: Subject,
+    requests: Sequence[Request],
+    images: Sequence[np.ndarray],
+    *,
+    encoders: Encoders,
+    metrics: dict[str, plugins.Metric],
+) -> list[Score]:
+    """One score per image, (h, w, 3) uint8, and metric that applies to it.
+
+    Raises ValueError if a metric returns a number that is not finite.
+    """
+    from benchmark.encoders import features
+
+    references = [read_image(path) for path in subject.images]
+    group = features(encoders, subject, requests, images, references)
+    values = {name: metric(group) for name, metric in metrics.items()}
+    scores = []
+    for i, request in enumerate(requests):
+        for name in metrics:
+            if i not in values[name]:
+                continue
+            value = float(values[name][i])
+            if not math.isfinite(value):
+                raise ValueError(f"metric '{name}' gave {value} for image {i} of {job.label}")
+            scores.append(
+                Score(
+                    method=job.method,
+                    subject=job.subject,
+                    prompt=request.prompt.template,
+                    prompt_kind=request.prompt.kind,
+                    sample=request.index,
+                    seed=job.seed,
+                    metric=name,
+                    value=value,
+                    protocol=job.protocol,
+                )
+            )
+    return scores
+
+
+def _text(request: Request, subject: Subject) -> str:
+    if request.prompt.kind == REAL:
+        return subject.images[request.index].name
+    return request.prompt.text(subject.class_noun)
+
+
+def _start_alike(seed: int) -> None:
+    """Make the job independent of what ran before it in this process."""
+    import torch
+
+    # Methods should have generators of their own; one that has not still repeats itself.
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _device_provenance(backbone: Backbone) -> dict[str, Any]:
+    import torch
+
+    cuda = backbone.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(backbone.device) if cuda else "cpu",
+        "precision": backbone.precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _peak_memory_mb() -> float:
+    """Of the device since the job began on CUDA, else of the process since it began."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

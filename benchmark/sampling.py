@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from benchmark.records import UserError
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor, nn
+    from diffusers import UNet2DConditionModel
+    from torch import Generator, Tensor
 
 #: Name -> (class in diffusers, settings laid over the model's own scheduler configuration).
 #: PNDM skips its Runge-Kutta warm-up, as the configuration of Stable Diffusion does.
@@ -54,7 +55,7 @@ class Sampler:
 
 
 def denoise(
-    unet: nn.Module,
+    unet: UNet2DConditionModel,
     scheduler: Any,
     *,
     conditions: Tensor,

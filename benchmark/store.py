@@ -220,7 +220,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): remove it, or choose another --out") from error
+        raise UserError(
+            f"{path} is no JSON ({error}): remove it, or choose another --out"
+        ) from error
 
 
 def _csv_text(scores: Sequence[Score]) -> str:

@@ -1,7 +1,7 @@
 """A suite: one TOML file that holds data, backbone, sampler, encoders and per-method settings.
 
-    python -m benchmark run --suite pocket          # one of benchmark/suites/
-    python -m benchmark run --suite my_suite.toml   # one of your own; start from a run's suite.toml
+python -m benchmark run --suite pocket          # one of benchmark/suites/
+python -m benchmark run --suite my_suite.toml   # one of your own; start from a run's suite.toml
 """
 
 from __future__ import annotations

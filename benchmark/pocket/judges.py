@@ -30,7 +30,7 @@ from benchmark.pocket.vocabulary import MAX_LENGTH, build_tokenizer, save_tokeni
 from benchmark.pocket.world import Identities, classmates, render, sample_identities, sample_scenes
 
 CLIP_RECIPE = Recipe(steps=2400, batch=128, learning_rate=1e-3, weight_decay=0.05)
-DINO_RECIPE = Recipe(steps=2400, batch=128, learning_rate=7e-4, weight_decay=0.05)
+DINO_RECIPE = Recipe(steps=2000, batch=128, learning_rate=7e-4, weight_decay=0.05)
 #: Temperature of the identity objective.
 TEMPERATURE = 0.1
 
@@ -127,9 +127,7 @@ def pretrain_dino(recipe: Recipe, directory: Path, output: Path, device: str) ->
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def two_views(
-    individuals: int, generator: torch.Generator, device: str
-) -> tuple[Tensor, Tensor]:
+def two_views(individuals: int, generator: torch.Generator, device: str) -> tuple[Tensor, Tensor]:
     """Two pictures of each individual in scenes of their own, each (n, 3, 64, 64) in [0, 1].
 
     The second half of the individuals are colour-matched classmates of the first half. Colours are

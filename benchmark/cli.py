@@ -1,0 +1,186 @@
+"""The command line: reads arguments, calls the one path, turns errors into exit codes.
+
+0  done      1  a job failed      2  bad input, in one line      130  interrupted
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark import plugins
+from benchmark.data import load_dataset
+from benchmark.records import UserError
+from benchmark.suite import load_suite, suite_names
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=(
+        "Train every method on every subject, sample the evaluation prompts, score the images, "
+        "and write the comparison.\n\n"
+        "`python -m benchmark run --methods all --dry-run` shows what a full run would do; "
+        "without --dry-run it does it."
+    ),
+)
+
+SuiteOption = Annotated[
+    str, typer.Option(metavar="NAME|FILE.toml", help="A shipped suite, or one of your own.")
+]
+
+
+class Kind(StrEnum):
+    """What `list` can list."""
+
+    METHODS = "methods"
+    SUBJECTS = "subjects"
+    SUITES = "suites"
+    METRICS = "metrics"
+
+
+@app.command()
+def run(
+    methods: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[,...]",
+            help="Names from `list methods`, `all`, or your own as my_module:METHOD.",
+        ),
+    ] = "all",
+    suite: SuiteOption = "pocket",
+    subjects: Annotated[
+        str,
+        typer.Option(metavar="NAME[,...]", help="Names from `list subjects`; else the suite's."),
+    ] = "",
+    prompts: Annotated[
+        str,
+        typer.Option(
+            metavar="PROMPT[,...]",
+            help="Kinds (recontextualization, accessory, property), numbers from 1 in the "
+            "subject's list, or templates ('a {} in the snow'); else all.",
+        ),
+    ] = "",
+    seed: Annotated[
+        str, typer.Option(metavar="N[,...]", help="Seeds of the runs; else the suite's.")
+    ] = "",
+    images_per_prompt: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Else the suite's.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Else runs/<suite>-<hash of the configuration>."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Processes; else one a core, or one for a GPU."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Run a grid of methods x subjects x seeds, and report it.
+
+    The same command again goes on where it stopped: finished jobs are skipped. A failed job stops
+    no other; the exit code is then 1.
+
+    Examples:
+
+      python -m benchmark run --methods all
+
+      python -m benchmark run --methods dreambooth,untuned --prompts accessory
+
+      python -m benchmark run --methods my_module:METHOD --seed 0,1,2
+    """
+    from benchmark.grid import run_grid
+    from benchmark.plan import plan
+
+    grid = plan(
+        load_suite(suite),
+        _items(methods),
+        subjects=_items(subjects),
+        prompts=_items(prompts),
+        seeds=_seeds(seed),
+        images_per_prompt=images_per_prompt,
+    )
+    directory = out or Path("runs") / f"{grid.suite.name}-{grid.configuration[:8]}"
+    raise typer.Exit(run_grid(grid, directory, workers=workers, dry_run=dry_run))
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(metavar="methods|subjects|suites|metrics")],
+    suite: SuiteOption = "pocket",
+) -> None:
+    """List what there is, one per line: the name, then what it is.
+
+    Example:
+
+        python -m benchmark list subjects --suite pocket
+    """
+    match kind:
+        case Kind.SUITES:
+            rows = {name: load_suite(name).description for name in suite_names()}
+        case Kind.SUBJECTS:
+            data = load_suite(suite).data
+            rows = {
+                s.name: f"{s.class_noun}, {'live' if s.live else 'object'}, {len(s.images)} images"
+                for s in load_dataset(data.dataset, split=data.split).subjects
+                if not data.subjects or s.name in data.subjects
+            }
+        case Kind.METHODS | Kind.METRICS:
+            rows = {name: _description(kind, name) for name in plugins.available(kind)}
+    width = max(map(len, rows), default=0)
+    for name, description in rows.items():
+        print(f"{name:<{width}}  {description}")
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+) -> None:
+    """Write a run's summary, tables and figures anew from its scores and images.
+
+    Example:
+
+        python -m benchmark report runs/pocket-1a2b3c4d
+    """
+    from benchmark.report import write_report
+    from benchmark.store import RunDirectory
+
+    if not RunDirectory(directory).assemble_scores():
+        raise UserError(f"{directory} has no finished job to report: run it first")
+    print(write_report(directory))
+
+
+def _items(text: str) -> list[str]:
+    return [item for item in (part.strip() for part in text.split(",")) if item]
+
+
+def _seeds(text: str) -> list[int]:
+    seeds = _items(text)
+    for seed in seeds:
+        if not (seed.isascii() and seed.isdigit()):
+            raise UserError(f"--seed '{seed}' is no seed: give whole numbers from 0, like 0,1,2")
+    return [int(seed) for seed in seeds]
+
+
+def _description(kind: Kind, name: str) -> str:
+    try:
+        return plugins.load(kind, name).description
+    except Exception as error:  # one broken plugin of somebody's should not hide the others
+        return f"cannot be loaded: {type(error).__name__}: {error}"
+
+
+def main() -> None:
+    """Run the command line; ends the process with its exit code."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,78 @@
+"""A grid from its plan to its report: what `python -m benchmark run` does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmark.console import Display, print_plan, print_table
+from benchmark.execute import execute, worker_count
+from benchmark.plan import Forecast, Plan
+from benchmark.run import Workplace
+from benchmark.store import RunDirectory
+
+
+def run_grid(grid: Plan, path: Path, *, workers: int | None = None, dry_run: bool = False) -> int:
+    """Run the jobs that are not done yet, then write scores and report. Returns the exit code.
+
+    0: every job is done; 1: some failed; 130: interrupted, and what is done is kept. Raises
+    UserError if `path` cannot be written to, or belongs to something else.
+    """
+    directory = RunDirectory(path)
+    directory.check(grid.configuration)
+    forecast = Forecast(grid)
+    jobs = []
+    for job in grid.jobs:
+        record = directory.record(job)
+        if record:
+            forecast.learn(job, record)
+        else:
+            jobs.append(job)
+    workers = min(workers or worker_count(len(jobs)), max(1, len(jobs)))
+    print_plan(
+        grid,
+        directory=path,
+        finished=len(grid.jobs) - len(jobs),
+        seconds=forecast.seconds(jobs),
+        workers=workers,
+    )
+    if dry_run:
+        return 0
+    with directory.locked():
+        directory.prepare(
+            configuration=grid.configuration, suite_toml=grid.suite.dump_toml(), jobs=grid.jobs
+        )
+        workplace = Workplace(grid.suite, directory)
+        display = Display(grid, jobs, directory, forecast)
+        try:
+            with display:
+                execute(forecast.order(jobs), workplace, workers=workers, listen=display)
+            return _report(grid, directory, failed=[job.label for job in display.failed])
+        except KeyboardInterrupt:
+            done = sum(directory.record(job) is not None for job in grid.jobs)
+            print(
+                f"interrupted: {done} of {len(grid.jobs)} jobs are done and kept in {path}; "
+                "run the same command again to go on",
+                file=sys.stderr,
+            )
+            return 130
+
+
+def _report(grid: Plan, directory: RunDirectory, *, failed: list[str]) -> int:
+    from benchmark.report import write_report
+
+    done = directory.assemble_scores()
+    if done:
+        path = write_report(directory.path)
+        print_table(directory.path / "summary.csv")
+        print(f"report: {path}")
+    if not failed:
+        return 0
+    held = f"the report holds the {done} that are done" if done else "there is nothing to report"
+    lines = [
+        f"{len(failed)} of {len(grid.jobs)} jobs failed; {held}:",
+        *(f"  {label}" for label in failed),
+        f"why: {directory.path}/jobs/*/*.error.txt; the same command tries them again",
+    ]
+    print("\n".join(lines), file=sys.stderr)
+    return 1

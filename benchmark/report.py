@@ -1,0 +1,117 @@
+"""The report of a run directory: summary.csv, report.md and figures, from what the run left there.
+
+    write_report(Path("runs/pocket-1a2b3c4d"))      # -> runs/pocket-1a2b3c4d/report.md
+
+Nothing here needs a model: it can be written again anywhere, from a copy of the folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.data import load_dataset
+from benchmark.finished import Run, read_run
+from benchmark.image_grid import Block, Row, grid_png
+from benchmark.records import PRIOR_PROMPT, REAL_PROMPT, Prompt, UserError
+from benchmark.report_text import report_text
+from benchmark.stats import sort_methods, sort_metrics, summary_csv
+from benchmark.store import image_path, write_atomically
+from benchmark.tables import LABELS, NOTHING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+_GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
+
+
+def write_report(run_directory: Path) -> Path:
+    """Write summary.csv, figures/ and report.md from what is in `run_directory`; the last's path.
+
+    Raises UserError if it is no run directory, or if no job has finished.
+    """
+    from benchmark.figures import bars_png, fidelity_png
+
+    run = read_run(run_directory)
+    figures = {
+        "fidelity": fidelity_png(run.summary),
+        "bars": bars_png(run.summary),
+        "grid": _grid(run),
+    }
+    try:
+        write_atomically(run.directory / "summary.csv", summary_csv(run.summary))
+        for name, content in figures.items():
+            path = run.directory / "figures" / f"{name}.png"
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_atomically(path, content)
+        drawn = {name for name, content in figures.items() if content is not None}
+        write_atomically(run.directory / "report.md", report_text(run, figures=drawn))
+    except OSError as error:
+        raise UserError(f"cannot write the report to {run.directory}: {error.strerror}") from error
+    return run.directory / "report.md"
+
+
+def final_table(summary: pd.DataFrame) -> Table:
+    """The summary as a table for the terminal: a row a method, means over subjects."""
+    from rich.table import Table
+    from rich.text import Text
+
+    metrics = sort_metrics(summary["metric"])
+    means = summary.pivot(index="method", columns="metric", values="mean")
+    table = Table(title="Means over subjects; intervals are in report.md", title_justify="left")
+    table.add_column("method", no_wrap=True)
+    for metric in metrics:
+        table.add_column(LABELS.get(metric, metric), justify="right")
+    for method in sort_methods(summary["method"]):
+        values = (means.loc[method, metric] for metric in metrics)
+        cells = (NOTHING if value != value else f"{value:.3f}" for value in values)
+        table.add_row(Text(method), *cells)
+    return table
+
+
+def _grid(run: Run) -> bytes | None:
+    methods = [method for method in run.methods if method != "real-images"]
+    subjects = sorted({record["job"]["subject"] for record in run.records})
+    blocks = [_block(run, subject, methods) for subject in _spread(subjects, _GRID_SUBJECTS)]
+    blocks = [block for block in blocks if block.rows]
+    return grid_png(methods, blocks) if blocks else None
+
+
+def _block(run: Run, subject: str, methods: Sequence[str]) -> Block:
+    jobs = [r["job"] for r in run.records if r["job"]["subject"] == subject]
+    seed = min(job["seed"] for job in jobs)
+    noun = jobs[0]["class_noun"]
+    prompts = [Prompt(**prompt) for prompt in jobs[0]["prompts"]]
+    rows = []
+    for prompt in (*_spread(prompts, _GRID_PROMPTS), PRIOR_PROMPT):
+        paths = [run.directory / image_path(m, subject, prompt, seed, 0) for m in methods]
+        images = tuple(path if path.is_file() else None for path in paths)
+        note = " (prior prompt)" if prompt == PRIOR_PROMPT else ""
+        if any(images):
+            rows.append(Row(prompt.text(noun) + note, images))
+    title = f"{subject} ({noun}, seed {seed})"
+    return Block(title, _reference_images(run, subject, seed), tuple(rows))
+
+
+def _reference_images(run: Run, subject: str, seed: int) -> tuple[Path, ...]:
+    """The real-images method's, which are in the run directory, or else the data set's own."""
+    first = run.directory / image_path("real-images", subject, REAL_PROMPT, seed, 0)
+    if first.is_file():
+        return tuple(sorted(first.parent.glob(f"*-s{seed}-*.png")))
+    data = run.suite.get("data", {})
+    try:
+        found = load_dataset(data["dataset"], split=data.get("split")).subjects
+    except (UserError, KeyError):
+        return ()  # the folder has been copied to where the data set is not
+    return next((s.images for s in found if s.name == subject and s.images[0].is_file()), ())
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of `items`, evenly spaced from the first to the last."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

@@ -1,0 +1,227 @@
+"""The words and tables of report.md."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.finished import Run
+from benchmark.stats import MINIMUM_SUBJECTS, sort_metrics
+from benchmark.tables import LABELS, escape, markdown_table, published_rows, score_rows
+
+_FIDELITY = ("dino", "clip_i", "clip_t")
+_PRIOR = ("pres", "div", "prior_div", *_FIDELITY)
+_PRIOR_METHODS = ("dreambooth", "dreambooth-no-prior", "untuned")
+_CLASS_NOUN = ("dino", "clip_i")
+_CLASS_NOUN_METHODS = ("dreambooth", "dreambooth-wrong-class", "dreambooth-no-class")
+
+
+def report_text(run: Run, *, figures: set[str]) -> str:
+    """report.md. `figures` names those that were drawn."""
+    published = tomllib.loads((Path(__file__).parent / "published.toml").read_text("utf-8"))
+    methods = _count(len(run.methods), "method")
+    sections = [
+        f"# {escape(run.suite['name'])}: {methods} on {_subject_count(run)}\n",
+        escape(run.suite.get("description", "")) + "\n",
+        _fidelity(run, published, figures),
+        _prior_preservation(run, published),
+        _class_noun(run, published),
+        _other_metrics(run),
+        _images(figures),
+        _cost(run),
+        _what_was_run(run),
+    ]
+    return "\n".join(section for section in sections if section.strip())
+
+
+def _subject_count(run: Run) -> str:
+    return _count(run.scores["subject"].nunique(), "subject")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _fidelity(run: Run, published: dict[str, Any], figures: set[str]) -> str:
+    text = ["## Subject and prompt fidelity\n"]
+    rows = score_rows(run.summary, run.methods, _FIDELITY)
+    rows += published_rows(published["fidelity"], _FIDELITY)
+    text.append(_table("method", _FIDELITY, rows))
+    text.append(_about_intervals(run))
+    text.append(
+        f"The *paper* rows are Table 1 of {escape(published['source'])}: other backbones, subjects "
+        "and encoders than here. They show directions and are no targets.\n"
+    )
+    text += [*_uneven_subjects(run), *_copies(run)]
+    for name, caption in (
+        ("fidelity", "Subject fidelity against prompt fidelity"),
+        ("bars", "All metrics"),
+    ):
+        if name in figures:
+            text.append(f"![{caption}](figures/{name}.png)\n")
+    return "\n".join(text)
+
+
+def _about_intervals(run: Run) -> str:
+    if run.summary["subjects"].max() < MINIMUM_SUBJECTS:
+        return (
+            f"Means over {_subject_count(run)}: too few for an interval, which takes "
+            f"{MINIMUM_SUBJECTS}, so none is given.\n"
+        )
+    return (
+        "Mean over subjects, and in brackets its 95 % bootstrap interval, resampling subjects. "
+        "Bold: the best method; the controls `real-images` and `untuned` do not compete.\n"
+    )
+
+
+def _uneven_subjects(run: Run) -> list[str]:
+    everyone = run.scores["subject"].nunique()
+    uneven = [
+        f"{escape(method)} {len(run.subjects(method))} of {everyone}"
+        for method in run.methods
+        if len(run.subjects(method)) < everyone
+    ]
+    if not uneven:
+        return []
+    return [
+        f"**Not every method has every subject** ({', '.join(uneven)}), so these means are over "
+        "different subjects and do not compare.\n"
+    ]
+
+
+def _copies(run: Run) -> list[str]:
+    dino = run.summary[run.summary["metric"] == "dino"].set_index("method")["mean"]
+    if "real-images" not in dino:
+        return []
+    above = [escape(m) for m in run.methods if m in dino and dino[m] > dino["real-images"]]
+    if not above:
+        return []
+    return [
+        f"Above the real images in DINO: {', '.join(above)}. Images closer to the references than "
+        "these are to each other are likely copies; look at the grid.\n"
+    ]
+
+
+def _prior_preservation(run: Run, published: dict[str, Any]) -> str:
+    text = ["## Prior preservation\n", *_missing(run, _PRIOR_METHODS)]
+    methods = [method for method in _PRIOR_METHODS if method in run.methods]
+    if not methods:
+        return "\n".join(text)
+    rows = score_rows(run.summary, methods, _PRIOR)
+    rows += published_rows(published["prior_preservation"], _PRIOR)
+    text.append(_table("method", _PRIOR, rows))
+    text.append(
+        "PRES is how much images of the prior prompt (`a [class noun]`) look like the subject: "
+        "language drift. It misleads where those images have become all alike, so their own "
+        "diversity, *prior DIV*, stands beside it. The *paper* rows are its Table 3.\n"
+    )
+    present = set(run.summary["metric"])
+    if "div" not in present:
+        text.append(
+            "There is no DIV: it compares images of one prompt, and this run made one a prompt.\n"
+        )
+    if "pres" not in present:
+        text.append("There is no PRES: this run made no images of the prior prompt.\n")
+    return "\n".join(text)
+
+
+def _class_noun(run: Run, published: dict[str, Any]) -> str:
+    text = ["## Class noun\n", *_missing(run, _CLASS_NOUN_METHODS)]
+    methods = [method for method in _CLASS_NOUN_METHODS if method in run.methods]
+    if not methods:
+        return "\n".join(text)
+    rows = score_rows(run.summary, methods, _CLASS_NOUN)
+    rows += published_rows(published["class_noun"], _CLASS_NOUN)
+    text.append(_table("method", _CLASS_NOUN, rows))
+    text.append(
+        "Trained with the subject's own class noun, with another's, and with none. "
+        "The *paper* rows are its Table 4.\n"
+    )
+    return "\n".join(text)
+
+
+def _missing(run: Run, wanted: Sequence[str]) -> list[str]:
+    missing = [f"`{method}`" for method in wanted if method not in run.methods]
+    return [f"Not in this run: {', '.join(missing)}.\n"] if missing else []
+
+
+def _other_metrics(run: Run) -> str:
+    others = [m for m in sort_metrics(run.summary["metric"]) if m not in LABELS]
+    if not others:
+        return ""
+    return "## Other metrics\n\n" + _table(
+        "method", others, score_rows(run.summary, run.methods, others)
+    )
+
+
+def _table(first: str, metrics: Sequence[str], rows: list[list[str]]) -> str:
+    header = [first, *(LABELS.get(metric, escape(metric)) for metric in metrics), "subjects"]
+    return markdown_table(header, rows)
+
+
+def _images(figures: set[str]) -> str:
+    if "grid" not in figures:
+        return ""
+    return (
+        "## Images\n\nEvery row is one prompt and one noise: the methods differ, nothing else.\n\n"
+        "![Image grid](figures/grid.png)\n"
+    )
+
+
+def _cost(run: Run) -> str:
+    rows = []
+    for method in run.methods:
+        records = [record for record in run.records if record["job"]["method"] == method]
+        if not records:
+            continue
+        times = [
+            f"{sum(record[f'{stage}_seconds'] for record in records) / len(records):.1f}"
+            for stage in ("train", "sample", "score")
+        ]
+        memory = f"{max(record['peak_memory_mb'] for record in records):.0f}"
+        images = str(sum(record["images"] for record in records))
+        rows.append([escape(method), str(len(records)), images, *times, memory])
+    if not rows:
+        return ""
+    header = ["method", "jobs", "images", "train s", "sample s", "score s", "peak memory MB"]
+    return (
+        f"## Cost\n\n{markdown_table(header, rows)}\n"
+        "Seconds: mean a job. Memory: the most of any job, of the GPU if there is one, else of the "
+        "process.\n"
+    )
+
+
+def _what_was_run(run: Run) -> str:
+    jobs = [record["job"] for record in run.records]
+    origins = [record["provenance"] for record in run.records]
+    sampler, evaluation = run.suite.get("sampler", {}), run.suite.get("evaluation", {})
+    facts = {
+        "protocol": run.scores["protocol"].unique(),
+        "backbone": [job.get("backbone") for job in jobs],
+        "sampler": [f"{key} {value}" for key, value in sampler.items()],
+        "images": [f"{key} {value}" for key, value in evaluation.items() if key != "seed"],
+        "seeds": sorted(run.scores["seed"].unique(), key=int),
+        "subjects": sorted(run.scores["subject"].unique()),
+        "precision": [origin.get("precision") for origin in origins],
+        "device": [origin.get("device") for origin in origins],
+        "processor": [origin.get("processor") for origin in origins],
+        "commit": [origin.get("commit") for origin in origins],
+    }
+    lines = [
+        f"- {name}: {', '.join(dict.fromkeys(escape(str(v)) for v in values if v)) or 'unknown'}"
+        for name, values in facts.items()
+    ]
+    settings = {
+        (job["method"], job["method_version"]): ", ".join(
+            f"{key} = {json.dumps(value)}" for key, value in job["settings"].items()
+        )
+        for job in jobs
+    }
+    lines += [
+        f"- {escape(method)}, version {escape(version)}: {escape(text) or 'no settings'}"
+        for (method, version), text in settings.items()
+    ]
+    return "## What was run\n\n" + "\n".join(lines) + "\n"

@@ -1,0 +1,23 @@
+"""The paper's ablations of DreamBooth: the same code with other settings.
+
+python -m benchmark run --methods dreambooth,dreambooth-no-prior
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from methods.dreambooth import DREAMBOOTH
+
+#: Paper, Table 3: without the prior-preservation term.
+NO_PRIOR = replace(
+    DREAMBOOTH, description="DreamBooth without prior preservation", prior_weight=0.0
+)
+
+#: Paper, Table 4: a live subject is called an object's noun, and the other way round.
+WRONG_CLASS = replace(DREAMBOOTH, description="DreamBooth with a wrong class noun", noun="wrong")
+
+#: Paper, Table 4: `a [V]`. Without a noun there is no prior prompt, so no prior term either.
+NO_CLASS = replace(
+    DREAMBOOTH, description="DreamBooth without a class noun", noun="none", prior_weight=0.0
+)
