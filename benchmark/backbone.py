@@ -280,8 +280,8 @@ def load_backbone(
 ) -> Backbone:
     """Load "pocket", or a directory in diffusers' Stable Diffusion layout, in float32.
 
-    `precision` and `device` are resolved as `resolve_precision` says and to CUDA where there is
-    one. Raises UserError if the directory or a part of it is missing.
+    `precision` is resolved by `resolve_precision`; the device `auto` is CUDA where there is one.
+    Raises UserError if the directory or a part of it is missing or broken.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -318,7 +318,10 @@ def load_backbone(
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """ "fp32", "bf16" or "fp16"; "auto" is bf16 where the hardware multiplies in it, else fp32."""
+    """The precision; `auto` becomes bf16 where the device is quick at it, fp32 elsewhere on CPUs.
+
+    On CUDA without bf16 it becomes fp16. Raises UserError for an unknown name.
+    """
     if precision in PRECISIONS:
         return precision
     if precision != "auto":

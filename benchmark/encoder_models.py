@@ -18,8 +18,9 @@ from torchvision.transforms import v2
 #: How many images go through a model at once: fixed, since results depend on it in the last digits.
 BATCH = 32
 
-#: (n, 3, height, width) float in [0, 1], or n uint8 arrays (height, width, 3) of any sizes.
-Images = Tensor | Sequence[np.ndarray]
+#: (n, 3, height, width) float in [0, 1], or n of any sizes: float (3, height, width) tensors, or
+#: uint8 (height, width, 3) arrays.
+Images = Tensor | Sequence[Tensor] | Sequence[np.ndarray]
 
 
 def as_pixels(images: Images) -> list[np.ndarray]:
@@ -34,10 +35,11 @@ def as_pixels(images: Images) -> list[np.ndarray]:
         if not bool(((images >= 0) & (images <= 1)).all()):  # NaN compares false
             raise ValueError("images should be numbers in [0, 1]; some are NaN or outside")
         images = list((images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
-    for image in images:
+    pixels = [as_pixels(x[None])[0] if isinstance(x, Tensor) else x for x in images]
+    for image in pixels:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"an image is {image.dtype} {image.shape}, not uint8 (h, w, 3)")
-    return list(images)
+    return pixels
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,27 @@ class TimmModel:
         return torch.nn.functional.normalize(torch.cat(rows), dim=-1).cpu().numpy()
 
     @torch.inference_mode()
-    def distances(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+    def distances(
+        self, pixels: Sequence[np.ndarray], groups: Sequence[Sequence[int]]
+    ) -> np.ndarray:
         """LPIPS (Zhang et al. 2018, Eq. 1) with uniform weights: w_l = 1 for every channel.
 
         Each layer's features are given unit length along the channels; squared differences are
-        summed over channels, averaged over positions and summed over layers.
+        summed over channels, averaged over positions and summed over layers. Only pairs within one
+        of `groups` (lists of indices) are compared; the others stay 0.
         """
         batches = [self._layers(pixels, start) for start in range(0, len(pixels), BATCH)]
-        total = torch.zeros(len(pixels), len(pixels))
-        for per_batch in zip(*batches, strict=True):
-            layer = torch.cat(per_batch)  # (n, channels, height, width), unit along channels
-            for i, image in enumerate(layer):
-                total[i] += (layer - image).square().sum(dim=1).mean(dim=(1, 2)).cpu()
-        return total.numpy()
+        layers = [torch.cat(per_batch) for per_batch in zip(*batches, strict=True)]
+        total = np.zeros((len(pixels), len(pixels)), np.float32)
+        for group in groups:
+            members = torch.tensor(list(group), device=self.device)
+            within = torch.zeros(len(group), len(group), device=self.device)
+            for layer in layers:  # (n, channels, height, width), unit along channels
+                chosen = layer[members]
+                for i, image in enumerate(chosen):
+                    within[i] += (chosen - image).square().sum(dim=1).mean(dim=(1, 2))
+            total[np.ix_(group, group)] = within.cpu().numpy()
+        return total
 
     def _layers(self, pixels: Sequence[np.ndarray], start: int) -> list[Tensor]:
         layers = self.model.forward_intermediates(

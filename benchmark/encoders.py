@@ -65,9 +65,21 @@ class Encoders:
         encoded = [np.frombuffer(text.encode(), np.uint8) for text in texts]
         return self._remembered("clip_text", encoded, lambda _: self._clip.text(texts))
 
-    def lpips(self, images: Images) -> np.ndarray:
-        """(n, n) float32 distances >= 0, zero on the diagonal."""
-        return self._remembered("lpips", as_pixels(images), self._lpips.distances)
+    def lpips(
+        self, images: Images, *, groups: Sequence[Sequence[int]] | None = None
+    ) -> np.ndarray:
+        """(n, n) float32 distances >= 0, zero on the diagonal.
+
+        With `groups` (lists of indices), only pairs within a group are compared; others are NaN.
+        """
+        pixels = as_pixels(images)
+        groups = [range(len(pixels))] if groups is None else groups
+        kind = f"lpips {[list(group) for group in groups]}"
+        distances = self._remembered(kind, pixels, lambda p: self._lpips.distances(p, groups))
+        compared = np.zeros(distances.shape, bool)
+        for group in groups:
+            compared[np.ix_(group, group)] = True
+        return np.where(compared, distances, np.float32(np.nan))
 
     def _remembered(
         self,
@@ -190,12 +202,11 @@ def _text_rows(
 def _distances(
     encoders: Encoders, requests: Sequence[Request], pixels: Sequence[np.ndarray]
 ) -> np.ndarray:
-    distances = np.full((len(pixels), len(pixels)), np.nan, np.float32)
-    for prompt in dict.fromkeys(request.prompt for request in requests):
-        group = [i for i, request in enumerate(requests) if request.prompt == prompt]
-        if prompt.kind != REAL:
-            distances[np.ix_(group, group)] = encoders.lpips([pixels[i] for i in group])
-    return distances
+    prompts = dict.fromkeys(r.prompt for r in requests if r.prompt.kind != REAL)
+    groups = [[i for i, r in enumerate(requests) if r.prompt == p] for p in prompts]
+    if not groups:
+        return np.full((len(pixels), len(pixels)), np.nan, np.float32)
+    return encoders.lpips(pixels, groups=groups)
 
 
 def _load_timm(name: str, table: Mapping[str, Any], device: torch.device) -> TimmModel:

@@ -29,7 +29,7 @@ def model_directory(model: str) -> Path:
 
 
 def backbone_id(model: str) -> str:
-    """ "<name>@<12 hexadecimal digits>": SHA-256 over the model's weights and configuration.
+    """`<name>@<12 hexadecimal digits>`: SHA-256 over the model's weights and configuration.
 
     The name of a model given as a path is its last part, so that the id is the same wherever the
     model lies.

@@ -372,4 +372,4 @@ def test_the_papers_dino_architecture_fits_the_same_path(tmp_path):
     tokens = encoder.class_tokens(images)
     assert tokens.shape == (2, 384)
     np.testing.assert_allclose(np.linalg.norm(tokens, axis=1), 1, atol=1e-5)
-    assert encoder.distances(images).shape == (2, 2)
+    assert encoder.distances(images, [[0, 1]]).shape == (2, 2)

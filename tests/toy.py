@@ -113,7 +113,7 @@ class Colours:
         rows = [np.frombuffer(hashlib.sha256(t.encode()).digest()[:9], np.uint8) for t in texts]
         return unit(np.array(rows, np.float64) + 1)
 
-    def lpips(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    def lpips(self, images: Sequence[np.ndarray], *, groups: Any) -> np.ndarray:
         rows = self.dino(images)
         return np.linalg.norm(rows[:, None] - rows[None], axis=-1).astype(np.float32)
 

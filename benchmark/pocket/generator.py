@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -37,6 +38,7 @@ from benchmark.pocket.world import (
 
 TEXT_WIDTH = 128
 LATENT_CHANNELS = 8
+DRAWN_BATCHES = 64
 NOISE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -114,10 +116,15 @@ def train_vae(recipe: Recipe, directory: Path, device: str) -> AutoencoderKL:
     torch.manual_seed(0)
     vae = build_vae().to(device)
 
+    @lru_cache(maxsize=1)
+    def pictures(block: int) -> tuple[Tensor, ...]:
+        # Drawn many batches at a time: the renderer is slow at few pictures a call.
+        _, _, drawn = draw(DRAWN_BATCHES * recipe.batch, step_generator("vae", block), device)
+        return drawn.split(recipe.batch)
+
     def loss_at(step: int) -> Tensor:
-        generator = step_generator("vae", step)
-        _, _, pictures = draw(recipe.batch, generator, device)
-        target = pictures * 2 - 1
+        generator = step_generator("vae noise", step)
+        target = pictures(step // DRAWN_BATCHES)[step % DRAWN_BATCHES] * 2 - 1
         with torch.autocast(device, torch.bfloat16):
             moments = vae.encode(target).latent_dist
             noise = torch.randn(moments.mean.shape, generator=generator).to(device)
