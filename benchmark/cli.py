@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -156,8 +157,135 @@ def report(
     print(write_report(directory))
 
 
+@app.command()
+def sweep(
+    method: Annotated[str, typer.Argument(help="A name from `list methods`.")],
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY=VALUE[,VALUE...]", help="Values to try; give it once a setting."
+        ),
+    ],
+    suite: SuiteOption = "pocket",
+    subjects: Annotated[str, typer.Option(help="Default: all development subjects.")] = "",
+    prompts: Annotated[str, typer.Option(help="As for `run`.")] = "",
+    seed: Annotated[
+        str, typer.Option(metavar="SEED[,SEED...]", help="Run seeds. Default: the suite's.")
+    ] = "",
+    images_per_prompt: Annotated[
+        int | None, typer.Option(min=1, help="Default: the suite's.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Default: `runs/<suite>-<hash of the configuration>`."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+) -> None:
+    """Try settings of a method on the development subjects, best objective first.
+
+    The objective, the same for every method: the geometric mean of DINO over the real images'
+    DINO and of CLIP-T over the untuned model's CLIP-T. The table is written to DIR/sweep.csv and
+    DIR/sweep.md.
+
+    Example:
+
+        python -m benchmark sweep dreambooth --set learning_rate=1e-4,2e-4 --set steps=100,200
+    """
+    from benchmark.grid import run_grid
+    from benchmark.plan import plan
+    from benchmark.sweep import development, variants, write_sweep
+
+    grid = plan(
+        development(load_suite(suite)),
+        [*variants(method, settings), "untuned", "real-images"],
+        subjects=_items(subjects),
+        prompts=_items(prompts),
+        seeds=_seeds(seed),
+        images_per_prompt=images_per_prompt,
+    )
+    directory = out or Path("runs") / f"{grid.suite.name}-{grid.configuration[:8]}"
+    code = run_grid(grid, directory, dry_run=dry_run)
+    if not dry_run and code != 130:
+        print(write_sweep(directory))
+    raise typer.Exit(code)
+
+
+@app.command()
+def speed(
+    suite: SuiteOption = "pocket",
+    repetitions: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 5,
+) -> None:
+    """Measure training, sampling and scoring against the bare modules, by turns in one process."""
+    from benchmark.speed import measure, speed_table
+
+    print(speed_table(measure(load_suite(suite), repetitions=repetitions)))
+
+
+@app.command()
+def pretrain(
+    part: Annotated[
+        str, typer.Argument(help="`generator`, `clip`, `dino`, or `all` of them.")
+    ] = "all",
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Measure the shipped models instead of training.")
+    ] = False,
+    card: Annotated[
+        bool, typer.Option("--card", help="With --evaluate: write the model card anew.")
+    ] = False,
+    per_cell: Annotated[
+        int, typer.Option(min=1, help="Pictures sampled for each class x background.")
+    ] = 8,
+    work: Annotated[
+        Path, typer.Option(metavar="DIR", help="Checkpoints and logs; taken up if they are there.")
+    ] = Path("runs/pretrain"),
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Default: the shipped weights' place.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace weights that are there.")
+    ] = False,
+) -> None:
+    """Rebuild the pocket models from nothing, or measure the shipped ones.
+
+    Hours on two CPU cores; an interrupted training goes on where its last checkpoint was.
+
+    Examples:
+
+        python -m benchmark pretrain all --output my-weights
+
+        python -m benchmark pretrain --evaluate
+    """
+    from benchmark.pocket import pretrain as pocket
+
+    if evaluate:
+        encoders = load_suite("pocket").encoders
+        pocket.evaluate(encoders, per_cell=per_cell, device=device, card=card)
+        return
+    output = output or pocket.SHIPPED
+    for directory in pocket.pretrain(
+        part, work=work, output=output, device=device, overwrite=overwrite
+    ):
+        print(directory)
+
+
+@app.command("draw-subjects")
+def draw_subjects(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, e.g. my-subjects.")],
+) -> None:
+    """Draw the pocket subjects' images, manifest and prompts anew (`datasets/pocket`)."""
+    from benchmark.pocket.individuals import write_dataset
+
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: nothing was drawn; choose a new folder")
+    write_dataset(out)
+    print(out)
+
+
 def _items(text: str) -> list[str]:
-    return [item for item in (part.strip() for part in text.split(",")) if item]
+    # A comma within name[key=value,key=value] does not separate.
+    parts = re.split(r",(?![^\[]*\])", text)
+    return [item for item in (part.strip() for part in parts) if item]
 
 
 def _seeds(text: str) -> list[int]:

@@ -26,17 +26,10 @@ import torch
 
 from benchmark.encoder_models import ClipModel, Images, Preprocessing, TimmModel, as_pixels
 from benchmark.metrics import Features
+from benchmark.model_files import encoder_directory
 from benchmark.records import REAL, Request, Subject, UserError
 
-POCKET = Path(__file__).parent / "pocket" / "weights"
-#: What each table's directory must hold. Named files only, so that no pickle is ever picked up.
-FILES = {
-    "dino": ("config.json", "model.safetensors"),
-    "lpips": ("config.json", "model.safetensors"),
-    "clip": ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer_config.json"),
-}
 KINDS = {"dino": "timm", "clip": "open_clip", "lpips": "intermediate"}
-WEIGHTS_SUFFIXES = {".json", ".safetensors", ".txt"}  #: weights, configuration, vocabulary
 PREPROCESSING = ("resize", "crop", "mean", "std")
 
 
@@ -65,9 +58,7 @@ class Encoders:
         encoded = [np.frombuffer(text.encode(), np.uint8) for text in texts]
         return self._remembered("clip_text", encoded, lambda _: self._clip.text(texts))
 
-    def lpips(
-        self, images: Images, *, groups: Sequence[Sequence[int]] | None = None
-    ) -> np.ndarray:
+    def lpips(self, images: Images, *, groups: Sequence[Sequence[int]] | None = None) -> np.ndarray:
         """(n, n) float32 distances >= 0, zero on the diagonal.
 
         With `groups` (lists of indices), only pairs within a group are compared; others are NaN.
@@ -124,24 +115,6 @@ def load_encoders(
         clip=_load_clip("clip", settings["clip"], device),
         lpips=_load_timm("lpips", lpips, device),
     )
-
-
-def identify(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same tables with `weights`: 12 hex digits of the SHA-256 over a directory's files.
-
-    So that scores of one encoder are never taken for another's; a name is its own identity.
-    """
-    identified = {}
-    for name, table in settings.items():
-        identified[name] = dict(table)
-        directory = _directory(name, table)
-        if directory is not None:
-            digest = hashlib.sha256()
-            for path in sorted(directory.iterdir()):
-                if path.suffix in WEIGHTS_SUFFIXES:
-                    digest.update(path.name.encode() + path.read_bytes())
-            identified[name]["weights"] = digest.hexdigest()[:12]
-    return identified
 
 
 def features(
@@ -214,7 +187,7 @@ def _load_timm(name: str, table: Mapping[str, Any], device: torch.device) -> Tim
 
     allowed = ("kind", "model", *PREPROCESSING, *(("layers",) if name == "lpips" else ()))
     preprocessing = _preprocessing(name, table, allowed)
-    directory = _directory(name, table)
+    directory = encoder_directory(name, table)
     source = table["model"] if directory is None else f"local-dir:{directory}"
     try:
         model: Any = timm.create_model(source, pretrained=True, num_classes=0)
@@ -236,7 +209,7 @@ def _load_clip(name: str, table: Mapping[str, Any], device: torch.device) -> Cli
     import open_clip
 
     preprocessing = _preprocessing(name, table, ("kind", "model", "pretrained", *PREPROCESSING))
-    directory = _directory(name, table)
+    directory = encoder_directory(name, table)
     if directory is None:
         source, pretrained = table["model"], _pretrained_tag(name, table)
     else:
@@ -275,21 +248,6 @@ def _check_tokenizer_is_own(config: Path) -> None:
     text = json.loads(config.read_text(encoding="utf-8")).get("model_cfg", {}).get("text_cfg", {})
     if not text.get("hf_tokenizer_name"):
         raise UserError(f"{config}: model_cfg.text_cfg.hf_tokenizer_name is missing or empty")
-
-
-def _directory(name: str, table: Mapping[str, Any]) -> Path | None:
-    """Where the weights lie, or None for a model that the library knows by name."""
-    model = str(table.get("model", ""))
-    if model == "pocket":
-        directory = POCKET / ("clip" if name == "clip" else "dino")
-    elif "/" in model and not model.startswith("hf-hub:"):
-        directory = Path(model).expanduser()
-    else:
-        return None
-    missing = [file for file in FILES[name] if not (directory / file).is_file()]
-    if missing:
-        raise UserError(f"encoders.{name}.model: {directory} has no {', '.join(missing)}")
-    return directory
 
 
 def _preprocessing(name: str, table: Mapping[str, Any], allowed: tuple[str, ...]) -> Preprocessing:

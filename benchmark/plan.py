@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmark import plugins
 from benchmark.data import Dataset, load_dataset, verify
+from benchmark.model_files import identify
 from benchmark.records import PROMPT_KINDS, Job, JobRecord, Prompt, Subject, UserError
 from benchmark.sampling import Sampler
 from benchmark.suite import Suite
@@ -85,8 +86,6 @@ def plan(
 
 def _shared(suite: Suite) -> dict[str, Any]:
     """What all jobs of a run have in common."""
-    from benchmark.encoders import identify
-
     return {
         "backbone": _backbone_identity(suite),
         "sampler": asdict(Sampler(**suite.sampler.model_dump())),
@@ -124,7 +123,8 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
     """`names` with `all` spelled out. Raises UserError for a table of no known method."""
     installed = list(plugins.available("methods"))
     for name in suite.methods:
-        if name not in installed and ":" not in name:
+        base, _ = plugins.variant(name)
+        if base not in installed and ":" not in name:
             raise UserError(
                 f"suite '{suite.name}' has settings for an unknown method '{name}'; "
                 f"known: {', '.join(installed)}"
@@ -190,9 +190,9 @@ def _resolved(
 def _backbone_identity(suite: Suite) -> str:
     """Model and revision, from `backbone_id` in the loader's module where there is one."""
     loader = plugins.load("backbones", suite.backbone.kind)
-    identify = getattr(inspect.getmodule(loader), "backbone_id", None)
+    revision = getattr(inspect.getmodule(loader), "backbone_id", None)
     model = suite.backbone.model
-    return identify(model) if identify else f"{suite.backbone.kind}:{model}"
+    return revision(model) if revision else f"{suite.backbone.kind}:{model}"
 
 
 def _configuration(suite: Suite, jobs: Sequence[Job]) -> str:

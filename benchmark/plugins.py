@@ -5,17 +5,19 @@ Built-in plugins come in by entry point, exactly like anybody else's:
     [project.entry-points."dreambooth_benchmark.methods"]
     my-method = "my_package.my_module:METHOD"
 
-or, without packaging, by name on the command line: `--methods my_module:METHOD`.
+or, without packaging, by name on the command line: `--methods my_module:METHOD`. A method with
+other settings is named by them: `--methods 'dreambooth,dreambooth[prior_weight=0.3]'`.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from benchmark.records import Request, Subject, UserError
@@ -91,6 +93,26 @@ def configure(name: str, method: Method, settings: dict[str, Any]) -> Method:
     return replace(method, **settings)  # type: ignore[type-var]
 
 
+def variant(name: str) -> tuple[str, dict[str, Any]]:
+    """`dreambooth[steps=200]` -> (`dreambooth`, {"steps": 200}); a plain name has no settings.
+
+    Values are written as in TOML; a bare word is a string. Raises UserError.
+    """
+    base, bracket, rest = name.partition("[")
+    if not bracket:
+        return name, {}
+    settings = {}
+    for item in rest.removesuffix("]").split(","):
+        key, equals, text = item.partition("=")
+        if not equals or not rest.endswith("]"):
+            raise UserError(f"method '{name}': settings are written name[key=value,key=value]")
+        try:
+            settings[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[key.strip()] = text.strip()
+    return base, settings
+
+
 def _fits(value: Any, default: Any) -> bool:
     if default is None or value is None:
         return True
@@ -132,8 +154,9 @@ def load(group: str, name: str) -> Any:
 
 def _load_attribute(group: str, name: str) -> Any:
     module_name, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

@@ -9,20 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmark.data import load_dataset
 from benchmark.finished import Run, read_run
 from benchmark.image_grid import Block, Row, grid_png
 from benchmark.records import PRIOR_PROMPT, REAL_PROMPT, Prompt, UserError
 from benchmark.report_text import report_text
-from benchmark.stats import sort_methods, sort_metrics, summary_csv
+from benchmark.stats import summary_csv
 from benchmark.store import image_path, write_atomically
-from benchmark.tables import LABELS, NOTHING
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.table import Table
 
 _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
 
@@ -53,24 +48,6 @@ def write_report(run_directory: Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot write the report to {run.directory}: {error.strerror}") from error
     return run.directory / "report.md"
-
-
-def final_table(summary: pd.DataFrame) -> Table:
-    """The summary as a table for the terminal: a row a method, means over subjects."""
-    from rich.table import Table
-    from rich.text import Text
-
-    metrics = sort_metrics(summary["metric"])
-    means = summary.pivot(index="method", columns="metric", values="mean")
-    table = Table(title="Means over subjects; intervals are in report.md", title_justify="left")
-    table.add_column("method", no_wrap=True)
-    for metric in metrics:
-        table.add_column(LABELS.get(metric, metric), justify="right")
-    for method in sort_methods(summary["method"]):
-        values = (means.loc[method, metric] for metric in metrics)
-        cells = (NOTHING if value != value else f"{value:.3f}" for value in values)
-        table.add_row(Text(method), *cells)
-    return table
 
 
 def _grid(run: Run) -> bytes | None:

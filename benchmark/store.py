@@ -97,8 +97,9 @@ def job_path(job: Job) -> str:
 
 
 def _folder(method: str) -> str:
-    # An outside method is called `my_module:METHOD`, and not every file system takes a colon.
-    return method.replace(":", "-")
+    # Outside methods are called `my_module:METHOD`, variants `name[key=value]`: not every file
+    # system takes that.
+    return re.sub(r"[^\w.=+-]+", "-", method).strip("-")
 
 
 @dataclass(frozen=True)

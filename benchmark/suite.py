@@ -75,10 +75,12 @@ class Suite(Table):
     def method(self, name: str) -> plugins.Method:
         """The method called `name` with this suite's settings for it. Raises UserError.
 
-        A method whose setting `identifier` is None by default gets the suite's.
+        A method whose setting `identifier` is None by default gets the suite's; a variant,
+        `name[key=value]`, has the settings of `name` but for those.
         """
-        method = plugins.load_method(name)
-        settings = dict(self.methods.get(name, {}))
+        base, changed = plugins.variant(name)
+        method = plugins.load_method(base)
+        settings = self.methods.get(name, self.methods.get(base, {}) | changed).copy()
         if plugins.settings_of(method).get("identifier", "") is None:
             settings.setdefault("identifier", self.backbone.identifier)
         return plugins.configure(name, method, settings)

@@ -10,7 +10,8 @@ from torchvision import transforms
 
 from benchmark import encoders as encoders_module
 from benchmark.encoder_models import BATCH, Preprocessing, TimmModel, as_pixels
-from benchmark.encoders import features, identify, load_encoders
+from benchmark.encoders import features, load_encoders
+from benchmark.model_files import identify
 from benchmark.records import PRIOR_PROMPT, REAL_PROMPT, Prompt, Request, Subject, UserError
 
 HALF = [0.5, 0.5, 0.5]

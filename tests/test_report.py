@@ -1,4 +1,3 @@
-import io
 import json
 import re
 import subprocess
@@ -9,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from benchmark.image_grid import Block, Row, grid_png
 from benchmark.records import (
@@ -21,7 +19,7 @@ from benchmark.records import (
     Prompt,
     UserError,
 )
-from benchmark.report import final_table, write_report
+from benchmark.report import write_report
 from benchmark.store import image_path, job_path, png_bytes, write_atomically
 from benchmark.tables import escape, markdown_table
 
@@ -367,14 +365,6 @@ def test_the_grid_needs_no_reference_images(tmp_path):
     write_report(make_run(tmp_path / "toy", methods=["dreambooth"], subjects=["cat-a"], size=256))
     with Image.open(tmp_path / "toy/figures/grid.png") as page:
         assert page.height > 3 * 192
-
-
-def test_the_table_for_the_terminal(run):
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(final_table(pd.read_csv(run / "summary.csv")))
-    lines = [re.sub(r"[│┃]", " ", line).split() for line in console.export_text().splitlines()]
-    assert ["real-images", "0.800", "0.900", "-", "-", "-", "-"] in lines
-    assert ["dreambooth", "0.700", "0.800", "0.310", "0.420", "0.300", "0.500"] in lines
 
 
 def test_the_report_needs_no_torch():

@@ -218,13 +218,16 @@ def identifiers(backbone: Backbone, encoders: Encoders, per_cell: int) -> list[M
                 looks.append(alike[0] - alike[1])
         rows.append(
             Measurement(
-                "identifier", f"{identifier}: cosine at the noun", np.mean(cosines), "< 0.9"
+                "identifier", f"{identifier}: cosine at the noun", float(np.mean(cosines)), "< 0.9"
             )
         )
         if looks:
             rows.append(
                 Measurement(
-                    "identifier", f"{identifier}: a look of its own", np.mean(looks), "about 0"
+                    "identifier",
+                    f"{identifier}: a look of its own",
+                    float(np.mean(looks)),
+                    "about 0",
                 )
             )
     return rows
@@ -265,7 +268,7 @@ def write_model_card(rows: Sequence[Measurement], path: Path, *, per_cell: int) 
         "A small Stable Diffusion, a CLIP and a DINO-shaped ViT, trained from nothing on pictures",
         "that `benchmark/pocket/world.py` draws. They are a stand-in for the paper's models, made",
         "so that the whole benchmark runs offline on two CPU cores; they know nothing of",
-        "photographs. Licence: that of this repository. Rebuild: `python -m benchmark pretrain all`.",
+        "photographs. Rebuild them: `python -m benchmark pretrain all`.",
         "",
         f"Measured by `python -m benchmark pretrain --evaluate --per-cell {per_cell}` on renders",
         "and samples that no training saw:",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import timm
@@ -29,13 +30,13 @@ from benchmark.pocket.training import Recipe, step_generator, train_part
 from benchmark.pocket.vocabulary import MAX_LENGTH, build_tokenizer, save_tokenizer
 from benchmark.pocket.world import Identities, classmates, render, sample_identities, sample_scenes
 
-CLIP_RECIPE = Recipe(steps=2400, batch=128, learning_rate=1e-3, weight_decay=0.05)
-DINO_RECIPE = Recipe(steps=2000, batch=128, learning_rate=7e-4, weight_decay=0.05)
+CLIP_RECIPE = Recipe(steps=1600, batch=128, learning_rate=1e-3, weight_decay=0.05)
+DINO_RECIPE = Recipe(steps=1800, batch=128, learning_rate=7e-4, weight_decay=0.05)
 #: Temperature of the identity objective.
 TEMPERATURE = 0.1
 
 DINO_ARCHITECTURE = "vit_tiny_patch16_224"
-DINO_ARGUMENTS = {
+DINO_ARGUMENTS: dict[str, Any] = {
     "img_size": 64,
     "patch_size": 8,
     "embed_dim": 160,

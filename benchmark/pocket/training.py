@@ -24,6 +24,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -103,7 +104,8 @@ def _schedule(step: int, recipe: Recipe) -> float:
 
 @torch.no_grad()
 def _average(average: nn.Module, module: nn.Module, decay: float) -> None:
-    kept, now = list(average.parameters()), list(module.parameters())
+    kept: list[Tensor] = list(average.parameters())
+    now: list[Tensor] = list(module.parameters())
     torch._foreach_lerp_(kept, now, 1 - decay)
     for old, new in zip(average.buffers(), module.buffers(), strict=True):
         old.copy_(new)
@@ -153,8 +155,6 @@ def _resume(
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as file:
         return int(file.metadata()["step"])
 
