@@ -31,7 +31,7 @@ from benchmark.pocket.vocabulary import MAX_LENGTH, build_tokenizer, save_tokeni
 from benchmark.pocket.world import Identities, classmates, render, sample_identities, sample_scenes
 
 CLIP_RECIPE = Recipe(steps=1600, batch=128, learning_rate=1e-3, weight_decay=0.05)
-DINO_RECIPE = Recipe(steps=1800, batch=128, learning_rate=7e-4, weight_decay=0.05)
+DINO_RECIPE = Recipe(steps=1200, batch=128, learning_rate=7e-4, weight_decay=0.05)
 #: Temperature of the identity objective.
 TEMPERATURE = 0.1
 
