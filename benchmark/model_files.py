@@ -8,12 +8,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmark.records import UserError
-
-if TYPE_CHECKING:
-    from benchmark.backbone import Backbone
 
 POCKET = Path(__file__).parent / "pocket" / "weights"
 #: What each encoder's directory must hold. Named files only, so that no pickle is ever picked up.
@@ -55,13 +52,6 @@ def backbone_id(model: str) -> str:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     name = model if model == "pocket" else directory.resolve().name
     return f"{name}@{digest.hexdigest()[:12]}"
-
-
-def load_diffusers(model: str, **options: Any) -> Backbone:
-    """The entry point of `kind = "diffusers"`: `backbone.load_backbone`, imported when called."""
-    from benchmark.backbone import load_backbone
-
-    return load_backbone(model, **options)
 
 
 def identify(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

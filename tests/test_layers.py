@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ FLOORS = (
     ("records",),
     ("store", "plugins", "data", "suite"),
     ("model_files", "sampling", "metrics"),
-    ("encoder_models", "prior_store", "encoders", "backbone"),
+    ("encoder_models", "prior_store", "encoders", "backbone", "loaders"),
     ("methods",),
     ("plan", "run", "execute"),
     ("stats", "tables", "figures", "finished", "image_grid", "report_text", "report", "check"),
@@ -22,6 +21,7 @@ FLOORS = (
     ("__main__",),
 )
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "timm", "open_clip"}
+SLOW_TO_IMPORT = {"scipy", "pandas", "matplotlib"}
 #: Modules that may import the heavy libraries when they are imported themselves.
 WITH_TORCH = {"encoder_models", "prior_store", "encoders", "backbone", "methods.training"}
 #: What a method may see of the suite (plugins for types).
@@ -135,10 +135,8 @@ def test_the_front_door_opens_quickly_without_torch(arguments: list[str]) -> Non
         "from benchmark.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        f"assert not {HEAVY!r} & sys.modules.keys()\n"
+        f"assert not {HEAVY | SLOW_TO_IMPORT!r} & sys.modules.keys()\n"
     )
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout
-    assert time.monotonic() - start < 2

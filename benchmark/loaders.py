@@ -1,0 +1,23 @@
+"""The built-in backbone plugin, which a suite names as `kind = "diffusers"`.
+
+It stands apart from `benchmark.backbone`, so that planning a run needs no torch: `backbone_id`
+identifies a model by its files alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from benchmark.model_files import backbone_id
+
+if TYPE_CHECKING:
+    from benchmark.backbone import Backbone
+
+__all__ = ["backbone_id", "load_diffusers"]
+
+
+def load_diffusers(model: str, **options: Any) -> Backbone:
+    """`benchmark.backbone.load_backbone`, imported when called."""
+    from benchmark.backbone import load_backbone
+
+    return load_backbone(model, **options)
