@@ -14,7 +14,7 @@ from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-#: Tokens per prompt, start and end included: the longest caption has 24.
+#: Tokens per prompt, start and end included; the few captions that are longer are cut.
 MAX_LENGTH = 24
 
 

@@ -1,0 +1,50 @@
+"""The documents keep their word: their commands are the ones that are run, their example works."""
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def benchmark(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmark", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def test_continuous_integration_installs_and_tests_as_the_readme_says() -> None:
+    install, test = re.search(r"^    (pip install .*) && (pytest)$", README, re.M).groups()
+    script = (ROOT / ".ci" / "run").read_text()
+    assert install.removeprefix("pip install ") in script
+    assert re.search(rf"^{test}$", script, re.M)
+
+
+def test_the_readmes_commands_are_ones_the_command_line_knows() -> None:
+    commands = set(re.findall(r"python -m benchmark ([a-z-]+)", README + CONTRIBUTING))
+    assert {"run", "list", "sweep", "speed", "pretrain"} <= commands
+    shown = benchmark("--help", cwd=ROOT).stdout
+    for command in commands:
+        assert re.search(rf"^\W+{command}\s", shown, re.M), command
+
+
+def test_the_outside_method_of_the_contributing_guide_runs_beside_ours(tmp_path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.S)
+    assert len(code.splitlines()) < 50
+    (tmp_path / "my_method.py").write_text(code)
+    done = benchmark(
+        *("run", "--methods", "my_method:METHOD,untuned", "--subjects", "dog", "--prompts", "1"),
+        *("--images-per-prompt", "1", "--workers", "1", "--out", "out"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for method in ("my_method:METHOD", "untuned"):
+        found = {row["metric"] for row in rows if row["method"] == method}
+        assert {"dino", "clip_i", "clip_t", "pres"} <= found
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "my_method:METHOD" in report.replace("\\", "")
