@@ -16,7 +16,12 @@ _FIDELITY = ("dino", "clip_i", "clip_t")
 _PRIOR = ("pres", "div", "prior_div", *_FIDELITY)
 _PRIOR_METHODS = ("dreambooth", "dreambooth-no-prior", "untuned")
 _CLASS_NOUN = ("dino", "clip_i")
-_CLASS_NOUN_METHODS = ("dreambooth", "dreambooth-wrong-class", "dreambooth-no-class")
+_CLASS_NOUN_METHODS = (
+    "dreambooth",
+    "dreambooth-wrong-class",
+    "dreambooth-no-prior",
+    "dreambooth-no-class",
+)
 
 
 def report_text(run: Run, *, figures: set[str]) -> str:
@@ -138,7 +143,8 @@ def _class_noun(run: Run, published: dict[str, Any]) -> str:
     text.append(_table("method", _CLASS_NOUN, rows))
     text.append(
         "Trained with the subject's own class noun, with another's, and with none. "
-        "The *paper* rows are its Table 4.\n"
+        "Without a noun there is no prior prompt: compare *dreambooth-no-class* with "
+        "*dreambooth-no-prior*. The *paper* rows are its Table 4.\n"
     )
     return "\n".join(text)
 

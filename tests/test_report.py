@@ -153,8 +153,9 @@ PRIOR_TABLE = """\
 """  # noqa: E501
 CLASS_NOUN_TABLE = """\
 | method                          | DINO ↑    | CLIP-I ↑  | subjects |
-| dreambooth                      | **0.700** | **0.800** | 2 |
+| dreambooth                      | 0.700     | 0.800     | 2 |
 | dreambooth-wrong-class          | 0.600     | 0.700     | 2 |
+| dreambooth-no-prior             | **0.750** | **0.820** | 2 |
 | dreambooth-no-class             | 0.500     | 0.600     | 2 |
 | *paper: correct class (Imagen)* | *0.744*   | *0.853*   | - |
 | *paper: wrong class (Imagen)*   | *0.454*   | *0.728*   | - |
