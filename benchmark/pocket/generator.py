@@ -267,6 +267,8 @@ def save_generator(
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(directory, safe_serialization=True)
+    for weights in directory.rglob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors writes them for the owner alone
     save_tokenizer(tokenizer, directory / "tokenizer")
 
 
