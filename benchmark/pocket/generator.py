@@ -269,6 +269,10 @@ def save_generator(
     pipeline.to(dtype=torch.float16).save_pretrained(directory, safe_serialization=True)
     for weights in directory.rglob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes them for the owner alone
+    # transformers computes in the precision a configuration names, diffusers in float32: without
+    # this the pipeline's parts would not fit together on a plain `from_pretrained`.
+    config = directory / "text_encoder" / "config.json"
+    config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     save_tokenizer(tokenizer, directory / "tokenizer")
 
 
