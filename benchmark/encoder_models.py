@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 #: How many images go through a model at once: fixed, since results depend on it in the last digits.
 BATCH = 32
@@ -57,16 +58,20 @@ class Preprocessing:
 
     def __call__(self, pixels: Sequence[np.ndarray]) -> Tensor:
         """n uint8 (height, width, 3) of any sizes -> (n, 3, crop, crop) float32, normalised."""
-        transform = v2.Compose(
-            [
-                v2.Resize(self.resize, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
-                v2.CenterCrop(self.crop),
-                v2.ToImage(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(self.mean, self.std),
-            ]
-        )
-        return torch.stack([transform(Image.fromarray(image)) for image in pixels])
+        batch = torch.stack([self._sized(image) for image in pixels])
+        scaled = functional.to_dtype(batch, torch.float32, scale=True)
+        return functional.normalize(scaled, list(self.mean), list(self.std))
+
+    def _sized(self, image: np.ndarray) -> Tensor:
+        if self.resize != self.crop or image.shape[:2] != (self.crop, self.crop):
+            picture = functional.resize(
+                Image.fromarray(image),
+                [self.resize],
+                interpolation=v2.InterpolationMode.BICUBIC,
+                antialias=True,
+            )
+            image = np.asarray(functional.center_crop(picture, [self.crop]))
+        return torch.tensor(image).permute(2, 0, 1)
 
 
 class TimmModel:

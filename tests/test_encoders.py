@@ -8,7 +8,7 @@ from reference.metrics import lpips as reference_lpips
 from safetensors.torch import save_file
 from torchvision import transforms
 
-from benchmark import encoders as encoders_module
+from benchmark import model_files
 from benchmark.encoder_models import BATCH, Preprocessing, TimmModel, as_pixels
 from benchmark.encoders import features, load_encoders
 from benchmark.model_files import identify
@@ -336,7 +336,7 @@ def test_missing_settings_are_named(settings):
 def test_the_shipped_encoders_are_found_by_name(settings, monkeypatch, tmp_path):
     (tmp_path / "dino").symlink_to(settings["dino"]["model"])
     (tmp_path / "clip").symlink_to(settings["clip"]["model"])
-    monkeypatch.setattr(encoders_module, "POCKET", tmp_path)
+    monkeypatch.setattr(model_files, "POCKET", tmp_path)
     pocket = {name: {**table, "model": "pocket"} for name, table in settings.items()}
     (image,) = pictures((32, 32))
     found = load_encoders(pocket, device="cpu").dino([image])
