@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16")
 GOAL = 0.95  #: of the bare modules' speed
-WARM_STEPS, STEPS = 2, 6  #: training steps before the clock starts, and under it
+WARM_STEPS, STEPS = 3, 20  #: training steps before the clock starts, and under it
 IMAGES = 8  #: that one measurement samples
 
 Seconds = Callable[[], float]  #: does a fixed amount of work and says what it took
