@@ -1,8 +1,7 @@
 """Where jobs run: in this process, or in worker processes of one thread each.
 
-On CUDA one process keeps the device busy. On a CPU there is a worker for each core: these small
-models gain more from that than from threads, and with one thread a sum's last digits do not
-depend on the number of cores.
+On CUDA one process keeps the device busy. On a CPU there is a worker for each core, with one
+thread, so that a sum's last digits do not depend on the number of cores.
 """
 
 from __future__ import annotations

@@ -68,7 +68,6 @@ def build_vae() -> AutoencoderKL:
         block_out_channels=(32, 32, 64),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        # Few groups: normalising narrow groups one by one would take the colours out.
         norm_num_groups=4,
         sample_size=64,
     )

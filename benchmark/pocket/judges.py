@@ -4,8 +4,8 @@ Both are written as directories that open_clip and timm load as `local-dir:`, so
 the encoder code that loads ViT-B/32 and ViT-S/16.
 
 The "DINO" is a timm ViT of DINO's shape, but not trained by DINO's self-distillation: its objective
-is contrastive (InfoNCE) over two re-rendered views of one individual, because that separates
-identities better in the minutes of training that two cores allow. Half of each batch are
+is contrastive (InfoNCE) over two re-rendered views of one individual, which are known to share
+their identity; self-distillation was not tried. Half of each batch are
 colour-matched classmates, so that colour alone does not tell two subjects apart.
 """
 
