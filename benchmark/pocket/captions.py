@@ -30,7 +30,7 @@ from benchmark.pocket.world import (
 )
 
 #: Rare tokens for subjects to learn. They name nobody; `benchmark.pocket.generator` gives each the
-#: mean embedding of half of the names, so that it encodes as "some individual" without a look.
+#: mean embedding of half of the names. How far it still has a look of its own: the model card.
 IDENTIFIERS = ("sks", "zwx", "ohwx", "olis", "xjy", "qwe")
 
 OPENINGS = ("a {}", "a photo of a {}", "a picture of a {}", "the {}")
@@ -156,6 +156,5 @@ def preview(count: int) -> None:
     generator = torch.Generator().manual_seed(0)
     identities = sample_identities(count, generator)
     scenes = sample_scenes(identities, generator)
-
     for line in caption(identities, scenes, random.Random(0)):
         print(line)

@@ -238,9 +238,9 @@ def train_unet(
 def place_identifiers(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
     """Give each identifier the mean embedding of a random half of the names.
 
-    So it is as well trained as any name, encodes away from the bare class prompt, and looks like
-    nobody in particular. A rare token that training never used would encode as nothing, and prior
-    preservation would then pull the class itself.
+    The aim: as well trained as any name, encoding away from the bare class prompt, looking like
+    nobody in particular. A rare token that training never used would encode as nothing. The model
+    card says how far the aim is reached.
     """
     table = text_encoder.get_input_embeddings().weight
     names, _ = named()

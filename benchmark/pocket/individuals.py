@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import tomli_w
 import torch
 from PIL import Image
@@ -101,7 +102,7 @@ def write_dataset(directory: Path) -> None:
     (directory / "prompts.toml").write_text(tomli_w.dumps(evaluation_prompts()))
 
 
-def _write_images(folder: Path, pictures) -> dict[str, str]:
+def _write_images(folder: Path, pictures: np.ndarray) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     digests = {}
     for i, picture in enumerate(pictures):
