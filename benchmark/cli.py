@@ -34,6 +34,30 @@ app = typer.Typer(
 SuiteOption = Annotated[
     str, typer.Option(metavar="NAME|FILE.toml", help="A shipped suite, or one of your own.")
 ]
+SubjectsOption = Annotated[
+    str, typer.Option(metavar="NAME[,...]", help="Names from `list subjects`; else the suite's.")
+]
+PromptsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="PROMPT[,...]",
+        help="Kinds (recontextualization, accessory, property), numbers from 1 in the subject's "
+        "list, or templates ('a {} in the snow'); else all.",
+    ),
+]
+SeedOption = Annotated[
+    str, typer.Option(metavar="N[,...]", help="Seeds of the runs; else the suite's.")
+]
+ImagesOption = Annotated[int | None, typer.Option(metavar="N", min=1, help="Else the suite's.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Else runs/<suite>-<hash of the configuration>."),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Processes; else one a core, or one for a GPU."),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 
 
 class Kind(StrEnum):
@@ -55,33 +79,13 @@ def run(
         ),
     ] = "all",
     suite: SuiteOption = "pocket",
-    subjects: Annotated[
-        str,
-        typer.Option(metavar="NAME[,...]", help="Names from `list subjects`; else the suite's."),
-    ] = "",
-    prompts: Annotated[
-        str,
-        typer.Option(
-            metavar="PROMPT[,...]",
-            help="Kinds (recontextualization, accessory, property), numbers from 1 in the "
-            "subject's list, or templates ('a {} in the snow'); else all.",
-        ),
-    ] = "",
-    seed: Annotated[
-        str, typer.Option(metavar="N[,...]", help="Seeds of the runs; else the suite's.")
-    ] = "",
-    images_per_prompt: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Else the suite's.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Else runs/<suite>-<hash of the configuration>."),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Processes; else one a core, or one for a GPU."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    subjects: SubjectsOption = "",
+    prompts: PromptsOption = "",
+    seed: SeedOption = "",
+    images_per_prompt: ImagesOption = None,
+    out: OutOption = None,
+    workers: WorkersOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Run a grid of methods x subjects x seeds, and report it.
 
@@ -167,19 +171,14 @@ def sweep(
         ),
     ],
     suite: SuiteOption = "pocket",
-    subjects: Annotated[str, typer.Option(help="Default: all development subjects.")] = "",
-    prompts: Annotated[str, typer.Option(help="As for `run`.")] = "",
-    seed: Annotated[
-        str, typer.Option(metavar="SEED[,SEED...]", help="Run seeds. Default: the suite's.")
+    subjects: Annotated[
+        str, typer.Option(metavar="NAME[,...]", help="Else all development subjects.")
     ] = "",
-    images_per_prompt: Annotated[
-        int | None, typer.Option(min=1, help="Default: the suite's.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Default: `runs/<suite>-<hash of the configuration>`."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    prompts: PromptsOption = "",
+    seed: SeedOption = "",
+    images_per_prompt: ImagesOption = None,
+    out: OutOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Try settings of a method on the development subjects, best objective first.
 
@@ -208,6 +207,62 @@ def sweep(
     if not dry_run and code != 130:
         print(write_sweep(directory))
     raise typer.Exit(code)
+
+
+@app.command()
+def curve(
+    methods: Annotated[str, typer.Argument(metavar="METHOD[,...]", help="From `list methods`.")],
+    over: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY=VALUE,VALUE[,...]",
+            help="A setting of the methods (steps, prior_weight, prior_images, ...), or "
+            "subject_images: on how many of its images a subject is learned.",
+        ),
+    ],
+    suite: SuiteOption = "pocket",
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="SPLIT", help="`test` is for showing a curve, not for choosing by it."
+        ),
+    ] = "development",
+    subjects: Annotated[
+        str, typer.Option(metavar="NAME[,...]", help="Else all subjects of the split.")
+    ] = "",
+    prompts: PromptsOption = "",
+    seed: SeedOption = "",
+    images_per_prompt: ImagesOption = None,
+    out: OutOption = None,
+    workers: WorkersOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Draw each metric along one setting: where a method overfits, how many images it needs.
+
+    On development subjects, as settings must never be chosen on test subjects. Every value is a
+    training of its own; the controls are level lines beside the methods. Written to DIR:
+    curve.csv, curve.md, curve.png, curve.svg. The same command again goes on where it stopped.
+
+    Examples:
+
+      python -m benchmark curve dreambooth,textual-inversion --over steps=25,50,100,200
+
+      python -m benchmark curve dreambooth --over subject_images=1,2,3,4,5
+    """
+    from benchmark.curve import on_split, read_curve, run_curve
+    from benchmark.plan import plan
+
+    asked = read_curve(_items(methods), over)
+    grid = plan(
+        on_split(load_suite(suite), split),
+        asked.runs,
+        subjects=_items(subjects),
+        prompts=_items(prompts),
+        seeds=_seeds(seed),
+        images_per_prompt=images_per_prompt,
+    )
+    directory = out or Path("runs") / f"{grid.suite.name}-{grid.configuration[:8]}"
+    raise typer.Exit(run_curve(asked, grid, directory, workers=workers, dry_run=dry_run))
 
 
 @app.command()

@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import struct
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -136,8 +137,19 @@ def _subject(folder: Path, name: str, entry: _SubjectEntry) -> Subject:
         class_noun=entry.class_noun,
         live=entry.live,
         images=tuple(folder / name / file for file in entry.files),
-        digest=hashlib.sha256("".join(entry.files.values()).encode()).hexdigest(),
+        digest=_digest(entry.files.values()),
     )
+
+
+def first_images(subject: Subject, count: int) -> Subject:
+    """`subject` as if it had its first `count` images alone; 1 <= count <= their number."""
+    images = subject.images[:count]
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in images]
+    return replace(subject, images=images, digest=_digest(hashes))
+
+
+def _digest(hashes: Iterable[str]) -> str:
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _prompts(path: Path, kinds: dict[str, list[str]]) -> tuple[Prompt, ...]:

@@ -16,7 +16,15 @@ from typing import Any
 from benchmark import plugins
 from benchmark.data import Dataset, load_dataset, verify
 from benchmark.model_files import identify
-from benchmark.records import PROMPT_KINDS, Job, JobRecord, Prompt, Subject, UserError
+from benchmark.records import (
+    PROMPT_KINDS,
+    SUBJECT_IMAGES,
+    Job,
+    JobRecord,
+    Prompt,
+    Subject,
+    UserError,
+)
 from benchmark.sampling import Sampler
 from benchmark.suite import Suite
 
@@ -51,7 +59,8 @@ def plan(
     if empty. Checks the subjects' images. Raises UserError naming what is not known.
     """
     configured = {name: suite.method(name) for name in method_names(suite, methods)}
-    suite = _resolved(suite, configured, images_per_prompt)
+    settings = {name: suite.settings(name) for name in configured}
+    suite = _resolved(suite, settings, images_per_prompt)
     dataset = load_dataset(suite.data.dataset, split=suite.data.split)
     verify(dataset)
     chosen = choose_subjects(dataset, subjects or suite.data.subjects)
@@ -59,6 +68,7 @@ def plan(
     kept = [subject for subject in chosen if asked[subject.name]]
     if not kept:
         raise UserError(f"prompts {', '.join(prompts)}: not meant for any of the chosen subjects")
+    _check_subject_images(settings, kept)
     suite = suite.model_copy(
         update={"data": suite.data.model_copy(update={"subjects": [s.name for s in kept]})}
     )
@@ -66,9 +76,10 @@ def plan(
     shared = _shared(suite)
     jobs, images = [], {}
     for name, method in configured.items():
+        own = {"method": name, "method_version": method.version, "settings": settings[name]}
         for subject in kept:
             for seed in seeds:
-                job = _job(name, method, subject, seed, prompts=asked[subject.name], shared=shared)
+                job = _job(subject, seed, prompts=asked[subject.name], shared=shared | own)
                 jobs.append(job)
                 requests = job.requests(prompted=method.prompted, references=len(subject.images))
                 images[job.key] = len(requests)
@@ -97,18 +108,9 @@ def _shared(suite: Suite) -> dict[str, Any]:
 
 
 def _job(
-    name: str,
-    method: plugins.Method,
-    subject: Subject,
-    seed: int,
-    *,
-    prompts: tuple[Prompt, ...],
-    shared: dict[str, Any],
+    subject: Subject, seed: int, *, prompts: tuple[Prompt, ...], shared: dict[str, Any]
 ) -> Job:
     return Job(
-        method=name,
-        method_version=method.version,
-        settings=plugins.settings_of(method),
         subject=subject.name,
         class_noun=subject.class_noun,
         live=subject.live,
@@ -117,6 +119,17 @@ def _job(
         seed=seed,
         **shared,
     )
+
+
+def _check_subject_images(settings: dict[str, dict[str, Any]], subjects: Sequence[Subject]) -> None:
+    for name, given in settings.items():
+        for subject in subjects:
+            if given.get(SUBJECT_IMAGES, 1) > len(subject.images):
+                raise UserError(
+                    f"method '{name}' asks for {given[SUBJECT_IMAGES]} images of subject "
+                    f"'{subject.name}', which has {len(subject.images)}: ask for fewer, or leave "
+                    "the subject out"
+                )
 
 
 def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
@@ -172,12 +185,12 @@ def _chosen(choice: str, number: int, prompt: Prompt) -> bool:
 
 
 def _resolved(
-    suite: Suite, methods: dict[str, plugins.Method], images_per_prompt: int | None
+    suite: Suite, settings: dict[str, dict[str, Any]], images_per_prompt: int | None
 ) -> Suite:
     update: dict[str, Any] = {
         "methods": {
-            name: {k: v for k, v in plugins.settings_of(method).items() if v is not None}
-            for name, method in methods.items()
+            name: {key: value for key, value in given.items() if value is not None}
+            for name, given in settings.items()
         }
     }
     if images_per_prompt is not None:

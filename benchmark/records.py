@@ -16,6 +16,10 @@ from typing import Any
 PROMPT_KINDS = ("recontextualization", "accessory", "property")
 PRIOR, REAL = "prior", "real"
 
+#: The setting that every method has unasked: it is trained on the subject's first so many images
+#: (paper, Table 5), and scored against all of them. It is in a job's settings only if it is given.
+SUBJECT_IMAGES = "subject_images"
+
 SCORE_COLUMNS = (
     "method",
     "subject",

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from benchmark import plugins
 from benchmark.data import Table, read_toml
-from benchmark.records import UserError
+from benchmark.records import SUBJECT_IMAGES, UserError
 
 _SUITES = Path(__file__).parent / "suites"
 
@@ -78,12 +78,34 @@ class Suite(Table):
         A method whose setting `identifier` is None by default gets the suite's; a variant,
         `name[key=value]`, has the settings of `name` but for those.
         """
-        base, changed = plugins.variant(name)
-        method = plugins.load_method(base)
-        settings = self.methods.get(name, self.methods.get(base, {}) | changed).copy()
+        method = plugins.load_method(plugins.variant(name)[0])
+        settings = self._given(name)
+        settings.pop(SUBJECT_IMAGES, None)
         if plugins.settings_of(method).get("identifier", "") is None:
             settings.setdefault("identifier", self.backbone.identifier)
         return plugins.configure(name, method, settings)
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """All settings of `self.method(name)`, and `subject_images` if given. Raises UserError."""
+        method = self.method(name)
+        settings = plugins.settings_of(method)
+        if SUBJECT_IMAGES not in self._given(name):
+            return settings
+        count = self._given(name)[SUBJECT_IMAGES]
+        if not method.prompted:
+            raise UserError(
+                f"method '{name}' learns from no images: it has no setting '{SUBJECT_IMAGES}'"
+            )
+        if type(count) is not int or count < 1:
+            raise UserError(
+                f"setting '{SUBJECT_IMAGES}' of method '{name}' is {count!r}, "
+                "but should be a whole number from 1"
+            )
+        return settings | {SUBJECT_IMAGES: count}
+
+    def _given(self, name: str) -> dict[str, Any]:
+        base, changed = plugins.variant(name)
+        return self.methods.get(name, self.methods.get(base, {}) | changed).copy()
 
     def dump_toml(self) -> str:
         """The suite as TOML; reading it again gives an equal suite."""

@@ -15,8 +15,18 @@ FLOORS = (
     ("encoder_models", "prior_store", "encoders", "backbone", "loaders"),
     ("methods",),
     ("plan", "run", "execute"),
-    ("stats", "tables", "figures", "finished", "image_grid", "report_text", "report", "check"),
-    ("console", "grid", "speed", "sweep"),
+    (
+        "stats",
+        "tables",
+        "figures",
+        "curve_figure",
+        "finished",
+        "image_grid",
+        "report_text",
+        "report",
+        "check",
+    ),
+    ("console", "grid", "speed", "sweep", "curve"),
     ("cli",),
     ("__main__",),
 )
@@ -121,6 +131,7 @@ def test_the_datasets_are_data() -> None:
     [
         ["--help"],
         ["run", "--help"],
+        ["curve", "--help"],
         ["list", "methods"],
         ["list", "metrics"],
         ["list", "suites"],
