@@ -121,6 +121,7 @@ def test_the_datasets_are_data() -> None:
     [
         ["--help"],
         ["run", "--help"],
+        ["calibrate", "--help"],
         ["list", "methods"],
         ["list", "metrics"],
         ["list", "suites"],
