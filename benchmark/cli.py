@@ -324,6 +324,33 @@ def pretrain(
         print(directory)
 
 
+@app.command()
+def calibrate(
+    subjects: Annotated[
+        int, typer.Option(metavar="N", min=10, help="Subjects to draw; ten are one a class.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Another draws others.")] = 0,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where calibration.csv, .md and .png go.")
+    ] = Path("reports/pocket/calibration"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a calibration that is there.")
+    ] = False,
+) -> None:
+    """Measure the metrics themselves, on pocket pictures of which the truth is known.
+
+    How surely DINO, CLIP-I and CLIP-T tell right from wrong, whether they follow identity from one
+    subject to another, and what else moves them.
+
+    Example:
+
+        python -m benchmark calibrate --subjects 50 --out my-calibration
+    """
+    from benchmark.pocket.calibrate import run_calibration
+
+    run_calibration(subjects=subjects, seed=seed, out=out, overwrite=overwrite)
+
+
 @app.command("draw-subjects")
 def draw_subjects(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, e.g. my-subjects.")],

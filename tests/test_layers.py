@@ -132,6 +132,7 @@ def test_the_datasets_are_data() -> None:
         ["--help"],
         ["run", "--help"],
         ["curve", "--help"],
+        ["calibrate", "--help"],
         ["list", "methods"],
         ["list", "metrics"],
         ["list", "suites"],

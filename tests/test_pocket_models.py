@@ -227,6 +227,12 @@ def test_an_interrupted_pretraining_ends_with_the_same_weights(tmp_path) -> None
         assert torch.equal(a, b)
 
 
+def test_no_two_parts_or_steps_draw_the_same_numbers() -> None:
+    names = ("text", "vae", "vae noise", "decoder", "pool", "unet", "clip", "dino", "judge", "psnr")
+    draws = [torch.rand(4, generator=step_generator(n, s)) for n in names for s in (0, 1, 2**20)]
+    assert torch.pdist(torch.stack(draws)).min() > 1e-3
+
+
 def test_a_loss_that_is_not_finite_stops_pretraining(tmp_path) -> None:
     module = nn.Linear(1, 1)
     recipe = Recipe(steps=60, batch=1, learning_rate=1e-2)
