@@ -15,7 +15,9 @@ FLOORS = (
     ("encoder_models", "prior_store", "encoders", "backbone", "loaders"),
     ("methods",),
     ("plan", "run", "execute"),
-    ("stats", "tables", "figures", "finished", "image_grid", "report_text", "report", "check"),
+    ("stats", "pairs", "orderings"),
+    ("tables", "figures", "finished", "join", "image_grid"),
+    ("comparison_text", "runs_text", "report_text", "report", "check"),
     ("console", "grid", "speed", "sweep"),
     ("cli",),
     ("__main__",),
@@ -121,6 +123,7 @@ def test_the_datasets_are_data() -> None:
     [
         ["--help"],
         ["run", "--help"],
+        ["report", "--help"],
         ["list", "methods"],
         ["list", "metrics"],
         ["list", "suites"],
