@@ -145,20 +145,39 @@ def list_(
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the report goes; else into the one RUN."),
+    ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="Report several runs even if jobs are missing."),
+    ] = False,
 ) -> None:
-    """Write a run's summary, tables and figures anew from its scores and images.
+    """Write a run's summary, tables and figures anew, or put several runs into one report.
 
-    Example:
+    Several runs (other seeds, methods or machines) have to be of one protocol, with the same
+    settings for the same method. Their report goes to --out, a new folder or an earlier report's.
 
-        python -m benchmark report runs/pocket-1a2b3c4d
+    Examples:
+
+      python -m benchmark report runs/pocket-1a2b3c4d
+
+      python -m benchmark report runs/seed-0 runs/seed-1 --out reports/both
     """
-    from benchmark.report import write_report
+    from benchmark.report import write_joint_report, write_report
     from benchmark.store import RunDirectory
 
-    if not RunDirectory(directory).assemble_scores():
-        raise UserError(f"{directory} has no finished job to report: run it first")
-    print(write_report(directory))
+    if out is None and len(runs) > 1:
+        raise UserError(f"{len(runs)} runs make a report of their own: say where with --out DIR")
+    for directory in runs:
+        if not RunDirectory(directory).assemble_scores():
+            raise UserError(f"{directory} has no finished job to report: run it first")
+    if out is None:
+        print(write_report(runs[0]))
+    else:
+        print(write_joint_report(runs, out, partial=partial))
 
 
 @app.command()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from benchmark.comparison_text import agreement, differences, seed_to_seed
 from benchmark.finished import Run
+from benchmark.orderings import published
+from benchmark.runs_text import incomplete, mixed, runs
 from benchmark.stats import MINIMUM_SUBJECTS, sort_metrics
-from benchmark.tables import LABELS, escape, markdown_table, published_rows, score_rows
+from benchmark.tables import LABELS, count, escape, markdown_table, published_rows, score_rows
 
 _FIDELITY = ("dino", "clip_i", "clip_t")
 _PRIOR = ("pres", "div", "prior_div", *_FIDELITY)
@@ -26,15 +27,19 @@ _CLASS_NOUN_METHODS = (
 
 def report_text(run: Run, *, figures: set[str]) -> str:
     """report.md. `figures` names those that were drawn."""
-    published = tomllib.loads((Path(__file__).parent / "published.toml").read_text("utf-8"))
-    methods = _count(len(run.methods), "method")
+    paper = published()
+    methods = count(len(run.methods), "method")
     sections = [
         f"# {escape(run.suite['name'])}: {methods} on {_subject_count(run)}\n",
         escape(run.suite.get("description", "")) + "\n",
-        _fidelity(run, published, figures),
-        _prior_preservation(run, published),
-        _class_noun(run, published),
+        runs(run),
+        _fidelity(run, paper, figures),
+        agreement(run),
+        differences(run, paper["user_significance"]),
+        _prior_preservation(run, paper),
+        _class_noun(run, paper),
         _other_metrics(run),
+        seed_to_seed(run),
         _images(figures),
         _cost(run),
         _what_was_run(run),
@@ -43,24 +48,20 @@ def report_text(run: Run, *, figures: set[str]) -> str:
 
 
 def _subject_count(run: Run) -> str:
-    return _count(run.scores["subject"].nunique(), "subject")
+    return count(run.scores["subject"].nunique(), "subject")
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _fidelity(run: Run, published: dict[str, Any], figures: set[str]) -> str:
+def _fidelity(run: Run, paper: dict[str, Any], figures: set[str]) -> str:
     text = ["## Subject and prompt fidelity\n"]
     rows = score_rows(run.summary, run.methods, _FIDELITY)
-    rows += published_rows(published["fidelity"], _FIDELITY)
+    rows += published_rows(paper["fidelity"], _FIDELITY)
     text.append(_table("method", _FIDELITY, rows))
     text.append(_about_intervals(run))
     text.append(
-        f"The *paper* rows are Table 1 of {escape(published['source'])}: other backbones, subjects "
+        f"The *paper* rows are Table 1 of {escape(paper['source'])}: other backbones, subjects "
         "and encoders than here. They show directions and are no targets.\n"
     )
-    text += [*_uneven_subjects(run), *_copies(run)]
+    text += [*_uneven_subjects(run), *incomplete(run), *mixed(run), *_copies(run)]
     for name, caption in (
         ("fidelity", "Subject fidelity against prompt fidelity"),
         ("bars", "All metrics"),
@@ -110,13 +111,13 @@ def _copies(run: Run) -> list[str]:
     ]
 
 
-def _prior_preservation(run: Run, published: dict[str, Any]) -> str:
+def _prior_preservation(run: Run, paper: dict[str, Any]) -> str:
     text = ["## Prior preservation\n", *_missing(run, _PRIOR_METHODS)]
     methods = [method for method in _PRIOR_METHODS if method in run.methods]
     if not methods:
         return "\n".join(text)
     rows = score_rows(run.summary, methods, _PRIOR)
-    rows += published_rows(published["prior_preservation"], _PRIOR)
+    rows += published_rows(paper["prior_preservation"], _PRIOR)
     text.append(_table("method", _PRIOR, rows))
     text.append(
         "PRES is how much images of the prior prompt (`a [class noun]`) look like the subject: "
@@ -133,13 +134,13 @@ def _prior_preservation(run: Run, published: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
-def _class_noun(run: Run, published: dict[str, Any]) -> str:
+def _class_noun(run: Run, paper: dict[str, Any]) -> str:
     text = ["## Class noun\n", *_missing(run, _CLASS_NOUN_METHODS)]
     methods = [method for method in _CLASS_NOUN_METHODS if method in run.methods]
     if not methods:
         return "\n".join(text)
     rows = score_rows(run.summary, methods, _CLASS_NOUN)
-    rows += published_rows(published["class_noun"], _CLASS_NOUN)
+    rows += published_rows(paper["class_noun"], _CLASS_NOUN)
     text.append(_table("method", _CLASS_NOUN, rows))
     text.append(
         "Trained with the subject's own class noun, with another's, and with none. "
@@ -203,12 +204,13 @@ def _cost(run: Run) -> str:
 def _what_was_run(run: Run) -> str:
     jobs = [record["job"] for record in run.records]
     origins = [record["provenance"] for record in run.records]
-    sampler, evaluation = run.suite.get("sampler", {}), run.suite.get("evaluation", {})
+    sampler = [pair for part in run.origins for pair in part.suite.get("sampler", {}).items()]
+    evaluation = [p for part in run.origins for p in part.suite.get("evaluation", {}).items()]
     facts = {
         "protocol": run.scores["protocol"].unique(),
         "backbone": [job.get("backbone") for job in jobs],
-        "sampler": [f"{key} {value}" for key, value in sampler.items()],
-        "images": [f"{key} {value}" for key, value in evaluation.items() if key != "seed"],
+        "sampler": [f"{key} {value}" for key, value in sampler],
+        "images": [f"{key} {value}" for key, value in evaluation if key != "seed"],
         "seeds": sorted(run.scores["seed"].unique(), key=int),
         "subjects": sorted(run.scores["subject"].unique()),
         "precision": [origin.get("precision") for origin in origins],

@@ -36,7 +36,6 @@ from benchmark.pocket.calibration_scenes import (
     did_change,
     in_a_place,
 )
-from benchmark.pocket.training import step_generator
 from benchmark.pocket.world import (
     ACCESSORIES,
     BACKGROUND_PHRASES,
@@ -351,6 +350,79 @@ def test_how_many_are_drawn_at_a_time_changes_nothing(toy, monkeypatch):
     monkeypatch.setattr(module, "RUN", 7)
     parts = studio.see(identities, scenes)
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+
+
+def test_the_shipped_encoders_know_classes_and_places():
+    encoders = load_encoders(load_suite("pocket").encoders, device="cpu")
+    findings = found(encoders, subjects=10)
+    for metric in ("dino", "clip_i"):
+        assert findings[metric, "subject or other class", "auc"].value > 0.95
+        assert findings[metric, "morph to classmate", "spearman"].value < -0.3
+    for name in ("class noun", "background"):
+        assert findings["clip_t", f"right or wrong {name}", "auc"].value > 0.95
+
+
+# The command
+
+
+@pytest.fixture
+def shell(toy, monkeypatch, capsys, tmp_path):
+    """`shell("--seed", "1")` -> (exit code, what was printed, what went wrong), in a new folder."""
+    monkeypatch.setattr(module, "load_encoders", lambda *_settings, device: Truthful())
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["benchmark", "calibrate", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return (int(stop.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def test_the_files_hold_the_numbers_of_the_table(shell):
+    code, printed, _ = shell("--subjects", "20")
+    assert code == 0
+    directory = Path("reports/pocket/calibration")
+    assert sorted(path.name for path in directory.iterdir()) == sorted(FILES)
+    assert (directory / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    report = (directory / "calibration.md").read_text()
+    assert "python -m benchmark calibrate --subjects 20 --seed 0`" in report
+    with (directory / "calibration.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["metric", "axis", "quantity", "value", "low", "high", "n"]
+    for text in (report, printed):
+        for row in rows:
+            value, low, high = (f"{float(row[name]):.3f}" for name in ("value", "low", "high"))
+            place = row["quantity"]
+            if place != "spearman" and not place.startswith("score at"):
+                place = f"{NAMES[row['metric']]}: {row['axis']} "
+            (line,) = (
+                x for x in text.splitlines() if x.strip("| ").lower().startswith(place.lower())
+            )
+            assert f"{value} [{low}, {high}]" in line
+    assert f"{pictures_of(20)} pictures in" in printed
+
+
+def test_the_same_command_writes_the_same_bytes(shell):
+    for name in ("one", "two"):
+        assert shell("--subjects", "10", "--out", name)[0] == 0
+    for name in FILES:
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+
+
+def test_nothing_is_replaced_unasked(shell, monkeypatch):
+    assert shell("--subjects", "10", "--out", "here")[0] == 0
+    before = Path("here/calibration.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "calibrate", lambda *_: pytest.fail("drawn before it was refused"))
+        code, printed, error = shell("--subjects", "12", "--out", "here")
+    assert (code, printed) == (2, "")
+    assert len(error.splitlines()) == 1
+    assert "here/calibration.csv" in error and "--overwrite" in error and "--out" in error
+    assert Path("here/calibration.csv").read_bytes() == before
+    assert shell("--subjects", "12", "--out", "here", "--overwrite")[0] == 0
+    assert Path("here/calibration.csv").read_bytes() != before
 
 
 def test_a_file_is_no_folder_to_write_to(shell):

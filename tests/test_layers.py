@@ -27,6 +27,10 @@ FLOORS = (
         "check",
     ),
     ("console", "grid", "speed", "sweep", "curve"),
+    ("stats", "pairs", "orderings"),
+    ("tables", "figures", "finished", "join", "image_grid"),
+    ("comparison_text", "runs_text", "report_text", "report", "check"),
+    ("console", "grid", "speed", "sweep"),
     ("cli",),
     ("__main__",),
 )
@@ -133,6 +137,7 @@ def test_the_datasets_are_data() -> None:
         ["run", "--help"],
         ["curve", "--help"],
         ["calibrate", "--help"],
+        ["report", "--help"],
         ["list", "methods"],
         ["list", "metrics"],
         ["list", "suites"],

@@ -54,7 +54,8 @@ def quality(
     """Measure every part.
 
     `per_cell` pictures are sampled for each class x background, an eighth of that for each class x
-    colour word, half of it for each class x accessory, and `per_cell`, but at least 16, for a class and identifier.
+    colour word, half of it for each class x accessory, and `per_cell`, but at least 16, for each
+    class with and without an identifier.
     """
     encoders = load_encoders(encoder_settings, device=device)
     backbone = load_backbone("pocket", device=device)
