@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from benchmark import plugins
-from benchmark.data import load_dataset
+from benchmark.data import describe, verify
 from benchmark.records import UserError
 from benchmark.suite import load_suite, suite_names
 
@@ -58,6 +58,13 @@ WorkersOption = Annotated[
     typer.Option(metavar="N", min=1, help="Processes; else one a core, or one for a GPU."),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="A copy of the suite's photographs, or your own subjects; else the suite's own.",
+    ),
+]
 
 
 class Kind(StrEnum):
@@ -79,6 +86,7 @@ def run(
         ),
     ] = "all",
     suite: SuiteOption = "pocket",
+    data: DataOption = None,
     subjects: SubjectsOption = "",
     prompts: PromptsOption = "",
     seed: SeedOption = "",
@@ -104,7 +112,7 @@ def run(
     from benchmark.plan import plan
 
     grid = plan(
-        load_suite(suite),
+        load_suite(suite).with_images(data),
         _items(methods),
         subjects=_items(subjects),
         prompts=_items(prompts),
@@ -119,28 +127,89 @@ def run(
 def list_(
     kind: Annotated[Kind, typer.Argument(metavar="methods|subjects|suites|metrics")],
     suite: SuiteOption = "pocket",
+    data: DataOption = None,
 ) -> None:
     """List what there is, one per line: the name, then what it is.
 
-    Example:
+    With --data every image is checked, and the sizes of the smallest and the largest are shown.
 
-        python -m benchmark list subjects --suite pocket
+    Examples:
+
+      python -m benchmark list subjects --suite pocket
+
+      python -m benchmark list subjects --data my-subjects
     """
     match kind:
         case Kind.SUITES:
             rows = {name: load_suite(name).description for name in suite_names()}
         case Kind.SUBJECTS:
-            data = load_suite(suite).data
-            rows = {
-                s.name: f"{s.class_noun}, {'live' if s.live else 'object'}, {len(s.images)} images"
-                for s in load_dataset(data.dataset, split=data.split).subjects
-                if not data.subjects or s.name in data.subjects
-            }
+            choice = load_suite(suite).with_images(data).data
+            dataset = choice.load()
+            chosen = [
+                s for s in dataset.subjects if not choice.subjects or s.name in choice.subjects
+            ]
+            if data:
+                verify(dataset, chosen)
+            rows = {s.name: describe(s, sizes=data is not None) for s in chosen}
         case Kind.METHODS | Kind.METRICS:
             rows = {name: _description(kind, name) for name in plugins.available(kind)}
     width = max(map(len, rows), default=0)
     for name, description in rows.items():
         print(f"{name:<{width}}  {description}")
+
+
+@app.command()
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="A dataset whose photographs lie elsewhere.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Else your cache folder, where runs look.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Check the copy at DIR and download nothing."),
+    ] = None,
+) -> None:
+    """Bring a dataset's photographs here, and check every one of them.
+
+    Only what is missing or altered is downloaded, so it may be interrupted and run again.
+
+    Examples:
+
+      python -m benchmark fetch dreambench
+
+      python -m benchmark fetch dreambench --data my-copy
+    """
+    from benchmark.fetch import check_copy, fetch_images
+
+    if out and data:
+        raise UserError("--out says where to download to, --data what to check: give one of them")
+    found = check_copy(dataset, data) if data else fetch_images(dataset, out)
+    images = sum(len(subject.images) for subject in found.subjects)
+    print(f"{len(found.subjects)} subjects, {images} images, each as it should be: {found.root}")
+
+
+@app.command()
+def manifest(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Your own subjects, with a subjects.toml.")
+    ],
+    name: Annotated[str, typer.Option(help="The dataset's; else the folder's.")] = "",
+    source: Annotated[
+        str, typer.Option(metavar="URL", help="Where `fetch` shall find <subject>/<image>.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Else DIR/manifest.toml.")
+    ] = None,
+) -> None:
+    """Write down the SHA-256 of every image, so that any later change of them is noticed.
+
+    Example:
+
+        python -m benchmark manifest my-subjects
+    """
+    from benchmark.fetch import write_manifest
+
+    print(write_manifest(directory, out, name=name or None, source=source or None))
 
 
 @app.command()
@@ -190,6 +259,7 @@ def sweep(
         ),
     ],
     suite: SuiteOption = "pocket",
+    data: DataOption = None,
     subjects: Annotated[
         str, typer.Option(metavar="NAME[,...]", help="Else all development subjects.")
     ] = "",
@@ -214,7 +284,7 @@ def sweep(
     from benchmark.sweep import development, variants, write_sweep
 
     grid = plan(
-        development(load_suite(suite)),
+        development(load_suite(suite).with_images(data)),
         [*variants(method, settings), "untuned", "real-images"],
         subjects=_items(subjects),
         prompts=_items(prompts),
@@ -240,6 +310,7 @@ def curve(
         ),
     ],
     suite: SuiteOption = "pocket",
+    data: DataOption = None,
     split: Annotated[
         str,
         typer.Option(
@@ -273,7 +344,7 @@ def curve(
 
     asked = read_curve(_items(methods), over)
     grid = plan(
-        on_split(load_suite(suite), split),
+        on_split(load_suite(suite).with_images(data), split),
         asked.runs,
         subjects=_items(subjects),
         prompts=_items(prompts),

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmark import plugins
-from benchmark.data import Dataset, load_dataset, verify
+from benchmark.data import Dataset, verify
 from benchmark.model_files import identify
 from benchmark.records import (
     PROMPT_KINDS,
@@ -61,14 +61,15 @@ def plan(
     configured = {name: suite.method(name) for name in method_names(suite, methods)}
     settings = {name: suite.settings(name) for name in configured}
     suite = _resolved(suite, settings, images_per_prompt)
-    dataset = load_dataset(suite.data.dataset, split=suite.data.split)
-    verify(dataset)
+    dataset = suite.data.load()
     chosen = choose_subjects(dataset, subjects or suite.data.subjects)
     asked = {subject.name: choose_prompts(dataset, subject, prompts) for subject in chosen}
     kept = [subject for subject in chosen if asked[subject.name]]
     if not kept:
         raise UserError(f"prompts {', '.join(prompts)}: not meant for any of the chosen subjects")
     _check_subject_images(settings, kept)
+    _check_counts(configured, kept)
+    verify(dataset, kept)
     suite = suite.model_copy(
         update={"data": suite.data.model_copy(update={"subjects": [s.name for s in kept]})}
     )
@@ -93,6 +94,17 @@ def plan(
         left_out=tuple(s.name for s in chosen if s not in kept),
         configuration=_configuration(suite, jobs),
     )
+
+
+def _check_counts(methods: dict[str, plugins.Method], subjects: Sequence[Subject]) -> None:
+    """Refuse real images to be compared with each other where there is one only."""
+    for name, method in methods.items():
+        alone = [s.name for s in subjects if not method.prompted and len(s.images) < 2]
+        if alone:
+            raise UserError(
+                f"method '{name}' compares a subject's images with each other, and there is one of "
+                f"{', '.join(alone)}: add another, or choose other methods or subjects"
+            )
 
 
 def _shared(suite: Suite) -> dict[str, Any]:
@@ -209,8 +221,10 @@ def _backbone_identity(suite: Suite) -> str:
 
 
 def _configuration(suite: Suite, jobs: Sequence[Job]) -> str:
+    # Where the images lie decides nothing: what they are is in the jobs.
+    no_part: Any = {"description": True, "estimate": True, "data": {"folder"}}
     content = {
-        "suite": suite.model_dump(mode="json", exclude={"description", "estimate"}),
+        "suite": suite.model_dump(mode="json", exclude=no_part),
         "jobs": [job.key for job in jobs],
         "metrics": {name: metric.version for name, metric in load_metrics().items()},
     }

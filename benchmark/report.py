@@ -105,7 +105,8 @@ def _reference_images(run: Run, subject: str) -> tuple[Path, ...]:
                 return tuple(sorted(first.parent.glob(f"*-s{job['seed']}-*.png")))
     data = run.origins[0].suite.get("data", {})
     try:
-        found = load_dataset(data["dataset"], split=data.get("split")).subjects
+        split, folder = data.get("split"), data.get("folder")
+        found = load_dataset(data["dataset"], split=split, folder=folder).subjects
     except (UserError, KeyError):
         return ()  # the folder has been copied to where the data set is not
     return next((s.images for s in found if s.name == subject and s.images[0].is_file()), ())

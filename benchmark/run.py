@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark import plugins
-from benchmark.data import first_images, load_dataset, read_image
+from benchmark.data import first_images, read_image
 from benchmark.plan import load_metrics
 from benchmark.records import REAL, SUBJECT_IMAGES, Job, JobRecord, Request, Score, Subject
 from benchmark.sampling import Sampler
@@ -42,8 +42,7 @@ class Workplace:
 
     @functools.cached_property
     def subjects(self) -> dict[str, Subject]:
-        data = self.suite.data
-        return {s.name: s for s in load_dataset(data.dataset, split=data.split).subjects}
+        return {subject.name: subject for subject in self.suite.data.load().subjects}
 
     @functools.cached_property
     def backbone(self) -> Backbone:

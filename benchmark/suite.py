@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from benchmark import plugins
-from benchmark.data import Table, read_toml
+from benchmark.data import Dataset, load_dataset, locate_images
+from benchmark.manifest import Table, read_toml
 from benchmark.records import SUBJECT_IMAGES, UserError
 
 _SUITES = Path(__file__).parent / "suites"
@@ -22,8 +23,13 @@ class DataChoice(Table):
     """Which subjects: a dataset by name or path, and a part of it."""
 
     dataset: str
+    folder: str | None = None  #: where its images lie, if not where the dataset says
     split: str | None = None
     subjects: list[str] = []  #: empty: all of the split
+
+    def load(self) -> Dataset:
+        """The dataset, with all subjects of the split. Raises UserError."""
+        return load_dataset(self.dataset, split=self.split, folder=self.folder)
 
 
 class BackboneChoice(Table):
@@ -106,6 +112,20 @@ class Suite(Table):
     def _given(self, name: str) -> dict[str, Any]:
         base, changed = plugins.variant(name)
         return self.methods.get(name, self.methods.get(base, {}) | changed).copy()
+
+    def with_images(self, folder: Path | None) -> Suite:
+        """This suite on what lies at `folder`: a copy of its images, or other subjects.
+
+        The suite's choice of subjects is dropped if they are others. None changes nothing. Raises
+        UserError.
+        """
+        if folder is None:
+            return self
+        dataset, root = locate_images(folder, self.data.dataset)
+        update: dict[str, Any] = {"dataset": dataset, "folder": str(root)}
+        if dataset != self.data.dataset:
+            update["subjects"] = []
+        return self.model_copy(update={"data": self.data.model_copy(update=update)})
 
     def dump_toml(self) -> str:
         """The suite as TOML; reading it again gives an equal suite."""

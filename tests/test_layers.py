@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("records",),
-    ("store", "plugins", "data", "suite"),
+    ("store", "images", "manifest", "plugins", "data", "fetch", "suite"),
     ("model_files", "sampling", "metrics"),
     ("encoder_models", "prior_store", "encoders", "backbone", "loaders"),
     ("methods",),
