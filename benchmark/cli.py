@@ -36,6 +36,32 @@ SuiteOption = Annotated[
 ]
 
 
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|DIR|HUB-ID|FILE",
+        help="sd15, sd14, sd21, sd21-base, pocket; a directory in diffusers' layout; owner/name "
+        "on the Hugging Face hub, with @revision if wanted; FILE.safetensors, with @epsilon or "
+        "@v_prediction if it is a Stable Diffusion 2; else the suite's.",
+    ),
+]
+
+
+class Precision(StrEnum):
+    """What forward passes are computed in."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+PrecisionOption = Annotated[
+    Precision | None,
+    typer.Option(help="Of forward passes; weights are float32. Else the suite's."),
+]
+
+
 class Kind(StrEnum):
     """What `list` can list."""
 
@@ -51,10 +77,13 @@ def run(
         str,
         typer.Option(
             metavar="NAME[,...]",
-            help="Names from `list methods`, `all`, or your own as my_module:METHOD.",
+            help="Names from `list methods`; `all` of them but identifier-*; your own as "
+            "my_module:METHOD.",
         ),
     ] = "all",
     suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = None,
     subjects: Annotated[
         str,
         typer.Option(metavar="NAME[,...]", help="Names from `list subjects`; else the suite's."),
@@ -100,7 +129,7 @@ def run(
     from benchmark.plan import plan
 
     grid = plan(
-        load_suite(suite),
+        load_suite(suite).on(backbone, precision),
         _items(methods),
         subjects=_items(subjects),
         prompts=_items(prompts),
@@ -167,6 +196,8 @@ def sweep(
         ),
     ],
     suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = None,
     subjects: Annotated[str, typer.Option(help="Default: all development subjects.")] = "",
     prompts: Annotated[str, typer.Option(help="As for `run`.")] = "",
     seed: Annotated[
@@ -196,7 +227,7 @@ def sweep(
     from benchmark.sweep import development, variants, write_sweep
 
     grid = plan(
-        development(load_suite(suite)),
+        development(load_suite(suite).on(backbone, precision)),
         [*variants(method, settings), "untuned", "real-images"],
         subjects=_items(subjects),
         prompts=_items(prompts),
@@ -213,12 +244,51 @@ def sweep(
 @app.command()
 def speed(
     suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 5,
 ) -> None:
     """Measure training, sampling and scoring against the bare modules, by turns in one process."""
     from benchmark.speed import measure, speed_table
 
-    print(speed_table(measure(load_suite(suite), repetitions=repetitions)))
+    print(speed_table(measure(load_suite(suite).on(backbone), repetitions=repetitions)))
+
+
+@app.command()
+def identifier(
+    suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = None,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="How many to list.")] = 20,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Draw with each, and measure how far it pulls the class."),
+    ] = False,
+    class_noun: Annotated[
+        str, typer.Option(metavar="NOUN", help="With --probe: what is drawn with each.")
+    ] = "dog",
+    images: Annotated[
+        int, typer.Option(metavar="N", min=2, help="With --probe: images of each.")
+    ] = 8,
+) -> None:
+    """List rare tokens of a backbone's vocabulary that can stand for a subject, rarest first.
+
+    Whole words of a single token and at most three letters. With --probe the weakest prior comes
+    first: `pull` is 0 for a token that changes no image of the class, and 1 for one that changes
+    it as much as other noise does. Without it no weights are needed.
+
+    Examples:
+
+      python -m benchmark identifier --backbone sd15
+
+      python -m benchmark identifier --probe --class-noun teapot
+    """
+    from benchmark.identifiers import candidate_table, find_candidates, probe_candidates
+
+    chosen = load_suite(suite).on(backbone, precision)
+    found = find_candidates(chosen.backbone.model, count)
+    if probe:
+        found = probe_candidates(chosen, found, class_noun, images=images)
+    print(candidate_table(found))
 
 
 @app.command()
