@@ -67,6 +67,32 @@ DataOption = Annotated[
 ]
 
 
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|DIR|HUB-ID|FILE",
+        help="sd15, sd14, sd21, sd21-base, pocket; a directory in diffusers' layout; owner/name "
+        "on the Hugging Face hub, with @revision if wanted; FILE.safetensors, with @epsilon or "
+        "@v_prediction if it is a Stable Diffusion 2; else the suite's.",
+    ),
+]
+
+
+class Precision(StrEnum):
+    """What forward passes are computed in."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+PrecisionOption = Annotated[
+    Precision | None,
+    typer.Option(help="Of forward passes; weights are float32. Else the suite's."),
+]
+
+
 class Kind(StrEnum):
     """What `list` can list."""
 
@@ -82,10 +108,13 @@ def run(
         str,
         typer.Option(
             metavar="NAME[,...]",
-            help="Names from `list methods`, `all`, or your own as my_module:METHOD.",
+            help="Names from `list methods`; `all` of them but identifier-*; your own as "
+            "my_module:METHOD.",
         ),
     ] = "all",
     suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = None,
     data: DataOption = None,
     subjects: SubjectsOption = "",
     prompts: PromptsOption = "",
@@ -112,7 +141,7 @@ def run(
     from benchmark.plan import plan
 
     grid = plan(
-        load_suite(suite).with_images(data),
+        load_suite(suite).on(backbone, precision).with_images(data),
         _items(methods),
         subjects=_items(subjects),
         prompts=_items(prompts),
@@ -259,6 +288,8 @@ def sweep(
         ),
     ],
     suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = None,
     data: DataOption = None,
     subjects: Annotated[
         str, typer.Option(metavar="NAME[,...]", help="Else all development subjects.")
@@ -284,7 +315,7 @@ def sweep(
     from benchmark.sweep import development, variants, write_sweep
 
     grid = plan(
-        development(load_suite(suite).with_images(data)),
+        development(load_suite(suite).on(backbone, precision).with_images(data)),
         [*variants(method, settings), "untuned", "real-images"],
         subjects=_items(subjects),
         prompts=_items(prompts),
@@ -310,6 +341,8 @@ def curve(
         ),
     ],
     suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = None,
     data: DataOption = None,
     split: Annotated[
         str,
@@ -344,7 +377,7 @@ def curve(
 
     asked = read_curve(_items(methods), over)
     grid = plan(
-        on_split(load_suite(suite).with_images(data), split),
+        on_split(load_suite(suite).on(backbone, precision).with_images(data), split),
         asked.runs,
         subjects=_items(subjects),
         prompts=_items(prompts),
@@ -358,12 +391,51 @@ def curve(
 @app.command()
 def speed(
     suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 5,
 ) -> None:
     """Measure training, sampling and scoring against the bare modules, by turns in one process."""
     from benchmark.speed import measure, speed_table
 
-    print(speed_table(measure(load_suite(suite), repetitions=repetitions)))
+    print(speed_table(measure(load_suite(suite).on(backbone), repetitions=repetitions)))
+
+
+@app.command()
+def identifier(
+    suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = None,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="How many to list.")] = 20,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Draw with each, and measure how far it pulls the class."),
+    ] = False,
+    class_noun: Annotated[
+        str, typer.Option(metavar="NOUN", help="With --probe: what is drawn with each.")
+    ] = "dog",
+    images: Annotated[
+        int, typer.Option(metavar="N", min=2, help="With --probe: images of each.")
+    ] = 8,
+) -> None:
+    """List rare tokens of a backbone's vocabulary that can stand for a subject, rarest first.
+
+    Whole words of a single token and at most three letters. With --probe the weakest prior comes
+    first: `pull` is 0 for a token that changes no image of the class, and 1 for one that changes
+    it as much as other noise does. Without it no weights are needed.
+
+    Examples:
+
+      python -m benchmark identifier --backbone sd15
+
+      python -m benchmark identifier --probe --class-noun teapot
+    """
+    from benchmark.identifiers import candidate_table, find_candidates, probe_candidates
+
+    chosen = load_suite(suite).on(backbone, precision)
+    found = find_candidates(chosen.backbone.model, count)
+    if probe:
+        found = probe_candidates(chosen, found, class_noun, images=images)
+    print(candidate_table(found))
 
 
 @app.command()

@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from benchmark import plugins
@@ -27,6 +28,9 @@ from benchmark.records import (
 )
 from benchmark.sampling import Sampler
 from benchmark.suite import Suite
+
+#: `all` leaves these out: they compare identifiers, not methods.
+NOT_IN_ALL = "identifier-*"
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ def plan(
 ) -> Plan:
     """Lay out the grid: every method on every subject with every seed.
 
-    `methods`: names, `module:ATTRIBUTE`, or `all` for every installed one. `subjects`, `prompts`
+    `methods`: names, `module:ATTRIBUTE`, patterns like `identifier-*`, or `all` for every
+    installed one but the identifiers' ablation. `subjects`, `prompts`
     (kinds, templates, or numbers counted from 1 in the subject's list) and `seeds`: the suite's
     if empty. Checks the subjects' images. Raises UserError naming what is not known.
     """
@@ -145,7 +150,10 @@ def _check_subject_images(settings: dict[str, dict[str, Any]], subjects: Sequenc
 
 
 def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
-    """`names` with `all` spelled out. Raises UserError for a table of no known method."""
+    """`names` with `all` and patterns like `identifier-*` spelled out.
+
+    Raises UserError for a table of no known method, and for a pattern that fits none.
+    """
     installed = list(plugins.available("methods"))
     for name in suite.methods:
         base, _ = plugins.variant(name)
@@ -156,7 +164,17 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
             )
     if not names:
         raise UserError(f"no method chosen; known: all, {', '.join(installed)}")
-    found = [n for name in names for n in (installed if name == "all" else [name])]
+    found = []
+    for name in names:
+        if name == "all":
+            found += [one for one in installed if not fnmatchcase(one, NOT_IN_ALL)]
+        elif "*" in name and "[" not in name:
+            fitting = [one for one in installed if fnmatchcase(one, name)]
+            if not fitting:
+                raise UserError(f"no method fits '{name}'; known: {', '.join(installed)}")
+            found += fitting
+        else:
+            found.append(name)
     return list(dict.fromkeys(found))
 
 
@@ -218,6 +236,17 @@ def _backbone_identity(suite: Suite) -> str:
     revision = getattr(inspect.getmodule(loader), "backbone_id", None)
     model = suite.backbone.model
     return revision(model) if revision else f"{suite.backbone.kind}:{model}"
+
+
+def fetch_backbone(suite: Suite) -> None:
+    """See to it that the weights are on this machine, by `fetch` in the loader's module if any.
+
+    Raises UserError saying how to bring them.
+    """
+    loader = plugins.load("backbones", suite.backbone.kind)
+    fetch = getattr(inspect.getmodule(loader), "fetch", None)
+    if fetch:
+        fetch(suite.backbone.model)
 
 
 def _configuration(suite: Suite, jobs: Sequence[Job]) -> str:

@@ -127,6 +127,21 @@ class Suite(Table):
             update["subjects"] = []
         return self.model_copy(update={"data": self.data.model_copy(update=update)})
 
+    def on(self, model: str | None = None, precision: str | None = None) -> Suite:
+        """This suite on another backbone or in another precision; None keeps the suite's own.
+
+        Another backbone takes other times: the suite's estimate goes.
+        """
+        changed = {"model": model, "precision": precision}
+        update: dict[str, Any] = {
+            "backbone": self.backbone.model_copy(
+                update={key: value for key, value in changed.items() if value is not None}
+            )
+        }
+        if model not in (None, self.backbone.model):
+            update["estimate"] = None
+        return self.model_copy(update=update)
+
     def dump_toml(self) -> str:
         """The suite as TOML; reading it again gives an equal suite."""
         import tomli_w

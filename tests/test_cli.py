@@ -1,6 +1,7 @@
 """Exit codes and what is printed. Grids themselves are test_run's."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import benchmark.encoders
 from benchmark import cli
 from benchmark.plugins import available
-from benchmark.suite import suite_names
+from benchmark.suite import load_suite, suite_names
 from tests import toy
 
 
@@ -79,6 +80,32 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(shell: Shell, tmp_path: Pa
     assert shell(*RUN, "--dry-run", "--prompts", "accessory", "--images-per-prompt", "5") == 0
     assert "jobs        2, 14 images" in shell.out
     assert "left out    vase-green: none of the chosen prompts is for them" in shell.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_another_backbone_and_precision_take_the_suites_place(shell: Shell, tmp_path: Path) -> None:
+    assert shell(*RUN, "--subjects", "dog-red") == 0
+    options = ("--backbone", "crayons", "--precision", "bf16")
+    assert shell(*RUN, "--subjects", "dog-red", *options) == 0
+    found = {
+        (job["backbone"], load_suite(str(run / "suite.toml")).backbone.precision)
+        for run in (tmp_path / "runs").iterdir()
+        for job in [json.loads(next(run.glob("jobs/*/*.json")).read_text())["job"]]
+    }
+    assert found == {("tests.toy:load:colours", "auto"), ("tests.toy:load:crayons", "bf16")}
+
+
+def test_a_missing_backbone_stops_a_run_before_it_begins_but_no_dry_run(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    run = ("run", "--methods", "dreambooth", "--subjects", "dog", "--backbone", "sd15")
+    assert shell(*run, "--dry-run") == 0
+    assert shell(*run) == 2
+    assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --revision" in shell.error
+    assert "`--suite pocket` runs without" in shell.error
+    assert shell.error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
 

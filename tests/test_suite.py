@@ -88,3 +88,14 @@ class Bare:
 
     def fit(self) -> None:
         """Never called here."""
+
+
+def test_a_suite_on_another_backbone_keeps_the_rest_but_its_times() -> None:
+    suite = load_suite("pocket")
+    assert suite.on() == suite.on("pocket") == suite
+    other = suite.on("sd15", "bf16")
+    assert (other.backbone.model, other.backbone.precision) == ("sd15", "bf16")
+    assert other.estimate is None and suite.estimate is not None
+    same = other.model_copy(update={"backbone": suite.backbone, "estimate": suite.estimate})
+    assert same == suite
+    assert suite.on(precision="fp32").estimate == suite.estimate
