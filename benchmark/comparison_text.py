@@ -40,8 +40,9 @@ def agreement(run: Run) -> str:
         markdown_table(header, [_ordering_row(verdict) for verdict in verdicts]),
         "Differences in the direction of the claim, paired over subjects, with 95 % bootstrap "
         "intervals, beside the paper's, which were measured on other backbones, subjects and "
-        "encoders: their signs are to be met, not their sizes. *p*: sign flips over subjects, of "
-        "all these comparisons corrected together (Holm). An ordering *holds* where the interval "
+        "encoders: their signs are to be met, not their sizes. *p*: sign flips over subjects, "
+        "where a bound is claimed of the distance to it; all corrected together (Holm). An "
+        "ordering *holds* where the interval "
         f"lies on its side of 0, or within its bound, and p < {LEVEL}; *in the mean, not shown* "
         "where either does not.\n",
         *_too_few([found]),
@@ -153,10 +154,11 @@ def _too_few(families: Sequence[Sequence[Difference]]) -> list[str]:
             f"can be is {smallest_p(least):.3f}, so none is given.\n"
         ]
     together = max(len(family) for family in families)
-    if together * smallest_p(least) < LEVEL:
+    most = max(difference.subjects for difference in found)
+    if together * smallest_p(most) < LEVEL:
         return []
     return [
-        f"With {count(least, 'subject')} the smallest p there can be is {smallest_p(least):.3f}, "
+        f"With {count(most, 'subject')} the smallest p there can be is {smallest_p(most):.3f}, "
         f"and correcting {together} comparisons together leaves none below {LEVEL}: more subjects "
         "are needed to show anything.\n"
     ]
