@@ -476,8 +476,7 @@ def pretrain(
     from benchmark.pocket import pretrain as pocket
 
     if evaluate:
-        encoders = load_suite("pocket").encoders
-        pocket.evaluate(encoders, per_cell=per_cell, device=device, card=card)
+        pocket.evaluate(load_suite("pocket"), per_cell=per_cell, device=device, card=card)
         return
     output = output or pocket.SHIPPED
     for directory in pocket.pretrain(

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.backbone import Backbone, load_backbone
-from benchmark.encoders import Encoders, load_encoders
+from benchmark.backbone import Backbone
+from benchmark.encoders import Encoders
 from benchmark.pocket.captions import IDENTIFIERS, accessory_phrase
 from benchmark.pocket.generator import draw
 from benchmark.pocket.training import step_generator
@@ -49,7 +49,11 @@ class Measurement:
 
 
 def quality(
-    encoder_settings: dict, *, per_cell: int, device: str, say: Callable[[str], None] = print
+    backbone: Backbone,
+    encoders: Encoders,
+    *,
+    per_cell: int,
+    say: Callable[[str], None] = print,
 ) -> list[Measurement]:
     """Measure every part.
 
@@ -57,13 +61,11 @@ def quality(
     colour word, half of it for each class x accessory, and `per_cell`, but at least 16, for each
     class with and without an identifier.
     """
-    encoders = load_encoders(encoder_settings, device=device)
-    backbone = load_backbone("pocket", device=device)
     rows: list[Measurement] = []
     for measure in (
         lambda: judge_on_renders(encoders),
         lambda: identity_on_renders(encoders),
-        lambda: reconstruction(backbone, device),
+        lambda: reconstruction(backbone),
         lambda: pictures(backbone, encoders, per_cell),
         lambda: identifiers(backbone, encoders, per_cell),
     ):
@@ -159,9 +161,9 @@ def identity_on_renders(encoders: Encoders, individuals: int = 300) -> list[Meas
 
 
 @torch.no_grad()
-def reconstruction(backbone: Backbone, device: str, count: int = 256) -> list[Measurement]:
+def reconstruction(backbone: Backbone, count: int = 256) -> list[Measurement]:
     """The VAE's PSNR in dB over fresh renders (mean of the pictures' own)."""
-    _, _, images = draw(count, step_generator("psnr", 0), device)
+    _, _, images = draw(count, step_generator("psnr", 0), backbone.device.type)
     latents = backbone.vae.encode(images * 2 - 1).latent_dist.mean
     decoded = (backbone.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
     error = (decoded - images).square().mean(dim=(1, 2, 3))

@@ -64,7 +64,7 @@ class GeneratorRecipe:
 
     text: Recipe = TEXT_RECIPE
     vae: Recipe = Recipe(steps=10000, batch=8, learning_rate=1.5e-3, weight_decay=0.0)
-    decoder: Recipe = Recipe(steps=16000, batch=8, learning_rate=6e-4, weight_decay=0.0)
+    decoder: Recipe = Recipe(steps=10500, batch=8, learning_rate=6e-4, weight_decay=0.0)
     unet: Recipe = Recipe(steps=13000, batch=48, learning_rate=6e-4, ema=0.999)
     pictures: int = 65536  #: latents drawn once for the U-Net
 

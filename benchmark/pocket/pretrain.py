@@ -14,6 +14,7 @@ from benchmark.pocket.evaluate import quality, sample_sheet, write_model_card
 from benchmark.pocket.generator import GeneratorRecipe, pretrain_generator
 from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
 from benchmark.records import UserError
+from benchmark.suite import Suite
 
 PARTS = ("generator", "clip", "dino")
 SHIPPED = Path(__file__).parent / "weights"
@@ -43,12 +44,18 @@ def pretrain(part: str, *, work: Path, output: Path, device: str, overwrite: boo
     return [output / name for name in parts]
 
 
-def evaluate(encoder_settings: dict, *, per_cell: int, device: str, card: bool) -> None:
-    """Print the shipped models' measured quality; with `card`, write it into the model card."""
-    from benchmark.backbone import load_backbone
+def evaluate(suite: Suite, *, per_cell: int, device: str, card: bool) -> None:
+    """Print the shipped models' measured quality; with `card`, write it into the model card.
 
-    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    rows = quality(encoder_settings, per_cell=per_cell, device=device)
+    `suite` is the pocket suite: its encoders, its sampler.
+    """
+    from benchmark.backbone import Sampler, load_backbone
+    from benchmark.encoders import load_encoders
+
+    sampler = Sampler(**suite.sampler.model_dump())
+    backbone = load_backbone("pocket", device=device, sampler=sampler)
+    encoders = load_encoders(suite.encoders, device=backbone.device.type)
+    rows = quality(backbone, encoders, per_cell=per_cell)
     if card:
         write_model_card(rows, SHIPPED / "MODEL_CARD.md", per_cell=per_cell)
-        sample_sheet(load_backbone("pocket", device=device), SHIPPED / "samples.png")
+        sample_sheet(backbone, SHIPPED / "samples.png")
