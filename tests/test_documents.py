@@ -37,6 +37,20 @@ def test_the_readmes_commands_are_ones_the_command_line_knows() -> None:
         assert re.search(rf"^\W+{command}\s", shown, re.M), command
 
 
+def test_one_grid_is_the_scripts_the_workflows_and_the_baselines() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    kept = (ROOT / "reports" / "README.md").read_text()
+    grids = [
+        re.search(r"benchmark run (--methods \S+)[\s\\]+(--subjects \S+ --prompts \S+)", text)
+        for text in (script, README[README.index("```yaml") :], kept[kept.index(".ci/run") :])
+    ]
+    assert len({grid.groups() for grid in grids}) == 1
+    baseline = "--baseline reports/pocket/ci-baseline.toml"
+    assert baseline in script
+    assert baseline in README
+    assert f"{baseline} --update" in kept
+
+
 def test_the_workflow_is_yaml_and_its_options_are_ones_the_command_line_knows() -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
     steps = yaml.safe_load(text)["jobs"]["gate"]["steps"]
