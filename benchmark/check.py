@@ -166,7 +166,7 @@ def _verdict(baseline: Baseline, method: str, metric: str, *, after: float, seed
     if baseline.task.metrics[metric].better == "lower":
         gain = -gain
     outcome = Outcome.WITHIN
-    if not abs(gain) <= tolerance:
+    if abs(gain) > tolerance:
         two_sided = baseline.two_sided(method, metric)
         outcome = Outcome.REGRESSION if gain < 0 or two_sided else Outcome.BETTER
     return Verdict(method, metric, before, after, tolerance, outcome)
