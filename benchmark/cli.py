@@ -1,6 +1,7 @@
 """The command line: reads arguments, calls the one path, turns errors into exit codes.
 
-0  done      1  a job failed      2  bad input, in one line      130  interrupted
+0  done      1  a job failed, or `check` found a regression      2  bad input, in one line
+130  interrupted
 """
 
 from __future__ import annotations
@@ -276,6 +277,41 @@ def report(
         print(write_report(runs[0]))
     else:
         print(write_joint_report(runs, out, partial=partial))
+
+
+@app.command()
+def check(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Finished run directories, taken as one."),
+    ],
+    baseline: Annotated[
+        Path, typer.Option(metavar="FILE", help="The scores to keep, a TOML file.")
+    ],
+    update: Annotated[
+        bool, typer.Option("--update", help="Make or rewrite FILE, and print what differs.")
+    ] = False,
+    junit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the verdicts as JUnit XML, for CI systems."),
+    ] = None,
+) -> None:
+    """Hold a run's scores against a baseline; the exit code is 1 if one of them got worse.
+
+    How far a score may move was measured, from seed to seed, by the runs that made the baseline: at
+    least three seeds, and better five or more. A control that moves either way is a failure too.
+
+    Examples:
+
+      python -m benchmark check runs/pocket-1a2b3c4d --baseline baseline.toml
+
+      python -m benchmark check runs/seeds-0-to-4 --baseline baseline.toml --update
+    """
+    from benchmark.check import check_runs
+
+    if update and junit:
+        raise UserError("--update compares nothing, so there is nothing for --junit: leave one out")
+    raise typer.Exit(check_runs(runs, baseline, update=update, junit=junit))
 
 
 @app.command()

@@ -2,9 +2,15 @@
 
 import csv
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import typer
+import yaml
+
+from benchmark import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -29,6 +35,42 @@ def test_the_readmes_commands_are_ones_the_command_line_knows() -> None:
     shown = benchmark("--help", cwd=ROOT).stdout
     for command in commands:
         assert re.search(rf"^\W+{command}\s", shown, re.M), command
+
+
+def test_one_grid_is_the_scripts_the_workflows_and_the_baselines() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    kept = (ROOT / "reports" / "README.md").read_text()
+    grids = [
+        re.search(r"benchmark run (--methods \S+)[\s\\]+(--subjects \S+ --prompts \S+)", text)
+        for text in (script, README[README.index("```yaml") :], kept[kept.index(".ci/run") :])
+    ]
+    assert len({grid.groups() for grid in grids}) == 1
+    baseline = "--baseline reports/pocket/ci-baseline.toml"
+    assert baseline in script
+    assert baseline in README
+    assert f"{baseline} --update" in kept
+
+
+def test_the_workflow_is_yaml_and_its_options_are_ones_the_command_line_knows() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    steps = yaml.safe_load(text)["jobs"]["gate"]["steps"]
+    scripts = [step["run"] for step in steps if "run" in step]
+    (install,) = re.findall(r"^    (pip install .*) && python", README, re.M)
+    assert scripts[0] == install
+    commands = typer.main.get_command(cli.app).commands
+    made = set()
+    for script in scripts[1:]:
+        python, flag, module, command, *arguments = shlex.split(script)
+        assert (python, flag, module) == ("python", "-m", "benchmark")
+        given = commands[command].make_context(command, arguments).params
+        made |= {given.get("out"), given.get("junit")} - {None}
+        if command == "check":
+            assert set(given["runs"]) <= made
+    # What is uploaded is what the run and the check leave behind.
+    uploaded = {Path(line) for line in steps[-1]["with"]["path"].split()}
+    left = {"report.md", "summary.csv", "figures"}
+    assert uploaded == {Path("runs/gate") / name for name in left} | {Path("runs/gate/junit.xml")}
+    assert made == {Path("runs/gate"), Path("runs/gate/junit.xml")}
 
 
 def test_the_outside_method_of_the_contributing_guide_runs_beside_ours(tmp_path) -> None:
