@@ -15,6 +15,7 @@ import typer
 
 from benchmark import plugins
 from benchmark.data import load_dataset
+from benchmark.protocol import load_protocol, protocol_names
 from benchmark.records import UserError
 from benchmark.suite import load_suite, suite_names
 
@@ -35,6 +36,17 @@ SuiteOption = Annotated[
     str, typer.Option(metavar="NAME|FILE.toml", help="A shipped suite, or one of your own.")
 ]
 
+ProtocolOption = Annotated[
+    str,
+    typer.Option(metavar="NAME|FILE.toml", help="How images are scored; else as the suite says."),
+]
+EncodersOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Where the protocol's encoders lie, a folder each; else the caches."
+    ),
+]
+
 
 class Kind(StrEnum):
     """What `list` can list."""
@@ -43,6 +55,7 @@ class Kind(StrEnum):
     SUBJECTS = "subjects"
     SUITES = "suites"
     METRICS = "metrics"
+    PROTOCOLS = "protocols"
 
 
 @app.command()
@@ -73,6 +86,8 @@ def run(
     images_per_prompt: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Else the suite's.")
     ] = None,
+    protocol: ProtocolOption = "",
+    encoders: EncodersOption = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Else runs/<suite>-<hash of the configuration>."),
@@ -100,7 +115,7 @@ def run(
     from benchmark.plan import plan
 
     grid = plan(
-        load_suite(suite),
+        load_suite(suite).under(protocol, encoders=encoders),
         _items(methods),
         subjects=_items(subjects),
         prompts=_items(prompts),
@@ -113,7 +128,7 @@ def run(
 
 @app.command("list")
 def list_(
-    kind: Annotated[Kind, typer.Argument(metavar="methods|subjects|suites|metrics")],
+    kind: Annotated[Kind, typer.Argument(metavar="methods|subjects|suites|metrics|protocols")],
     suite: SuiteOption = "pocket",
 ) -> None:
     """List what there is, one per line: the name, then what it is.
@@ -125,6 +140,8 @@ def list_(
     match kind:
         case Kind.SUITES:
             rows = {name: load_suite(name).description for name in suite_names()}
+        case Kind.PROTOCOLS:
+            rows = {name: load_protocol(name).description for name in protocol_names()}
         case Kind.SUBJECTS:
             data = load_suite(suite).data
             rows = {
@@ -137,6 +154,54 @@ def list_(
     width = max(map(len, rows), default=0)
     for name, description in rows.items():
         print(f"{name:<{width}}  {description}")
+
+
+@app.command()
+def score(
+    images: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGES",
+            help="A folder of <subject>/<prompt>/<n>.png, or a CSV: file,subject,prompt[,sample,"
+            "seed,method].",
+        ),
+    ],
+    suite: SuiteOption = "pocket",
+    protocol: ProtocolOption = "",
+    encoders: EncodersOption = None,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="What made the images; else the folder's name.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Else runs/<name of IMAGES>-<hash>.")
+    ] = None,
+    skip_unmatched: Annotated[
+        bool, typer.Option("--skip-unmatched", help="Leave out the files that fit nothing.")
+    ] = False,
+) -> None:
+    """Score images that any other tool made, beside the real images, and report them.
+
+    A prompt is written as its text (`a dog in the snow`), its template (`a {} in the snow`), or as
+    file names have it (`a-subject-in-the-snow`); `prior` is the prior prompt. Files that fit no
+    subject or prompt, or are no images, are listed, and nothing is scored.
+
+    Example:
+
+        python -m benchmark score my-images --suite pocket --method my-tool
+    """
+    from benchmark.score import collect, score_images
+
+    found = load_suite(suite).under(protocol, encoders=encoders)
+    work = collect(images, found, method=method)
+    for line in work.unmatched:
+        print(f"unmatched: {line}", file=sys.stderr)
+    if work.unmatched and not skip_unmatched:
+        raise UserError(
+            f"{len(work.unmatched)} files of {images} are unmatched, so nothing was scored: mend "
+            "them, or leave them out with --skip-unmatched"
+        )
+    directory = out or Path("runs") / f"{images.resolve().stem}-{work.configuration[:8]}"
+    print(f"report: {score_images(work, directory)}")
 
 
 @app.command()
@@ -259,7 +324,7 @@ def pretrain(
     from benchmark.pocket import pretrain as pocket
 
     if evaluate:
-        encoders = load_suite("pocket").encoders
+        encoders = load_suite("pocket").encoder_tables()
         pocket.evaluate(encoders, per_cell=per_cell, device=device, card=card)
         return
     output = output or pocket.SHIPPED

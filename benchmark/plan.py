@@ -16,6 +16,7 @@ from typing import Any
 from benchmark import plugins
 from benchmark.data import Dataset, load_dataset, verify
 from benchmark.model_files import identify
+from benchmark.protocol import Protocol
 from benchmark.records import PROMPT_KINDS, Job, JobRecord, Prompt, Subject, UserError
 from benchmark.sampling import Sampler
 from benchmark.suite import Suite
@@ -51,7 +52,8 @@ def plan(
     if empty. Checks the subjects' images. Raises UserError naming what is not known.
     """
     configured = {name: suite.method(name) for name in method_names(suite, methods)}
-    suite = _resolved(suite, configured, images_per_prompt)
+    prompts = prompts or suite.evaluation.prompts
+    suite = _resolved(suite, configured, prompts, images_per_prompt)
     dataset = load_dataset(suite.data.dataset, split=suite.data.split)
     verify(dataset)
     chosen = choose_subjects(dataset, subjects or suite.data.subjects)
@@ -89,10 +91,10 @@ def _shared(suite: Suite) -> dict[str, Any]:
     return {
         "backbone": _backbone_identity(suite),
         "sampler": asdict(Sampler(**suite.sampler.model_dump())),
-        "encoders": identify(suite.encoders),
+        "encoders": identify(suite.encoder_tables()),
         "images_per_prompt": suite.evaluation.images_per_prompt,
         "prior_prompt_images": suite.evaluation.prior_prompt_images,
-        "protocol": suite.protocol,
+        "protocol": suite.protocol.label,
     }
 
 
@@ -172,18 +174,21 @@ def _chosen(choice: str, number: int, prompt: Prompt) -> bool:
 
 
 def _resolved(
-    suite: Suite, methods: dict[str, plugins.Method], images_per_prompt: int | None
+    suite: Suite,
+    methods: dict[str, plugins.Method],
+    prompts: Sequence[str],
+    images_per_prompt: int | None,
 ) -> Suite:
-    update: dict[str, Any] = {
+    evaluation: dict[str, Any] = {"prompts": list(prompts)}
+    if images_per_prompt is not None:
+        evaluation["images_per_prompt"] = images_per_prompt
+    update = {
+        "evaluation": suite.evaluation.model_copy(update=evaluation),
         "methods": {
             name: {k: v for k, v in plugins.settings_of(method).items() if v is not None}
             for name, method in methods.items()
-        }
+        },
     }
-    if images_per_prompt is not None:
-        update["evaluation"] = suite.evaluation.model_copy(
-            update={"images_per_prompt": images_per_prompt}
-        )
     return suite.model_copy(update=update)
 
 
@@ -197,17 +202,19 @@ def _backbone_identity(suite: Suite) -> str:
 
 def _configuration(suite: Suite, jobs: Sequence[Job]) -> str:
     content = {
-        "suite": suite.model_dump(mode="json", exclude={"description", "estimate"}),
+        "suite": suite.model_dump(mode="json", exclude={"description", "estimate", "encoders"}),
         "jobs": [job.key for job in jobs],
-        "metrics": {name: metric.version for name, metric in load_metrics().items()},
+        "metrics": {name: m.version for name, m in load_metrics(suite.protocol).items()},
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def load_metrics() -> dict[str, plugins.Metric]:
-    """Every installed metric, by name."""
-    return {name: plugins.load("metrics", name) for name in plugins.available("metrics")}
+def load_metrics(protocol: Protocol) -> dict[str, plugins.Metric]:
+    """The metrics that the protocol defines, and those of other packages, by name."""
+    points = plugins.available("metrics")
+    others = [name for name, p in points.items() if not p.value.startswith("benchmark.metrics:")]
+    return {name: plugins.load("metrics", name) for name in sorted({*protocol.metrics, *others})}
 
 
 class Forecast:

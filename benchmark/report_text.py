@@ -26,7 +26,7 @@ _CLASS_NOUN_METHODS = (
 
 def report_text(run: Run, *, figures: set[str]) -> str:
     """report.md. `figures` names those that were drawn."""
-    published = tomllib.loads((Path(__file__).parent / "published.toml").read_text("utf-8"))
+    published = _published(run)
     methods = _count(len(run.methods), "method")
     sections = [
         f"# {escape(run.suite['name'])}: {methods} on {_subject_count(run)}\n",
@@ -42,6 +42,26 @@ def report_text(run: Run, *, figures: set[str]) -> str:
     return "\n".join(section for section in sections if section.strip())
 
 
+def _published(run: Run) -> dict[str, Any]:
+    """The paper's rows, but none beside scores of another scale than its raw cosines."""
+    published = tomllib.loads((Path(__file__).parent / "published.toml").read_text("utf-8"))
+    scales = (_defined(run) or {}).values()
+    if all(scale.get("factor", 1.0) == 1.0 for scale in scales):
+        return published
+    return {key: [] if isinstance(rows, list) else rows for key, rows in published.items()}
+
+
+def _defined(run: Run) -> dict[str, Any] | None:
+    """The metrics that the run's protocol defines, or None where its suite does not say."""
+    protocol = run.suite.get("protocol")
+    return protocol.get("metrics") if isinstance(protocol, dict) else None
+
+
+def _under(run: Run) -> str:
+    """The protocol of a table's scores, for its heading."""
+    return f"({', '.join(escape(label) for label in run.scores['protocol'].unique())})"
+
+
 def _subject_count(run: Run) -> str:
     return _count(run.scores["subject"].nunique(), "subject")
 
@@ -51,7 +71,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _fidelity(run: Run, published: dict[str, Any], figures: set[str]) -> str:
-    text = ["## Subject and prompt fidelity\n"]
+    text = [f"## Subject and prompt fidelity {_under(run)}\n"]
     rows = score_rows(run.summary, run.methods, _FIDELITY)
     rows += published_rows(published["fidelity"], _FIDELITY)
     text.append(_table("method", _FIDELITY, rows))
@@ -111,7 +131,11 @@ def _copies(run: Run) -> list[str]:
 
 
 def _prior_preservation(run: Run, published: dict[str, Any]) -> str:
-    text = ["## Prior preservation\n", *_missing(run, _PRIOR_METHODS)]
+    defined = _defined(run)
+    wanted = {"pres", "div"} if defined is None else {"pres", "div"} & defined.keys()
+    if not wanted:
+        return ""
+    text = [f"## Prior preservation {_under(run)}\n", *_missing(run, _PRIOR_METHODS)]
     methods = [method for method in _PRIOR_METHODS if method in run.methods]
     if not methods:
         return "\n".join(text)
@@ -124,17 +148,17 @@ def _prior_preservation(run: Run, published: dict[str, Any]) -> str:
         "diversity, *prior DIV*, stands beside it. The *paper* rows are its Table 3.\n"
     )
     present = set(run.summary["metric"])
-    if "div" not in present:
+    if "div" in wanted - present:
         text.append(
             "There is no DIV: it compares images of one prompt, and this run made one a prompt.\n"
         )
-    if "pres" not in present:
+    if "pres" in wanted - present:
         text.append("There is no PRES: this run made no images of the prior prompt.\n")
     return "\n".join(text)
 
 
 def _class_noun(run: Run, published: dict[str, Any]) -> str:
-    text = ["## Class noun\n", *_missing(run, _CLASS_NOUN_METHODS)]
+    text = [f"## Class noun {_under(run)}\n", *_missing(run, _CLASS_NOUN_METHODS)]
     methods = [method for method in _CLASS_NOUN_METHODS if method in run.methods]
     if not methods:
         return "\n".join(text)
@@ -158,7 +182,7 @@ def _other_metrics(run: Run) -> str:
     others = [m for m in sort_metrics(run.summary["metric"]) if m not in LABELS]
     if not others:
         return ""
-    return "## Other metrics\n\n" + _table(
+    return f"## Other metrics {_under(run)}\n\n" + _table(
         "method", others, score_rows(run.summary, run.methods, others)
     )
 
@@ -206,6 +230,11 @@ def _what_was_run(run: Run) -> str:
     sampler, evaluation = run.suite.get("sampler", {}), run.suite.get("evaluation", {})
     facts = {
         "protocol": run.scores["protocol"].unique(),
+        "encoders, by the SHA-256 of their weights": [
+            f"{name} {table.get('model')} {table.get('weights', '')}"
+            for job in jobs
+            for name, table in job.get("encoders", {}).items()
+        ],
         "backbone": [job.get("backbone") for job in jobs],
         "sampler": [f"{key} {value}" for key, value in sampler.items()],
         "images": [f"{key} {value}" for key, value in evaluation.items() if key != "seed"],

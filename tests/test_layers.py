@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("records",),
-    ("store", "plugins", "data", "suite"),
+    ("store", "plugins", "data", "protocol", "suite"),
     ("model_files", "sampling", "metrics"),
     ("encoder_models", "prior_store", "encoders", "backbone", "loaders"),
     ("methods",),
     ("plan", "run", "execute"),
     ("stats", "tables", "figures", "finished", "image_grid", "report_text", "report", "check"),
-    ("console", "grid", "speed", "sweep"),
+    ("console", "grid", "speed", "sweep", "score"),
     ("cli",),
     ("__main__",),
 )
@@ -124,6 +124,8 @@ def test_the_datasets_are_data() -> None:
         ["list", "methods"],
         ["list", "metrics"],
         ["list", "suites"],
+        ["list", "protocols"],
+        ["score", "--help"],
         ["list", "subjects"],
     ],
     ids=" ".join,
