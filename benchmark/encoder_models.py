@@ -168,12 +168,11 @@ class LpipsModel:
 
         # `weights_only` reads tensors and refuses everything else that a pickle may hold.
         network = torch.load(alexnet, map_location="cpu", weights_only=True)
-        linear = Path(lpips.__file__).parent / "lpips_models" / "alex.pth"
+        learned = Path(lpips.__file__).parent / "lpips_models" / "alex.pth"
+        linear = torch.load(learned, map_location="cpu", weights_only=True)
         # Built without weights: torchmetrics itself would download AlexNet, and read it unguarded.
         model = lpips._LPIPS(pretrained=False, net="alex", pnet_rand=True)
-        model.load_state_dict(
-            _by_slice(network, model) | torch.load(linear, map_location="cpu", weights_only=True)
-        )
+        model.load_state_dict(_by_layer(network, linear, model))
         self.model = model.eval().to(device)
         self.preprocessing, self.device = preprocessing, device
 
@@ -196,7 +195,14 @@ class LpipsModel:
         return self.model.net(self.model.scaling_layer(batch))
 
 
-def _by_slice(network: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """torchvision's AlexNet under the names that torchmetrics gives to its layers."""
-    names = [name for name in model.state_dict() if name.startswith("net.")]
-    return {name: network[f"features.{name.split('.', 2)[2]}"] for name in names}
+def _by_layer(
+    network: dict[str, Tensor], linear: dict[str, Tensor], model: Any
+) -> dict[str, Tensor]:
+    """torchvision's AlexNet and LPIPS's weights under the names that torchmetrics gives them."""
+    found = {}
+    for name in model.state_dict():
+        if name.startswith("net."):  # net.slice2.3.weight
+            found[name] = network[f"features.{name.split('.', 2)[2]}"]
+        else:  # lin0.model.1.weight, and the same layer again as lins.0.model.1.weight
+            found[name] = linear[name.replace("lins.", "lin")]
+    return found

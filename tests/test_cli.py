@@ -8,6 +8,7 @@ import pytest
 import benchmark.encoders
 from benchmark import cli
 from benchmark.plugins import available
+from benchmark.protocol import protocol_names
 from benchmark.suite import suite_names
 from tests import toy
 
@@ -130,7 +131,7 @@ def test_an_interruption_is_code_130(shell: Shell) -> None:
     assert "run the same command again to go on" in shell.error
 
 
-@pytest.mark.parametrize("kind", ["methods", "metrics", "suites", "subjects"])
+@pytest.mark.parametrize("kind", ["methods", "metrics", "protocols", "suites", "subjects"])
 def test_lists_have_one_name_and_description_a_line(shell: Shell, kind: str) -> None:
     assert shell("list", kind, "--suite", "toy.toml") == 0
     names = {

@@ -313,9 +313,8 @@ def test_lpips_equals_its_formula_in_plain_loops(images: list[np.ndarray], alexn
     network = models.alexnet().features.eval()
     state = torch.load(alexnet, weights_only=True)
     network.load_state_dict({name.removeprefix("features."): v for name, v in state.items()})
-    weights = torch.load(
-        Path(published.__file__).parent / "lpips_models/alex.pth", weights_only=True
-    )
+    linear_file = Path(published.__file__).parent / "lpips_models/alex.pth"
+    weights = torch.load(linear_file, map_location="cpu", weights_only=True)
     batch = torchvisions(images[:2], {**table, "resize": 64, "crop": 64})
     # Zhang et al. scale images by these numbers.
     layer = (batch - torch.tensor([-0.030, -0.088, -0.188])[:, None, None]) / torch.tensor(
