@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.finished import Run
-from benchmark.stats import MINIMUM_SUBJECTS, sort_metrics
+from benchmark.stats import FIRST_METHODS, MINIMUM_SUBJECTS, sort_metrics
 from benchmark.tables import LABELS, escape, markdown_table, published_rows, score_rows
 
 _FIDELITY = ("dino", "clip_i", "clip_t")
@@ -137,6 +137,8 @@ def _prior_preservation(run: Run, published: dict[str, Any]) -> str:
         return ""
     text = [f"## Prior preservation {_under(run)}\n", *_missing(run, _PRIOR_METHODS)]
     methods = [method for method in _PRIOR_METHODS if method in run.methods]
+    scored = set(run.summary.loc[run.summary["metric"].isin(wanted), "method"])
+    methods += [m for m in run.methods if m in scored - {*methods, *FIRST_METHODS}]
     if not methods:
         return "\n".join(text)
     rows = score_rows(run.summary, methods, _PRIOR)

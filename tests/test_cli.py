@@ -137,6 +137,7 @@ def test_lists_have_one_name_and_description_a_line(shell: Shell, kind: str) -> 
     names = {
         "methods": list(available("methods")),
         "metrics": list(available("metrics")),
+        "protocols": protocol_names(),
         "suites": suite_names(),
         "subjects": list(toy.SUBJECTS),
     }[kind]

@@ -69,7 +69,10 @@ def test_a_runs_own_images_get_the_runs_own_scores(
     assert ours == scores(finished, "tests.toy:PAINT")
     assert len(ours) > 50
     assert scores(tmp_path / "scored", "real-images") == scores(finished, "real-images")
-    assert "made elsewhere" in report.read_text()
+    text = report.read_text()
+    assert "made elsewhere" in text
+    _, prior = text.split("## Prior preservation (toy-1)")
+    assert "\n| tool " in prior
     assert (tmp_path / "scored/figures/grid.png").is_file()
     for image in (finished / "images/tests.toy-PAINT").rglob("*.png"):
         kept = tmp_path / "scored/images/tool" / image.relative_to(image.parents[1])
