@@ -17,12 +17,11 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils.logging import disable_progress_bar
 
-from benchmark.model_files import backbone_id, model_directory
+from benchmark.checkpoints import read_parts
+from benchmark.model_files import backbone_id
 from benchmark.prior_store import stored
 from benchmark.records import UserError, noise_seed
 from benchmark.sampling import SCHEDULERS, Sampler, denoise
@@ -33,9 +32,11 @@ __all__ = [
     "Sampler",
     "backbone_id",
     "load_backbone",
-    "model_directory",
     "resolve_precision",
 ]
+
+#: The VAE takes at most about so many pixels at once: its memory grows with them.
+VAE_PIXELS = 2**20
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,7 +50,7 @@ class Backbone:
     modules of its own must take them out again before its job ends.
     """
 
-    id: str  #: "<model>@<12 hexadecimal digits of SHA-256 over its files>"
+    id: str  #: "<model>@<12 hexadecimal digits>", see `model_files.backbone_id`
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
@@ -112,8 +113,10 @@ class Backbone:
 
         Raises UserError if the vocabulary has no tokens for it.
         """
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        if not ids or set(ids) & set(self.tokenizer.all_special_ids):
+        words = self.tokenizer
+        ids = words(text, add_special_tokens=False).input_ids
+        # Stable Diffusion 2 pads with "!", a special token that is a word as well.
+        if not ids or set(ids) & {words.bos_token_id, words.eos_token_id, words.unk_token_id}:
             raise UserError(f"the vocabulary of '{self.id}' has no tokens for '{text}'")
         return ids
 
@@ -158,7 +161,7 @@ class Backbone:
         it happens once, and every training step lives off it.
         """
         means, deviations = [], []
-        for chunk in images.split(batch):
+        for chunk in images.split(min(batch, self._vae_batch)):
             posterior = self.vae.encode(chunk.to(self.device) * 2 - 1).latent_dist
             means.append(posterior.mean)
             deviations.append(posterior.std)
@@ -201,8 +204,13 @@ class Backbone:
                 images.append(self._decode(latents).cpu())
         return torch.cat(images)
 
+    @property
+    def _vae_batch(self) -> int:
+        return max(1, VAE_PIXELS // self.resolution**2)
+
     def _decode(self, latents: Tensor) -> Tensor:
-        images = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
+        chunks = (latents / self.vae.config.scaling_factor).split(self._vae_batch)
+        images = torch.cat([self.vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
     def prior_images(self, class_noun: str, count: int, *, sampler: Sampler, seed: int) -> Tensor:
@@ -278,38 +286,24 @@ def load_backbone(
     sampler: Sampler | None = None,
     prior_directory: Path | None = None,
 ) -> Backbone:
-    """Load "pocket", or a directory in diffusers' Stable Diffusion layout, in float32.
+    """Load a model with float32 weights: "pocket", or another that `model_files.locate` finds.
 
     `precision` is resolved by `resolve_precision`; the device `auto` is CUDA where there is one.
-    Raises UserError if the directory or a part of it is missing or broken.
+    Raises UserError if the model or a part of it is missing or broken.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = resolve_precision(precision, device)
-    directory = model_directory(model)
-    # Fused attention's backward in bfloat16 is several times slower on CPUs than plain products.
-    attention = "eager" if device == "cpu" else "sdpa"
-    options = {"use_safetensors": True, "low_cpu_mem_usage": False}
-    disable_progress_bar()
-    try:
-        unet = UNet2DConditionModel.from_pretrained(directory / "unet", **options)
-        vae = AutoencoderKL.from_pretrained(directory / "vae", **options)
-        text_encoder = CLIPTextModel.from_pretrained(
-            directory / "text_encoder", attn_implementation=attention, use_safetensors=True
-        )
-        tokenizer = CLIPTokenizer.from_pretrained(directory / "tokenizer")
-        noise_scheduler = DDPMScheduler.from_pretrained(directory / "scheduler")
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise UserError(f"model '{model}' cannot be loaded from {directory}: {error}") from error
+    parts = read_parts(model)
     if device == "cpu":
-        unet.set_attn_processor(AttnProcessor())
+        # Fused attention's backward in bfloat16 is several times slower there than plain products.
+        parts["unet"].set_attn_processor(AttnProcessor())
+        parts["text_encoder"].set_attn_implementation("eager")
+    for name in ("unet", "vae", "text_encoder"):
+        parts[name] = parts[name].float().to(device)
     return Backbone(
         id=backbone_id(model),
-        unet=unet.float().to(device),
-        vae=vae.float().to(device),
-        text_encoder=text_encoder.float().to(device),
-        tokenizer=tokenizer,
-        noise_scheduler=noise_scheduler,
+        **parts,
         device=torch.device(device),
         precision=precision,
         sampler=sampler or Sampler(),

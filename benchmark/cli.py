@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from benchmark import plugins
-from benchmark.data import load_dataset
+from benchmark.data import describe, verify
 from benchmark.protocol import load_protocol, protocol_names
 from benchmark.records import UserError
 from benchmark.suite import load_suite, suite_names
@@ -34,6 +34,63 @@ app = typer.Typer(
 
 SuiteOption = Annotated[
     str, typer.Option(metavar="NAME|FILE.toml", help="A shipped suite, or one of your own.")
+]
+SubjectsOption = Annotated[
+    str, typer.Option(metavar="NAME[,...]", help="Names from `list subjects`; else the suite's.")
+]
+PromptsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="PROMPT[,...]",
+        help="Kinds (recontextualization, accessory, property), numbers from 1 in the subject's "
+        "list, or templates ('a {} in the snow'); else all.",
+    ),
+]
+SeedOption = Annotated[
+    str, typer.Option(metavar="N[,...]", help="Seeds of the runs; else the suite's.")
+]
+ImagesOption = Annotated[int | None, typer.Option(metavar="N", min=1, help="Else the suite's.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Else runs/<suite>-<hash of the configuration>."),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Processes; else one a core, or one for a GPU."),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="A copy of the suite's photographs, or your own subjects; else the suite's own.",
+    ),
+]
+
+
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|DIR|HUB-ID|FILE",
+        help="sd15, sd14, sd21, sd21-base, pocket; a directory in diffusers' layout; owner/name "
+        "on the Hugging Face hub, with @revision if wanted; FILE.safetensors, with @epsilon or "
+        "@v_prediction if it is a Stable Diffusion 2; else the suite's.",
+    ),
+]
+
+
+class Precision(StrEnum):
+    """What forward passes are computed in."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+PrecisionOption = Annotated[
+    Precision | None,
+    typer.Option(help="Of forward passes; weights are float32. Else the suite's."),
 ]
 
 ProtocolOption = Annotated[
@@ -64,39 +121,23 @@ def run(
         str,
         typer.Option(
             metavar="NAME[,...]",
-            help="Names from `list methods`, `all`, or your own as my_module:METHOD.",
+            help="Names from `list methods`; `all` of them but identifier-*; your own as "
+            "my_module:METHOD.",
         ),
     ] = "all",
     suite: SuiteOption = "pocket",
-    subjects: Annotated[
-        str,
-        typer.Option(metavar="NAME[,...]", help="Names from `list subjects`; else the suite's."),
-    ] = "",
-    prompts: Annotated[
-        str,
-        typer.Option(
-            metavar="PROMPT[,...]",
-            help="Kinds (recontextualization, accessory, property), numbers from 1 in the "
-            "subject's list, or templates ('a {} in the snow'); else all.",
-        ),
-    ] = "",
-    seed: Annotated[
-        str, typer.Option(metavar="N[,...]", help="Seeds of the runs; else the suite's.")
-    ] = "",
-    images_per_prompt: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Else the suite's.")
-    ] = None,
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = None,
+    data: DataOption = None,
+    subjects: SubjectsOption = "",
+    prompts: PromptsOption = "",
+    seed: SeedOption = "",
+    images_per_prompt: ImagesOption = None,
     protocol: ProtocolOption = "",
     encoders: EncodersOption = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Else runs/<suite>-<hash of the configuration>."),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Processes; else one a core, or one for a GPU."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    out: OutOption = None,
+    workers: WorkersOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Run a grid of methods x subjects x seeds, and report it.
 
@@ -115,7 +156,10 @@ def run(
     from benchmark.plan import plan
 
     grid = plan(
-        load_suite(suite).under(protocol, encoders=encoders),
+        load_suite(suite)
+        .on(backbone, precision)
+        .with_images(data)
+        .under(protocol, encoders=encoders),
         _items(methods),
         subjects=_items(subjects),
         prompts=_items(prompts),
@@ -130,12 +174,17 @@ def run(
 def list_(
     kind: Annotated[Kind, typer.Argument(metavar="methods|subjects|suites|metrics|protocols")],
     suite: SuiteOption = "pocket",
+    data: DataOption = None,
 ) -> None:
     """List what there is, one per line: the name, then what it is.
 
-    Example:
+    With --data every image is checked, and the sizes of the smallest and the largest are shown.
 
-        python -m benchmark list subjects --suite pocket
+    Examples:
+
+      python -m benchmark list subjects --suite pocket
+
+      python -m benchmark list subjects --data my-subjects
     """
     match kind:
         case Kind.SUITES:
@@ -143,12 +192,14 @@ def list_(
         case Kind.PROTOCOLS:
             rows = {name: load_protocol(name).description for name in protocol_names()}
         case Kind.SUBJECTS:
-            data = load_suite(suite).data
-            rows = {
-                s.name: f"{s.class_noun}, {'live' if s.live else 'object'}, {len(s.images)} images"
-                for s in load_dataset(data.dataset, split=data.split).subjects
-                if not data.subjects or s.name in data.subjects
-            }
+            choice = load_suite(suite).with_images(data).data
+            dataset = choice.load()
+            chosen = [
+                s for s in dataset.subjects if not choice.subjects or s.name in choice.subjects
+            ]
+            if data:
+                verify(dataset, chosen)
+            rows = {s.name: describe(s, sizes=data is not None) for s in chosen}
         case Kind.METHODS | Kind.METRICS:
             rows = {name: _description(kind, name) for name in plugins.available(kind)}
     width = max(map(len, rows), default=0)
@@ -167,6 +218,7 @@ def score(
         ),
     ],
     suite: SuiteOption = "pocket",
+    data: DataOption = None,
     protocol: ProtocolOption = "",
     encoders: EncodersOption = None,
     method: Annotated[
@@ -191,7 +243,7 @@ def score(
     """
     from benchmark.score import collect, score_images
 
-    found = load_suite(suite).under(protocol, encoders=encoders)
+    found = load_suite(suite).with_images(data).under(protocol, encoders=encoders)
     work = collect(images, found, method=method)
     for line in work.unmatched:
         print(f"unmatched: {line}", file=sys.stderr)
@@ -205,21 +257,94 @@ def score(
 
 
 @app.command()
-def report(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="A dataset whose photographs lie elsewhere.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Else your cache folder, where runs look.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Check the copy at DIR and download nothing."),
+    ] = None,
 ) -> None:
-    """Write a run's summary, tables and figures anew from its scores and images.
+    """Bring a dataset's photographs here, and check every one of them.
+
+    Only what is missing or altered is downloaded, so it may be interrupted and run again.
+
+    Examples:
+
+      python -m benchmark fetch dreambench
+
+      python -m benchmark fetch dreambench --data my-copy
+    """
+    from benchmark.fetch import check_copy, fetch_images
+
+    if out and data:
+        raise UserError("--out says where to download to, --data what to check: give one of them")
+    found = check_copy(dataset, data) if data else fetch_images(dataset, out)
+    images = sum(len(subject.images) for subject in found.subjects)
+    print(f"{len(found.subjects)} subjects, {images} images, each as it should be: {found.root}")
+
+
+@app.command()
+def manifest(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Your own subjects, with a subjects.toml.")
+    ],
+    name: Annotated[str, typer.Option(help="The dataset's; else the folder's.")] = "",
+    source: Annotated[
+        str, typer.Option(metavar="URL", help="Where `fetch` shall find <subject>/<image>.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Else DIR/manifest.toml.")
+    ] = None,
+) -> None:
+    """Write down the SHA-256 of every image, so that any later change of them is noticed.
 
     Example:
 
-        python -m benchmark report runs/pocket-1a2b3c4d
+        python -m benchmark manifest my-subjects
     """
-    from benchmark.report import write_report
+    from benchmark.fetch import write_manifest
+
+    print(write_manifest(directory, out, name=name or None, source=source or None))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the report goes; else into the one RUN."),
+    ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="Report several runs even if jobs are missing."),
+    ] = False,
+) -> None:
+    """Write a run's summary, tables and figures anew, or put several runs into one report.
+
+    Several runs (other seeds, methods or machines) have to be of one protocol, with the same
+    settings for the same method. Their report goes to --out, a new folder or an earlier report's.
+
+    Examples:
+
+      python -m benchmark report runs/pocket-1a2b3c4d
+
+      python -m benchmark report runs/seed-0 runs/seed-1 --out reports/both
+    """
+    from benchmark.report import write_joint_report, write_report
     from benchmark.store import RunDirectory
 
-    if not RunDirectory(directory).assemble_scores():
-        raise UserError(f"{directory} has no finished job to report: run it first")
-    print(write_report(directory))
+    if out is None and len(runs) > 1:
+        raise UserError(f"{len(runs)} runs make a report of their own: say where with --out DIR")
+    for directory in runs:
+        if not RunDirectory(directory).assemble_scores():
+            raise UserError(f"{directory} has no finished job to report: run it first")
+    if out is None:
+        print(write_report(runs[0]))
+    else:
+        print(write_joint_report(runs, out, partial=partial))
 
 
 @app.command()
@@ -232,19 +357,19 @@ def sweep(
         ),
     ],
     suite: SuiteOption = "pocket",
-    subjects: Annotated[str, typer.Option(help="Default: all development subjects.")] = "",
-    prompts: Annotated[str, typer.Option(help="As for `run`.")] = "",
-    seed: Annotated[
-        str, typer.Option(metavar="SEED[,SEED...]", help="Run seeds. Default: the suite's.")
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = None,
+    data: DataOption = None,
+    subjects: Annotated[
+        str, typer.Option(metavar="NAME[,...]", help="Else all development subjects.")
     ] = "",
-    images_per_prompt: Annotated[
-        int | None, typer.Option(min=1, help="Default: the suite's.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Default: `runs/<suite>-<hash of the configuration>`."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    prompts: PromptsOption = "",
+    seed: SeedOption = "",
+    images_per_prompt: ImagesOption = None,
+    protocol: ProtocolOption = "",
+    encoders: EncodersOption = None,
+    out: OutOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Try settings of a method on the development subjects, best objective first.
 
@@ -261,7 +386,12 @@ def sweep(
     from benchmark.sweep import development, variants, write_sweep
 
     grid = plan(
-        development(load_suite(suite)),
+        development(
+            load_suite(suite)
+            .on(backbone, precision)
+            .with_images(data)
+            .under(protocol, encoders=encoders)
+        ),
         [*variants(method, settings), "untuned", "real-images"],
         subjects=_items(subjects),
         prompts=_items(prompts),
@@ -276,14 +406,120 @@ def sweep(
 
 
 @app.command()
+def curve(
+    methods: Annotated[str, typer.Argument(metavar="METHOD[,...]", help="From `list methods`.")],
+    over: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY=VALUE,VALUE[,...]",
+            help="A setting of the methods (steps, prior_weight, prior_images, ...), or "
+            "subject_images: on how many of its images a subject is learned.",
+        ),
+    ],
+    suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = None,
+    data: DataOption = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="SPLIT", help="`test` is for showing a curve, not for choosing by it."
+        ),
+    ] = "development",
+    subjects: Annotated[
+        str, typer.Option(metavar="NAME[,...]", help="Else all subjects of the split.")
+    ] = "",
+    prompts: PromptsOption = "",
+    seed: SeedOption = "",
+    images_per_prompt: ImagesOption = None,
+    protocol: ProtocolOption = "",
+    encoders: EncodersOption = None,
+    out: OutOption = None,
+    workers: WorkersOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Draw each metric along one setting: where a method overfits, how many images it needs.
+
+    On development subjects, as settings must never be chosen on test subjects. Every value is a
+    training of its own; the controls are level lines beside the methods. Written to DIR:
+    curve.csv, curve.md, curve.png, curve.svg. The same command again goes on where it stopped.
+
+    Examples:
+
+      python -m benchmark curve dreambooth,textual-inversion --over steps=25,50,100,200
+
+      python -m benchmark curve dreambooth --over subject_images=1,2,3,4,5
+    """
+    from benchmark.curve import on_split, read_curve, run_curve
+    from benchmark.plan import plan
+
+    asked = read_curve(_items(methods), over)
+    grid = plan(
+        on_split(
+            load_suite(suite)
+            .on(backbone, precision)
+            .with_images(data)
+            .under(protocol, encoders=encoders),
+            split,
+        ),
+        asked.runs,
+        subjects=_items(subjects),
+        prompts=_items(prompts),
+        seeds=_seeds(seed),
+        images_per_prompt=images_per_prompt,
+    )
+    directory = out or Path("runs") / f"{grid.suite.name}-{grid.configuration[:8]}"
+    raise typer.Exit(run_curve(asked, grid, directory, workers=workers, dry_run=dry_run))
+
+
+@app.command()
 def speed(
     suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 5,
 ) -> None:
     """Measure training, sampling and scoring against the bare modules, by turns in one process."""
     from benchmark.speed import measure, speed_table
 
-    print(speed_table(measure(load_suite(suite), repetitions=repetitions)))
+    print(speed_table(measure(load_suite(suite).on(backbone), repetitions=repetitions)))
+
+
+@app.command()
+def identifier(
+    suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = None,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="How many to list.")] = 20,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Draw with each, and measure how far it pulls the class."),
+    ] = False,
+    class_noun: Annotated[
+        str, typer.Option(metavar="NOUN", help="With --probe: what is drawn with each.")
+    ] = "dog",
+    images: Annotated[
+        int, typer.Option(metavar="N", min=2, help="With --probe: images of each.")
+    ] = 8,
+) -> None:
+    """List rare tokens of a backbone's vocabulary that can stand for a subject, rarest first.
+
+    Whole words of a single token and at most three letters. With --probe the weakest prior comes
+    first: `pull` is 0 for a token that changes no image of the class, and 1 for one that changes
+    it as much as other noise does. Without it no weights are needed.
+
+    Examples:
+
+      python -m benchmark identifier --backbone sd15
+
+      python -m benchmark identifier --probe --class-noun teapot
+    """
+    from benchmark.identifiers import candidate_table, find_candidates, probe_candidates
+
+    chosen = load_suite(suite).on(backbone, precision)
+    found = find_candidates(chosen.backbone.model, count)
+    if probe:
+        found = probe_candidates(chosen, found, class_noun, images=images)
+    print(candidate_table(found))
 
 
 @app.command()
@@ -332,6 +568,33 @@ def pretrain(
         part, work=work, output=output, device=device, overwrite=overwrite
     ):
         print(directory)
+
+
+@app.command()
+def calibrate(
+    subjects: Annotated[
+        int, typer.Option(metavar="N", min=10, help="Subjects to draw; ten are one a class.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Another draws others.")] = 0,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where calibration.csv, .md and .png go.")
+    ] = Path("reports/pocket/calibration"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a calibration that is there.")
+    ] = False,
+) -> None:
+    """Measure the metrics themselves, on pocket pictures of which the truth is known.
+
+    How surely DINO, CLIP-I and CLIP-T tell right from wrong, whether they follow identity from one
+    subject to another, and what else moves them.
+
+    Example:
+
+        python -m benchmark calibrate --subjects 50 --out my-calibration
+    """
+    from benchmark.pocket.calibrate import run_calibration
+
+    run_calibration(subjects=subjects, seed=seed, out=out, overwrite=overwrite)
 
 
 @app.command("draw-subjects")

@@ -42,6 +42,8 @@ def print_plan(
     prompts = sorted({len(job.prompts) for job in grid.jobs})
     left = None if seconds is None else seconds / workers
     print(f"suite       {grid.suite.name}: {grid.suite.description}")
+    if grid.suite.data.folder:
+        print(f"data        {grid.suite.data.dataset}: images in {grid.suite.data.folder}")
     print(f"methods     {len(grid.methods)}: {', '.join(grid.methods)}")
     print(f"subjects    {len(grid.subjects)}: {', '.join(grid.subjects)}")
     if grid.left_out:

@@ -4,6 +4,9 @@
     datasets/pocket/prompts.toml            the evaluation prompts, for live subjects and objects
     datasets/pocket/<subject>/00.png ...
 
+The images of a manifest with a `source` lie where `fetch` puts them, or in a folder that `--data`
+names. Your own subjects need no manifest (`benchmark/manifest.py`) and no prompts.
+
 >>> dataset = load_dataset("pocket", split="test")
 >>> [subject.name for subject in dataset.subjects]
 """
@@ -11,39 +14,28 @@
 from __future__ import annotations
 
 import hashlib
-import struct
-import tomllib
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
-from PIL import Image, ImageOps
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
+from benchmark.images import image_size, read_image
+from benchmark.manifest import (
+    MANIFEST,
+    OWN,
+    SubjectEntry,
+    Table,
+    is_dataset,
+    make_manifest,
+    read_manifest,
+    read_toml,
+    sha256,
+    some,
+    visible_files,
+)
 from benchmark.records import PROMPT_KINDS, Prompt, Subject, UserError
 from benchmark.store import prompt_slug
 
-
-class Table(BaseModel):
-    """A table of one of our TOML files: no key we do not know, no value of another type."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-_TableType = TypeVar("_TableType", bound=Table)
-
-
-class _SubjectEntry(Table):
-    class_noun: str
-    live: bool
-    split: str | None = None
-    files: dict[str, str] = Field(min_length=1)
-
-
-class _Manifest(Table):
-    name: str
-    subjects: dict[str, _SubjectEntry] = Field(min_length=1)
+_PROMPTS_OF = "dreambench"  #: whose prompts serve a dataset without any
 
 
 class _Prompts(Table):
@@ -56,30 +48,17 @@ class Dataset:
     """Subjects, in the manifest's order, and the two lists of prompts."""
 
     name: str
+    asked: str  #: the name or path it was loaded by
+    root: Path  #: the folder that holds a folder of images for each subject
+    source: str | None  #: the images' address, if they do not come with the manifest
     subjects: tuple[Subject, ...]
     prompts_live: tuple[Prompt, ...]
     prompts_object: tuple[Prompt, ...]
-    hashes: dict[Path, str]  #: image -> its SHA-256 in the manifest
+    hashes: dict[Path, str]  #: image -> its SHA-256 in the manifest; empty without a manifest
 
     def prompts_for(self, subject: Subject) -> tuple[Prompt, ...]:
         """Live subjects and objects have their own prompts (paper, section 4.1)."""
         return self.prompts_live if subject.live else self.prompts_object
-
-
-def read_toml(path: Path, table: type[_TableType]) -> _TableType:
-    """The TOML file at `path` as a `table`. Raises UserError naming the file and each bad key."""
-    try:
-        return table.model_validate(tomllib.loads(path.read_text()))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no TOML: {error}") from error
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (it is {e['input']!r:.60})"
-            for e in error.errors()
-        ]
-        raise UserError(f"{path}: {'; '.join(problems)}") from error
 
 
 def datasets_directory() -> Path:
@@ -89,26 +68,38 @@ def datasets_directory() -> Path:
     return shipped if shipped.is_dir() else Path(__file__).parent.parent / "datasets"
 
 
+def dataset_names() -> list[str]:
+    """The datasets that come with the suite, sorted."""
+    return sorted(file.parent.name for file in datasets_directory().glob(f"*/{MANIFEST}"))
+
+
 def dataset_directory(name_or_path: str) -> Path:
     """The folder of a dataset: one of ours by name, or a path. Raises UserError."""
-    root = datasets_directory()
-    for folder in (root / name_or_path, Path(name_or_path).expanduser()):
-        if (folder / "manifest.toml").is_file():
+    for folder in (datasets_directory() / name_or_path, Path(name_or_path).expanduser()):
+        if is_dataset(folder):
             return folder
-    known = sorted(file.parent.name for file in root.glob("*/manifest.toml"))
     raise UserError(
-        f"unknown dataset '{name_or_path}'; known: {', '.join(known)}; "
-        "or give a folder that holds a manifest.toml"
+        f"unknown dataset '{name_or_path}'; known: {', '.join(dataset_names())}; "
+        f"or give a folder that holds a {MANIFEST} or a {OWN}"
     )
 
 
-def load_dataset(name_or_path: str, *, split: str | None = None) -> Dataset:
+def load_dataset(
+    name_or_path: str, *, split: str | None = None, folder: str | None = None
+) -> Dataset:
     """The dataset, or its subjects of one split; subjects without a split are in every one.
 
-    Reads manifest and prompts only: `verify` looks at the images. Raises UserError.
+    `folder`: where its images lie, if neither with the manifest nor where `fetch` puts them. Looks
+    at no image, except that those of a dataset without a manifest are hashed: `verify` does.
+    Raises UserError.
     """
-    folder = dataset_directory(name_or_path)
-    manifest = read_toml(folder / "manifest.toml", _Manifest)
+    definition = dataset_directory(name_or_path)
+    pinned = (definition / MANIFEST).is_file()
+    manifest = read_manifest(definition) if pinned else make_manifest(definition)
+    if folder is not None:
+        root = Path(folder)
+    else:
+        root = fetched_directory(manifest.name) if manifest.source else definition
     entries = {
         name: entry
         for name, entry in manifest.subjects.items()
@@ -116,28 +107,77 @@ def load_dataset(name_or_path: str, *, split: str | None = None) -> Dataset:
     }
     if not entries:
         known = sorted({entry.split for entry in manifest.subjects.values() if entry.split})
-        raise UserError(f"{folder}: no subject of split '{split}'; splits: {', '.join(known)}")
-    prompts = read_toml(folder / "prompts.toml", _Prompts)
+        raise UserError(f"{definition}: no subject of split '{split}'; splits: {', '.join(known)}")
+    own_prompts = definition / "prompts.toml"
+    shared_prompts = datasets_directory() / _PROMPTS_OF / "prompts.toml"
+    prompts_file = own_prompts if own_prompts.is_file() else shared_prompts
+    prompts = read_toml(prompts_file, _Prompts)
+    hashes = {root / n / f: h for n, e in entries.items() for f, h in e.files.items()}
     return Dataset(
         name=manifest.name,
-        subjects=tuple(_subject(folder, name, entry) for name, entry in entries.items()),
-        prompts_live=_prompts(folder / "prompts.toml", prompts.live),
-        prompts_object=_prompts(folder / "prompts.toml", prompts.object),
-        hashes={folder / n / f: h for n, e in entries.items() for f, h in e.files.items()},
+        asked=name_or_path,
+        root=root,
+        source=manifest.source,
+        subjects=tuple(_subject(root, name, entry) for name, entry in entries.items()),
+        prompts_live=_prompts(prompts_file, prompts.live),
+        prompts_object=_prompts(prompts_file, prompts.object),
+        hashes=hashes if pinned else {},
     )
 
 
-def _subject(folder: Path, name: str, entry: _SubjectEntry) -> Subject:
-    for part in (name, *entry.files):
-        if Path(part).name != part:
-            raise UserError(f"{folder / 'manifest.toml'}: '{part}' is no plain file name")
+def fetched_directory(name: str) -> Path:
+    """Where `fetch` puts a dataset's images unless it is told otherwise."""
+    import pooch
+
+    return Path(pooch.os_cache("dreambooth-benchmark")) / name
+
+
+def locate_images(folder: Path, preferred: str) -> tuple[str, Path]:
+    """What lies at `folder`: a dataset, by name or path, and the folder of its images.
+
+    A folder with a manifest or a subjects.toml is a dataset itself. Any other must be, or have in
+    its folder `dataset`, a copy of the images of `preferred` or one of ours. Raises UserError.
+    """
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give one that holds a folder for each subject")
+    if is_dataset(folder):
+        return str(folder), folder
+    found = {}
+    for name in dict.fromkeys([preferred, *dataset_names()]):
+        dataset = load_dataset(name)
+        images = [path.relative_to(dataset.root) for path in dataset.hashes]
+        for root in (folder, folder / "dataset"):
+            found[name, root] = sum((root / image).is_file() for image in images)
+    best = max(found, key=lambda place: found[place])
+    if not found[best]:
+        raise UserError(
+            f"{folder} holds no image of {' or '.join(dataset_names())}; to use subjects of your "
+            f"own, write {folder / OWN} with three lines for each folder of images, like "
+            '[my-dog] and class_noun = "dog" and live = true'
+        )
+    return best
+
+
+def _subject(root: Path, name: str, entry: SubjectEntry) -> Subject:
     return Subject(
         name=name,
         class_noun=entry.class_noun,
         live=entry.live,
-        images=tuple(folder / name / file for file in entry.files),
-        digest=hashlib.sha256("".join(entry.files.values()).encode()).hexdigest(),
+        images=tuple(root / name / file for file in entry.files),
+        digest=_digest(entry.files.values()),
     )
+
+
+def first_images(subject: Subject, count: int) -> Subject:
+    """`subject` as if it had its first `count` images alone; 1 <= count <= their number."""
+    images = subject.images[:count]
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in images]
+    return replace(subject, images=images, digest=_digest(hashes))
+
+
+def _digest(hashes: Iterable[str]) -> str:
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _prompts(path: Path, kinds: dict[str, list[str]]) -> tuple[Prompt, ...]:
@@ -155,50 +195,59 @@ def _prompts(path: Path, kinds: dict[str, list[str]]) -> tuple[Prompt, ...]:
     return tuple(found.values())
 
 
-def verify(dataset: Dataset) -> None:
-    """Check that every image is there and as it was. Raises UserError naming the first not so."""
-    for path, expected in dataset.hashes.items():
-        try:
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise UserError(f"dataset '{dataset.name}': {path}: {error.strerror}") from error
-        if found != expected:
-            raise UserError(
-                f"dataset '{dataset.name}': {path} has SHA-256 {found}, "
-                f"but the manifest says {expected}: restore the file"
-            )
+def verify(dataset: Dataset, subjects: Sequence[Subject] | None = None) -> None:
+    """Check the images of `subjects`, or of all: that they are there, whole, and no others.
 
-
-def read_image(path: Path) -> np.ndarray:
-    """The image at `path` as (h, w, 3) uint8 RGB, upright, on white where it was transparent.
-
-    Raises UserError naming a file that is missing or broken.
+    Those in a manifest must have its SHA-256; the others are read. Raises UserError naming what is
+    not so, and the way out.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
-    except FileNotFoundError as error:
-        raise UserError(f"cannot read image {path}: no such file") from error
-    # What Pillow's decoders raise on files that are cut short, corrupt or of no known format.
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
-        raise UserError(f"cannot read image {path}: {error}") from error
+    chosen = dataset.subjects if subjects is None else subjects
+    if dataset.source and not any((dataset.root / s.name).is_dir() for s in chosen):
+        raise UserError(
+            f"the images of '{dataset.name}' are not in {dataset.root}: `python -m benchmark fetch "
+            f"{dataset.asked}` brings them there, `--data DIR` uses a copy that you have, and "
+            "`--suite pocket` runs without"
+        )
+    problems = [p for subject in chosen for p in _problems(dataset, subject)]
+    if problems:
+        raise UserError(f"dataset '{dataset.name}': {some(problems)}. {_remedy(dataset)}")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("its pixels are floating point numbers, of no known range")
-    if image.mode.startswith("I"):
-        # 16-bit grey; Pillow's own conversion clips it at 255 instead of scaling.
-        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+def _problems(dataset: Dataset, subject: Subject) -> list[str]:
+    problems = []
+    for path in subject.images:
+        try:
+            if path not in dataset.hashes:
+                read_image(path)
+            elif (found := sha256(path)) != dataset.hashes[path]:
+                problems.append(
+                    f"{path} has SHA-256 {found}, but the manifest says {dataset.hashes[path]}"
+                )
+        except UserError as error:
+            problems.append(str(error))
+    for path in visible_files(dataset.root / subject.name):
+        if path not in subject.images:
+            problems.append(f"{path} is not in the manifest")
+    return problems
+
+
+def _remedy(dataset: Dataset) -> str:
+    if not dataset.hashes:
+        return "Repair these files or take them away"
+    if not dataset.source:
+        return "Restore these files, and take away those that are not in the manifest"
+    return (
+        f"`python -m benchmark fetch {dataset.asked} --out {dataset.root}` puts missing and "
+        "altered files right; take away those that are not in the manifest"
+    )
+
+
+def describe(subject: Subject, *, sizes: bool) -> str:
+    """`dog, live, 5 images`, and with `sizes` that of the smallest and the largest image."""
+    text = f"{subject.class_noun}, {'live' if subject.live else 'object'}"
+    text += f", {len(subject.images)} image{'s' * (len(subject.images) != 1)}"
+    if not sizes:
+        return text
+    pixels = sorted((image_size(path) for path in subject.images), key=lambda s: s[0] * s[1])
+    smallest, largest = (f"{width} x {height}" for width, height in (pixels[0], pixels[-1]))
+    return f"{text}, {smallest}" + (f" to {largest}" if largest != smallest else "")

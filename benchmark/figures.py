@@ -50,7 +50,7 @@ def fidelity_png(summary: pd.DataFrame) -> bytes | None:
     if not points:
         return None
     colours = styles(list(_rows(summary)))
-    figure = _figure(7.2, 5.0)
+    figure = new_figure(7.2, 5.0)
     axes = figure.subplots()
     for method, (x, y) in points.items():
         colour, marker = colours[method]
@@ -68,12 +68,12 @@ def fidelity_png(summary: pd.DataFrame) -> bytes | None:
     axes.set_xlabel("subject fidelity: DINO, higher is better")
     axes.set_ylabel("prompt fidelity: CLIP-T, higher is better")
     axes.margins(0.12)
-    _tidy(axes)
+    tidy(axes)
     real = _rows(summary).get("real-images", {}).get("dino")
     if real is not None:
         _draw_real_images(axes, real)
     _label(axes, points, None if real is None else real.mean)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _draw_real_images(axes: Any, dino: Any) -> None:
@@ -97,7 +97,7 @@ def bars_png(summary: pd.DataFrame) -> bytes:
     metrics = sort_metrics(summary["metric"])
     columns = min(3, len(metrics))
     lines = math.ceil(len(metrics) / columns)
-    figure = _figure(2.2 + 2.9 * columns, 0.7 + lines * (0.9 + 0.27 * len(methods)))
+    figure = new_figure(2.2 + 2.9 * columns, 0.7 + lines * (0.9 + 0.27 * len(methods)))
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
     colours = styles(methods)
     for axes, metric in zip(panels, metrics, strict=False):
@@ -115,12 +115,12 @@ def bars_png(summary: pd.DataFrame) -> bytes:
                     row.mean, place, xerr=_error_bar(row), color="black", elinewidth=1.2, capsize=3
                 )
         axes.set_title(LABELS.get(metric, metric), fontsize=10)
-        axes.set_yticks(range(len(methods)), [_plain(method) for method in methods], fontsize=9)
+        axes.set_yticks(range(len(methods)), [plain(method) for method in methods], fontsize=9)
         axes.set_ylim(len(methods) - 0.5, -0.5)
-        _tidy(axes)
+        tidy(axes)
     for axes in panels[len(metrics) :]:
         axes.set_visible(False)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _rows(summary: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -160,7 +160,7 @@ def _label(axes: Any, points: dict[str, tuple[Any, Any]], line: float | None) ->
     for method, (x, y) in points.items():
         texts = [
             axes.annotate(
-                _plain(method),
+                plain(method),
                 (x.mean, y.mean),
                 xytext=place,
                 textcoords="offset points",
@@ -194,18 +194,20 @@ def _marks(axes: Any, x: Any, y: Any) -> list[Any]:
     return marks
 
 
-def _plain(name: str) -> str:
-    # matplotlib reads text between dollar signs as a formula.
+def plain(name: str) -> str:
+    """`name` on one line, as matplotlib is to write it: it reads text between dollars as maths."""
     return " ".join(name.split()).replace("$", r"\$")
 
 
-def _tidy(axes: Any) -> None:
+def tidy(axes: Any) -> None:
+    """A faint grid behind what is drawn, and no box around it."""
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure of that many inches."""
     # Without pyplot: no global state, and no display is looked for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -215,7 +217,18 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _png(figure: Any) -> bytes:
+def png_of(figure: Any) -> bytes:
+    """The figure as a PNG: the same bytes each time."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def svg_of(figure: Any) -> bytes:
+    """The figure as an SVG: its words are text in it, and the same bytes each time."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "benchmark"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.records import UserError
+from benchmark.pairs import by_image
+from benchmark.records import REAL, Prompt, UserError
 from benchmark.stats import read_scores, sort_methods, summarise
+from benchmark.store import image_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,20 +20,55 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run directory holds, read."""
+    """What a run directory holds, read; or several of them, as one."""
 
-    directory: Path
+    directory: Path  #: the run directory; of several runs, where their report goes
     suite: dict[str, Any]  #: suite.toml
     scores: pd.DataFrame  #: scores.csv
-    summary: pd.DataFrame
     records: tuple[dict[str, Any], ...]  #: the finished jobs' records, in the tables' order
+    parts: tuple[Run, ...] = ()  #: the runs that were put together; none for a run of its own
+
+    @functools.cached_property
+    def summary(self) -> pd.DataFrame:
+        return summarise(self.scores)
+
+    @functools.cached_property
+    def by_image(self) -> dict[str, pd.DataFrame]:
+        return by_image(self.scores)
+
+    @functools.cached_property
+    def methods(self) -> list[str]:
+        return sort_methods(self.scores["method"].unique())
+
+    @functools.cached_property
+    def protocol(self) -> str:
+        """The label of the protocol that the scores are of."""
+        return ", ".join(sorted(self.scores["protocol"].unique()))
 
     @property
-    def methods(self) -> list[str]:
-        return sort_methods(self.scores["method"])
+    def defined(self) -> dict[str, Any] | None:
+        """The metrics that the protocol defines, each with its scale; None if no suite says."""
+        protocol = self.origins[0].suite.get("protocol")
+        return protocol.get("metrics") if isinstance(protocol, dict) else None
+
+    def factor(self, metric: str) -> float:
+        """What the protocol multiplies the raw scores of `metric` with."""
+        return (self.defined or {}).get(metric, {}).get("factor", 1.0)
+
+    @property
+    def origins(self) -> tuple[Run, ...]:
+        """The runs with a directory of their own: the parts, or this one."""
+        return self.parts or (self,)
 
     def subjects(self, method: str) -> list[str]:
         return sorted(self.scores.loc[self.scores["method"] == method, "subject"].unique())
+
+    def image(
+        self, method: str, subject: str, prompt: Prompt, seed: int, index: int
+    ) -> Path | None:
+        """The image's file, in whichever run directory has it."""
+        name = image_path(method, subject, prompt, seed, index)
+        return next((p for r in self.origins if (p := r.directory / name).is_file()), None)
 
 
 def read_run(run_directory: Path) -> Run:
@@ -51,11 +89,38 @@ def read_run(run_directory: Path) -> Run:
             found[job["method"], job["subject"], str(job["seed"])] = record
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(f"{path} is no job's record ({error}): remove it") from error
-    scored = set(scores[["method", "subject", "seed"]].itertuples(index=False, name=None))
-    order = [(m, *rest) for m in sort_methods(scores["method"]) for rest in _jobs_of(scored, m)]
-    records = tuple(found[key] for key in order if key in found)
-    return Run(run_directory, suite, scores, summarise(scores), records)
+    return Run(run_directory, suite, scores, in_order(found, scores))
 
 
-def _jobs_of(scored: set[tuple[str, str, str]], method: str) -> list[tuple[str, str]]:
-    return sorted((subject, seed) for name, subject, seed in scored if name == method)
+def in_order(
+    found: dict[tuple[str, str, str], dict[str, Any]], scores: pd.DataFrame
+) -> tuple[dict[str, Any], ...]:
+    """The records of the jobs in `scores`, in the tables' order; keys (method, subject, seed)."""
+    columns = ["method", "subject", "seed"]
+    scored = set(scores[columns].drop_duplicates().itertuples(index=False, name=None))
+    place = {method: i for i, method in enumerate(sort_methods(m for m, _, _ in scored))}
+    order = sorted(scored, key=lambda job: (place[job[0]], job[1], int(job[2])))
+    return tuple(found[job] for job in order if job in found)
+
+
+def missing_jobs(scores: pd.DataFrame) -> dict[str, list[str]]:
+    """method -> what it lacks of what other methods have: `dog`, or `dog (seed 1, 2)`.
+
+    Real images are the same for every seed, so one seed of theirs is enough.
+    """
+    jobs = scores[["method", "subject", "seed", "prompt_kind"]].drop_duplicates()
+    seeds: dict[str, set[str]] = {subject: set() for subject in sorted(jobs["subject"].unique())}
+    for row in jobs[jobs["prompt_kind"] != REAL].itertuples():
+        seeds[row.subject].add(row.seed)
+    found: dict[str, list[str]] = {}
+    for method in sort_methods(jobs["method"].unique()):
+        own = jobs[jobs["method"] == method]
+        unprompted = (own["prompt_kind"] == REAL).all()
+        for subject, wanted in seeds.items():
+            has = set(own.loc[own["subject"] == subject, "seed"])
+            lacking = [] if unprompted else sorted(wanted - has, key=int)
+            if not has:
+                found.setdefault(method, []).append(subject)
+            elif lacking:
+                found.setdefault(method, []).append(f"{subject} (seed {', '.join(lacking)})")
+    return found

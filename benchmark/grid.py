@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmark.console import Display, print_plan, print_table
 from benchmark.execute import execute, worker_count
-from benchmark.plan import Forecast, Plan
+from benchmark.plan import Forecast, Plan, fetch_backbone
 from benchmark.run import Workplace
 from benchmark.store import RunDirectory
 
@@ -38,6 +38,8 @@ def run_grid(grid: Plan, path: Path, *, workers: int | None = None, dry_run: boo
     )
     if dry_run:
         return 0
+    if jobs:
+        fetch_backbone(grid.suite)
     with directory.locked():
         directory.prepare(
             configuration=grid.configuration, suite_toml=grid.suite.dump_toml(), jobs=grid.jobs

@@ -1,19 +1,19 @@
 """The built-in backbone plugin, which a suite names as `kind = "diffusers"`.
 
 It stands apart from `benchmark.backbone`, so that planning a run needs no torch: `backbone_id`
-identifies a model by its files alone.
+identifies a model by its files alone, `fetch` brings them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmark.model_files import backbone_id
+from benchmark.model_files import backbone_id, fetch
 
 if TYPE_CHECKING:
     from benchmark.backbone import Backbone
 
-__all__ = ["backbone_id", "load_diffusers"]
+__all__ = ["backbone_id", "fetch", "load_diffusers"]
 
 
 def load_diffusers(model: str, **options: Any) -> Backbone:

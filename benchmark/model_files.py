@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.diffusers_layout import PICKLES, SUFFIXES, check_layout, identifying_files
+from benchmark.hub import NAMED, HubModel, hub_model, snapshot
 from benchmark.records import UserError
+from benchmark.store import write_atomically
 
 POCKET = Path(__file__).parent / "pocket" / "weights"
 #: What an encoder's own directory must hold. Named files only, so that no pickle is ever picked up.
@@ -29,39 +34,120 @@ HUB_FILES = {
 #: LPIPS's network, as torchvision publishes it. Eight digits of its SHA-256 stand in its name.
 ALEXNET = "alexnet-owt-7be5be79.pth"
 ALEXNET_ADDRESS = f"https://download.pytorch.org/models/{ALEXNET}"
-SUFFIXES = (".safetensors", ".json", ".txt")  #: weights, configuration, vocabulary
-PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+#: What a single file predicts, where its shape does not tell: `model.safetensors@v_prediction`.
+PREDICTIONS = ("epsilon", "v_prediction")
+LARGE = 2**26  #: bytes from which on a file's digest is remembered
 
 
-def model_directory(model: str) -> Path:
-    """The directory of "pocket", or of a model in diffusers' Stable Diffusion layout.
+@dataclass(frozen=True)
+class SingleFile:
+    """All weights of a model in one safetensors file, in Stable Diffusion's original layout."""
 
-    Raises UserError naming the directory and the parts that it lacks.
+    path: Path
+    prediction: str | None  #: of PREDICTIONS, or None if it was not said
+
+
+def locate(model: str) -> Path | SingleFile:
+    """Where `model` lies: a directory in diffusers' layout, or a single file.
+
+    `model` is "pocket", a name in `hub.NAMED`, a directory, a hub id (`owner/name`, both with
+    `@revision` if wanted), or a safetensors file (with `@epsilon` or `@v_prediction`). What is on
+    the hub is fetched unless its cache has it. Raises UserError naming what is missing.
     """
-    directory = POCKET / "generator" if model == "pocket" else Path(model).expanduser()
-    missing = [part for part in PARTS if not (directory / part).is_dir()]
-    if missing:
+    if model == "pocket":
+        return POCKET / "generator"
+    single = _single_file(model)
+    if single is not None:
+        return single
+    hub = _on_hub(model)
+    if hub is not None:
+        return snapshot(hub)
+    path = Path(model).expanduser()
+    if not path.is_dir():
         raise UserError(
-            f"model '{model}': no diffusers model in {directory}: it lacks {', '.join(missing)}"
+            f"unknown model '{model}': no such directory; known: pocket, {', '.join(NAMED)}, a "
+            "directory in diffusers' layout, owner/name on the Hugging Face hub, FILE.safetensors"
         )
-    return directory
+    try:
+        check_layout(path)
+    except UserError as error:
+        raise UserError(f"model '{model}': {error}") from error
+    return path
+
+
+def _on_hub(model: str) -> HubModel | None:
+    if model.partition("@")[0] not in NAMED and Path(model).expanduser().exists():
+        return None
+    return hub_model(model)
+
+
+def _single_file(model: str) -> SingleFile | None:
+    name, _, last = model.rpartition("@")
+    name, prediction = (name, last) if last in PREDICTIONS else (model, None)
+    path = Path(name).expanduser()
+    if path.suffix in PICKLES:
+        raise UserError(
+            f"{path} is a pickle, which can run code when it is read: only safetensors are; "
+            "convert it, or name the model's safetensors file"
+        )
+    if path.suffix != ".safetensors":
+        return None
+    if not path.is_file():
+        raise UserError(f"model '{model}': no such file {path}")
+    return SingleFile(path, prediction)
+
+
+def fetch(model: str) -> None:
+    """See to it that the files of `model` are on this machine. Raises UserError."""
+    locate(model)
 
 
 def backbone_id(model: str) -> str:
-    """`<name>@<12 hexadecimal digits>`: SHA-256 over the model's weights and configuration.
+    """`<name>@<12 hexadecimal digits>`: which exact weights and configuration `model` is.
 
-    The name of a model given as a path is its last part, so that the id is the same wherever the
-    model lies.
+    Of a model on the hub these are its commit's, and a pinned one need not be here; else of a
+    SHA-256 over the files that are read. The name of a model given as a path is its last part, so
+    that the id is the same wherever the model lies. Raises UserError as `locate` does.
     """
-    directory = model_directory(model)
+    hub = None if model == "pocket" else _on_hub(model)
+    if hub is not None:
+        return f"{hub.name}@{(hub.commit or snapshot(hub).name)[:12]}"
+    place = locate(model)
+    if isinstance(place, SingleFile):
+        content = f"{file_digest(place.path).hex()} {place.prediction}"
+        return f"{place.path.stem}@{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     digest = hashlib.sha256()
-    for path in sorted(p for part in PARTS for p in (directory / part).rglob("*")):
-        if path.suffix in SUFFIXES:
-            digest.update(path.relative_to(directory).as_posix().encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    name = model if model == "pocket" else directory.resolve().name
+    for path in identifying_files(place):
+        digest.update(path.relative_to(place).as_posix().encode())
+        digest.update(file_digest(path))
+    name = model if model == "pocket" else place.resolve().name
     return f"{name}@{digest.hexdigest()[:12]}"
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file; a large file's is remembered for as long as the file is not touched."""
+    status = path.stat()
+    if status.st_size < LARGE:
+        return _digest(path)
+    # A change of the content changes ctime, even where a tool sets mtime back.
+    touched = (path.resolve(), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    key = hashlib.sha256(repr(touched).encode()).hexdigest()[:32]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    known = cache / "dreambooth-benchmark" / "digests" / key
+    with suppress(OSError, ValueError):
+        digest = bytes.fromhex(known.read_text())
+        if len(digest) == hashlib.sha256().digest_size:
+            return digest
+    digest = _digest(path)
+    with suppress(OSError):  # no place for a cache is no reason to fail
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(known, digest.hex())
+    return digest
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def identify(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -74,20 +160,21 @@ def identify(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, A
     for name, table in settings.items():
         identified[name] = {key: value for key, value in table.items() if key != "directory"}
         try:
-            identified[name]["weights"] = _digest(encoder_files(name, table))
+            identified[name]["weights"] = _weights_digest(encoder_files(name, table))
         except UserError as error:
             missing.append(str(error))
     if missing:
-        raise UserError("; ".join(missing))
+        raise UserError(
+            f"{'; '.join(missing)}; `--encoders DIR` looks for them in another folder, and "
+            "`--suite pocket` runs without"
+        )
     return identified
 
 
-def _digest(files: list[Path]) -> str:
+def _weights_digest(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(path.name.encode() + file_digest(path))
     return digest.hexdigest()[:12]
 
 
@@ -135,13 +222,14 @@ def encoder_weights(name: str, table: Mapping[str, Any]) -> Path:
     if "directory" in table:
         path = Path(table["directory"]).expanduser() / hub.rpartition("/")[2] / file
         place = f" --local-dir {path.parent}"
+        if path.is_file():
+            return path
     else:
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(hub, file, revision=revision)
-        path, place = Path(found if isinstance(found, str) else file), ""
-    if path.is_file():
-        return path
+        found, place = try_to_load_from_cache(hub, file, revision=revision), ""
+        if isinstance(found, str):
+            return Path(found)
     raise UserError(
         f"encoders.{name}: the weights of '{hub}' are not here; fetch them: "
         f"hf download {hub} {file} --revision {revision}{place}"

@@ -11,15 +11,27 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from benchmark import plugins
-from benchmark.data import Dataset, load_dataset, verify
+from benchmark.data import Dataset, verify
 from benchmark.model_files import identify
 from benchmark.protocol import Protocol
-from benchmark.records import PROMPT_KINDS, Job, JobRecord, Prompt, Subject, UserError
+from benchmark.records import (
+    PROMPT_KINDS,
+    SUBJECT_IMAGES,
+    Job,
+    JobRecord,
+    Prompt,
+    Subject,
+    UserError,
+)
 from benchmark.sampling import Sampler
 from benchmark.suite import Suite
+
+#: `all` leaves these out: they compare identifiers, not methods.
+NOT_IN_ALL = "identifier-*"
 
 
 @dataclass(frozen=True)
@@ -47,20 +59,24 @@ def plan(
 ) -> Plan:
     """Lay out the grid: every method on every subject with every seed.
 
-    `methods`: names, `module:ATTRIBUTE`, or `all` for every installed one. `subjects`, `prompts`
+    `methods`: names, `module:ATTRIBUTE`, patterns like `identifier-*`, or `all` for every
+    installed one but the identifiers' ablation. `subjects`, `prompts`
     (kinds, templates, or numbers counted from 1 in the subject's list) and `seeds`: the suite's
     if empty. Checks the subjects' images. Raises UserError naming what is not known.
     """
     configured = {name: suite.method(name) for name in method_names(suite, methods)}
+    settings = {name: suite.settings(name) for name in configured}
     prompts = prompts or suite.evaluation.prompts
-    suite = _resolved(suite, configured, prompts, images_per_prompt)
-    dataset = load_dataset(suite.data.dataset, split=suite.data.split)
-    verify(dataset)
+    suite = _resolved(suite, settings, prompts, images_per_prompt)
+    dataset = suite.data.load()
     chosen = choose_subjects(dataset, subjects or suite.data.subjects)
     asked = {subject.name: choose_prompts(dataset, subject, prompts) for subject in chosen}
     kept = [subject for subject in chosen if asked[subject.name]]
     if not kept:
         raise UserError(f"prompts {', '.join(prompts)}: not meant for any of the chosen subjects")
+    _check_subject_images(settings, kept)
+    _check_counts(configured, kept)
+    verify(dataset, kept)
     suite = suite.model_copy(
         update={"data": suite.data.model_copy(update={"subjects": [s.name for s in kept]})}
     )
@@ -68,9 +84,10 @@ def plan(
     shared = _shared(suite)
     jobs, images = [], {}
     for name, method in configured.items():
+        own = {"method": name, "method_version": method.version, "settings": settings[name]}
         for subject in kept:
             for seed in seeds:
-                job = _job(name, method, subject, seed, prompts=asked[subject.name], shared=shared)
+                job = _job(subject, seed, prompts=asked[subject.name], shared=shared | own)
                 jobs.append(job)
                 requests = job.requests(prompted=method.prompted, references=len(subject.images))
                 images[job.key] = len(requests)
@@ -86,6 +103,17 @@ def plan(
     )
 
 
+def _check_counts(methods: dict[str, plugins.Method], subjects: Sequence[Subject]) -> None:
+    """Refuse real images to be compared with each other where there is one only."""
+    for name, method in methods.items():
+        alone = [s.name for s in subjects if not method.prompted and len(s.images) < 2]
+        if alone:
+            raise UserError(
+                f"method '{name}' compares a subject's images with each other, and there is one of "
+                f"{', '.join(alone)}: add another, or choose other methods or subjects"
+            )
+
+
 def _shared(suite: Suite) -> dict[str, Any]:
     """What all jobs of a run have in common."""
     return {
@@ -99,18 +127,9 @@ def _shared(suite: Suite) -> dict[str, Any]:
 
 
 def _job(
-    name: str,
-    method: plugins.Method,
-    subject: Subject,
-    seed: int,
-    *,
-    prompts: tuple[Prompt, ...],
-    shared: dict[str, Any],
+    subject: Subject, seed: int, *, prompts: tuple[Prompt, ...], shared: dict[str, Any]
 ) -> Job:
     return Job(
-        method=name,
-        method_version=method.version,
-        settings=plugins.settings_of(method),
         subject=subject.name,
         class_noun=subject.class_noun,
         live=subject.live,
@@ -121,8 +140,22 @@ def _job(
     )
 
 
+def _check_subject_images(settings: dict[str, dict[str, Any]], subjects: Sequence[Subject]) -> None:
+    for name, given in settings.items():
+        for subject in subjects:
+            if given.get(SUBJECT_IMAGES, 1) > len(subject.images):
+                raise UserError(
+                    f"method '{name}' asks for {given[SUBJECT_IMAGES]} images of subject "
+                    f"'{subject.name}', which has {len(subject.images)}: ask for fewer, or leave "
+                    "the subject out"
+                )
+
+
 def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
-    """`names` with `all` spelled out. Raises UserError for a table of no known method."""
+    """`names` with `all` and patterns like `identifier-*` spelled out.
+
+    Raises UserError for a table of no known method, and for a pattern that fits none.
+    """
     installed = list(plugins.available("methods"))
     for name in suite.methods:
         base, _ = plugins.variant(name)
@@ -133,7 +166,17 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
             )
     if not names:
         raise UserError(f"no method chosen; known: all, {', '.join(installed)}")
-    found = [n for name in names for n in (installed if name == "all" else [name])]
+    found = []
+    for name in names:
+        if name == "all":
+            found += [one for one in installed if not fnmatchcase(one, NOT_IN_ALL)]
+        elif "*" in name and "[" not in name:
+            fitting = [one for one in installed if fnmatchcase(one, name)]
+            if not fitting:
+                raise UserError(f"no method fits '{name}'; known: {', '.join(installed)}")
+            found += fitting
+        else:
+            found.append(name)
     return list(dict.fromkeys(found))
 
 
@@ -175,7 +218,7 @@ def _chosen(choice: str, number: int, prompt: Prompt) -> bool:
 
 def _resolved(
     suite: Suite,
-    methods: dict[str, plugins.Method],
+    settings: dict[str, dict[str, Any]],
     prompts: Sequence[str],
     images_per_prompt: int | None,
 ) -> Suite:
@@ -185,8 +228,8 @@ def _resolved(
     update = {
         "evaluation": suite.evaluation.model_copy(update=evaluation),
         "methods": {
-            name: {k: v for k, v in plugins.settings_of(method).items() if v is not None}
-            for name, method in methods.items()
+            name: {key: value for key, value in given.items() if value is not None}
+            for name, given in settings.items()
         },
     }
     return suite.model_copy(update=update)
@@ -200,9 +243,22 @@ def _backbone_identity(suite: Suite) -> str:
     return revision(model) if revision else f"{suite.backbone.kind}:{model}"
 
 
+def fetch_backbone(suite: Suite) -> None:
+    """See to it that the weights are on this machine, by `fetch` in the loader's module if any.
+
+    Raises UserError saying how to bring them.
+    """
+    loader = plugins.load("backbones", suite.backbone.kind)
+    fetch = getattr(inspect.getmodule(loader), "fetch", None)
+    if fetch:
+        fetch(suite.backbone.model)
+
+
 def _configuration(suite: Suite, jobs: Sequence[Job]) -> str:
+    # Where images and encoders lie decides nothing: what they are is in the jobs.
+    no_part: Any = {"description": True, "estimate": True, "encoders": True, "data": {"folder"}}
     content = {
-        "suite": suite.model_dump(mode="json", exclude={"description", "estimate", "encoders"}),
+        "suite": suite.model_dump(mode="json", exclude=no_part),
         "jobs": [job.key for job in jobs],
         "metrics": {name: m.version for name, m in load_metrics(suite.protocol).items()},
     }

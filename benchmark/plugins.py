@@ -20,7 +20,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from benchmark.records import Request, Subject, UserError
+from benchmark.records import SUBJECT_IMAGES, Request, Subject, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +39,7 @@ class Method(Protocol):
     """A way to personalise a text-to-image model: a frozen dataclass whose fields are settings.
 
     `description` is a field too, but no setting. `version` rises when its numbers change.
+    No field is called `subject_images`: the suite sees to that setting, for every method.
     A method that takes no prompts (`prompted = False`) is asked for one image per reference image.
     """
 
@@ -177,5 +178,10 @@ def load_method(name: str) -> Method:
         raise UserError(
             f"'{name}' is no method: it must be an instance of a frozen dataclass with version, "
             f"prompted, description and fit; missing: {', '.join(missing) or 'dataclass instance'}"
+        )
+    if SUBJECT_IMAGES in settings_of(method):  # type: ignore[arg-type]
+        raise UserError(
+            f"method '{name}' has a field '{SUBJECT_IMAGES}', but the suite sees to the setting of "
+            "that name: call the field something else"
         )
     return method  # type: ignore[return-value]

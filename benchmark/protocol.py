@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from benchmark.data import Table, read_toml
+from benchmark.manifest import Table, read_toml
 from benchmark.records import Subject, UserError
 
 _PROTOCOLS = Path(__file__).parent / "protocols"

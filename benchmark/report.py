@@ -1,6 +1,7 @@
 """The report of a run directory: summary.csv, report.md and figures, from what the run left there.
 
     write_report(Path("runs/pocket-1a2b3c4d"))      # -> runs/pocket-1a2b3c4d/report.md
+    write_joint_report([Path("runs/seed-0"), Path("runs/seed-1")], Path("reports/both"))
 
 Nothing here needs a model: it can be written again anywhere, from a copy of the folder.
 """
@@ -14,10 +15,11 @@ from typing import Any
 from benchmark.data import load_dataset
 from benchmark.finished import Run, read_run
 from benchmark.image_grid import Block, Row, grid_png
+from benchmark.join import SOURCES, check_folder, join, scores_csv, sources_toml
 from benchmark.records import PRIOR_PROMPT, REAL_PROMPT, Prompt, UserError
 from benchmark.report_text import report_text
 from benchmark.stats import summary_csv
-from benchmark.store import image_path, write_atomically
+from benchmark.store import write_atomically
 
 _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
 
@@ -27,9 +29,30 @@ def write_report(run_directory: Path) -> Path:
 
     Raises UserError if it is no run directory, or if no job has finished.
     """
+    return _write(read_run(run_directory))
+
+
+def write_joint_report(
+    run_directories: Sequence[Path], directory: Path, *, partial: bool = False
+) -> Path:
+    """Write the report of several runs to `directory`, with their scores.csv and sources.toml.
+
+    The same bytes in whichever order they are given. Raises UserError if the runs do not fit
+    together, if `partial` is not set and a job is missing, or if the folder is another's.
+    """
+    check_folder(directory)
+    run = join([read_run(path) for path in run_directories], directory, partial=partial)
+    try:
+        write_atomically(directory / SOURCES, sources_toml(run))
+        write_atomically(directory / "scores.csv", scores_csv(run.scores))
+    except OSError as error:
+        raise UserError(f"cannot write the report to {directory}: {error.strerror}") from error
+    return _write(run)
+
+
+def _write(run: Run) -> Path:
     from benchmark.figures import bars_png, fidelity_png
 
-    run = read_run(run_directory)
     figures = {
         "fidelity": fidelity_png(run.summary),
         "bars": bars_png(run.summary),
@@ -65,23 +88,25 @@ def _block(run: Run, subject: str, methods: Sequence[str]) -> Block:
     prompts = [Prompt(**prompt) for prompt in jobs[0]["prompts"]]
     rows = []
     for prompt in (*_spread(prompts, _GRID_PROMPTS), PRIOR_PROMPT):
-        paths = [run.directory / image_path(m, subject, prompt, seed, 0) for m in methods]
-        images = tuple(path if path.is_file() else None for path in paths)
+        images = tuple(run.image(m, subject, prompt, seed, 0) for m in methods)
         note = " (prior prompt)" if prompt == PRIOR_PROMPT else ""
         if any(images):
             rows.append(Row(prompt.text(noun) + note, images))
     title = f"{subject} ({noun}, seed {seed})"
-    return Block(title, _reference_images(run, subject, seed), tuple(rows))
+    return Block(title, _reference_images(run, subject), tuple(rows))
 
 
-def _reference_images(run: Run, subject: str, seed: int) -> tuple[Path, ...]:
+def _reference_images(run: Run, subject: str) -> tuple[Path, ...]:
     """The real-images method's, which are in the run directory, or else the data set's own."""
-    first = run.directory / image_path("real-images", subject, REAL_PROMPT, seed, 0)
-    if first.is_file():
-        return tuple(sorted(first.parent.glob(f"*-s{seed}-*.png")))
-    data = run.suite.get("data", {})
+    for job in (record["job"] for record in run.records):
+        if (job["method"], job["subject"]) == ("real-images", subject):
+            first = run.image("real-images", subject, REAL_PROMPT, job["seed"], 0)
+            if first:
+                return tuple(sorted(first.parent.glob(f"*-s{job['seed']}-*.png")))
+    data = run.origins[0].suite.get("data", {})
     try:
-        found = load_dataset(data["dataset"], split=data.get("split")).subjects
+        split, folder = data.get("split"), data.get("folder")
+        found = load_dataset(data["dataset"], split=split, folder=folder).subjects
     except (UserError, KeyError):
         return ()  # the folder has been copied to where the data set is not
     return next((s.images for s in found if s.name == subject and s.images[0].is_file()), ())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from benchmark.comparison_text import agreement, differences, seed_to_seed
 from benchmark.finished import Run
+from benchmark.orderings import published
+from benchmark.runs_text import incomplete, mixed, runs, under
 from benchmark.stats import FIRST_METHODS, MINIMUM_SUBJECTS, sort_metrics
-from benchmark.tables import LABELS, escape, markdown_table, published_rows, score_rows
+from benchmark.tables import LABELS, count, escape, markdown_table, published_rows, score_rows
 
 _FIDELITY = ("dino", "clip_i", "clip_t")
 _PRIOR = ("pres", "div", "prior_div", *_FIDELITY)
@@ -26,15 +27,19 @@ _CLASS_NOUN_METHODS = (
 
 def report_text(run: Run, *, figures: set[str]) -> str:
     """report.md. `figures` names those that were drawn."""
-    published = _published(run)
-    methods = _count(len(run.methods), "method")
+    paper = _published(run)
+    methods = count(len(run.methods), "method")
     sections = [
         f"# {escape(run.suite['name'])}: {methods} on {_subject_count(run)}\n",
         escape(run.suite.get("description", "")) + "\n",
-        _fidelity(run, published, figures),
-        _prior_preservation(run, published),
-        _class_noun(run, published),
+        runs(run),
+        _fidelity(run, paper, figures),
+        agreement(run),
+        differences(run, paper["user_significance"]),
+        _prior_preservation(run, paper),
+        _class_noun(run, paper),
         _other_metrics(run),
+        seed_to_seed(run),
         _images(figures),
         _cost(run),
         _what_was_run(run),
@@ -44,43 +49,28 @@ def report_text(run: Run, *, figures: set[str]) -> str:
 
 def _published(run: Run) -> dict[str, Any]:
     """The paper's rows, but none beside scores of another scale than its raw cosines."""
-    published = tomllib.loads((Path(__file__).parent / "published.toml").read_text("utf-8"))
-    scales = (_defined(run) or {}).values()
-    if all(scale.get("factor", 1.0) == 1.0 for scale in scales):
-        return published
-    return {key: [] if isinstance(rows, list) else rows for key, rows in published.items()}
-
-
-def _defined(run: Run) -> dict[str, Any] | None:
-    """The metrics that the run's protocol defines, or None where its suite does not say."""
-    protocol = run.suite.get("protocol")
-    return protocol.get("metrics") if isinstance(protocol, dict) else None
-
-
-def _under(run: Run) -> str:
-    """The protocol of a table's scores, for its heading."""
-    return f"({', '.join(escape(label) for label in run.scores['protocol'].unique())})"
+    paper = published()
+    if all(run.factor(metric) == 1 for metric in run.defined or ()):
+        return paper
+    return {key: [] if isinstance(rows, list) else rows for key, rows in paper.items()}
 
 
 def _subject_count(run: Run) -> str:
-    return _count(run.scores["subject"].nunique(), "subject")
+    return count(run.scores["subject"].nunique(), "subject")
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _fidelity(run: Run, published: dict[str, Any], figures: set[str]) -> str:
-    text = [f"## Subject and prompt fidelity {_under(run)}\n"]
+def _fidelity(run: Run, paper: dict[str, Any], figures: set[str]) -> str:
+    text = [f"## Subject and prompt fidelity {under(run)}\n"]
     rows = score_rows(run.summary, run.methods, _FIDELITY)
-    rows += published_rows(published["fidelity"], _FIDELITY)
+    rows += published_rows(paper["fidelity"], _FIDELITY)
     text.append(_table("method", _FIDELITY, rows))
     text.append(_about_intervals(run))
-    text.append(
-        f"The *paper* rows are Table 1 of {escape(published['source'])}: other backbones, subjects "
-        "and encoders than here. They show directions and are no targets.\n"
-    )
-    text += [*_uneven_subjects(run), *_copies(run)]
+    if paper["fidelity"]:
+        text.append(
+            f"The *paper* rows are Table 1 of {escape(paper['source'])}: other backbones, subjects "
+            "and encoders than here. They show directions and are no targets.\n"
+        )
+    text += [*_uneven_subjects(run), *incomplete(run), *mixed(run), *_copies(run)]
     for name, caption in (
         ("fidelity", "Subject fidelity against prompt fidelity"),
         ("bars", "All metrics"),
@@ -130,24 +120,24 @@ def _copies(run: Run) -> list[str]:
     ]
 
 
-def _prior_preservation(run: Run, published: dict[str, Any]) -> str:
-    defined = _defined(run)
-    wanted = {"pres", "div"} if defined is None else {"pres", "div"} & defined.keys()
+def _prior_preservation(run: Run, paper: dict[str, Any]) -> str:
+    wanted = {"pres", "div"} if run.defined is None else {"pres", "div"} & run.defined.keys()
     if not wanted:
         return ""
-    text = [f"## Prior preservation {_under(run)}\n", *_missing(run, _PRIOR_METHODS)]
+    text = [f"## Prior preservation {under(run)}\n", *_missing(run, _PRIOR_METHODS)]
     methods = [method for method in _PRIOR_METHODS if method in run.methods]
     scored = set(run.summary.loc[run.summary["metric"].isin(wanted), "method"])
     methods += [m for m in run.methods if m in scored - {*methods, *FIRST_METHODS}]
     if not methods:
         return "\n".join(text)
     rows = score_rows(run.summary, methods, _PRIOR)
-    rows += published_rows(published["prior_preservation"], _PRIOR)
+    rows += published_rows(paper["prior_preservation"], _PRIOR)
     text.append(_table("method", _PRIOR, rows))
     text.append(
         "PRES is how much images of the prior prompt (`a [class noun]`) look like the subject: "
         "language drift. It misleads where those images have become all alike, so their own "
-        "diversity, *prior DIV*, stands beside it. The *paper* rows are its Table 3.\n"
+        "diversity, *prior DIV*, stands beside it."
+        f"{' The *paper* rows are its Table 3.' if paper['prior_preservation'] else ''}\n"
     )
     present = set(run.summary["metric"])
     if "div" in wanted - present:
@@ -159,18 +149,19 @@ def _prior_preservation(run: Run, published: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
-def _class_noun(run: Run, published: dict[str, Any]) -> str:
-    text = [f"## Class noun {_under(run)}\n", *_missing(run, _CLASS_NOUN_METHODS)]
+def _class_noun(run: Run, paper: dict[str, Any]) -> str:
+    text = [f"## Class noun {under(run)}\n", *_missing(run, _CLASS_NOUN_METHODS)]
     methods = [method for method in _CLASS_NOUN_METHODS if method in run.methods]
     if not methods:
         return "\n".join(text)
     rows = score_rows(run.summary, methods, _CLASS_NOUN)
-    rows += published_rows(published["class_noun"], _CLASS_NOUN)
+    rows += published_rows(paper["class_noun"], _CLASS_NOUN)
     text.append(_table("method", _CLASS_NOUN, rows))
     text.append(
         "Trained with the subject's own class noun, with another's, and with none. "
         "Without a noun there is no prior prompt: compare *dreambooth-no-class* with "
-        "*dreambooth-no-prior*. The *paper* rows are its Table 4.\n"
+        "*dreambooth-no-prior*."
+        f"{' The *paper* rows are its Table 4.' if paper['class_noun'] else ''}\n"
     )
     return "\n".join(text)
 
@@ -184,7 +175,7 @@ def _other_metrics(run: Run) -> str:
     others = [m for m in sort_metrics(run.summary["metric"]) if m not in LABELS]
     if not others:
         return ""
-    return f"## Other metrics {_under(run)}\n\n" + _table(
+    return f"## Other metrics {under(run)}\n\n" + _table(
         "method", others, score_rows(run.summary, run.methods, others)
     )
 
@@ -229,7 +220,8 @@ def _cost(run: Run) -> str:
 def _what_was_run(run: Run) -> str:
     jobs = [record["job"] for record in run.records]
     origins = [record["provenance"] for record in run.records]
-    sampler, evaluation = run.suite.get("sampler", {}), run.suite.get("evaluation", {})
+    sampler = [pair for part in run.origins for pair in part.suite.get("sampler", {}).items()]
+    evaluation = [p for part in run.origins for p in part.suite.get("evaluation", {}).items()]
     facts = {
         "protocol": run.scores["protocol"].unique(),
         "encoders, by the SHA-256 of their weights": [
@@ -238,8 +230,8 @@ def _what_was_run(run: Run) -> str:
             for name, table in job.get("encoders", {}).items()
         ],
         "backbone": [job.get("backbone") for job in jobs],
-        "sampler": [f"{key} {value}" for key, value in sampler.items()],
-        "images": [f"{key} {value}" for key, value in evaluation.items() if key != "seed"],
+        "sampler": [f"{key} {value}" for key, value in sampler],
+        "images": [f"{k} {value}" for k, value in evaluation if k != "seed" and value != []],
         "seeds": sorted(run.scores["seed"].unique(), key=int),
         "subjects": sorted(run.scores["subject"].unique()),
         "precision": [origin.get("precision") for origin in origins],

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark import plugins
-from benchmark.data import load_dataset, read_image
+from benchmark.data import first_images, read_image
 from benchmark.plan import load_metrics
-from benchmark.records import REAL, Job, JobRecord, Request, Score, Subject
+from benchmark.records import REAL, SUBJECT_IMAGES, Job, JobRecord, Request, Score, Subject
 from benchmark.sampling import Sampler
 from benchmark.store import RunDirectory, provenance
 from benchmark.suite import Suite
@@ -42,8 +42,7 @@ class Workplace:
 
     @functools.cached_property
     def subjects(self) -> dict[str, Subject]:
-        data = self.suite.data
-        return {s.name: s for s in load_dataset(data.dataset, split=data.split).subjects}
+        return {subject.name: subject for subject in self.suite.data.load().subjects}
 
     @functools.cached_property
     def backbone(self) -> Backbone:
@@ -82,7 +81,8 @@ def run_job(job: Job, workplace: Workplace, *, progress: plugins.Progress) -> Jo
     _start_alike(job.seed)
     times = [time.perf_counter()]
     try:
-        generate = method.fit(subject, backbone, seed=job.seed, progress=progress)
+        learned = first_images(subject, job.settings.get(SUBJECT_IMAGES, len(subject.images)))
+        generate = method.fit(learned, backbone, seed=job.seed, progress=progress)
         times.append(time.perf_counter())
         images = pixels(generate(requests))
         times.append(time.perf_counter())

@@ -16,15 +16,16 @@ import json
 import re
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.data import Dataset, load_dataset, read_image, verify
+from benchmark import plugins
+from benchmark.data import Dataset, read_image, verify
 from benchmark.model_files import identify
 from benchmark.plan import choose_subjects, load_metrics
-from benchmark.plugins import Metric
 from benchmark.records import (
+    ELSEWHERE,
     PRIOR,
     PRIOR_PROMPT,
     REAL_PROMPT,
@@ -39,7 +40,6 @@ from benchmark.run import Workplace, score
 from benchmark.store import RunDirectory, prompt_slug, provenance, write_atomically
 from benchmark.suite import Suite
 
-ELSEWHERE = "made elsewhere"  #: what a record says of the backbone and the method's version
 _REAL = "real-images"
 _COLUMNS, _OPTIONAL = ("file", "subject", "prompt"), ("sample", "seed", "method")
 
@@ -83,8 +83,7 @@ def collect(images: Path, suite: Suite, *, method: str = "") -> Work:
     `method` is what made them, where a CSV does not say; else the folder's name. Raises UserError
     if no file matches, or if an encoder of the protocol is missing.
     """
-    dataset = load_dataset(suite.data.dataset, split=suite.data.split)
-    verify(dataset)
+    dataset = suite.data.load()
     subjects = {s.name: s for s in choose_subjects(dataset, suite.data.subjects)}
     entries = _rows(images) if images.is_file() else _files(images)
     default = method or images.resolve().stem
@@ -101,15 +100,15 @@ def collect(images: Path, suite: Suite, *, method: str = "") -> Work:
     if not found:
         reason = f"; the first: {unmatched[0]}" if unmatched else ""
         raise UserError(f"{images}: none of {len(entries)} files is an image to score{reason}")
+    scored = [subjects[name] for name in dict.fromkeys(name for _, name, _ in found)]
+    verify(dataset, scored)
     encoders = identify(suite.encoder_tables())
     batches = [
         _batch(name, subjects[subject], seed, files, suite, encoders)
         for (name, subject, seed), files in found.items()
     ]
     seed = min(seed for _, _, seed in found)
-    for subject in dict.fromkeys(subject for _, subject, _ in found):
-        real = {Request(REAL_PROMPT, i, 0): p for i, p in enumerate(subjects[subject].images)}
-        batches.append(_batch(_REAL, subjects[subject], seed, real, suite, encoders))
+    batches += [_real_images(subject, seed, suite, encoders) for subject in scored]
     return Work(suite, tuple(batches), tuple(unmatched), _configuration(suite, batches))
 
 
@@ -292,8 +291,18 @@ def _batch(
     return Batch(job, subject, tuple(files), tuple(files.values()))
 
 
+def _real_images(
+    subject: Subject, seed: int, suite: Suite, encoders: dict[str, dict[str, Any]]
+) -> Batch:
+    """The subject's own images, as a run's method of that name has them: the two reports join."""
+    requests = {Request(REAL_PROMPT, i, 0): path for i, path in enumerate(subject.images)}
+    batch = _batch(_REAL, subject, seed, requests, suite, encoders)
+    version = plugins.load_method(_REAL).version
+    return replace(batch, job=replace(batch.job, method_version=version, settings={}))
+
+
 def _configuration(suite: Suite, batches: list[Batch]) -> str:
-    metrics: dict[str, Metric] = load_metrics(suite.protocol)
+    metrics: dict[str, plugins.Metric] = load_metrics(suite.protocol)
     content = [
         suite.protocol.model_dump(mode="json"),
         suite.backbone.identifier,

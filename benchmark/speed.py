@@ -52,10 +52,11 @@ def measure(suite: Suite, *, device: str = "auto", repetitions: int = 5) -> pd.D
     `ratio` is the median over the repetitions of ours / bare, each taken from two neighbouring
     measurements. On a CPU one thread is used, as by a run's workers. Scoring is always in fp32.
     """
-    from benchmark.data import load_dataset
+    from benchmark.data import verify
 
-    dataset = load_dataset(suite.data.dataset, split=suite.data.split)
+    dataset = suite.data.load()
     subject = dataset.subjects[0]
+    verify(dataset, [subject])
     requests = [Request(p, 0, i) for i, p in enumerate(dataset.prompts_for(subject))]
     rows = []
     for precision in PRECISIONS:

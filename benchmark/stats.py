@@ -35,18 +35,23 @@ LAST_METHODS = ("untuned",)
 CONTROLS = ("real-images", "untuned")
 
 SUMMARY_COLUMNS = ("method", "metric", "mean", "std", "low", "high", "subjects")
+SPREAD_COLUMNS = ("method", "metric", "std", "seeds", "subjects")
 MINIMUM_SUBJECTS = 3  #: below, resampling subjects says nothing, and no interval is given
 CONFIDENCE = 0.95
 _RESAMPLES = 10_000
 
 
 def read_scores(path: Path) -> pd.DataFrame:
-    """The rows of a scores.csv. Raises UserError if there are none, or one is no score."""
+    """The rows of a scores.csv: text as categories, `value` as float64.
+
+    Raises UserError if there are none, or one is no score.
+    """
+    import numpy as np
     import pandas as pd
 
     try:
         # No text means "missing": a prompt may be empty, and a subject may be called "null".
-        scores = pd.read_csv(path, dtype=str, keep_default_na=False)
+        scores = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: is {path.parent} a run directory?") from None
     except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
@@ -57,13 +62,14 @@ def read_scores(path: Path) -> pd.DataFrame:
     if scores.empty:
         raise UserError(f"{path} has no scores: no job has finished; run the same command again")
     values = pd.to_numeric(scores["value"], errors="coerce").astype(float)
-    for row, value in enumerate(values):
-        if not math.isfinite(value):
-            raise UserError(f"{path} line {row + 2}: '{scores['value'][row]}' is no score")
+    for row in np.flatnonzero(~np.isfinite(values))[:1]:
+        raise UserError(f"{path} line {row + 2}: '{scores['value'][row]}' is no score")
     protocols = scores["protocol"].unique()
     if len(protocols) > 1:
         raise UserError(f"{path} mixes the protocols {', '.join(protocols)}: not comparable")
-    return scores.assign(value=values)
+    # Few texts, each of them often. Not categories from the start: pandas would read "007" as 7.
+    texts = [column for column in SCORE_COLUMNS if column != "value"]
+    return scores.assign(value=values).astype(dict.fromkeys(texts, "category"))
 
 
 def summarise(scores: pd.DataFrame) -> pd.DataFrame:
@@ -75,16 +81,37 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    per_subject = scores.groupby(["method", "metric", "subject"], sort=True)["value"].mean()
+    means = scores.groupby(["method", "metric", "subject"], observed=True)["value"].mean()
+    found = {key: group.to_numpy() for key, group in means.groupby(level=[0, 1], observed=True)}
     rows = []
-    for method in sort_methods(scores["method"].unique()):
-        metrics = scores.loc[scores["method"] == method, "metric"].unique()
-        for metric in sort_metrics(metrics):
-            values = per_subject[method, metric].to_numpy()
+    for method in sort_methods(method for method, _ in found):
+        for metric in sort_metrics(metric for name, metric in found if name == method):
+            values = found[method, metric]
             std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
             low, high = interval(values)
             rows.append((method, metric, float(values.mean()), std, low, high, len(values)))
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+
+
+def seed_spread(scores: pd.DataFrame) -> pd.DataFrame:
+    """How far a mean over subjects moves with the seed: columns SPREAD_COLUMNS.
+
+    One row per method and metric with at least two seeds. `std` is that over seeds (n - 1) of the
+    mean over subjects, in the metric's unit; only subjects that have all of them count.
+    """
+    import pandas as pd
+
+    keys = ["method", "metric", "subject", "seed"]
+    means = scores.groupby(keys, observed=True)["value"].mean()
+    found = {key: group.droplevel([0, 1]) for key, group in means.groupby(level=[0, 1])}
+    rows = []
+    for method in sort_methods(method for method, _ in found):
+        for metric in sort_metrics(metric for name, metric in found if name == method):
+            table = found[method, metric].unstack("seed").dropna(axis="columns", how="all").dropna()
+            if table.shape[0] and table.shape[1] > 1:
+                std = float(table.mean().std(ddof=1))
+                rows.append((method, metric, std, table.shape[1], table.shape[0]))
+    return pd.DataFrame(rows, columns=list(SPREAD_COLUMNS))
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from benchmark import plugins
-from benchmark.data import Table, read_toml
+from benchmark.data import Dataset, load_dataset, locate_images
+from benchmark.manifest import Table, read_toml
 from benchmark.protocol import Protocol, load_protocol
-from benchmark.records import Subject, UserError
+from benchmark.records import SUBJECT_IMAGES, Subject, UserError
 
 _SUITES = Path(__file__).parent / "suites"
 
@@ -23,8 +24,13 @@ class DataChoice(Table):
     """Which subjects: a dataset by name or path, and a part of it."""
 
     dataset: str
+    folder: str | None = None  #: where its images lie, if not where the dataset says
     split: str | None = None
     subjects: list[str] = []  #: empty: all of the split
+
+    def load(self) -> Dataset:
+        """The dataset, with all subjects of the split. Raises UserError."""
+        return load_dataset(self.dataset, split=self.split, folder=self.folder)
 
 
 class BackboneChoice(Table):
@@ -85,12 +91,63 @@ class Suite(Table):
         A method whose setting `identifier` is None by default gets the suite's; a variant,
         `name[key=value]`, has the settings of `name` but for those.
         """
-        base, changed = plugins.variant(name)
-        method = plugins.load_method(base)
-        settings = self.methods.get(name, self.methods.get(base, {}) | changed).copy()
+        method = plugins.load_method(plugins.variant(name)[0])
+        settings = self._given(name)
+        settings.pop(SUBJECT_IMAGES, None)
         if plugins.settings_of(method).get("identifier", "") is None:
             settings.setdefault("identifier", self.backbone.identifier)
         return plugins.configure(name, method, settings)
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """All settings of `self.method(name)`, and `subject_images` if given. Raises UserError."""
+        method = self.method(name)
+        settings = plugins.settings_of(method)
+        if SUBJECT_IMAGES not in self._given(name):
+            return settings
+        count = self._given(name)[SUBJECT_IMAGES]
+        if not method.prompted:
+            raise UserError(
+                f"method '{name}' learns from no images: it has no setting '{SUBJECT_IMAGES}'"
+            )
+        if type(count) is not int or count < 1:
+            raise UserError(
+                f"setting '{SUBJECT_IMAGES}' of method '{name}' is {count!r}, "
+                "but should be a whole number from 1"
+            )
+        return settings | {SUBJECT_IMAGES: count}
+
+    def _given(self, name: str) -> dict[str, Any]:
+        base, changed = plugins.variant(name)
+        return self.methods.get(name, self.methods.get(base, {}) | changed).copy()
+
+    def with_images(self, folder: Path | None) -> Suite:
+        """This suite on what lies at `folder`: a copy of its images, or other subjects.
+
+        The suite's choice of subjects is dropped if they are others. None changes nothing. Raises
+        UserError.
+        """
+        if folder is None:
+            return self
+        dataset, root = locate_images(folder, self.data.dataset)
+        update: dict[str, Any] = {"dataset": dataset, "folder": str(root)}
+        if dataset != self.data.dataset:
+            update["subjects"] = []
+        return self.model_copy(update={"data": self.data.model_copy(update=update)})
+
+    def on(self, model: str | None = None, precision: str | None = None) -> Suite:
+        """This suite on another backbone or in another precision; None keeps the suite's own.
+
+        Another backbone takes other times: the suite's estimate goes.
+        """
+        changed = {"model": model, "precision": precision}
+        update: dict[str, Any] = {
+            "backbone": self.backbone.model_copy(
+                update={key: value for key, value in changed.items() if value is not None}
+            )
+        }
+        if model not in (None, self.backbone.model):
+            update["estimate"] = None
+        return self.model_copy(update=update)
 
     def under(self, protocol: str | None, *, encoders: Path | None = None) -> Suite:
         """This suite under another protocol (a name or a file), its encoders in a folder."""

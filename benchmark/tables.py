@@ -42,6 +42,16 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
 
 
+def count(number: int, noun: str) -> str:
+    """`1 subject`, `2 subjects`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def title(metric: str) -> str:
+    """The metric's name without its arrow, escaped."""
+    return LABELS[metric].rstrip(" ↑↓") if metric in LABELS else escape(metric)
+
+
 def score_rows(
     summary: pd.DataFrame, methods: Sequence[str], metrics: Sequence[str]
 ) -> list[list[str]]:
@@ -71,6 +81,20 @@ def with_interval(mean: float, low: float, high: float) -> str:
     if math.isnan(low) or math.isnan(high):
         return _shown(mean)
     return f"{_shown(mean)} [{_shown(low)}, {_shown(high)}]"
+
+
+def signed(mean: float, low: float, high: float) -> str:
+    """A difference: `+0.050 [-0.011, +0.110]`, or the mean alone where there is no interval."""
+    if math.isnan(low) or math.isnan(high):
+        return f"{mean:+.3f}"
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def probability(p: float) -> str:
+    """A p-value: `0.031`, `< 0.001`, or nothing where there is none."""
+    if math.isnan(p):
+        return NOTHING
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 def published_rows(rows: Sequence[dict], metrics: Sequence[str]) -> list[list[str]]:

@@ -21,3 +21,20 @@ WRONG_CLASS = replace(DREAMBOOTH, description="DreamBooth with a wrong class nou
 NO_CLASS = replace(
     DREAMBOOTH, description="DreamBooth without a class noun", noun="none", prior_weight=0.0
 )
+
+#: Paper, section 3.2: what the subject is called. A rare token, whatever the suite's own is ...
+IDENTIFIER_SKS = replace(
+    DREAMBOOTH, description="DreamBooth with the rare token 'sks'", identifier="sks"
+)
+
+#: ... an existing word, which has to be parted from its meaning ...
+IDENTIFIER_COMMON_WORD = replace(
+    DREAMBOOTH, description="DreamBooth with a common word as identifier", identifier="special"
+)
+
+#: ... or random characters, which fall apart into tokens with priors of their own.
+IDENTIFIER_RANDOM_STRING = replace(
+    DREAMBOOTH,
+    description="DreamBooth with random characters as identifier",
+    identifier="xxy5syt00",
+)

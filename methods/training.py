@@ -137,7 +137,8 @@ def train(
     """Change `parameters` in place so that the weighted sum of the terms falls.
 
     `encode` turns b prompts into (b, length, width) conditions, with gradients if they are to flow
-    there. Raises FloatingPointError if the loss stops being finite.
+    there. In fp16 a step whose scaled gradients overflow is left out, as GradScaler does, and the
+    scale is halved. Raises FloatingPointError if the loss stops being finite, or no scale helps.
     """
     optimiser = torch.optim.AdamW(
         parameters,
@@ -158,11 +159,17 @@ def train(
         scaler.update()
         optimiser.zero_grad(set_to_none=True)
         seen += loss.detach()
-        if (step % CHECK_EVERY == 0 or step == optimisation.steps) and not seen.isfinite():
-            raise FloatingPointError(
-                f"the loss was no longer finite by step {step}: "
-                f"lower learning_rate, now {optimisation.learning_rate}"
-            )
+        if step % CHECK_EVERY == 0 or step == optimisation.steps:
+            if not seen.isfinite():
+                raise FloatingPointError(
+                    f"the loss was no longer finite by step {step}: "
+                    f"lower learning_rate, now {optimisation.learning_rate}"
+                )
+            if scaler.get_scale() < 1:
+                # Such steps are left out, so nothing would be learned, and nobody would be told.
+                raise FloatingPointError(
+                    f"gradients overflow float16 at every scale by step {step}: use bf16 or fp32"
+                )
         progress(step, optimisation.steps)
 
 

@@ -21,9 +21,9 @@ from benchmark.backbone import (
     Sampler,
     backbone_id,
     load_backbone,
-    model_directory,
     resolve_precision,
 )
+from benchmark.model_files import locate
 from benchmark.records import UserError, noise_seed
 
 TEXTS = ["a dog", "a sks dog in the snow", "a dog"]
@@ -40,6 +40,12 @@ CLASSES = {
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def epsilon_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("models") / "epsilon"
+    return save_tiny_pipeline(place, prediction_type="epsilon")
 
 
 @pytest.fixture
@@ -90,12 +96,29 @@ def test_every_scheduler_is_tested():
     assert set(SCHEDULERS) == set(CLASSES)
 
 
-def test_epsilon_models_are_sampled_alike(tmp_path):
-    directory = save_tiny_pipeline(tmp_path / "epsilon", prediction_type="epsilon")
-    backbone = load_backbone(str(directory), precision="fp32", device="cpu")
-    expected = pipeline_images(finetuning.pipeline(directory), "ddpm", 4.0)
-    images = backbone.sample(TEXTS, SEEDS, sampler=Sampler("ddpm", 4, 4.0))
-    assert (images - expected).abs().max() < 1e-4
+@pytest.mark.parametrize("scheduler", CLASSES)
+def test_epsilon_models_are_sampled_alike(epsilon_directory, scheduler):
+    backbone = load_backbone(str(epsilon_directory), precision="fp32", device="cpu")
+    assert backbone.noise_scheduler.config.prediction_type == "epsilon"
+    expected = pipeline_images(finetuning.pipeline(epsilon_directory), scheduler, 4.0)
+    for batch in (1, 16):
+        images = backbone.sample(TEXTS, SEEDS, sampler=Sampler(scheduler, 4, 4.0), batch=batch)
+        assert (images - expected).abs().max() < 1e-4
+
+
+def test_large_images_go_through_the_vae_one_by_one(backbone, monkeypatch):
+    images, pixels = backbone.sample(TEXTS, SEEDS), torch.rand(3, 3, 16, 16)
+    moments = backbone.latent_moments(pixels)
+    seen = []
+    for name in ("encode", "decode"):
+        whole = getattr(backbone.vae, name)
+        counted = lambda batch, whole=whole, **o: seen.append(len(batch)) or whole(batch, **o)  # noqa: E731
+        monkeypatch.setattr(backbone.vae, name, counted)
+    monkeypatch.setattr("benchmark.backbone.VAE_PIXELS", 16 * 16)
+    assert (backbone.sample(TEXTS, SEEDS) - images).abs().max() < 1e-4
+    for found, expected in zip(backbone.latent_moments(pixels), moments, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert seen == [1] * 6
 
 
 def test_the_suites_sampler_is_the_default(backbone):
@@ -290,7 +313,7 @@ def test_looking_up_a_model_loads_no_torch():
 
 def test_bad_input_is_named(backbone, directory, tmp_path):
     with pytest.raises(UserError, match="it lacks scheduler, text_encoder"):
-        model_directory(str(tmp_path))
+        locate(str(tmp_path))
     with pytest.raises(UserError, match="unknown scheduler 'lms'; known: ddim"):
         Sampler("lms")
     with pytest.raises(UserError, match="not 0"):

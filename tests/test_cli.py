@@ -1,15 +1,18 @@
 """Exit codes and what is printed. Grids themselves are test_run's."""
 
 import csv
+import json
+import shutil
 from pathlib import Path
 
+import pooch
 import pytest
 
 import benchmark.encoders
 from benchmark import cli
 from benchmark.plugins import available
 from benchmark.protocol import protocol_names
-from benchmark.suite import suite_names
+from benchmark.suite import load_suite, suite_names
 from tests import toy
 
 
@@ -81,6 +84,57 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(shell: Shell, tmp_path: Pa
     assert not (tmp_path / "runs").exists()
 
 
+def test_another_backbone_and_precision_take_the_suites_place(shell: Shell, tmp_path: Path) -> None:
+    assert shell(*RUN, "--subjects", "dog-red") == 0
+    options = ("--backbone", "crayons", "--precision", "bf16")
+    assert shell(*RUN, "--subjects", "dog-red", *options) == 0
+    found = {
+        (job["backbone"], load_suite(str(run / "suite.toml")).backbone.precision)
+        for run in (tmp_path / "runs").iterdir()
+        for job in [json.loads(next(run.glob("jobs/*/*.json")).read_text())["job"]]
+    }
+    assert found == {("tests.toy:load:colours", "auto"), ("tests.toy:load:crayons", "bf16")}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--methods", "tests.toy:PAINT"),
+        ("sweep", "tests.toy:PAINT", "--set", "steps=1,2"),
+        ("curve", "tests.toy:PAINT", "--over", "steps=1,2"),
+    ],
+)
+def test_a_protocol_takes_the_suites_own_place(
+    shell: Shell, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    suite = (tmp_path / "toy.toml").read_text().replace("[data]", '[data]\nsplit = "development"')
+    (tmp_path / "split.toml").write_text(suite)
+    found = []
+    for options in ((), ("--protocol", "pocket")):
+        assert shell(*command, "--suite", "split.toml", *options, "--dry-run") == 0
+        found += [line for line in shell.out.splitlines() if line.startswith("directory")]
+    assert len(set(found)) == 2
+    assert (
+        shell(*command, "--suite", "split.toml", "--protocol", "kosmos-g", "--encoders", "no") == 2
+    )
+    assert "--local-dir no/vit_small_patch16_224.dino" in shell.error
+    assert shell.error.count("\n") == 1
+
+
+def test_a_missing_backbone_stops_a_run_before_it_begins_but_no_dry_run(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    run = ("run", "--methods", "dreambooth", "--subjects", "dog", "--backbone", "sd15")
+    assert shell(*run, "--dry-run") == 0
+    assert shell(*run) == 2
+    assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --revision" in shell.error
+    assert "`--suite pocket` runs without" in shell.error
+    assert shell.error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -119,6 +173,102 @@ def test_a_run_directory_of_another_configuration_stays_as_it_is(
         assert "mine holds a run of another configuration" in shell.error
     after = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
     assert after == before
+
+
+def own_subjects(folder: Path) -> Path:
+    """Two of one's own, with images of the toy world."""
+    for name, image in (("mine", "dog-red"), ("yours", "vase-green")):
+        shutil.copytree(folder / "data" / image, folder / "own" / name)
+    (folder / "own" / "subjects.toml").write_text(
+        '[mine]\nclass_noun = "dog"\nlive = true\n[yours]\nclass_noun = "cup"\nlive = false\n'
+    )
+    return folder / "own"
+
+
+def test_ones_own_subjects_are_listed_and_run(shell: Shell, tmp_path: Path) -> None:
+    own = own_subjects(tmp_path)
+    assert shell("list", "subjects", "--data", "own") == 0
+    assert shell.out == (
+        "mine   dog, live, 2 images, 12 x 12\nyours  cup, object, 2 images, 12 x 12\n"
+    )
+    assert shell(*RUN, "--data", "own", "--prompts", "property", "--subjects", "mine") == 0
+    assert f"data        {own}: images in {own}" in shell.out
+    assert "jobs        1, 12 images" in shell.out, "5 of DreamBench's prompts, and the prior one"
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert shell("run", "--suite", str(directory / "suite.toml"), "--dry-run", "--methods",
+                 "tests.toy:PAINT") == 0  # fmt: skip
+    assert "subjects    1: mine" in shell.out
+
+
+def test_a_copy_of_the_suites_images_gives_the_same_run_wherever_it_lies(
+    shell: Shell, tmp_path: Path
+) -> None:
+    assert shell(*RUN, "--dry-run", "--subjects", "dog-red") == 0
+    (expected,) = [line for line in shell.out.splitlines() if line.startswith("directory")]
+    for place in ("here", "there/dataset"):
+        for subject in toy.SUBJECTS:
+            shutil.copytree(tmp_path / "data" / subject, tmp_path / place / subject)
+        data = place.partition("/")[0]
+        assert shell(*RUN, "--dry-run", "--subjects", "dog-red", "--data", data) == 0
+        assert expected in shell.out.splitlines()
+        assert f"images in {tmp_path / place}\n" in shell.out
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0 cut"])
+def test_a_bad_image_of_ones_own_is_named_before_any_job_runs(
+    shell: Shell, tmp_path: Path, content: bytes
+) -> None:
+    own = own_subjects(tmp_path)
+    (own / "yours" / "bad.jpg").write_bytes(content)
+    for command in (RUN, ("list", "subjects")):
+        assert shell(*command, "--data", "own") == 2
+        assert f"cannot read image {own}/yours/bad.jpg: " in shell.error
+        assert shell.error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+    assert shell(*RUN, "--data", "own", "--subjects", "mine", "--dry-run") == 0
+
+
+def test_one_image_cannot_be_compared_with_another_but_is_enough_to_run(
+    shell: Shell, tmp_path: Path
+) -> None:
+    (own_subjects(tmp_path) / "yours" / "01.png").unlink()
+    assert shell(*RUN, "--data", "own", "--methods", "tests.toy:PAINT,real-images") == 2
+    assert "method 'real-images' compares" in shell.error
+    assert "there is one of yours: add another" in shell.error
+    assert shell(*RUN, "--data", "own", "--subjects", "yours", "--prompts", "1") == 0
+
+
+def test_photographs_that_were_not_fetched_are_asked_for(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache")
+    suite = (tmp_path / "toy.toml").read_text().replace(str(tmp_path / "data"), "dreambench")
+    (tmp_path / "photographs.toml").write_text(suite)
+    assert shell("list", "subjects", "--suite", "photographs.toml") == 0
+    assert len(shell.out.splitlines()) == 30
+    assert shell(*RUN, "--suite", "photographs.toml", "--subjects", "dog") == 2
+    for part in ("python -m benchmark fetch dreambench", "--data DIR", "--suite pocket"):
+        assert part in shell.error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_fetch_checks_a_copy_and_manifest_makes_one_that_can_be_checked(
+    shell: Shell, tmp_path: Path
+) -> None:
+    own = own_subjects(tmp_path)
+    assert shell("manifest", "own", "--source", "https://example.org/own", "--out", "m.toml") == 0
+    (tmp_path / "pinned").mkdir()
+    (tmp_path / "m.toml").rename(tmp_path / "pinned" / "manifest.toml")
+    (own / "subjects.toml").unlink()
+    assert shell("fetch", str(tmp_path / "pinned"), "--data", "own") == 0
+    assert shell.out == f"2 subjects, 4 images, each as it should be: {own}\n"
+    assert shell("fetch", "pinned", "--data", "own", "--out", "other") == 2
+    assert "give one of them" in shell.error
+    (own / "mine" / "01.png").unlink()
+    assert shell("fetch", str(tmp_path / "pinned"), "--data", "own") == 2
+    assert f"{own}/mine/01.png: No such file" in shell.error
+    assert shell("manifest", "own") == 2
+    assert not (own / "manifest.toml").exists()
 
 
 def test_a_failed_job_is_code_1(shell: Shell) -> None:

@@ -1,11 +1,9 @@
 import hashlib
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from benchmark.data import dataset_directory, load_dataset, read_image, verify
+from benchmark.data import dataset_directory, load_dataset, verify
 from benchmark.records import UserError
 from tests import toy
 
@@ -81,70 +79,3 @@ def test_a_bad_file_is_named_with_what_is_wrong(
 def test_an_unknown_dataset_is_named_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="unknown dataset 'no-such'; known: .*pocket"):
         dataset_directory("no-such")
-
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-
-
-def test_plain_rgb_comes_back_exactly(tmp_path: Path) -> None:
-    Image.fromarray(PIXELS).save(tmp_path / "x.png")
-    found = read_image(tmp_path / "x.png")
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, PIXELS)
-
-
-@pytest.mark.parametrize(
-    ("orientation", "turned"),
-    [(1, PIXELS), (3, np.rot90(PIXELS, 2)), (6, np.rot90(PIXELS, -1)), (8, np.rot90(PIXELS))],
-)
-def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, turned: np.ndarray) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(PIXELS).save(tmp_path / "x.png", exif=exif)
-    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), turned)
-
-
-def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
-    alpha = np.random.default_rng(1).integers(0, 256, (5, 7, 1), dtype=np.uint8)
-    Image.fromarray(np.concatenate([PIXELS, alpha], -1)).save(tmp_path / "x.png")
-    share = alpha / 255
-    by_hand = PIXELS * share + 255 * (1 - share)
-    assert np.abs(read_image(tmp_path / "x.png") - by_hand).max() <= 1
-
-
-def test_palettes_are_looked_up_with_and_without_transparency(tmp_path: Path) -> None:
-    image = Image.fromarray(np.array([[0, 1], [1, 2]], np.uint8)).convert("P")
-    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    colours = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]], np.uint8)
-    image.save(tmp_path / "x.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), colours[[[0, 1], [1, 2]]])
-    image.save(tmp_path / "x.png", transparency=1)
-    colours[1] = 255
-    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), colours[[[0, 1], [1, 2]]])
-
-
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
-    deep = np.array([[0, 257, 32896, 65535]], np.uint16)
-    Image.fromarray(deep).save(tmp_path / "x.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "x.png")[..., 0], [[0, 1, 128, 255]])
-
-
-def test_grey_and_cmyk_become_rgb(tmp_path: Path) -> None:
-    Image.fromarray(PIXELS[..., 0]).save(tmp_path / "grey.png")
-    grey = read_image(tmp_path / "grey.png")
-    np.testing.assert_array_equal(grey, np.repeat(PIXELS[..., :1], 3, -1))
-    Image.new("CMYK", (4, 4), (255, 0, 0, 0)).save(tmp_path / "cyan.jpg", quality=100)
-    assert np.abs(read_image(tmp_path / "cyan.jpg").astype(int) - [0, 255, 255]).max() <= 3
-
-
-def test_a_missing_or_broken_image_is_named(tmp_path: Path) -> None:
-    whole = tmp_path / "whole.png"
-    Image.fromarray(np.repeat(np.repeat(PIXELS, 40, 0), 40, 1)).save(whole)
-    content = whole.read_bytes()
-    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
-    (tmp_path / "text.png").write_text("no image")
-    (tmp_path / "empty.png").touch()
-    Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "float.tiff")
-    for name in ("none.png", "cut.png", "text.png", "empty.png", "float.tiff"):
-        with pytest.raises(UserError, match=f"cannot read image .*{name}"):
-            read_image(tmp_path / name)

@@ -10,20 +10,31 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("records",),
-    ("store", "plugins", "data", "protocol", "suite"),
-    ("model_files", "sampling", "metrics"),
+    ("store", "images", "manifest", "plugins", "data", "fetch", "protocol", "suite"),
+    ("diffusers_layout", "hub", "model_files", "sampling", "metrics"),
+    ("single_file", "checkpoints"),
     ("encoder_models", "prior_store", "encoders", "backbone", "loaders"),
     ("methods",),
     ("plan", "run", "execute"),
-    ("stats", "tables", "figures", "finished", "image_grid", "report_text", "report", "check"),
-    ("console", "grid", "speed", "sweep", "score"),
+    ("stats", "pairs", "orderings"),
+    ("tables", "figures", "curve_figure", "finished", "join", "image_grid"),
+    ("comparison_text", "runs_text", "report_text", "report", "check"),
+    ("console", "grid", "speed", "sweep", "curve", "identifiers", "score"),
     ("cli",),
     ("__main__",),
 )
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "timm", "open_clip"}
 SLOW_TO_IMPORT = {"scipy", "pandas", "matplotlib"}
 #: Modules that may import the heavy libraries when they are imported themselves.
-WITH_TORCH = {"encoder_models", "prior_store", "encoders", "backbone", "methods.training"}
+WITH_TORCH = {
+    "single_file",
+    "checkpoints",
+    "encoder_models",
+    "prior_store",
+    "encoders",
+    "backbone",
+    "methods.training",
+}
 #: What a method may see of the suite (plugins for types).
 FOR_METHODS = {"records", "plugins", "backbone", "sampling"}
 
@@ -121,6 +132,9 @@ def test_the_datasets_are_data() -> None:
     [
         ["--help"],
         ["run", "--help"],
+        ["curve", "--help"],
+        ["calibrate", "--help"],
+        ["report", "--help"],
         ["list", "methods"],
         ["list", "metrics"],
         ["list", "suites"],

@@ -16,7 +16,14 @@ from tiny_pipeline import save_tiny_pipeline
 from benchmark.backbone import Backbone, Sampler, load_backbone
 from benchmark.plugins import Method, configure, load_method, settings_of
 from benchmark.records import PRIOR_PROMPT, REAL_PROMPT, Prompt, Request, Subject, UserError
-from methods.ablations import NO_CLASS, NO_PRIOR, WRONG_CLASS
+from methods.ablations import (
+    IDENTIFIER_COMMON_WORD,
+    IDENTIFIER_RANDOM_STRING,
+    IDENTIFIER_SKS,
+    NO_CLASS,
+    NO_PRIOR,
+    WRONG_CLASS,
+)
 from methods.controls import REAL_IMAGES, UNTUNED
 from methods.dreambooth import DREAMBOOTH
 from methods.textual_inversion import TEXTUAL_INVERSION
@@ -228,6 +235,9 @@ def test_ablations_differ_from_dreambooth_in_their_setting_alone():
         (NO_PRIOR, {"prior_weight": 0.0}),
         (WRONG_CLASS, {"noun": "wrong"}),
         (NO_CLASS, {"noun": "none", "prior_weight": 0.0}),
+        (IDENTIFIER_SKS, {"identifier": "sks"}),
+        (IDENTIFIER_COMMON_WORD, {"identifier": "special"}),
+        (IDENTIFIER_RANDOM_STRING, {"identifier": "xxy5syt00"}),
     ):
         assert settings_of(method) == whole | changed
         assert method.description != DREAMBOOTH.description
@@ -240,6 +250,9 @@ def test_ablations_differ_from_dreambooth_in_their_setting_alone():
         "dreambooth-no-prior",
         "dreambooth-wrong-class",
         "dreambooth-no-class",
+        "identifier-sks",
+        "identifier-common-word",
+        "identifier-random-string",
         "textual-inversion",
         "untuned",
         "real-images",

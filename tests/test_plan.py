@@ -48,6 +48,18 @@ def test_all_is_every_installed_method_and_outside_ones_go_beside(suite: Suite) 
     assert len(set(grid.methods)) == len(grid.methods)
 
 
+def test_the_identifiers_ablation_is_asked_for_by_pattern_and_not_part_of_all(
+    suite: Suite,
+) -> None:
+    names = ("identifier-common-word", "identifier-random-string", "identifier-sks")
+    assert not set(plan(suite, ["all"]).methods) & set(names)
+    grid = plan(suite, ["dreambooth", "identifier-*"])
+    assert grid.methods == ("dreambooth", *names)
+    assert plan(suite, ["identifier-sks"]).jobs[0].settings["identifier"] == "sks"
+    with pytest.raises(UserError, match="no method fits 'identity-\\*'; known: dreambooth"):
+        plan(suite, ["identity-*"])
+
+
 @pytest.mark.parametrize(
     ("choices", "templates"),
     [

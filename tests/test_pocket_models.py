@@ -2,6 +2,7 @@
 
 import random
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,23 @@ from torch import nn
 from benchmark.data import load_dataset, verify
 from benchmark.model_files import POCKET
 from benchmark.pocket.captions import IDENTIFIERS, caption, individual_names, vocabulary
+from benchmark.pocket.generator import Pool, build_vae, say, train_decoder
 from benchmark.pocket.individuals import named, subjects, write_dataset
 from benchmark.pocket.pretrain import pretrain
+from benchmark.pocket.text_encoder import (
+    SUBJECT_SIZE,
+    describe,
+    who_is_spoken_of,
+)
 from benchmark.pocket.training import Recipe, step_generator, train_part
 from benchmark.pocket.vocabulary import END, build_tokenizer, save_tokenizer
-from benchmark.pocket.world import CLASSES, COLOURS, sample_identities, sample_scenes
+from benchmark.pocket.world import (
+    CLASSES,
+    COLOURS,
+    Identities,
+    sample_identities,
+    sample_scenes,
+)
 from benchmark.records import UserError
 
 DATASET = Path(__file__).parent.parent / "datasets" / "pocket"
@@ -118,6 +131,72 @@ def test_the_shipped_subjects_verify_and_cover_both_groups() -> None:
         assert all(4 <= len(s.images) <= 6 for s in dataset.subjects)
 
 
+def test_who_is_spoken_of_is_who_is_described() -> None:
+    names, known = named()
+    people, said = who_is_spoken_of(600, torch.Generator().manual_seed(0))
+    kinds = [0, 0, 0]
+    marked: dict[tuple[str, int], torch.Tensor] = {}
+    for i, name in enumerate(said):
+        if name in names:
+            kinds[0] += 1
+            assert torch.equal(people.shape[i], known.shape[names.index(name)])
+        elif name in IDENTIFIERS:
+            kinds[1] += 1
+            key = (name, int(people.kind[i]))
+            assert torch.equal(marked.setdefault(key, people.shape[i]), people.shape[i])
+        else:
+            kinds[2] += 1
+            assert name == ""
+    assert kinds[0] > 200 and 30 < kinds[1] < 90 and kinds[2] > 230
+    held_out = [subjects(split)[1].shape for split in ("development", "test")]
+    drawn = torch.cat([known.shape, *held_out])
+    unseen = torch.stack(list(marked.values()))
+    assert len(marked) > 20 and torch.cdist(unseen, drawn).min() > 0.01
+
+
+def test_a_description_tells_subjects_and_places_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    identities = sample_identities(40, generator)
+    here, there = sample_scenes(identities, generator), sample_scenes(identities, generator)
+    there = replace(there, colour=here.colour, shiny=here.shiny)
+    subject, picture = describe(identities, here)
+    same_subject, other_picture = describe(identities, there)
+    assert subject.shape == (40, SUBJECT_SIZE) and torch.equal(subject, same_subject)
+    moved = (here.background != there.background) | (here.accessory != there.accessory)
+    assert torch.equal((picture != other_picture).any(dim=1), moved)
+    assert torch.pdist(subject).min() > 0.1
+
+
+def test_an_identifier_stands_before_strangers_only() -> None:
+    names, known = named()
+    generator = torch.Generator().manual_seed(0)
+    strangers = sample_identities(len(known), generator)
+    people = Identities.cat([known, strangers])
+    scenes = sample_scenes(people, generator)
+    pool = Pool(people, scenes, (*names, *[""] * len(known)), torch.empty(0))
+    chance, met = random.Random(0), {i: set() for i in IDENTIFIERS}
+    for _ in range(10):
+        texts = say(pool, torch.arange(len(people)), chance)
+        for who, text in enumerate(texts):
+            words = set(text.split())
+            assert not words & set(names) or pool.names[who] in words
+            for identifier in words & set(IDENTIFIERS):
+                assert who >= len(known)
+                met[identifier].add(who)
+        assert 0.03 < texts.count("") / len(texts) < 0.2
+    assert min(map(len, met.values())) > 5
+
+
+def test_training_the_decoder_leaves_the_latents_alone(tmp_path) -> None:
+    vae = build_vae().eval()
+    before = {k: v.clone() for k, v in vae.state_dict().items()}
+    train_decoder(vae, Recipe(steps=2, batch=2, learning_rate=1e-3, warmup=1), tmp_path, "cpu")
+    changed = {
+        k.split(".")[0] for k, v in vae.state_dict().items() if not torch.equal(v, before[k])
+    }
+    assert changed == {"decoder", "post_quant_conv"}
+
+
 def line(directory: Path, steps: int) -> nn.Module:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
@@ -146,6 +225,12 @@ def test_an_interrupted_pretraining_ends_with_the_same_weights(tmp_path) -> None
     resumed = line(tmp_path / "parts", 60)
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_no_two_parts_or_steps_draw_the_same_numbers() -> None:
+    names = ("text", "vae", "vae noise", "decoder", "pool", "unet", "clip", "dino", "judge", "psnr")
+    draws = [torch.rand(4, generator=step_generator(n, s)) for n in names for s in (0, 1, 2**20)]
+    assert torch.pdist(torch.stack(draws)).min() > 1e-3
 
 
 def test_a_loss_that_is_not_finite_stops_pretraining(tmp_path) -> None:
@@ -187,18 +272,17 @@ def test_other_tools_load_the_generator() -> None:
     assert image.shape == (1, 64, 64, 3) and np.isfinite(image).all()
 
 
-def test_each_identifier_is_the_mean_of_many_names_and_its_own() -> None:
+def test_each_identifier_and_name_changes_the_encoding_at_the_noun() -> None:
     from benchmark.backbone import load_backbone
 
     backbone = load_backbone("pocket", precision="fp32")
-    rows = torch.stack([backbone.token_embedding(identifier) for identifier in IDENTIFIERS])
-    names = torch.stack([backbone.token_embedding(name) for name in named()[0]])
-    middle = names.mean(dim=0)
-    assert (rows - middle).norm(dim=1).max() < (names - middle).norm(dim=1).min()
-    assert torch.pdist(rows).min() > 0.01
+    names, known = named()
+    pairs = [(i, noun) for i in IDENTIFIERS for noun in CLASSES]
+    pairs += [(n, CLASSES[k]) for n, k in zip(names, known.kind.tolist(), strict=True)]
     with torch.no_grad():
-        plain, marked = backbone.encode_prompts(["a dog", "a sks dog"])
-    assert torch.cosine_similarity(plain[2], marked[3], dim=0) < 0.999
+        plain = backbone.encode_prompts([f"a {noun}" for _, noun in pairs])[:, 2]
+        marked = backbone.encode_prompts([f"a {word} {noun}" for word, noun in pairs])[:, 3]
+    assert torch.cosine_similarity(plain, marked, dim=1).max() < 0.9
 
 
 def test_the_judges_know_real_renders() -> None:
@@ -206,7 +290,7 @@ def test_the_judges_know_real_renders() -> None:
     from benchmark.pocket.evaluate import identity_on_renders, judge_on_renders
     from benchmark.suite import load_suite
 
-    encoders = load_encoders(load_suite("pocket").encoders, device="cpu")
+    encoders = load_encoders(load_suite("pocket").encoder_tables(), device="cpu")
     values = {row.name: row.value for row in judge_on_renders(encoders, 200)}
     assert values["class right on renders"] > 0.9
     values = {row.name: row.value for row in identity_on_renders(encoders, 50)}

@@ -14,6 +14,8 @@ import benchmark.encoders
 from benchmark.data import load_dataset
 from benchmark.grid import run_grid
 from benchmark.plan import plan
+from benchmark.records import UserError
+from benchmark.report import write_joint_report
 from benchmark.score import collect, score_images
 from benchmark.suite import Suite, load_suite
 from tests import toy
@@ -77,6 +79,37 @@ def test_a_runs_own_images_get_the_runs_own_scores(
     for image in (finished / "images/tests.toy-PAINT").rglob("*.png"):
         kept = tmp_path / "scored/images/tool" / image.relative_to(image.parents[1])
         np.testing.assert_array_equal(np.asarray(Image.open(kept)), np.asarray(Image.open(image)))
+
+
+def test_a_tools_report_joins_a_runs_own(suite: Suite, finished: Path, tmp_path: Path) -> None:
+    for subject in toy.SUBJECTS:
+        for index in range(2):
+            picture(tmp_path / f"tool/{subject}/a-subject-in-the-snow/{index}.png", index)
+    score_images(collect(tmp_path / "tool", suite), tmp_path / "scored")
+    joint = write_joint_report([finished, tmp_path / "scored"], tmp_path / "both", partial=True)
+    assert scores(tmp_path / "both", "tool") == scores(tmp_path / "scored", "tool")
+    assert scores(tmp_path / "both", "real-images") == scores(finished, "real-images")
+    assert "(toy-1)" in joint.read_text()
+    assert "Not all jobs ran alike" in joint.read_text()
+    other = tmp_path / "other"
+    score_images(collect(tmp_path / "tool", suite.under("pocket")), other)
+    with pytest.raises(UserError, match='differ in the protocol: "(toy|pocket)-1" and'):
+        write_joint_report([finished, other], tmp_path / "none", partial=True)
+
+
+def test_a_copy_of_the_photographs_may_lie_anywhere(
+    suite: Suite,
+    tmp_path: Path,
+    shell: Shell,  # noqa: F811
+) -> None:
+    picture(tmp_path / "tool/dog-red/a dog in the snow/0.png")
+    shutil.copytree(tmp_path / "data/dog-red", tmp_path / "copy/dog-red")
+    shutil.rmtree(tmp_path / "data/dog-red")
+    command = ("score", "tool", "--suite", "toy.toml", "--out", "scored")
+    assert shell(*command) == 2
+    assert not (tmp_path / "scored").exists()
+    assert shell(*command, "--data", "copy") == 0, "the other subjects are not looked for"
+    assert len(scores(tmp_path / "scored", "real-images")) == 4
 
 
 def test_a_csv_names_the_same_images_in_any_of_the_ways(suite: Suite, tmp_path: Path) -> None:

@@ -105,3 +105,27 @@ def test_names_that_look_like_missing_values_are_names(tmp_path):
     (tmp_path / "scores.csv").write_text(text)
     row = stats.read_scores(tmp_path / "scores.csv").iloc[0]
     assert (row["method"], row["subject"], row["prompt"]) == ("nan", "null", "")
+
+
+def test_numbers_as_names_are_read_as_they_are_written(tmp_path):
+    (tmp_path / "scores.csv").write_text(HEADER + "1e3,007,a {},property,0,0,dino,0.5,1.0\n")
+    row = stats.read_scores(tmp_path / "scores.csv").iloc[0]
+    assert (row["method"], row["subject"], row["seed"], row["protocol"]) == (
+        "1e3", "007", "0", "1.0",
+    )  # fmt: skip
+
+
+def seeded(rows):
+    """`rows`: (method, subject, seed, value)."""
+    table = [(m, s, "a {}", "property", 0, k, "dino", v, "test-1") for m, s, k, v in rows]
+    return pd.DataFrame(table, columns=list(SCORE_COLUMNS))
+
+
+def test_spread_over_seeds_is_that_of_the_means_over_subjects_with_every_seed():
+    rows = [("m", "a", "0", 0.1), ("m", "a", "0", 0.3), ("m", "a", "1", 0.5)]
+    rows += [("m", "b", "0", 0.6), ("m", "b", "1", 0.4), ("m", "c", "0", 9.0)]
+    rows += [("one-seed", "a", "0", 0.5), ("apart", "a", "0", 0.5), ("apart", "b", "1", 0.5)]
+    found = stats.seed_spread(seeded(rows))
+    # Of a and b: seed 0 (0.2 + 0.6) / 2 = 0.4, seed 1 (0.5 + 0.4) / 2 = 0.45; c has no seed 1.
+    assert found["std"].tolist() == pytest.approx([0.05 / math.sqrt(2)])
+    assert found.drop(columns="std").to_numpy().tolist() == [["m", "dino", 2, 2]]

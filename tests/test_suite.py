@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import pytest
 
-from benchmark.plan import plan
+from benchmark.plan import NOT_IN_ALL, method_names, plan
 from benchmark.plugins import settings_of
 from benchmark.records import UserError
 from benchmark.suite import load_suite, suite_names
@@ -122,6 +122,20 @@ def test_ablations_differ_from_dreambooth_in_what_is_ablated(name: str) -> None:
         assert changed <= differ <= changed | unused
 
 
+@pytest.mark.parametrize("name", ["pocket", "dreambench", "dreambench-mini"])
+def test_the_identifiers_ablation_differs_from_dreambooth_in_the_identifier_alone(
+    name: str,
+) -> None:
+    suite = load_suite(name)
+    whole = settings_of(suite.method("dreambooth"))
+    found = set()
+    for ablation in method_names(suite, [NOT_IN_ALL]):
+        settings = settings_of(suite.method(ablation))
+        found.add(settings["identifier"])
+        assert settings == whole | {"identifier": settings["identifier"]}
+    assert len(found) == 3
+
+
 def test_the_suites_prompts_are_those_that_are_planned(suite_file: Path) -> None:
     text = suite_file.read_text().replace("[evaluation]", '[evaluation]\nprompts = ["1"]')
     suite_file.write_text(text)
@@ -130,3 +144,14 @@ def test_the_suites_prompts_are_those_that_are_planned(suite_file: Path) -> None
         grid = plan(suite, ["real-images"], prompts=given)
         assert grid.suite.evaluation.prompts == expected
         assert {len(job.prompts) for job in grid.jobs} == {1}
+
+
+def test_a_suite_on_another_backbone_keeps_the_rest_but_its_times() -> None:
+    suite = load_suite("pocket")
+    assert suite.on() == suite.on("pocket") == suite
+    other = suite.on("sd15", "bf16")
+    assert (other.backbone.model, other.backbone.precision) == ("sd15", "bf16")
+    assert other.estimate is None and suite.estimate is not None
+    same = other.model_copy(update={"backbone": suite.backbone, "estimate": suite.estimate})
+    assert same == suite
+    assert suite.on(precision="fp32").estimate == suite.estimate

@@ -175,6 +175,57 @@ def test_drawn_latents_are_the_vaes_own_samples(backbone, directory, subject):
     assert torch.equal(draw.noise, torch.randn(sample.shape, generator=generator))
 
 
+def test_latents_are_drawn_anew_each_step_in_the_moments_distribution(backbone, subject):
+    [instance] = replace(TINY, prior_weight=0.0, batch_size=1).terms(subject, backbone, seed=0)
+    one = replace(instance, mean=instance.mean[:1], std=instance.std[:1])
+    drawn = torch.cat([one.draw(backbone).latents for _ in range(2000)])
+    assert len({row.numpy().tobytes() for row in drawn}) == 2000
+    standard = (drawn - one.mean) / one.std
+    assert standard.mean(dim=0).abs().max() < 0.15  # 6 standard errors
+    assert (standard.std(dim=0) - 1).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("train_text_encoder", [False, True])
+def test_prompts_are_encoded_once_unless_the_text_encoder_learns(
+    backbone, subject, monkeypatch, train_text_encoder
+):
+    calls = []
+    encode = Backbone.encode_prompts
+    monkeypatch.setattr(
+        Backbone,
+        "encode_prompts",
+        lambda self, texts, **options: calls.append(texts) or encode(self, texts, **options),
+    )
+    backbone.prior_moments("dog", 3, sampler=TINY.prior_sampler(), seed=0)
+    calls.clear()
+    method = replace(TINY, train_text_encoder=train_text_encoder)
+    method.fit(subject, backbone, seed=0, progress=QUIET)
+    assert len(calls) == (method.steps if train_text_encoder else 1)
+
+
+def test_half_precision_that_overflows_at_every_scale_is_an_error(directory, subject, monkeypatch):
+    backbone = load_backbone(str(directory), precision="fp16", device="cpu")
+    loss = training.denoising_loss
+    monkeypatch.setattr(training, "denoising_loss", lambda *a: _Overflowing.apply(loss(*a)))
+    method = replace(TINY, prior_weight=0.0, steps=25)
+    before = weights(backbone)
+    with pytest.raises(FloatingPointError, match="overflow float16 at every scale by step 25"):
+        method.fit(subject, backbone, seed=0, progress=QUIET)
+    assert all(torch.equal(before[name], found) for name, found in weights(backbone).items())
+
+
+class _Overflowing(torch.autograd.Function):
+    """The loss as it is, with gradients that are not finite."""
+
+    @staticmethod
+    def forward(context, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * float("inf")
+
+
 def test_draws_are_spread_evenly(backbone):
     term = Term(
         torch.arange(4.0).view(4, 1, 1, 1),

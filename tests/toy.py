@@ -99,6 +99,13 @@ class Canvas:
     def restore(self) -> None:
         self.weight = 0.0
 
+    def sample(self, texts: Sequence[str], seeds: Sequence[int]) -> Any:
+        """Noise, whatever the texts."""
+        import torch
+
+        noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return torch.stack([torch.rand((3, SIZE, SIZE), generator=g) for g in noise])
+
 
 def load(model: str, **_options: Any) -> Canvas:
     # Its own encoders come with it, so that workers and child processes have them too.

@@ -29,8 +29,8 @@ from benchmark.pocket.world import (
     sample_scenes,
 )
 
-#: Rare tokens for subjects to learn. They name nobody; `benchmark.pocket.generator` gives each the
-#: mean embedding of half of the names. How far it still has a look of its own: the model card.
+#: Rare tokens for subjects to learn. They name nobody: the generator meets each before strangers
+#: only, another one each time. How far one still has a look of its own: the model card.
 IDENTIFIERS = ("sks", "zwx", "ohwx", "olis", "xjy", "qwe")
 
 OPENINGS = ("a {}", "a photo of a {}", "a picture of a {}", "the {}")

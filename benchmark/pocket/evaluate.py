@@ -51,7 +51,12 @@ class Measurement:
 def quality(
     encoder_settings: dict, *, per_cell: int, device: str, say: Callable[[str], None] = print
 ) -> list[Measurement]:
-    """Measure every part; `per_cell` pictures are sampled for each class x background."""
+    """Measure every part.
+
+    `per_cell` pictures are sampled for each class x background, an eighth of that for each class x
+    colour word, half of it for each class x accessory, and `per_cell`, but at least 16, for each
+    class with and without an identifier.
+    """
     encoders = load_encoders(encoder_settings, device=device)
     backbone = load_backbone("pocket", device=device)
     rows: list[Measurement] = []
@@ -76,7 +81,7 @@ def named_right(
     return scores.argmax(axis=1) == np.asarray(truth)
 
 
-def judge_on_renders(encoders: Encoders, count: int = 1000) -> list[Measurement]:
+def judge_on_renders(encoders: Encoders, count: int = 3000) -> list[Measurement]:
     """The metric CLIP's accuracy on real renders."""
     identities, scenes, images = draw(count, step_generator("judge", 0), "cpu")
     nouns = [CLASSES[k] for k in identities.kind.tolist()]
@@ -175,9 +180,10 @@ def pictures(backbone: Backbone, encoders: Encoders, per_cell: int) -> list[Meas
     rows.append(
         ("background", _by_noun(encoders, images, nouns, everything, places, _in_place), 0.9)
     )
-    rows.append(("colour word", _asked(backbone, encoders, per_cell, CLASSES, _coloured), 0.8))
+    per_word = -(-per_cell // 8)
+    rows.append(("colour word", _asked(backbone, encoders, per_word, CLASSES, _coloured), 0.8))
     live = [n for n in CLASSES if n in LIVE]
-    rows.append(("accessory", _asked(backbone, encoders, per_cell, live, _wearing), 0.75))
+    rows.append(("accessory", _asked(backbone, encoders, 4 * per_word, live, _wearing), 0.75))
     return [Measurement("generator", f"{n} right", r.mean(), f">= {g}") for n, r, g in rows]
 
 
@@ -204,7 +210,7 @@ def identifiers(backbone: Backbone, encoders: Encoders, per_cell: int) -> list[M
     that means one individual would raise it.
     """
     rows = []
-    seeds = range(8 * per_cell)
+    seeds = range(max(16, per_cell))
     for identifier in IDENTIFIERS:
         cosines, looks = [], []
         for noun in CLASSES:

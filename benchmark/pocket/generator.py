@@ -1,12 +1,15 @@
 """Pretraining the pocket generator: a small Stable Diffusion in diffusers layout.
 
-Two parts: a VAE (64 x 64 x 3 to 16 x 16 x 8), then the U-Net together with its text encoder, on
-latents that are drawn and encoded once. v-prediction, caption dropout for guidance, EMA.
+Four parts: the text encoder (`text_encoder.py`); a VAE (64 x 64 x 3 to 16 x 16 x 8); its decoder
+once more alone, for sharper pictures of the same latents; then the U-Net, with the text encoder
+frozen, on latents that are drawn and encoded once. v-prediction, caption dropout for guidance, EMA.
 """
 
 from __future__ import annotations
 
+import copy
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,12 +25,13 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmark.pocket.captions import IDENTIFIERS, caption, vocabulary
 from benchmark.pocket.individuals import named
+from benchmark.pocket.text_encoder import TEXT_RECIPE, TEXT_WIDTH, train_text_encoder
 from benchmark.pocket.training import Recipe, step_generator, train_part
-from benchmark.pocket.vocabulary import END, MAX_LENGTH, START, build_tokenizer, save_tokenizer
+from benchmark.pocket.vocabulary import build_tokenizer, save_tokenizer
 from benchmark.pocket.world import (
     Identities,
     Scenes,
@@ -36,7 +40,6 @@ from benchmark.pocket.world import (
     sample_scenes,
 )
 
-TEXT_WIDTH = 128
 LATENT_CHANNELS = 8
 DRAWN_BATCHES = 64
 NOISE = {
@@ -47,16 +50,22 @@ NOISE = {
     "prediction_type": "v_prediction",
     "clip_sample": False,
 }
-#: Share of pictures that show a known individual, and of captions dropped for guidance.
-NAMED_SHARE, DROPPED_CAPTIONS = 0.4, 0.1
+#: Share of pictures that show a known individual, and of live subjects that wear something.
+NAMED_SHARE, ACCESSORY_RATE = 0.4, 0.5
+#: Share of strangers that are called by an identifier, where a name may be mentioned at all.
+IDENTIFIER_SHARE = 0.15
+#: Share of captions dropped for guidance.
+DROPPED_CAPTIONS = 0.1
 
 
 @dataclass(frozen=True)
 class GeneratorRecipe:
-    """Sizes of the two trainings; the defaults are for two CPU cores."""
+    """Sizes of the four trainings; the defaults are for two CPU cores."""
 
-    vae: Recipe = Recipe(steps=5000, batch=8, learning_rate=1.5e-3, weight_decay=0.0)
-    unet: Recipe = Recipe(steps=4400, batch=48, learning_rate=6e-4, ema=0.999)
+    text: Recipe = TEXT_RECIPE
+    vae: Recipe = Recipe(steps=10000, batch=8, learning_rate=1.5e-3, weight_decay=0.0)
+    decoder: Recipe = Recipe(steps=16000, batch=8, learning_rate=6e-4, weight_decay=0.0)
+    unet: Recipe = Recipe(steps=13000, batch=48, learning_rate=6e-4, ema=0.999)
     pictures: int = 65536  #: latents drawn once for the U-Net
 
 
@@ -91,39 +100,15 @@ def build_unet() -> UNet2DConditionModel:
     return unet
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """The text encoder with random weights: 4 layers of width 128."""
-    vocabulary_ids = tokenizer.get_vocab()
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(vocabulary_ids),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            projection_dim=TEXT_WIDTH,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_LENGTH,
-            bos_token_id=vocabulary_ids[START],
-            eos_token_id=vocabulary_ids[END],
-            pad_token_id=vocabulary_ids[END],
-        )
-    )
-
-
 def train_vae(recipe: Recipe, directory: Path, device: str) -> AutoencoderKL:
-    """Reconstruct fresh renders: L1 and its gradient's L1, and a light KL term."""
+    """Reconstruct fresh renders: L1, squared error, the gradient's L1, and a light KL term."""
     torch.manual_seed(0)
     vae = build_vae().to(device)
-
-    @lru_cache(maxsize=1)
-    def pictures(block: int) -> tuple[Tensor, ...]:
-        # Drawn many batches at a time: the renderer is slow at few pictures a call.
-        _, _, drawn = draw(DRAWN_BATCHES * recipe.batch, step_generator("vae", block), device)
-        return drawn.split(recipe.batch)
+    pictures = _fresh_pictures("vae", recipe.batch, device)
 
     def loss_at(step: int) -> Tensor:
         generator = step_generator("vae noise", step)
-        target = pictures(step // DRAWN_BATCHES)[step % DRAWN_BATCHES] * 2 - 1
+        target = pictures(step) * 2 - 1
         with torch.autocast(device, torch.bfloat16):
             moments = vae.encode(target).latent_dist
             noise = torch.randn(moments.mean.shape, generator=generator).to(device)
@@ -131,9 +116,54 @@ def train_vae(recipe: Recipe, directory: Path, device: str) -> AutoencoderKL:
         error = decoded.float() - target
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         kl = moments.kl().float().mean() / target[0].numel()
-        return error.abs().mean() + error.square().mean() + 0.5 * edges + 1e-3 * kl
+        return error.abs().mean() + 4 * error.square().mean() + 0.5 * edges + 1e-3 * kl
 
     return train_part("vae", vae, loss_at, recipe, directory)
+
+
+def train_decoder(vae: AutoencoderKL, recipe: Recipe, directory: Path, device: str) -> None:
+    """Train the decoder on alone, by squared error, on the latents that `vae` now gives.
+
+    The encoder stays as it is, so a U-Net can be trained on its latents meanwhile.
+    """
+    pictures = _fresh_pictures("decoder", recipe.batch, device)
+    decoder = Decoder(vae)
+
+    def loss_at(step: int) -> Tensor:
+        target = pictures(step) * 2 - 1
+        with torch.autocast(device, torch.bfloat16):
+            with torch.no_grad():
+                latents = vae.encode(target).latent_dist.mean
+            decoded = decoder(latents)
+        error = decoded.float() - target
+        return error.square().mean() + 0.1 * error.abs().mean()
+
+    trained = train_part("decoder", decoder, loss_at, recipe, directory)
+    vae.post_quant_conv, vae.decoder = trained.post_quant_conv, trained.decoder
+
+
+class Decoder(nn.Module):
+    """The VAE's half that draws: latents (n, 8, 16, 16) to images (n, 3, 64, 64) in [-1, 1]."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.post_quant_conv = copy.deepcopy(vae.post_quant_conv).requires_grad_(True)
+        self.decoder = copy.deepcopy(vae.decoder).requires_grad_(True)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.decoder(self.post_quant_conv(latents))
+
+
+def _fresh_pictures(name: str, batch: int, device: str) -> Callable[[int], Tensor]:
+    """step -> (batch, 3, 64, 64) in [0, 1], drawn many batches at a time: the renderer is slow at
+    few pictures a call."""
+
+    @lru_cache(maxsize=1)
+    def block(index: int) -> tuple[Tensor, ...]:
+        _, _, drawn = draw(DRAWN_BATCHES * batch, step_generator(name, index), device)
+        return drawn.split(batch)
+
+    return lambda step: block(step // DRAWN_BATCHES)[step % DRAWN_BATCHES]
 
 
 def draw(count: int, generator: torch.Generator, device: str) -> tuple[Identities, Scenes, Tensor]:
@@ -163,7 +193,7 @@ def draw_pool(vae: AutoencoderKL, count: int, device: str) -> Pool:
     strangers = sample_identities(count, generator)
     both = Identities.cat([known, strangers])
     identities = both[torch.where(is_known, who, len(all_names) + torch.arange(count))]
-    scenes = sample_scenes(identities, generator)
+    scenes = sample_scenes(identities, generator, accessory_rate=ACCESSORY_RATE)
     latents = []
     for start in range(0, count, 256):
         part = slice(start, start + 256)
@@ -185,27 +215,17 @@ def set_latent_scale(vae: AutoencoderKL, device: str) -> None:
     vae.register_to_config(scaling_factor=round(1 / spread, 4))
 
 
-class Conditioned(nn.Module):
-    """U-Net and text encoder as one trainable module: (latents, timesteps, token ids) -> v."""
-
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
-        super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
-
-    def forward(self, latents: Tensor, timesteps: Tensor, ids: Tensor) -> Tensor:
-        return self.unet(latents, timesteps, self.text_encoder(ids)[0]).sample
-
-
 def train_unet(
     vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     sizes: GeneratorRecipe,
     directory: Path,
     device: str,
-) -> Conditioned:
-    """Train U-Net and text encoder together on the pool, v-prediction."""
+) -> UNet2DConditionModel:
+    """Train the U-Net on the pool under frozen text encodings, v-prediction."""
     torch.manual_seed(1)
-    model = Conditioned(build_unet(), build_text_encoder(tokenizer)).to(device)
+    unet = build_unet().to(device)
     pool = draw_pool(vae, sizes.pictures, device)
     schedule = DDPMScheduler(**NOISE)
     recipe = sizes.unet
@@ -213,14 +233,7 @@ def train_unet(
     def loss_at(step: int) -> Tensor:
         generator = step_generator("unet", step)
         chosen = torch.randint(len(pool.names), (recipe.batch,), generator=generator)
-        texts = caption(
-            pool.identities[chosen],
-            pool.scenes[chosen],
-            random.Random(step),
-            names=tuple(pool.names[i] for i in chosen.tolist()),
-        )
-        dropped = torch.rand(recipe.batch, generator=generator) < DROPPED_CAPTIONS
-        texts = ["" if d else t for t, d in zip(texts, dropped.tolist(), strict=True)]
+        texts = say(pool, chosen, random.Random(step))
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         latents = pool.latents[chosen].float()
         noise = torch.randn(latents.shape, generator=generator)
@@ -228,38 +241,40 @@ def train_unet(
         noisy = schedule.add_noise(latents, noise, timesteps)
         target = schedule.get_velocity(latents, noise, timesteps)
         with torch.autocast(device, torch.bfloat16):
-            predicted = model(noisy.to(device), timesteps.to(device), ids.to(device))
+            with torch.no_grad():
+                encoded = text_encoder(ids.to(device))[0]
+            predicted = unet(noisy.to(device), timesteps.to(device), encoded).sample
         return F.mse_loss(predicted.float(), target.to(device))
 
-    return train_part("unet", model, loss_at, recipe, directory)  # type: ignore[return-value]
+    return train_part("unet", unet, loss_at, recipe, directory)
 
 
-@torch.no_grad()
-def place_identifiers(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
-    """Give each identifier the mean embedding of a random half of the names.
+def say(pool: Pool, chosen: Tensor, chance: random.Random) -> list[str]:
+    """Captions of the chosen pictures: some dropped, some strangers called by an identifier.
 
-    The aim: as well trained as any name, encoding away from the bare class prompt, looking like
-    nobody in particular. A rare token that training never used would encode as nothing. The model
-    card says how far the aim is reached.
+    An identifier so means nobody: each time it stands before another individual.
     """
-    table = text_encoder.get_input_embeddings().weight
-    names, _ = named()
-    ids = torch.tensor(tokenizer.convert_tokens_to_ids([n + "</w>" for n in names]))
-    generator = step_generator("identifiers", 0)
-    for identifier in IDENTIFIERS:
-        half = ids[torch.randperm(len(ids), generator=generator)[: len(ids) // 2]]
-        table[tokenizer.convert_tokens_to_ids(identifier + "</w>")] = table[half].mean(dim=0)
+    names = [
+        pool.names[i] or (chance.choice(IDENTIFIERS) if chance.random() < IDENTIFIER_SHARE else "")
+        for i in chosen.tolist()
+    ]
+    texts = caption(pool.identities[chosen], pool.scenes[chosen], chance, names=tuple(names))
+    return ["" if chance.random() < DROPPED_CAPTIONS else t for t in texts]
 
 
 def save_generator(
-    vae: AutoencoderKL, model: Conditioned, tokenizer: CLIPTokenizer, directory: Path
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    tokenizer: CLIPTokenizer,
+    directory: Path,
 ) -> None:
     """Write the pipeline in diffusers layout, weights as fp16 safetensors."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
-        text_encoder=model.text_encoder,
+        text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=model.unet,
+        unet=unet,
         scheduler=DDIMScheduler(**NOISE, set_alpha_to_one=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
@@ -276,11 +291,12 @@ def save_generator(
 
 
 def pretrain_generator(sizes: GeneratorRecipe, directory: Path, output: Path, device: str) -> None:
-    """Train (or take up) VAE and U-Net in `directory`, write the pipeline to `output`."""
+    """Train (or take up) the four parts in `directory`, write the pipeline to `output`."""
     names, _ = named()
     tokenizer = build_tokenizer(vocabulary(names))
+    text_encoder = train_text_encoder(tokenizer, sizes.text, directory, device)
     vae = train_vae(sizes.vae, directory, device)
     set_latent_scale(vae, device)
-    model = train_unet(vae, tokenizer, sizes, directory, device)
-    place_identifiers(model.text_encoder, tokenizer)
-    save_generator(vae.cpu(), model.cpu(), tokenizer, output)
+    train_decoder(vae, sizes.decoder, directory, device)
+    unet = train_unet(vae, text_encoder, tokenizer, sizes, directory, device)
+    save_generator(vae.cpu(), text_encoder.cpu(), unet.cpu(), tokenizer, output)

@@ -8,6 +8,7 @@ was not. Checkpoints are safetensors; the log is one JSON line per 50 steps.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import time
@@ -45,8 +46,9 @@ class Recipe:
 
 def step_generator(name: str, step: int) -> torch.Generator:
     """A CPU generator seeded by the part's name and the step, and by nothing else."""
-    seed = sum(ord(c) * 257**i for i, c in enumerate(name)) % 2**31
-    return torch.Generator().manual_seed(seed * 2**31 + step)
+    # 32 bits of a hash: torch's generator reads no more than the low 32 bits of its seed.
+    digest = hashlib.sha256(f"{name} {step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
 def train_part(

@@ -1,0 +1,281 @@
+"""Do the metrics measure what they claim? Pictures along known axes, scored as in a run.
+
+    python -m benchmark calibrate --subjects 200
+
+In the pocket world the truth about a picture is known. Here a subject's pictures stand against
+those of others, subjects turn into others step by step, and one thing at a time changes while all
+else stays. DINO and CLIP-I are a run's: the mean cosine to five real images of the subject, each in
+a scene of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmark.encoders import Encoders, load_encoders
+from benchmark.pocket.calibration_arithmetic import (
+    Finding,
+    graded,
+    mean,
+    separation,
+    share,
+    shift,
+)
+from benchmark.pocket.calibration_report import check_free, print_calibration, write_calibration
+from benchmark.pocket.calibration_scenes import (
+    AMOUNTS,
+    CLASSMATE,
+    FIELDS,
+    INSTEAD,
+    MATCHED,
+    MORPHS,
+    OTHER_CLASS,
+    PLACES,
+    STANDARD,
+    another,
+    change,
+    coloured,
+    did_change,
+    in_a_place,
+    placed,
+    wearing,
+)
+from benchmark.pocket.individuals import IMAGES_PER_SUBJECT
+from benchmark.pocket.training import step_generator
+from benchmark.pocket.world import (
+    ACCESSORIES,
+    CLASSES,
+    COLOURS,
+    LIVE,
+    Identities,
+    Scenes,
+    classmates,
+    morph,
+    plain_scenes,
+    render,
+    sample_identities,
+    sample_scenes,
+)
+from benchmark.suite import load_suite
+
+RUN = 512  #: pictures drawn and encoded at a time: many, since the renderer is slow at few
+#: What the encoders see in n pictures: "dino" (n, d) and "clip_i" (n, e), rows of unit length.
+Seen = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Studio:
+    """Draws pictures and looks at them through the encoders."""
+
+    encoders: Encoders
+    generator: torch.Generator
+    progress: Callable[[int], None]  #: told of how many more pictures were seen
+
+    def see(self, identities: Identities, scenes: Scenes) -> Seen:
+        """What the encoders see of each subject in its scene."""
+        parts = []
+        for rows in torch.arange(len(identities)).split(RUN):
+            pictures = render(identities[rows], scenes[rows])
+            parts.append((self.encoders.dino(pictures), self.encoders.clip_image(pictures)))
+            self.progress(len(rows))
+        dino, clip = zip(*parts, strict=True)
+        return {"dino": wide(dino), "clip_i": wide(clip)}
+
+    def photograph(self, identities: Identities) -> Seen:
+        """The same in new scenes of ordinary photographs, as a subject's real images have them."""
+        return self.see(identities, plain_scenes(identities, self.generator))
+
+    def read(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, e) what CLIP makes of the texts."""
+        return wide([self.encoders.clip_text(texts)])
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """n subjects, and what is seen in their r real images: "dino" (n, r, d), "clip_i" (n, r, e)."""
+
+    identities: Identities
+    references: Seen
+
+    def scores(self, seen: Seen) -> Seen:
+        """{metric: (n,)} of a picture for each subject: the mean cosine to its real images."""
+        return {
+            metric: (seen[metric][:, None] * references).sum(axis=2).mean(axis=1)
+            for metric, references in self.references.items()
+        }
+
+
+def pictures_of(subjects: int) -> int:
+    """How many pictures a calibration of so many subjects draws."""
+    live = sum(CLASSES[k % len(CLASSES)] in LIVE for k in range(subjects))
+    told_apart = IMAGES_PER_SUBJECT + 1 + 3
+    in_prompts = 2
+    on_morphs = len(MORPHS) * len(AMOUNTS)
+    changed = 1 + len(FIELDS) + len(INSTEAD)
+    return subjects * (told_apart + in_prompts + on_morphs + changed) + live
+
+
+def run_calibration(*, subjects: int, seed: int, out: Path, overwrite: bool) -> None:
+    """Calibrate the pocket suite's encoders, print the tables, and write the files to `out`.
+
+    Raises UserError, before anything is drawn, if `out` holds a calibration and `overwrite` is off.
+    """
+    check_free(out, overwrite=overwrite)
+    started = time.monotonic()
+    encoders = load_encoders(load_suite("pocket").encoder_tables(), device="cpu")
+    total = pictures_of(subjects)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"{total} pictures", total=total)
+        findings = calibrate(
+            encoders,
+            subjects=subjects,
+            seed=seed,
+            progress=lambda seen: bar.advance(task, seen),
+        )
+    print_calibration(findings)
+    command = f"python -m benchmark calibrate --subjects {subjects} --seed {seed}"
+    write_calibration(findings, out, command=command)
+    print(f"{total} pictures in {time.monotonic() - started:.0f} s; written to {out}")
+
+
+def calibrate(
+    encoders: Encoders, *, subjects: int, seed: int, progress: Callable[[int], None]
+) -> list[Finding]:
+    """Everything found on `subjects` fresh subjects, the classes taking turns.
+
+    `progress` is called with the number of pictures newly seen.
+    """
+    generator = step_generator("calibrate", seed)
+    studio = Studio(encoders, generator, progress)
+    kind = torch.arange(subjects) % len(CLASSES)
+    identities = sample_identities(subjects, generator, kind=kind)
+    repeated = identities[torch.arange(subjects).repeat_interleave(IMAGES_PER_SUBJECT)]
+    references = {
+        metric: rows.reshape(subjects, IMAGES_PER_SUBJECT, -1)
+        for metric, rows in studio.photograph(repeated).items()
+    }
+    known = Subjects(identities, references)
+    return [
+        *tell_subjects_apart(studio, known),
+        *tell_prompts_apart(studio, identities),
+        *follow_morphs(studio, known),
+        *change_one_thing(studio, known),
+    ]
+
+
+def tell_subjects_apart(studio: Studio, subjects: Subjects) -> list[Finding]:
+    """DINO and CLIP-I of new pictures of each subject against those of others."""
+    identities, generator = subjects.identities, studio.generator
+    kinds = another(identities.kind, len(CLASSES), generator)
+    others = {
+        MATCHED: classmates(identities, generator, same_colours=True),
+        CLASSMATE: classmates(identities, generator, same_colours=False),
+        OTHER_CLASS: sample_identities(len(identities), generator, kind=kinds),
+    }
+    right = subjects.scores(studio.photograph(identities))
+    wrong = {name: subjects.scores(studio.photograph(other)) for name, other in others.items()}
+    return [
+        finding
+        for metric in right
+        for name in others
+        for finding in separation(metric, f"subject or {name}", right[metric], wrong[name][metric])
+    ]
+
+
+def tell_prompts_apart(studio: Studio, identities: Identities) -> list[Finding]:
+    """CLIP-T of pictures with the text that fits, and with one in which one thing does not."""
+    generator, kinds = studio.generator, identities.kind
+    scenes = in_a_place(plain_scenes(identities, generator), generator)
+    recoloured = sample_scenes(identities, generator, accessory_rate=0, colour_rate=1, shiny_rate=0)
+    dressed = sample_scenes(identities, generator, accessory_rate=1, colour_rate=0, shiny_rate=0)
+    live = torch.nonzero(dressed.accessory).flatten()
+    at, colour, worn = scenes.background, recoloured.colour, dressed.accessory[live]
+    in_place = (studio.see(identities, scenes), placed(kinds, at))
+    in_colour = (studio.see(identities, recoloured), coloured(kinds, colour))
+    in_dress = (studio.see(identities[live], dressed[live]), wearing(kinds[live], worn))
+    wrong_kind = another(kinds, len(CLASSES), generator)
+    wrong_place = another(at, len(PLACES), generator)
+    wrong_colour = another(colour, len(COLOURS), generator)
+    wrong_worn = another(worn - 1, len(ACCESSORIES) - 1, generator) + 1
+    cases = {
+        "class noun": (*in_place, placed(wrong_kind, at)),
+        "background": (*in_place, placed(kinds, wrong_place)),
+        "colour word": (*in_colour, coloured(kinds, wrong_colour)),
+        "accessory": (*in_dress, wearing(kinds[live], wrong_worn)),
+    }
+    findings = []
+    for name, (seen, right, wrong) in cases.items():
+        fits, fails = (cosines(seen["clip_i"], studio.read(texts)) for texts in (right, wrong))
+        findings += separation("clip_t", f"right or wrong {name}", fits, fails)
+    return findings
+
+
+def follow_morphs(studio: Studio, subjects: Subjects) -> list[Finding]:
+    """DINO and CLIP-I of subjects that turn into classmates, each picture in a new scene."""
+    identities = subjects.identities
+    findings = []
+    for axis, same_colours in MORPHS.items():
+        ends = classmates(identities, studio.generator, same_colours=same_colours)
+        steps = []
+        for amount in AMOUNTS:
+            between = morph(identities, ends, torch.full((len(ends),), amount))
+            steps.append(subjects.scores(studio.photograph(between)))
+        for metric in subjects.references:
+            scores = np.stack([step[metric] for step in steps], axis=1)
+            findings += graded(metric, axis, scores, AMOUNTS)
+    return findings
+
+
+def change_one_thing(studio: Studio, subjects: Subjects) -> list[Finding]:
+    """How far each metric moves when one thing alone changes in a picture.
+
+    DINO and CLIP-I: `drop` is that of the cosine between the picture and its changed copy, from 1,
+    and `share` a fraction of the drop when a colour-matched classmate takes the subject's place.
+    CLIP-T is for the class noun and the place, and `share` a fraction of its `score move` when the
+    picture shows another place.
+    """
+    identities, generator = subjects.identities, studio.generator
+    scenes = in_a_place(plain_scenes(identities, generator), generator)
+    text = studio.read(placed(identities.kind, scenes.background))
+    changes = change(identities, scenes, generator)
+    before = studio.see(identities, scenes)
+    after = {axis: studio.see(*changed) for axis, changed in changes.items()}
+
+    def scores(seen: Seen) -> Seen:
+        return subjects.scores(seen) | {"clip_t": cosines(seen["clip_i"], text)}
+
+    def moves(seen: Seen) -> Seen:
+        drops = {metric: 1 - cosines(before[metric], seen[metric]) for metric in before}
+        return drops | {"clip_t": np.abs(scores(before)["clip_t"] - scores(seen)["clip_t"])}
+
+    findings = []
+    for metric, standard in STANDARD.items():
+        whole, start = moves(after[standard])[metric], scores(before)[metric]
+        for axis, seen in after.items():
+            # Objects wear nothing: only the subjects that did change count.
+            rows = did_change((identities, scenes), changes[axis]).numpy()
+            move, end = moves(seen)[metric][rows], scores(seen)[metric][rows]
+            if metric != "clip_t":
+                findings.append(mean(metric, axis, "drop", move))
+            findings.append(share(metric, axis, move, whole[rows]))
+            findings += shift(metric, axis, start[rows], end)
+    return findings
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(n, d), (n, d) -> (n,) for rows of unit length."""
+    return (a * b).sum(axis=1)
+
+
+def wide(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Features one under the other, in float64, as the metrics reckon."""
+    return np.concatenate(parts).astype(np.float64)

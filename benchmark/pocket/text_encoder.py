@@ -1,0 +1,165 @@
+"""Pretraining the pocket generator's text encoder: CLIP's contrast, with the truth for pictures.
+
+The renderer knows what it draws, so the image tower is a small network over that description: the
+subject's colours, pattern and proportions, the background, the accessory. Captions are matched to
+descriptions at the end of text, as in CLIP, and at the class noun, where a name or an identifier
+must tell. The generator then trains with the text encoder frozen, as Stable Diffusion did.
+
+An identifier is told apart here like a name (of an individual that is never drawn), and the
+generator meets it only before strangers, each time another: it encodes away from the bare class
+noun, as a rare token does, and means nobody.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize, one_hot
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from benchmark.pocket.captions import IDENTIFIERS, caption
+from benchmark.pocket.individuals import named
+from benchmark.pocket.training import Recipe, step_generator, train_part
+from benchmark.pocket.vocabulary import END, MAX_LENGTH, START
+from benchmark.pocket.world import (
+    ACCESSORIES,
+    BACKGROUNDS,
+    CLASSES,
+    COLOURS,
+    Identities,
+    Scenes,
+    sample_identities,
+    sample_scenes,
+)
+
+TEXT_WIDTH = 128
+TEXT_RECIPE = Recipe(steps=1000, batch=256, learning_rate=1e-3)
+#: Shares of captions that speak of a named individual, and of an identifier's.
+NAMED_SHARE, IDENTIFIER_SHARE = 0.4, 0.1
+#: Cosines over this are the contrast's logits.
+TEMPERATURE = 0.07
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """The text encoder with random weights: 4 layers of width 128."""
+    vocabulary_ids = tokenizer.get_vocab()
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(vocabulary_ids),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_LENGTH,
+            bos_token_id=vocabulary_ids[START],
+            eos_token_id=vocabulary_ids[END],
+            pad_token_id=vocabulary_ids[END],
+        )
+    )
+
+
+class Matched(nn.Module):
+    """The text encoder beside the towers for descriptions: (n, 128) unit vectors from each."""
+
+    def __init__(self, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.subjects = _tower(SUBJECT_SIZE)
+        self.pictures = _tower(SUBJECT_SIZE + len(BACKGROUNDS) + len(ACCESSORIES))
+
+    def texts(self, ids: Tensor, nouns: Tensor) -> tuple[Tensor, Tensor]:
+        """Encodings at the noun and at the end of text, of token ids (n, length)."""
+        states = self.text_encoder(ids)[0]
+        rows = torch.arange(len(ids))
+        end = ids.argmax(dim=1)
+        return normalize(states[rows, nouns], dim=1), normalize(states[rows, end], dim=1)
+
+
+def _tower(size: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(size, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, TEXT_WIDTH)
+    )
+
+
+#: Class, three colours, pattern weights, shape, recolouring, gloss.
+SUBJECT_SIZE = len(CLASSES) + 9 + 4 + 8 + len(COLOURS) + 1 + 1
+
+
+def describe(identities: Identities, scenes: Scenes) -> tuple[Tensor, Tensor]:
+    """What the renderer is told, as numbers: (n, subject) and (n, subject and place)."""
+    subject = torch.cat(
+        [
+            one_hot(identities.kind, len(CLASSES)),
+            2 * identities.rgb.flatten(1) - 1,
+            identities.weight,
+            2 * identities.shape - 1,
+            one_hot(scenes.colour + 1, len(COLOURS) + 1),
+            scenes.shiny[:, None],
+        ],
+        dim=1,
+    )
+    place = torch.cat(
+        [
+            one_hot(scenes.background, len(BACKGROUNDS)),
+            one_hot(scenes.accessory, len(ACCESSORIES)),
+        ],
+        dim=1,
+    )
+    return subject, torch.cat([subject, place], dim=1)
+
+
+def who_is_spoken_of(count: int, generator: torch.Generator) -> tuple[Identities, tuple[str, ...]]:
+    """`count` individuals and their names ("" for a stranger); identifiers are names here too.
+
+    An identifier has one individual a class, whom nothing else draws.
+    """
+    all_names, known = named()
+    kinds = torch.arange(len(CLASSES)).repeat(len(IDENTIFIERS))
+    unseen = sample_identities(len(kinds), step_generator("unseen", 0), kind=kinds)
+    marks = [i for i in IDENTIFIERS for _ in CLASSES]
+    strangers = sample_identities(count, generator)
+    everybody = Identities.cat([known, unseen, strangers])
+    share = torch.rand(count, generator=generator)
+    named_one = torch.randint(len(known), (count,), generator=generator)
+    marked_one = len(known) + torch.randint(len(unseen), (count,), generator=generator)
+    stranger = len(known) + len(unseen) + torch.arange(count)
+    who = torch.where(share < NAMED_SHARE, named_one, stranger)
+    who = torch.where(share > 1 - IDENTIFIER_SHARE, marked_one, who)
+    names = (*all_names, *marks, *[""] * count)
+    return everybody[who], tuple(names[w] for w in who.tolist())
+
+
+def train_text_encoder(
+    tokenizer: CLIPTokenizer, recipe: Recipe, directory: Path, device: str
+) -> CLIPTextModel:
+    """Match captions with descriptions, both ways, at the noun and at the end of text."""
+    torch.manual_seed(2)
+    model = Matched(build_text_encoder(tokenizer)).to(device)
+    noun_ids = torch.tensor(tokenizer.convert_tokens_to_ids([c + "</w>" for c in CLASSES]))
+
+    def loss_at(step: int) -> Tensor:
+        generator = step_generator("text", step)
+        identities, names = who_is_spoken_of(recipe.batch, generator)
+        scenes = sample_scenes(identities, generator)
+        texts = caption(identities, scenes, random.Random(step), names=names)
+        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        nouns = (ids == noun_ids[identities.kind][:, None]).int().argmax(dim=1)
+        ids = ids[:, : int(ids.argmax(dim=1).max()) + 1]  # causal attention: padding adds nothing
+        subjects, pictures = describe(identities, scenes)
+        with torch.autocast(device, torch.bfloat16):
+            at_noun, at_end = model.texts(ids.to(device), nouns.to(device))
+        return _contrast(at_noun, model.subjects(subjects.to(device))) + _contrast(
+            at_end, model.pictures(pictures.to(device))
+        )
+
+    return train_part("text", model, loss_at, recipe, directory).text_encoder
+
+
+def _contrast(texts: Tensor, truths: Tensor) -> Tensor:
+    logits = texts.float() @ normalize(truths.float(), dim=1).T / TEMPERATURE
+    answers = torch.arange(len(texts), device=texts.device)
+    return (cross_entropy(logits, answers) + cross_entropy(logits.T, answers)) / 2
