@@ -16,6 +16,7 @@ import typer
 
 from benchmark import plugins
 from benchmark.data import describe, verify
+from benchmark.protocol import load_protocol, protocol_names
 from benchmark.records import UserError
 from benchmark.suite import load_suite, suite_names
 
@@ -93,6 +94,17 @@ PrecisionOption = Annotated[
     typer.Option(help="Of forward passes; weights are float32. Else the suite's."),
 ]
 
+ProtocolOption = Annotated[
+    str,
+    typer.Option(metavar="NAME|FILE.toml", help="How images are scored; else as the suite says."),
+]
+EncodersOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Where the protocol's encoders lie, a folder each; else the caches."
+    ),
+]
+
 
 class Kind(StrEnum):
     """What `list` can list."""
@@ -101,6 +113,7 @@ class Kind(StrEnum):
     SUBJECTS = "subjects"
     SUITES = "suites"
     METRICS = "metrics"
+    PROTOCOLS = "protocols"
 
 
 @app.command()
@@ -121,6 +134,8 @@ def run(
     prompts: PromptsOption = "",
     seed: SeedOption = "",
     images_per_prompt: ImagesOption = None,
+    protocol: ProtocolOption = "",
+    encoders: EncodersOption = None,
     out: OutOption = None,
     workers: WorkersOption = None,
     dry_run: DryRunOption = False,
@@ -142,7 +157,10 @@ def run(
     from benchmark.plan import plan
 
     grid = plan(
-        load_suite(suite).on(backbone, precision).with_images(data),
+        load_suite(suite)
+        .on(backbone, precision)
+        .with_images(data)
+        .under(protocol, encoders=encoders),
         _items(methods),
         subjects=_items(subjects),
         prompts=_items(prompts),
@@ -155,7 +173,7 @@ def run(
 
 @app.command("list")
 def list_(
-    kind: Annotated[Kind, typer.Argument(metavar="methods|subjects|suites|metrics")],
+    kind: Annotated[Kind, typer.Argument(metavar="methods|subjects|suites|metrics|protocols")],
     suite: SuiteOption = "pocket",
     data: DataOption = None,
 ) -> None:
@@ -172,6 +190,8 @@ def list_(
     match kind:
         case Kind.SUITES:
             rows = {name: load_suite(name).description for name in suite_names()}
+        case Kind.PROTOCOLS:
+            rows = {name: load_protocol(name).description for name in protocol_names()}
         case Kind.SUBJECTS:
             choice = load_suite(suite).with_images(data).data
             dataset = choice.load()
@@ -186,6 +206,55 @@ def list_(
     width = max(map(len, rows), default=0)
     for name, description in rows.items():
         print(f"{name:<{width}}  {description}")
+
+
+@app.command()
+def score(
+    images: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGES",
+            help="A folder of <subject>/<prompt>/<n>.png, or a CSV: file,subject,prompt[,sample,"
+            "seed,method].",
+        ),
+    ],
+    suite: SuiteOption = "pocket",
+    data: DataOption = None,
+    protocol: ProtocolOption = "",
+    encoders: EncodersOption = None,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="What made the images; else the folder's name.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Else runs/<name of IMAGES>-<hash>.")
+    ] = None,
+    skip_unmatched: Annotated[
+        bool, typer.Option("--skip-unmatched", help="Leave out the files that fit nothing.")
+    ] = False,
+) -> None:
+    """Score images that any other tool made, beside the real images, and report them.
+
+    A prompt is written as its text (`a dog in the snow`), its template (`a {} in the snow`), or as
+    file names have it (`a-subject-in-the-snow`); `prior` is the prior prompt. Files that fit no
+    subject or prompt, or are no images, are listed, and nothing is scored.
+
+    Example:
+
+        python -m benchmark score my-images --suite pocket --method my-tool
+    """
+    from benchmark.score import collect, score_images
+
+    found = load_suite(suite).with_images(data).under(protocol, encoders=encoders)
+    work = collect(images, found, method=method)
+    for line in work.unmatched:
+        print(f"unmatched: {line}", file=sys.stderr)
+    if work.unmatched and not skip_unmatched:
+        raise UserError(
+            f"{len(work.unmatched)} files of {images} are unmatched, so nothing was scored: mend "
+            "them, or leave them out with --skip-unmatched"
+        )
+    directory = out or Path("runs") / f"{images.resolve().stem}-{work.configuration[:8]}"
+    print(f"report: {score_images(work, directory)}")
 
 
 @app.command()
@@ -333,6 +402,8 @@ def sweep(
     prompts: PromptsOption = "",
     seed: SeedOption = "",
     images_per_prompt: ImagesOption = None,
+    protocol: ProtocolOption = "",
+    encoders: EncodersOption = None,
     out: OutOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -351,7 +422,12 @@ def sweep(
     from benchmark.sweep import development, variants, write_sweep
 
     grid = plan(
-        development(load_suite(suite).on(backbone, precision).with_images(data)),
+        development(
+            load_suite(suite)
+            .on(backbone, precision)
+            .with_images(data)
+            .under(protocol, encoders=encoders)
+        ),
         [*variants(method, settings), "untuned", "real-images"],
         subjects=_items(subjects),
         prompts=_items(prompts),
@@ -392,6 +468,8 @@ def curve(
     prompts: PromptsOption = "",
     seed: SeedOption = "",
     images_per_prompt: ImagesOption = None,
+    protocol: ProtocolOption = "",
+    encoders: EncodersOption = None,
     out: OutOption = None,
     workers: WorkersOption = None,
     dry_run: DryRunOption = False,
@@ -413,7 +491,13 @@ def curve(
 
     asked = read_curve(_items(methods), over)
     grid = plan(
-        on_split(load_suite(suite).on(backbone, precision).with_images(data), split),
+        on_split(
+            load_suite(suite)
+            .on(backbone, precision)
+            .with_images(data)
+            .under(protocol, encoders=encoders),
+            split,
+        ),
         asked.runs,
         subjects=_items(subjects),
         prompts=_items(prompts),

@@ -9,6 +9,7 @@ from typing import Any
 from benchmark.finished import Run
 from benchmark.orderings import Verdict, judge, load_orderings
 from benchmark.pairs import LEVEL, Difference, compare, paired, smallest_p
+from benchmark.runs_text import under
 from benchmark.stats import CONTROLS, MINIMUM_SUBJECTS, seed_spread, sort_metrics
 from benchmark.tables import (
     LABELS,
@@ -27,9 +28,10 @@ _COMPARED = ("dino", "clip_i", "clip_t", "pres", "div")
 
 def agreement(run: Run) -> str:
     """Which of the paper's orderings these scores show, and how large each effect is."""
-    verdicts = judge(load_orderings(), run.by_image)
+    orderings = [ordering.scaled(run.factor(ordering.metric)) for ordering in load_orderings()]
+    verdicts = judge(orderings, run.by_image)
     found = [verdict.margin for verdict in verdicts if verdict.margin.subjects]
-    text = ["## Does it agree with the paper?\n"]
+    text = [f"## Does it agree with the paper? {under(run)}\n"]
     if not found:
         return "\n".join([*text, "None of the paper's comparisons is in this run.\n"])
     counts = Counter(verdict.words for verdict in verdicts)
@@ -54,9 +56,9 @@ def _ordering_row(verdict: Verdict) -> list[str]:
     ordering, found = verdict.ordering, verdict.margin
     claim = ordering.claim
     if ordering.at_most is not None:
-        claim += f" by at most {ordering.at_most}"
+        claim += f" by at most {ordering.at_most:g}"
     if ordering.within is not None:
-        claim += f": within {ordering.within}"
+        claim += f": within {ordering.within:g}"
     paper = ordering.published_difference
     return [
         f"{ordering.id}. {escape(claim)}",
@@ -79,14 +81,15 @@ def differences(run: Run, significant: dict[str, float]) -> str:
     reference = _reference(run.methods)
     others = [method for method in run.methods if method != reference]
     text = [
-        "## Differences\n",
+        f"## Differences {under(run)}\n",
         f"Each method minus {escape(reference)}, on the same prompts and noise (subject by "
         "subject where they share none): mean over subjects and 95 % bootstrap interval. *p*: "
         "sign flips over subjects, corrected for the methods of a table (Holm). *Better* and "
         f"*worse*: p < {LEVEL} and an interval on one side of 0.\n",
     ]
+    significant = {name: limit * run.factor(name) for name, limit in significant.items()}
     if significant:
-        limits = ", ".join(f"{limit} in {title(name)}" for name, limit in significant.items())
+        limits = ", ".join(f"{limit:g} in {title(name)}" for name, limit in significant.items())
         text.append(
             f"Set beside that, what is large enough to matter to people: about {limits}, by the "
             "paper's authors.\n"
@@ -182,7 +185,7 @@ def seed_to_seed(run: Run) -> str:
         rows.append([escape(method), *cells, str(seeds), str(subjects)])
     header = ["method", *(title(metric) for metric in metrics), "seeds", "subjects"]
     return (
-        f"## Seed to seed\n\n{markdown_table(header, rows)}\n"
+        f"## Seed to seed {under(run)}\n\n{markdown_table(header, rows)}\n"
         "Standard deviation over seeds (n - 1) of the mean over those subjects that have every "
         "seed.\n"
     )

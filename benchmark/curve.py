@@ -10,7 +10,6 @@ trained from the start, scored on the same prompts and noise. The controls are d
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,11 @@ import pandas as pd
 
 from benchmark.finished import Run, read_run
 from benchmark.grid import run_grid
+from benchmark.orderings import published
 from benchmark.plan import Plan
 from benchmark.plugins import variant
 from benchmark.records import SUBJECT_IMAGES, UserError
+from benchmark.runs_text import under
 from benchmark.stats import CONTROLS, MINIMUM_SUBJECTS, sort_metrics
 from benchmark.store import write_atomically
 from benchmark.suite import Suite
@@ -114,9 +115,11 @@ def write_curve(run_directory: Path, curve: Curve) -> Path:
 
     run = read_run(run_directory)
     table = curve_table(run.summary, curve)
-    published = tomllib.loads((Path(__file__).parent / "published.toml").read_text("utf-8"))
-    rows = [row for row in published["curve"] if row["setting"] == curve.setting]
-    text = _text(run, table, curve, rows, source=published["source"])
+    paper = published()
+    # Its values are raw cosines, which go beside no others.
+    alike = all(run.factor(metric) == 1 for metric in table["metric"].unique())
+    rows = [row for row in paper["curve"] if alike and row["setting"] == curve.setting]
+    text = _text(run, table, curve, rows, source=paper["source"])
     figure = draw_curve(table, setting=curve.setting, title=_title(run), published=rows)
     contents = {
         "csv": table.to_csv(index=False, float_format="%.6f", lineterminator="\n"),
@@ -154,7 +157,7 @@ def _text(
     header = ["method", words, *(LABELS.get(m, escape(m)) for m in metrics), "subjects"]
     rows = [*_rows(table, metrics), *_published_rows(published, metrics)]
     text = [
-        f"# {escape(run.suite['name'])}: scores by {words}\n",
+        f"# {escape(run.suite['name'])}: scores by {words} {under(run)}\n",
         f"Subjects: {_about_split(run.suite['data'].get('split'))}.\n",
         markdown_table(header, rows),
         "Means over subjects, and in brackets their 95 % bootstrap intervals, resampling subjects; "

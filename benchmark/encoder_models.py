@@ -1,4 +1,4 @@
-"""What encodes: preprocessing and the two sorts of model, from 8-bit pixels to unit vectors.
+"""What encodes: preprocessing and the three sorts of model, from 8-bit pixels to unit vectors.
 
 Which model, and with which settings, is `encoders`' matter.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,10 +116,12 @@ class TimmModel:
             total[np.ix_(group, group)] = within.cpu().numpy()
         return total
 
+    def bare(self, batch: Tensor) -> list[Tensor]:
+        """The compared layers of a preprocessed batch, each (n, channels, height, width)."""
+        return self.model.forward_intermediates(batch, indices=self.layers, intermediates_only=True)
+
     def _layers(self, pixels: Sequence[np.ndarray], start: int) -> list[Tensor]:
-        layers = self.model.forward_intermediates(
-            self._batch(pixels, start), indices=self.layers, intermediates_only=True
-        )
+        layers = self.bare(self._batch(pixels, start))
         return [torch.nn.functional.normalize(layer, dim=1, eps=1e-10) for layer in layers]
 
     def _batch(self, pixels: Sequence[np.ndarray], start: int) -> Tensor:
@@ -155,3 +158,51 @@ class ClipModel:
             for batch in batches
         ]
         return torch.cat(rows).cpu().numpy()
+
+
+class LpipsModel:
+    """LPIPS (Zhang et al. 2018) on AlexNet, with its authors' learned weights, by torchmetrics."""
+
+    def __init__(self, alexnet: Path, preprocessing: Preprocessing, device: torch.device) -> None:
+        from torchmetrics.functional.image import lpips
+
+        # `weights_only` reads tensors and refuses everything else that a pickle may hold.
+        network = torch.load(alexnet, map_location="cpu", weights_only=True)
+        learned = Path(lpips.__file__).parent / "lpips_models" / "alex.pth"
+        linear = torch.load(learned, map_location="cpu", weights_only=True)
+        # Built without weights: torchmetrics itself would download AlexNet, and read it unguarded.
+        model = lpips._LPIPS(pretrained=False, net="alex", pnet_rand=True)
+        model.load_state_dict(_by_layer(network, linear, model))
+        self.model = model.eval().to(device)
+        self.preprocessing, self.device = preprocessing, device
+
+    @torch.inference_mode()
+    def distances(
+        self, pixels: Sequence[np.ndarray], groups: Sequence[Sequence[int]]
+    ) -> np.ndarray:
+        """(n, n) float32; only pairs within one of `groups` are compared; the others stay 0."""
+        total = np.zeros((len(pixels), len(pixels)), np.float32)
+        for group in groups:
+            batch = self.preprocessing([pixels[i] for i in group]).to(self.device)  # in [-1, 1]
+            for i, index in enumerate(group[:-1]):
+                others = list(group[i + 1 :])
+                row = self.model(batch[i : i + 1].expand(len(others), -1, -1, -1), batch[i + 1 :])
+                total[index, others] = total[others, index] = row.flatten().cpu().numpy()
+        return total
+
+    def bare(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """The compared layers of a preprocessed batch, each (n, channels, height, width)."""
+        return self.model.net(self.model.scaling_layer(batch))
+
+
+def _by_layer(
+    network: dict[str, Tensor], linear: dict[str, Tensor], model: Any
+) -> dict[str, Tensor]:
+    """torchvision's AlexNet and LPIPS's weights under the names that torchmetrics gives them."""
+    found = {}
+    for name in model.state_dict():
+        if name.startswith("net."):  # net.slice2.3.weight
+            found[name] = network[f"features.{name.split('.', 2)[2]}"]
+        else:  # lin0.model.1.weight, and the same layer again as lins.0.model.1.weight
+            found[name] = linear[name.replace("lins.", "lin")]
+    return found

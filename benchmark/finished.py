@@ -40,6 +40,21 @@ class Run:
     def methods(self) -> list[str]:
         return sort_methods(self.scores["method"].unique())
 
+    @functools.cached_property
+    def protocol(self) -> str:
+        """The label of the protocol that the scores are of."""
+        return ", ".join(sorted(self.scores["protocol"].unique()))
+
+    @property
+    def defined(self) -> dict[str, Any] | None:
+        """The metrics that the protocol defines, each with its scale; None if no suite says."""
+        protocol = self.origins[0].suite.get("protocol")
+        return protocol.get("metrics") if isinstance(protocol, dict) else None
+
+    def factor(self, metric: str) -> float:
+        """What the protocol multiplies the raw scores of `metric` with."""
+        return (self.defined or {}).get(metric, {}).get("factor", 1.0)
+
     @property
     def origins(self) -> tuple[Run, ...]:
         """The runs with a directory of their own: the parts, or this one."""

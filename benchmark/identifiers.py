@@ -93,7 +93,7 @@ def probe_candidates(
         sampler=Sampler(**suite.sampler.model_dump()),
         prior_directory=None,
     )
-    encoders = load_encoders(suite.encoders, device=backbone.device)
+    encoders = load_encoders(suite.encoder_tables(), device=backbone.device)
     own = suite.backbone.identifier
     ids = backbone.token_ids(own)
     if len(ids) == 1 and ids[0] not in [candidate.token for candidate in candidates]:

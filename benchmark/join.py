@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.finished import Run, in_order, missing_jobs
-from benchmark.records import REAL, SCORE_COLUMNS, UserError
+from benchmark.records import ELSEWHERE, REAL, SCORE_COLUMNS, UserError
 from benchmark.stats import sort_methods, sort_metrics
 
 if TYPE_CHECKING:
@@ -87,15 +87,23 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 def _check_alike(runs: Sequence[Run]) -> None:
     seen: dict[str, tuple[str, Path]] = {}
     for run in runs:
-        for record in run.records:
-            for what, value in _must_agree(record):
-                text = json.dumps(value, sort_keys=True)
-                known, where = seen.setdefault(what, (text, run.directory))
-                if known != text:
-                    raise UserError(
-                        f"{where} and {run.directory} differ in {what}: {known} and {text}; "
-                        "report them apart"
-                    )
+        of_records = (pair for record in run.records for pair in _must_agree(record))
+        for what, value in (*of_records, *_declared(run)):
+            text = json.dumps(value, sort_keys=True)
+            known, where = seen.setdefault(what, (text, run.directory))
+            if known != text:
+                raise UserError(
+                    f"{where} and {run.directory} differ in {what}: {known} and {text}; "
+                    "report them apart"
+                )
+
+
+def _declared(run: Run) -> Iterator[tuple[str, Any]]:
+    """What the run's own copy of its protocol says beyond its label: name, and value."""
+    protocol = run.suite.get("protocol")
+    if isinstance(protocol, dict):
+        for rule in ("references", "reference", "caption", "aggregation", "metrics"):
+            yield f"the protocol's {rule}", protocol.get(rule, {})
 
 
 def _must_agree(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -109,6 +117,8 @@ def _must_agree(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield f"the class noun of the subject {job['subject']}", job["class_noun"]
     yield f"the images of the subject {job['subject']}", job["images_digest"]
     yield f"the version of the method {job['method']}", job["method_version"]
+    if job["method_version"] == ELSEWHERE:
+        return
     yield f"the settings of the method {job['method']}", sorted(job["settings"])
     for name, value in job["settings"].items():
         yield f"the setting {name} of the method {job['method']}", value

@@ -28,11 +28,13 @@ class Features:
     requests: Sequence[Request]  #: n requests, in the order of the images
     dino: np.ndarray  #: (n, d)
     clip_image: np.ndarray  #: (n, e)
-    clip_text: np.ndarray  #: (n, e), the prompt without identifier; `real` rows are 0, never read
+    clip_text: np.ndarray  #: (n, e), the prompt as captioned; `real` rows are 0, never read
     reference_dino: np.ndarray  #: (m, d)
     reference_clip: np.ndarray  #: (m, e)
     same: np.ndarray  #: (n, m) bool: image i is reference j itself, and the pair never counts
     lpips: np.ndarray  #: (n, n) distances >= 0 where both share the prompt; else NaN, never read
+    dinov2: np.ndarray | None = None  #: (n, f), where the protocol has a second DINO
+    reference_dinov2: np.ndarray | None = None  #: (m, f)
 
     def of_kind(self, *, prior: bool, real: bool) -> list[int]:
         """The images a metric is about: the prior prompt's, or else the evaluation prompts'.
@@ -54,21 +56,29 @@ class SubjectFidelity:
 
     version: ClassVar[str] = "1"
     description: str
-    embedding: str  #: "dino" or "clip"
+    embedding: str  #: "dino", "dinov2" or "clip"
     prior: bool = False  #: of the prior prompt's images instead of the evaluation prompts'
     higher_is_better: bool = True
 
     def __call__(self, features: Features) -> dict[int, float]:
-        """{image index: mean cosine in [-1, 1]}. Raises ValueError where no reference counts."""
+        """{image index: mean cosine in [-1, 1]}. A real image that is the only reference has none.
+
+        Raises ValueError for another image that no reference is left to compare with.
+        """
         generated, references = {
             "dino": (features.dino, features.reference_dino),
+            "dinov2": (features.dinov2, features.reference_dinov2),
             "clip": (features.clip_image, features.reference_clip),
         }[self.embedding]
+        if generated is None or references is None:
+            raise ValueError(f"the protocol has no encoder {self.embedding}")
         similarity = generated.astype(np.float64) @ references.astype(np.float64).T  # (n, m)
         scores = {}
         for i in features.of_kind(prior=self.prior, real=True):
             counted = similarity[i][~features.same[i]]
             if not len(counted):
+                if features.requests[i].prompt.kind == REAL:
+                    continue
                 raise ValueError(
                     f"image {i} has no reference image to compare with: all "
                     f"{len(references)} are that image itself"
@@ -79,9 +89,9 @@ class SubjectFidelity:
 
 @dataclass(frozen=True)
 class PromptFidelity:
-    """Cosine of an image's CLIP embedding to that of its prompt. Raw: neither x 2.5 nor x 100.
+    """Cosine of an image's CLIP embedding to that of its prompt. Raw: a protocol may scale it.
 
-    Paper, section 4.2. The prompt is the one with the identifier removed and the class noun kept.
+    Paper, section 4.2. What the prompt's text is, the protocol says.
     """
 
     version: ClassVar[str] = "1"
@@ -125,6 +135,7 @@ class Diversity:
 
 
 DINO = SubjectFidelity("subject fidelity: DINO cosine to the real images", embedding="dino")
+DINOV2 = SubjectFidelity("subject fidelity: DINOv2 cosine to the real images", embedding="dinov2")
 CLIP_I = SubjectFidelity("subject fidelity: CLIP cosine to the real images", embedding="clip")
 CLIP_T = PromptFidelity("prompt fidelity: CLIP cosine of image and prompt")
 PRES = SubjectFidelity(

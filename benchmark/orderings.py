@@ -12,7 +12,7 @@ import functools
 import math
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,15 @@ class Ordering:
     @property
     def published_difference(self) -> float | None:
         return None if self.paper is None else self.paper[0] - self.paper[1]
+
+    def scaled(self, factor: float) -> Ordering:
+        """The same of scores times `factor`; the published values are of raw scores, and go."""
+        if factor == 1:
+            return self
+        at_most, within = (
+            None if bound is None else bound * factor for bound in (self.at_most, self.within)
+        )
+        return replace(self, at_most=at_most, within=within, paper=None)
 
     def margins(self, differences: np.ndarray) -> np.ndarray:
         """What is above 0 where the ordering holds, (subjects,), from `higher` minus `lower`."""

@@ -17,6 +17,7 @@ from typing import Any
 from benchmark import plugins
 from benchmark.data import Dataset, verify
 from benchmark.model_files import identify
+from benchmark.protocol import Protocol
 from benchmark.records import (
     PROMPT_KINDS,
     SUBJECT_IMAGES,
@@ -65,7 +66,8 @@ def plan(
     """
     configured = {name: suite.method(name) for name in method_names(suite, methods)}
     settings = {name: suite.settings(name) for name in configured}
-    suite = _resolved(suite, settings, images_per_prompt)
+    prompts = prompts or suite.evaluation.prompts
+    suite = _resolved(suite, settings, prompts, images_per_prompt)
     dataset = suite.data.load()
     chosen = choose_subjects(dataset, subjects or suite.data.subjects)
     asked = {subject.name: choose_prompts(dataset, subject, prompts) for subject in chosen}
@@ -117,10 +119,10 @@ def _shared(suite: Suite) -> dict[str, Any]:
     return {
         "backbone": _backbone_identity(suite),
         "sampler": asdict(Sampler(**suite.sampler.model_dump())),
-        "encoders": identify(suite.encoders),
+        "encoders": identify(suite.encoder_tables()),
         "images_per_prompt": suite.evaluation.images_per_prompt,
         "prior_prompt_images": suite.evaluation.prior_prompt_images,
-        "protocol": suite.protocol,
+        "protocol": suite.protocol.label,
     }
 
 
@@ -215,18 +217,21 @@ def _chosen(choice: str, number: int, prompt: Prompt) -> bool:
 
 
 def _resolved(
-    suite: Suite, settings: dict[str, dict[str, Any]], images_per_prompt: int | None
+    suite: Suite,
+    settings: dict[str, dict[str, Any]],
+    prompts: Sequence[str],
+    images_per_prompt: int | None,
 ) -> Suite:
-    update: dict[str, Any] = {
+    evaluation: dict[str, Any] = {"prompts": list(prompts)}
+    if images_per_prompt is not None:
+        evaluation["images_per_prompt"] = images_per_prompt
+    update = {
+        "evaluation": suite.evaluation.model_copy(update=evaluation),
         "methods": {
             name: {key: value for key, value in given.items() if value is not None}
             for name, given in settings.items()
-        }
+        },
     }
-    if images_per_prompt is not None:
-        update["evaluation"] = suite.evaluation.model_copy(
-            update={"images_per_prompt": images_per_prompt}
-        )
     return suite.model_copy(update=update)
 
 
@@ -250,20 +255,22 @@ def fetch_backbone(suite: Suite) -> None:
 
 
 def _configuration(suite: Suite, jobs: Sequence[Job]) -> str:
-    # Where the images lie decides nothing: what they are is in the jobs.
-    no_part: Any = {"description": True, "estimate": True, "data": {"folder"}}
+    # Where images and encoders lie decides nothing: what they are is in the jobs.
+    no_part: Any = {"description": True, "estimate": True, "encoders": True, "data": {"folder"}}
     content = {
         "suite": suite.model_dump(mode="json", exclude=no_part),
         "jobs": [job.key for job in jobs],
-        "metrics": {name: metric.version for name, metric in load_metrics().items()},
+        "metrics": {name: m.version for name, m in load_metrics(suite.protocol).items()},
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def load_metrics() -> dict[str, plugins.Metric]:
-    """Every installed metric, by name."""
-    return {name: plugins.load("metrics", name) for name in plugins.available("metrics")}
+def load_metrics(protocol: Protocol) -> dict[str, plugins.Metric]:
+    """The metrics that the protocol defines, and those of other packages, by name."""
+    points = plugins.available("metrics")
+    others = [name for name, p in points.items() if not p.value.startswith("benchmark.metrics:")]
+    return {name: plugins.load("metrics", name) for name in sorted({*protocol.metrics, *others})}
 
 
 class Forecast:

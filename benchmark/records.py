@@ -20,6 +20,10 @@ PRIOR, REAL = "prior", "real"
 #: (paper, Table 5), and scored against all of them. It is in a job's settings only if it is given.
 SUBJECT_IMAGES = "subject_images"
 
+#: What a record says of the backbone and the version of a method that did not run here; its one
+#: setting is a hash of the job's images, and so another for each job.
+ELSEWHERE = "made elsewhere"
+
 SCORE_COLUMNS = (
     "method",
     "subject",

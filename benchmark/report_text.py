@@ -9,8 +9,8 @@ from typing import Any
 from benchmark.comparison_text import agreement, differences, seed_to_seed
 from benchmark.finished import Run
 from benchmark.orderings import published
-from benchmark.runs_text import incomplete, mixed, runs
-from benchmark.stats import MINIMUM_SUBJECTS, sort_metrics
+from benchmark.runs_text import incomplete, mixed, runs, under
+from benchmark.stats import FIRST_METHODS, MINIMUM_SUBJECTS, sort_metrics
 from benchmark.tables import LABELS, count, escape, markdown_table, published_rows, score_rows
 
 _FIDELITY = ("dino", "clip_i", "clip_t")
@@ -27,7 +27,7 @@ _CLASS_NOUN_METHODS = (
 
 def report_text(run: Run, *, figures: set[str]) -> str:
     """report.md. `figures` names those that were drawn."""
-    paper = published()
+    paper = _published(run)
     methods = count(len(run.methods), "method")
     sections = [
         f"# {escape(run.suite['name'])}: {methods} on {_subject_count(run)}\n",
@@ -47,20 +47,29 @@ def report_text(run: Run, *, figures: set[str]) -> str:
     return "\n".join(section for section in sections if section.strip())
 
 
+def _published(run: Run) -> dict[str, Any]:
+    """The paper's rows, but none beside scores of another scale than its raw cosines."""
+    paper = published()
+    if all(run.factor(metric) == 1 for metric in run.defined or ()):
+        return paper
+    return {key: [] if isinstance(rows, list) else rows for key, rows in paper.items()}
+
+
 def _subject_count(run: Run) -> str:
     return count(run.scores["subject"].nunique(), "subject")
 
 
 def _fidelity(run: Run, paper: dict[str, Any], figures: set[str]) -> str:
-    text = ["## Subject and prompt fidelity\n"]
+    text = [f"## Subject and prompt fidelity {under(run)}\n"]
     rows = score_rows(run.summary, run.methods, _FIDELITY)
     rows += published_rows(paper["fidelity"], _FIDELITY)
     text.append(_table("method", _FIDELITY, rows))
     text.append(_about_intervals(run))
-    text.append(
-        f"The *paper* rows are Table 1 of {escape(paper['source'])}: other backbones, subjects "
-        "and encoders than here. They show directions and are no targets.\n"
-    )
+    if paper["fidelity"]:
+        text.append(
+            f"The *paper* rows are Table 1 of {escape(paper['source'])}: other backbones, subjects "
+            "and encoders than here. They show directions and are no targets.\n"
+        )
     text += [*_uneven_subjects(run), *incomplete(run), *mixed(run), *_copies(run)]
     for name, caption in (
         ("fidelity", "Subject fidelity against prompt fidelity"),
@@ -112,8 +121,13 @@ def _copies(run: Run) -> list[str]:
 
 
 def _prior_preservation(run: Run, paper: dict[str, Any]) -> str:
-    text = ["## Prior preservation\n", *_missing(run, _PRIOR_METHODS)]
+    wanted = {"pres", "div"} if run.defined is None else {"pres", "div"} & run.defined.keys()
+    if not wanted:
+        return ""
+    text = [f"## Prior preservation {under(run)}\n", *_missing(run, _PRIOR_METHODS)]
     methods = [method for method in _PRIOR_METHODS if method in run.methods]
+    scored = set(run.summary.loc[run.summary["metric"].isin(wanted), "method"])
+    methods += [m for m in run.methods if m in scored - {*methods, *FIRST_METHODS}]
     if not methods:
         return "\n".join(text)
     rows = score_rows(run.summary, methods, _PRIOR)
@@ -122,20 +136,21 @@ def _prior_preservation(run: Run, paper: dict[str, Any]) -> str:
     text.append(
         "PRES is how much images of the prior prompt (`a [class noun]`) look like the subject: "
         "language drift. It misleads where those images have become all alike, so their own "
-        "diversity, *prior DIV*, stands beside it. The *paper* rows are its Table 3.\n"
+        "diversity, *prior DIV*, stands beside it."
+        f"{' The *paper* rows are its Table 3.' if paper['prior_preservation'] else ''}\n"
     )
     present = set(run.summary["metric"])
-    if "div" not in present:
+    if "div" in wanted - present:
         text.append(
             "There is no DIV: it compares images of one prompt, and this run made one a prompt.\n"
         )
-    if "pres" not in present:
+    if "pres" in wanted - present:
         text.append("There is no PRES: this run made no images of the prior prompt.\n")
     return "\n".join(text)
 
 
 def _class_noun(run: Run, paper: dict[str, Any]) -> str:
-    text = ["## Class noun\n", *_missing(run, _CLASS_NOUN_METHODS)]
+    text = [f"## Class noun {under(run)}\n", *_missing(run, _CLASS_NOUN_METHODS)]
     methods = [method for method in _CLASS_NOUN_METHODS if method in run.methods]
     if not methods:
         return "\n".join(text)
@@ -145,7 +160,8 @@ def _class_noun(run: Run, paper: dict[str, Any]) -> str:
     text.append(
         "Trained with the subject's own class noun, with another's, and with none. "
         "Without a noun there is no prior prompt: compare *dreambooth-no-class* with "
-        "*dreambooth-no-prior*. The *paper* rows are its Table 4.\n"
+        "*dreambooth-no-prior*."
+        f"{' The *paper* rows are its Table 4.' if paper['class_noun'] else ''}\n"
     )
     return "\n".join(text)
 
@@ -159,7 +175,7 @@ def _other_metrics(run: Run) -> str:
     others = [m for m in sort_metrics(run.summary["metric"]) if m not in LABELS]
     if not others:
         return ""
-    return "## Other metrics\n\n" + _table(
+    return f"## Other metrics {under(run)}\n\n" + _table(
         "method", others, score_rows(run.summary, run.methods, others)
     )
 
@@ -208,9 +224,14 @@ def _what_was_run(run: Run) -> str:
     evaluation = [p for part in run.origins for p in part.suite.get("evaluation", {}).items()]
     facts = {
         "protocol": run.scores["protocol"].unique(),
+        "encoders, by the SHA-256 of their weights": [
+            f"{name} {table.get('model')} {table.get('weights', '')}"
+            for job in jobs
+            for name, table in job.get("encoders", {}).items()
+        ],
         "backbone": [job.get("backbone") for job in jobs],
         "sampler": [f"{key} {value}" for key, value in sampler],
-        "images": [f"{key} {value}" for key, value in evaluation if key != "seed"],
+        "images": [f"{k} {value}" for k, value in evaluation if k != "seed" and value != []],
         "seeds": sorted(run.scores["seed"].unique(), key=int),
         "subjects": sorted(run.scores["subject"].unique()),
         "precision": [origin.get("precision") for origin in origins],

@@ -57,13 +57,16 @@ class Workplace:
 
     @functools.cached_property
     def encoders(self) -> Encoders:
+        import torch
+
         from benchmark.encoders import load_encoders
 
-        return load_encoders(self.suite.encoders, device=self.backbone.device)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return load_encoders(self.suite.encoder_tables(), device=device)
 
     @functools.cached_property
     def metrics(self) -> dict[str, plugins.Metric]:
-        return load_metrics()
+        return load_metrics(self.suite.protocol)
 
 
 def run_job(job: Job, workplace: Workplace, *, progress: plugins.Progress) -> JobRecord:
@@ -73,7 +76,7 @@ def run_job(job: Job, workplace: Workplace, *, progress: plugins.Progress) -> Jo
     """
     method = workplace.suite.method(job.method)
     subject = workplace.subjects[job.subject]
-    backbone, encoders = workplace.backbone, workplace.encoders
+    backbone, _ = workplace.backbone, workplace.encoders  # load both before the clock starts
     requests = job.requests(prompted=method.prompted, references=len(subject.images))
     _start_alike(job.seed)
     times = [time.perf_counter()]
@@ -85,7 +88,7 @@ def run_job(job: Job, workplace: Workplace, *, progress: plugins.Progress) -> Jo
         times.append(time.perf_counter())
     finally:
         backbone.restore()
-    scores = score(job, subject, requests, images, encoders=encoders, metrics=workplace.metrics)
+    scores = score(job, subject, requests, images, workplace)
     times.append(time.perf_counter())
     paths = [workplace.directory.image_path(job, request) for request in requests]
     record = JobRecord(
@@ -120,25 +123,30 @@ def score(
     subject: Subject,
     requests: Sequence[Request],
     images: Sequence[np.ndarray],
-    *,
-    encoders: Encoders,
-    metrics: dict[str, plugins.Metric],
+    workplace: Workplace,
 ) -> list[Score]:
-    """One score per image, (h, w, 3) uint8, and metric that applies to it.
+    """One score per image, (h, w, 3) uint8, and metric that applies to it, as the protocol scales.
 
     Raises ValueError if a metric returns a number that is not finite.
     """
     from benchmark.encoders import features
 
-    references = [read_image(path) for path in subject.images]
-    group = features(encoders, subject, requests, images, references)
+    suite, metrics = workplace.suite, workplace.metrics
+    group = features(
+        workplace.encoders,
+        requests,
+        images,
+        [read_image(path) for path in subject.images],
+        phrase=suite.caption_phrase(subject),
+        counted=suite.protocol.reference_indices(subject),
+    )
     values = {name: metric(group) for name, metric in metrics.items()}
     scores = []
     for i, request in enumerate(requests):
         for name in metrics:
             if i not in values[name]:
                 continue
-            value = float(values[name][i])
+            value = suite.protocol.scaled(name, float(values[name][i]))
             if not math.isfinite(value):
                 raise ValueError(f"metric '{name}' gave {value} for image {i} of {job.label}")
             scores.append(

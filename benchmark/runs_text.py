@@ -20,6 +20,11 @@ _MAY_DIFFER: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+def under(run: Run) -> str:
+    """The protocol of a table's scores, for its heading."""
+    return f"({escape(run.protocol)})"
+
+
 def runs(run: Run) -> str:
     """A table of the runs that were put together; nothing for a run's own report."""
     if not run.parts:

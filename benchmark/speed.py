@@ -233,7 +233,8 @@ def _scoring(
     from benchmark.encoders import features, load_encoders
     from benchmark.plan import load_metrics
 
-    encoders, metrics = load_encoders(suite.encoders, device=backbone.device), load_metrics()
+    encoders = load_encoders(suite.encoder_tables(), device=backbone.device)
+    metrics = load_metrics(suite.protocol)
     references = [read_image(path) for path in subject.images]
     repeated = [
         Request(request.prompt, index, 0)
@@ -248,13 +249,15 @@ def _scoring(
         images = list(random.integers(0, 256, shape, np.uint8))  # never seen: nothing is cached
 
         def score() -> None:
-            group = features(encoders, subject, repeated, images, references)
+            group = features(
+                encoders, repeated, images, references, phrase=suite.caption_phrase(subject)
+            )
             for metric in metrics.values():
                 metric(group)
 
         return _timed(backbone, score)()
 
-    dino, clip, lpips = encoders._dino, encoders._clip, encoders._lpips
+    dino, clip, lpips = (encoders.models[name] for name in ("dino", "clip", "lpips"))
     pixels = list(random.integers(0, 256, shape, np.uint8))
     ready = {
         model: model.preprocessing(pixels).to(backbone.device).split(BATCH)
@@ -268,6 +271,6 @@ def _scoring(
         for batch in ready[clip]:
             clip.model.encode_image(batch).cpu()
         for batch in ready[lpips]:
-            lpips.model.forward_intermediates(batch, indices=lpips.layers, intermediates_only=True)
+            lpips.bare(batch)
 
     return Race("scoring", "images", len(repeated), ours, _timed(backbone, bare))

@@ -1,4 +1,4 @@
-"""A suite: one TOML file that holds data, backbone, sampler, encoders and per-method settings.
+"""A suite: one TOML file that holds data, backbone, sampler, protocol and per-method settings.
 
 python -m benchmark run --suite pocket          # one of benchmark/suites/
 python -m benchmark run --suite my_suite.toml   # one of your own; start from a run's suite.toml
@@ -7,14 +7,15 @@ python -m benchmark run --suite my_suite.toml   # one of your own; start from a 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from benchmark import plugins
 from benchmark.data import Dataset, load_dataset, locate_images
 from benchmark.manifest import Table, read_toml
-from benchmark.records import SUBJECT_IMAGES, UserError
+from benchmark.protocol import Protocol, load_protocol
+from benchmark.records import SUBJECT_IMAGES, Subject, UserError
 
 _SUITES = Path(__file__).parent / "suites"
 
@@ -50,8 +51,9 @@ class SamplerChoice(Table):
 
 
 class Evaluation(Table):
-    """How many images: per evaluation prompt, and for the prior prompt (PRES and PRIOR_DIV)."""
+    """Which prompts, and how many images: for each, and for the prior prompt (PRES, PRIOR_DIV)."""
 
+    prompts: list[str] = []  #: kinds, templates or numbers from 1; empty: all of a subject's
     images_per_prompt: int = Field(ge=1)
     prior_prompt_images: int = Field(ge=0)
     seed: int = Field(default=0, ge=0)
@@ -64,17 +66,22 @@ class Estimate(Table):
     image_seconds: float = Field(ge=0)  #: to sample and score one image
 
 
+def _loaded(protocol: Any) -> Any:
+    return load_protocol(protocol) if isinstance(protocol, str) else protocol
+
+
 class Suite(Table):
     """Everything that is the same for every method, and each method's settings."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
     description: str
-    protocol: str  #: stands in every score row
+    #: A protocol's name, a file's, or its own table.
+    protocol: Annotated[Protocol, BeforeValidator(_loaded)]
+    encoders: str | None = None  #: where the protocol's encoders lie; else in the caches
     data: DataChoice
     backbone: BackboneChoice
     sampler: SamplerChoice
     evaluation: Evaluation
-    encoders: dict[str, dict[str, Any]]
     methods: dict[str, dict[str, Any]] = {}
     estimate: Estimate | None = None
 
@@ -141,6 +148,24 @@ class Suite(Table):
         if model not in (None, self.backbone.model):
             update["estimate"] = None
         return self.model_copy(update=update)
+
+    def under(self, protocol: str | None, *, encoders: Path | None = None) -> Suite:
+        """This suite under another protocol (a name or a file), its encoders in a folder."""
+        update: dict[str, Any] = {}
+        if protocol:
+            update["protocol"] = load_protocol(protocol)
+        if encoders:
+            update["encoders"] = str(encoders)
+        return self.model_copy(update=update)
+
+    def encoder_tables(self) -> dict[str, dict[str, Any]]:
+        """The protocol's encoders, each with the `directory` to look in if there is one."""
+        place = {} if self.encoders is None else {"directory": self.encoders}
+        return {name: table | place for name, table in self.protocol.encoders.items()}
+
+    def caption_phrase(self, subject: Subject) -> str:
+        """What stands for `subject` in the captions that CLIP-T compares with."""
+        return self.protocol.phrase(subject.class_noun, self.backbone.identifier)
 
     def dump_toml(self) -> str:
         """The suite as TOML; reading it again gives an equal suite."""

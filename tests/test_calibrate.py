@@ -353,7 +353,7 @@ def test_how_many_are_drawn_at_a_time_changes_nothing(toy, monkeypatch):
 
 
 def test_the_shipped_encoders_know_classes_and_places():
-    encoders = load_encoders(load_suite("pocket").encoders, device="cpu")
+    encoders = load_encoders(load_suite("pocket").encoder_tables(), device="cpu")
     findings = found(encoders, subjects=10)
     for metric in ("dino", "clip_i"):
         assert findings[metric, "subject or other class", "auc"].value > 0.95

@@ -11,6 +11,7 @@ import pytest
 import benchmark.encoders
 from benchmark import cli
 from benchmark.plugins import available
+from benchmark.protocol import protocol_names
 from benchmark.suite import load_suite, suite_names
 from tests import toy
 
@@ -93,6 +94,31 @@ def test_another_backbone_and_precision_take_the_suites_place(shell: Shell, tmp_
         for job in [json.loads(next(run.glob("jobs/*/*.json")).read_text())["job"]]
     }
     assert found == {("tests.toy:load:colours", "auto"), ("tests.toy:load:crayons", "bf16")}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--methods", "tests.toy:PAINT"),
+        ("sweep", "tests.toy:PAINT", "--set", "steps=1,2"),
+        ("curve", "tests.toy:PAINT", "--over", "steps=1,2"),
+    ],
+)
+def test_a_protocol_takes_the_suites_own_place(
+    shell: Shell, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    suite = (tmp_path / "toy.toml").read_text().replace("[data]", '[data]\nsplit = "development"')
+    (tmp_path / "split.toml").write_text(suite)
+    found = []
+    for options in ((), ("--protocol", "pocket")):
+        assert shell(*command, "--suite", "split.toml", *options, "--dry-run") == 0
+        found += [line for line in shell.out.splitlines() if line.startswith("directory")]
+    assert len(set(found)) == 2
+    assert (
+        shell(*command, "--suite", "split.toml", "--protocol", "kosmos-g", "--encoders", "no") == 2
+    )
+    assert "--local-dir no/vit_small_patch16_224.dino" in shell.error
+    assert shell.error.count("\n") == 1
 
 
 def test_a_missing_backbone_stops_a_run_before_it_begins_but_no_dry_run(
@@ -255,12 +281,13 @@ def test_an_interruption_is_code_130(shell: Shell) -> None:
     assert "run the same command again to go on" in shell.error
 
 
-@pytest.mark.parametrize("kind", ["methods", "metrics", "suites", "subjects"])
+@pytest.mark.parametrize("kind", ["methods", "metrics", "protocols", "suites", "subjects"])
 def test_lists_have_one_name_and_description_a_line(shell: Shell, kind: str) -> None:
     assert shell("list", kind, "--suite", "toy.toml") == 0
     names = {
         "methods": list(available("methods")),
         "metrics": list(available("metrics")),
+        "protocols": protocol_names(),
         "suites": suite_names(),
         "subjects": list(toy.SUBJECTS),
     }[kind]

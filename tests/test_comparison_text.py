@@ -46,7 +46,8 @@ def report_of(tmp_path, **grid):
 
 
 def section(text, title):
-    return re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.M | re.S).group(1)
+    pattern = rf"^## {re.escape(title)} \(toy-1\)\n(.*?)(?=^## |\Z)"
+    return re.search(pattern, text, re.M | re.S).group(1)
 
 
 def cells(text):

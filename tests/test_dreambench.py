@@ -14,6 +14,8 @@ from benchmark.data import dataset_directory, load_dataset
 from benchmark.fetch import check_copy
 from benchmark.images import image_size
 from benchmark.manifest import make_manifest, read_manifest
+from benchmark.plan import choose_prompts, choose_subjects, method_names, plan
+from benchmark.plugins import available, load_method, settings_of
 from benchmark.suite import load_suite
 
 COPY = os.environ.get("DREAMBENCH_DATA")
@@ -53,6 +55,41 @@ def test_its_folder_holds_no_photographs_and_a_full_commit() -> None:
     assert source is not None
     (commit,) = re.findall(r"google/dreambooth/([0-9a-f]{40})/dataset$", source)
     assert commit in (folder / "NOTICE").read_text()
+
+
+SUITES = {"dreambench": (30, 25), "dreambench-mini": (3, 4)}
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_the_suites_ask_for_subjects_prompts_and_methods_that_there_are(name: str) -> None:
+    suite = load_suite(name)
+    assert suite.data.dataset == "dreambench"
+    dataset = suite.data.load()
+    subjects = choose_subjects(dataset, suite.data.subjects)
+    asked = [choose_prompts(dataset, s, suite.evaluation.prompts) for s in subjects]
+    assert (len(subjects), {len(prompts) for prompts in asked}) == (
+        SUITES[name][0],
+        {SUITES[name][1]},
+    )
+    method_names(suite, ["all"])  # refuses a table of no method
+    trained = {m for m in available("methods") if "steps" in settings_of(load_method(m))}
+    assert set(suite.methods) == trained
+
+
+def test_the_small_suite_has_prompts_of_every_kind() -> None:
+    suite = load_suite("dreambench-mini")
+    dataset = suite.data.load()
+    asked = {
+        subject.live: choose_prompts(dataset, subject, suite.evaluation.prompts)
+        for subject in choose_subjects(dataset, suite.data.subjects)
+    }
+    assert [p.kind for p in asked[True]] == [
+        "recontextualization", "recontextualization", "accessory", "property",
+    ]  # fmt: skip
+    assert [p.kind for p in asked[False]] == ["recontextualization"] * 3 + ["property"]
+    assert {p.template for p in asked[True]} & {p.template for p in asked[False]} == {
+        "a {} in the jungle", "a {} on the beach", "a red {}",
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -111,3 +148,14 @@ def test_a_suite_finds_them_whatever_its_own_dataset(photographs: Path) -> None:
     suite = load_suite("pocket").with_images(Path(str(COPY)))
     assert (suite.data.dataset, suite.data.folder) == ("dreambench", str(photographs))
     assert len(suite.data.load().subjects) == 30
+
+
+@needs_copy
+def test_the_full_suite_is_planned_as_the_paper_has_it(photographs: Path) -> None:
+    suite = load_suite("dreambench").with_images(photographs).under("pocket")
+    grid = plan(suite, ["dreambooth", "real-images"])
+    images = {name: 0 for name in grid.methods}
+    for job in grid.jobs:
+        images[job.method] += grid.images[job.key]
+    assert images == {"dreambooth": 30 * (25 * 4 + 25), "real-images": 158}
+    assert {job.protocol for job in grid.jobs} == {"pocket-1"}

@@ -12,7 +12,7 @@ from benchmark import model_files
 from benchmark.encoder_models import BATCH, Preprocessing, TimmModel, as_pixels
 from benchmark.encoders import features, load_encoders
 from benchmark.model_files import identify
-from benchmark.records import PRIOR_PROMPT, REAL_PROMPT, Prompt, Request, Subject, UserError
+from benchmark.records import PRIOR_PROMPT, REAL_PROMPT, Prompt, Request, UserError
 
 HALF = [0.5, 0.5, 0.5]
 WORDS = ("a", "dog", "cat", "red", "in", "the", "snow")
@@ -221,9 +221,9 @@ def test_lpips_equals_its_formula_in_plain_loops(encoders, settings):
 
 
 def test_weights_are_computed_with_in_single_precision(encoders):
-    for model in (encoders._dino.model, encoders._clip.model, encoders._lpips.model):
-        assert {p.dtype for p in model.parameters()} == {torch.float32}
-        assert not model.training
+    for encoder in encoders.models.values():
+        assert {p.dtype for p in encoder.model.parameters()} == {torch.float32}
+        assert not encoder.model.training
 
 
 @pytest.mark.parametrize("count", [1, BATCH, BATCH + 3])
@@ -239,8 +239,8 @@ def test_what_has_been_seen_is_not_computed_again(settings, monkeypatch):
     images = pictures((32, 32), (32, 32))
     first = encoders.dino(images)
     text = encoders.clip_text(["a dog"])
-    monkeypatch.setattr(encoders._dino, "model", None)
-    monkeypatch.setattr(encoders._clip, "model", None)
+    monkeypatch.setattr(encoders.models["dino"], "model", None)
+    monkeypatch.setattr(encoders.models["clip"], "model", None)
     assert encoders.dino([image.copy() for image in images]) is first
     assert encoders.clip_text(["a dog"]) is text
     with pytest.raises(ValueError, match="read-only"):
@@ -261,14 +261,13 @@ def test_the_same_bytes_whatever_was_seen_before(settings):
 SNOW = Prompt("a {} in the snow", "recontextualization")
 
 
-def test_features_of_a_group(encoders, tmp_path):
-    dog = Subject("dog-a", "dog", True, (tmp_path / "00.png",), "digest")
+def test_features_of_a_group(encoders):
     prompts = [SNOW, SNOW, PRIOR_PROMPT, PRIOR_PROMPT]
     requests = [Request(prompt, i % 2, i) for i, prompt in enumerate(prompts)]
     images = torch.rand(4, 3, 32, 32)
     references = pictures((32, 32), (64, 48))
     references.append(as_pixels(images)[1])
-    found = features(encoders, dog, requests, images, references)
+    found = features(encoders, requests, images, references, phrase="dog")
     assert np.array_equal(np.argwhere(found.same), [[1, 2]])
     pixels = as_pixels(images)
     np.testing.assert_allclose(found.dino, encoders.dino(pixels))
@@ -280,20 +279,18 @@ def test_features_of_a_group(encoders, tmp_path):
     assert found.lpips[2, 3] == pytest.approx(encoders.lpips(pixels[2:])[0, 1], abs=1e-6)
 
 
-def test_real_images_are_their_own_references_even_if_resized(encoders, tmp_path):
-    dog = Subject("dog-a", "dog", True, (), "digest")
+def test_real_images_are_their_own_references_even_if_resized(encoders):
     references = pictures((64, 64), (64, 64))
     images = [np.asarray(Image.fromarray(r).resize((32, 32))) for r in references]
     requests = [Request(REAL_PROMPT, i, 0) for i in range(2)]
-    found = features(encoders, dog, requests, images, references)
+    found = features(encoders, requests, images, references, phrase="dog")
     assert np.array_equal(found.same, np.eye(2, dtype=bool))
     assert not found.clip_text.any()
 
 
 def test_images_that_are_missing_are_an_error(encoders):
-    dog = Subject("dog-a", "dog", True, (), "digest")
     with pytest.raises(ValueError, match="1 images were asked for, 2 came"):
-        features(encoders, dog, [Request(SNOW, 0, 0)], torch.rand(2, 3, 32, 32), [])
+        features(encoders, [Request(SNOW, 0, 0)], torch.rand(2, 3, 32, 32), [], phrase="dog")
 
 
 # --- settings
@@ -307,15 +304,16 @@ def changed(settings, name, **change):
     ("name", "change", "message"),
     [
         ("dino", {"kind": "torch"}, r"encoders.dino.kind is 'torch'; known: 'timm'"),
-        ("dino", {"sise": 3}, r"encoders.dino.sise is unknown; the keys are kind, model, resize"),
+        ("dino", {"sise": 3}, r"encoders.dino.sise is unknown; the keys are kind, model, hub"),
         ("dino", {"model": "./nowhere"}, r"encoders.dino.model: nowhere has no config.json, model"),
         ("dino", {"model": "vit_of_nobody"}, r"cannot load 'vit_of_nobody'.*with a slash"),
+        ("dino", {"model": "vit_small_patch16_224.dino"}, r"encoders.dino.hub is missing.*slash"),
         ("dino", {"crop": 64}, r"encoders.dino.crop is 64, more than resize, 32"),
         ("lpips", {"layers": [7]}, r"encoders.lpips.layers has 7; .* has layers 0 to 2"),
         ("lpips", {"layers": []}, r"encoders.lpips.layers should name"),
         ("clip", {"model": "ViT-B-32"}, r"encoders.clip.pretrained is 'None'; .*openai"),
         ("clip", {"model": "ViT-B-32", "pretrained": "openai"}, r"use 'ViT-B-32-quickgelu'"),
-        ("style", {"kind": "timm"}, r"exactly dino, clip, lpips; see 'style'"),
+        ("style", {"kind": "timm"}, r"dino, clip and, if wanted, dinov2, lpips; see 'style'"),
     ],
 )
 def test_bad_settings_are_named(settings, name, change, message):
@@ -325,8 +323,8 @@ def test_bad_settings_are_named(settings, name, change, message):
 
 
 def test_missing_settings_are_named(settings):
-    without = {name: table for name, table in settings.items() if name != "lpips"}
-    with pytest.raises(UserError, match="see 'lpips'"):
+    without = {name: table for name, table in settings.items() if name != "clip"}
+    with pytest.raises(UserError, match="see 'clip'"):
         load_encoders(without, device="cpu")
     dino = {key: value for key, value in settings["dino"].items() if key != "mean"}
     with pytest.raises(UserError, match=r"encoders\.dino\.mean is missing"):
@@ -359,8 +357,6 @@ def test_identity_follows_the_weights_and_not_the_place(settings, tmp_path):
     first, second = save_dino(tmp_path / "a"), save_dino(tmp_path / "b")
     assert digest(first) == digest(second) == identify(settings)["dino"]["weights"]
     assert digest(save_dino(tmp_path / "c", seed=1)) != digest(first)
-    named = {"dino": {"kind": "timm", "model": "vit_small_patch16_224.dino"}}
-    assert identify(named) == named
 
 
 def test_the_papers_dino_architecture_fits_the_same_path(tmp_path):

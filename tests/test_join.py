@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tomli_w
 from PIL import Image
 
 from benchmark import report
@@ -117,7 +118,11 @@ def test_one_score_with_two_values_is_named(tmp_path):
     ("job", "provenance", "message"),
     [
         ({"protocol": "toy-2"}, {}, 'the protocol: "toy-1" and "toy-2"'),
-        ({"encoders": {"dino": "dino@2"}}, {}, 'the encoder dino: "dino@1" and "dino@2"'),
+        (
+            {"encoders": {"dino": {"model": "dino", "weights": "2"}}},
+            {},
+            'the encoder dino: {"model": "dino", "weights": "1"} and {"model": "dino", ',
+        ),
         ({}, {"metrics": {"dino": "2"}}, 'the version of the metric dino: "1" and "2"'),
         ({"images_digest": "e"}, {}, 'the images of the subject cat: "d" and "e"'),
         ({"class_noun": "cat"}, {}, 'the class noun of the subject cat: "dog" and "cat"'),
@@ -135,6 +140,45 @@ def test_what_does_not_compare_is_refused_and_named(tmp_path, job, provenance, m
         write_joint_report([first, second], tmp_path / "out", partial=True)
     assert str(error.value).startswith(f"{first} and {second} differ in {message}")
     assert not (tmp_path / "out").exists()
+
+
+def declare(run, rules):
+    """Write a protocol's table into the run's suite.toml, as runs do."""
+    suite = tomllib.loads((run / "suite.toml").read_text())
+    (run / "suite.toml").write_text(tomli_w.dumps(suite | {"protocol": rules}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"caption": "as-given"}, 'caption: "class-noun" and "as-given"'),
+        ({"references": "one"}, 'references: "all" and "one"'),
+        ({"reference": {"dog": "1.png"}}, 'reference: {} and {"dog": "1.png"}'),
+        ({"metrics": {"dino": {"factor": 100.0}}}, 'metrics: {"dino": {}} and '),
+    ],
+)
+def test_one_label_for_two_declarations_is_refused(tmp_path, change, said):
+    rules = {"name": "toy", "references": "all", "caption": "class-noun", "metrics": {"dino": {}}}
+    runs = [make(tmp_path / name, seeds=(seed,)) for seed, name in enumerate("ab")]
+    declare(runs[0], rules)
+    declare(runs[1], rules | {"description": "in other words"})
+    assert "(toy-1)" in write_joint_report(runs, tmp_path / "alike").read_text()
+    declare(runs[1], rules | change)
+    with pytest.raises(UserError) as error:
+        write_joint_report(runs, tmp_path / "out")
+    assert f"differ in the protocol's {said}" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_scale_of_the_parts_is_that_of_the_whole(tmp_path):
+    runs = [make(tmp_path / name, seeds=(seed,)) for seed, name in enumerate("ab")]
+    assert "paper: " in write_joint_report(runs, tmp_path / "raw").read_text()
+    for run in runs:
+        declare(run, {"name": "toy", "metrics": {"dino": {"factor": 100.0}, "clip_t": {}}})
+    text = write_joint_report(runs, tmp_path / "scaled").read_text()
+    assert "paper: " not in text
+    assert "about 10 in DINO, 0.05 in CLIP-T" in text
+    assert "## Prior preservation" not in text, "the protocol defines neither PRES nor DIV"
 
 
 @pytest.mark.parametrize(

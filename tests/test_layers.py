@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("records",),
-    ("store", "images", "manifest", "plugins", "data", "fetch", "suite"),
+    ("store", "images", "manifest", "plugins", "data", "fetch", "protocol", "suite"),
     ("diffusers_layout", "hub", "model_files", "sampling", "metrics"),
     ("single_file", "checkpoints"),
     ("encoder_models", "prior_store", "encoders", "backbone", "loaders"),
@@ -21,7 +21,7 @@ FLOORS = (
     ("task",),
     ("comparison_text", "runs_text", "report_text", "report", "baseline"),
     ("check",),
-    ("console", "grid", "speed", "sweep", "curve", "identifiers"),
+    ("console", "grid", "speed", "sweep", "curve", "identifiers", "score"),
     ("cli",),
     ("__main__",),
 )
@@ -141,6 +141,8 @@ def test_the_datasets_are_data() -> None:
         ["list", "methods"],
         ["list", "metrics"],
         ["list", "suites"],
+        ["list", "protocols"],
+        ["score", "--help"],
         ["list", "subjects"],
     ],
     ids=" ".join,

@@ -82,9 +82,15 @@ def test_a_real_image_is_never_compared_with_itself():
 
 
 def test_an_image_without_a_reference_is_an_error_and_no_nan():
-    features = replace(group([REAL_PROMPT], references=1), same=np.ones((1, 1), bool))
+    features = replace(group([SNOW], references=1), same=np.ones((1, 1), bool))
     with pytest.raises(ValueError, match="image 0 has no reference"):
         metrics.DINO(features)
+
+
+def test_a_real_image_that_is_the_only_reference_gets_no_score():
+    same = np.array([[False], [True], [False]])
+    features = replace(group([REAL_PROMPT] * 3, references=1), same=same)
+    assert list(metrics.DINO(features)) == list(metrics.CLIP_I(features)) == [0, 2]
 
 
 def test_nothing_a_metric_must_not_read_is_read():

@@ -81,6 +81,22 @@ def test_nearness_has_two_sides(differences, words, sign):
     assert verdict(sign * differences, within=0.05).words == words
 
 
+@pytest.mark.parametrize("bound", [{}, {"at_most": 0.05}, {"within": 0.05}])
+@pytest.mark.parametrize("size", [-0.2, -0.04, 0.04, 0.2])
+def test_a_verdict_does_not_hang_on_the_scale(bound, size):
+    differences = size + np.random.default_rng(0).normal(0, 0.01, 8)
+    raw = Ordering("1", "claim", "dino", "h", "l", paper=(0.7, 0.6), **bound)
+    scaled = raw.scaled(100.0)
+    found = [
+        judge([o], images(d, np.zeros(8)))[0]
+        for o, d in ((raw, differences), (scaled, 100 * differences))
+    ]
+    assert found[0].words == found[1].words
+    assert found[0].margin.p == pytest.approx(found[1].margin.p)
+    assert scaled.published_difference is None
+    assert raw.scaled(1.0) == raw
+
+
 def test_a_missing_method_or_metric_is_no_verdict():
     here = images(np.ones(8), np.zeros(8))
     orderings = [

@@ -116,6 +116,10 @@ def test_a_changed_image_is_noticed_before_anything_runs(suite: Suite) -> None:
         plan(suite, ["tests.toy:PAINT"])
 
 
+def changed_protocol(suite: Suite, **change: str) -> Suite:
+    return suite.model_copy(update={"protocol": suite.protocol.model_copy(update=change)})
+
+
 def test_the_configuration_is_all_that_decides_the_scores_and_no_more(suite: Suite) -> None:
     def configuration(changed: Suite = suite, **arguments: object) -> str:
         return plan(changed, ["tests.toy:PAINT"], **arguments).configuration  # type: ignore[arg-type]
@@ -125,8 +129,10 @@ def test_the_configuration_is_all_that_decides_the_scores_and_no_more(suite: Sui
     estimate = Estimate(train_step_seconds=1, image_seconds=1)
     assert configuration(suite.model_copy(update={"estimate": estimate})) == same
     assert configuration(suite.model_copy(update={"description": "words"})) == same
+    assert configuration(suite.model_copy(update={"encoders": "elsewhere"})) == same
     others = [
-        configuration(suite.model_copy(update={"protocol": "toy-2"})),
+        configuration(changed_protocol(suite, version="2")),
+        configuration(changed_protocol(suite, caption="as-given")),
         configuration(suite.model_copy(update={"methods": {"tests.toy:PAINT": {"steps": 3}}})),
         configuration(seeds=[1]),
         configuration(subjects=["dog-red"]),

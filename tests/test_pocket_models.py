@@ -290,7 +290,7 @@ def test_the_judges_know_real_renders() -> None:
     from benchmark.pocket.evaluate import identity_on_renders, judge_on_renders
     from benchmark.suite import load_suite
 
-    encoders = load_encoders(load_suite("pocket").encoders, device="cpu")
+    encoders = load_encoders(load_suite("pocket").encoder_tables(), device="cpu")
     values = {row.name: row.value for row in judge_on_renders(encoders, 200)}
     assert values["class right on renders"] > 0.9
     values = {row.name: row.value for row in identity_on_renders(encoders, 50)}

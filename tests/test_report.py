@@ -113,7 +113,8 @@ def rows_of(job, request, values, offset):
 
 
 def section(text, title):
-    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL).group(1)
+    pattern = rf"^## {title}(?: \([^\n]*\))?\n(.*?)(?=^## |\Z)"
+    return re.search(pattern, text, re.MULTILINE | re.DOTALL).group(1)
 
 
 def table_of(text):

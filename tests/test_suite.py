@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import pytest
 
+from benchmark.plan import NOT_IN_ALL, method_names, plan
 from benchmark.plugins import settings_of
 from benchmark.records import UserError
 from benchmark.suite import load_suite, suite_names
@@ -88,6 +89,61 @@ class Bare:
 
     def fit(self) -> None:
         """Never called here."""
+
+
+def test_dreambench_is_the_papers_protocol() -> None:
+    """Section 4 of the paper, and section 3.2 for the training."""
+    suite = load_suite("dreambench")
+    assert suite.protocol.name == "paper"
+    assert (suite.data.subjects, suite.evaluation.prompts) == ([], [])  # all 30, all 25
+    assert suite.evaluation.images_per_prompt == 4
+    settings = settings_of(suite.method("dreambooth"))
+    paper = {"steps": 1000, "learning_rate": 5e-6, "prior_weight": 1.0, "prior_images": 1000}
+    assert settings.items() >= {**paper, "prior_scheduler": "ddpm", "identifier": "sks"}.items()
+    inversion = settings_of(suite.method("textual-inversion"))
+    theirs = {"steps": 6100, "learning_rate": 5e-3, "batch_size": 2}
+    assert inversion.items() >= theirs.items()
+
+
+@pytest.mark.parametrize("name", ["pocket", "dreambench", "dreambench-mini"])
+def test_ablations_differ_from_dreambooth_in_what_is_ablated(name: str) -> None:
+    suite = load_suite(name)
+    whole = settings_of(suite.method("dreambooth"))
+    changes = {
+        "no-prior": {"prior_weight"},
+        "wrong-class": {"noun"},
+        "no-class": {"noun", "prior_weight"},
+    }
+    for ablation, changed in changes.items():
+        settings = settings_of(suite.method(f"dreambooth-{ablation}"))
+        differ = {key for key in whole if settings[key] != whole[key]}
+        # Without a prior term, how its images are drawn says nothing.
+        unused = {"prior_images", "prior_steps"} if settings["prior_weight"] == 0 else set()
+        assert changed <= differ <= changed | unused
+
+
+@pytest.mark.parametrize("name", ["pocket", "dreambench", "dreambench-mini"])
+def test_the_identifiers_ablation_differs_from_dreambooth_in_the_identifier_alone(
+    name: str,
+) -> None:
+    suite = load_suite(name)
+    whole = settings_of(suite.method("dreambooth"))
+    found = set()
+    for ablation in method_names(suite, [NOT_IN_ALL]):
+        settings = settings_of(suite.method(ablation))
+        found.add(settings["identifier"])
+        assert settings == whole | {"identifier": settings["identifier"]}
+    assert len(found) == 3
+
+
+def test_the_suites_prompts_are_those_that_are_planned(suite_file: Path) -> None:
+    text = suite_file.read_text().replace("[evaluation]", '[evaluation]\nprompts = ["1"]')
+    suite_file.write_text(text)
+    suite = load_suite(str(suite_file))
+    for given, expected in (([], ["1"]), (["2"], ["2"])):
+        grid = plan(suite, ["real-images"], prompts=given)
+        assert grid.suite.evaluation.prompts == expected
+        assert {len(job.prompts) for job in grid.jobs} == {1}
 
 
 def test_a_suite_on_another_backbone_keeps_the_rest_but_its_times() -> None:

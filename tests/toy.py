@@ -33,7 +33,6 @@ property = ["a red {}"]
 SUITE = """
 name = "toy"
 description = "colours"
-protocol = "toy-1"
 [data]
 dataset = "{dataset}"
 [backbone]
@@ -46,12 +45,26 @@ guidance = 1.0
 [evaluation]
 images_per_prompt = 2
 prior_prompt_images = 2
-[encoders.dino]
-model = "colours"
-[encoders.clip]
-model = "colours"
-[encoders.lpips]
-model = "colours"
+[protocol]
+name = "toy"
+version = "1"
+description = "colours"
+references = "all"
+caption = "class-noun"
+aggregation = "subjects"
+[protocol.metrics]
+dino = {{}}
+clip_i = {{}}
+clip_t = {{}}
+pres = {{}}
+div = {{}}
+prior_div = {{}}
+[protocol.encoders.dino]
+model = "pocket"
+[protocol.encoders.clip]
+model = "pocket"
+[protocol.encoders.lpips]
+model = "pocket"
 """
 
 
@@ -104,6 +117,8 @@ def load(model: str, **_options: Any) -> Canvas:
 
 class Colours:
     """Encoders: an image is its mean colours by quadrant, a text is its hash."""
+
+    names = frozenset({"dino", "clip", "lpips"})
 
     def dino(self, images: Sequence[np.ndarray]) -> np.ndarray:
         half = SIZE // 2

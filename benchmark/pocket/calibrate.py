@@ -130,7 +130,7 @@ def run_calibration(*, subjects: int, seed: int, out: Path, overwrite: bool) -> 
     """
     check_free(out, overwrite=overwrite)
     started = time.monotonic()
-    encoders = load_encoders(load_suite("pocket").encoders, device="cpu")
+    encoders = load_encoders(load_suite("pocket").encoder_tables(), device="cpu")
     total = pictures_of(subjects)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -54,7 +54,7 @@ def evaluate(suite: Suite, *, per_cell: int, device: str, card: bool) -> None:
 
     sampler = Sampler(**suite.sampler.model_dump())
     backbone = load_backbone("pocket", device=device, sampler=sampler)
-    encoders = load_encoders(suite.encoders, device=backbone.device.type)
+    encoders = load_encoders(suite.encoder_tables(), device=backbone.device.type)
     rows = quality(backbone, encoders, per_cell=per_cell)
     if card:
         write_model_card(rows, SHIPPED / "MODEL_CARD.md", per_cell=per_cell)

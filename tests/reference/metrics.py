@@ -43,16 +43,17 @@ def scores(features):
     return found
 
 
-def lpips(layers_a, layers_b):
-    """Zhang et al. 2018, Eq. 1, with uniform weights; layers are (channels, height, width)."""
+def lpips(layers_a, layers_b, weights=None):
+    """Zhang et al. 2018, Eq. 1, for layers (channels, height, width); uniform weights if none."""
     total = 0.0
-    for a, b in zip(layers_a, layers_b, strict=True):
-        _, height, width = a.shape
+    for number, (a, b) in enumerate(zip(layers_a, layers_b, strict=True)):
+        channels, height, width = a.shape
+        weight = np.ones(channels) if weights is None else weights[number]
         layer = 0.0
         for y in range(height):
             for x in range(width):
                 u, v = a[:, y, x].astype(np.float64), b[:, y, x].astype(np.float64)
-                u, v = u / math.sqrt((u**2).sum()), v / math.sqrt((v**2).sum())
-                layer += ((u - v) ** 2).sum()
+                u, v = (z / math.sqrt((z**2).sum() + 1e-8 * (weights is not None)) for z in (u, v))
+                layer += (weight * (u - v) ** 2).sum()
         total += layer / (height * width)
     return total

@@ -1,0 +1,321 @@
+"""Scores for images that any other tool made, in a run directory like any other.
+
+    work = collect(Path("my-images"), load_suite("pocket"), method="my-tool")
+    score_images(work, Path("runs/my-tool"))    # -> runs/my-tool/report.md
+
+Images lie in a folder, `<subject>/<prompt>/<n>.png`, or are named by a CSV with the columns
+file,subject,prompt and, if wanted, sample,seed,method. They are copied, so that the report can be
+written again from the run directory alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmark import plugins
+from benchmark.data import Dataset, read_image, verify
+from benchmark.model_files import identify
+from benchmark.plan import choose_subjects, load_metrics
+from benchmark.records import (
+    ELSEWHERE,
+    PRIOR,
+    PRIOR_PROMPT,
+    REAL_PROMPT,
+    Job,
+    JobRecord,
+    Prompt,
+    Request,
+    Subject,
+    UserError,
+)
+from benchmark.run import Workplace, score
+from benchmark.store import RunDirectory, prompt_slug, provenance, write_atomically
+from benchmark.suite import Suite
+
+_REAL = "real-images"
+_COLUMNS, _OPTIONAL = ("file", "subject", "prompt"), ("sample", "seed", "method")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file as it is named, by its place in the folder or by its row in the CSV."""
+
+    file: Path
+    subject: str = ""
+    prompt: str = ""
+    sample: str = ""  #: empty: its place among the files of its prompt
+    seed: str = "0"
+    method: str = ""
+    problem: str = ""  #: why it can be no image of ours
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One job's images: `files[i]` is what was made for `requests[i]`."""
+
+    job: Job
+    subject: Subject
+    requests: tuple[Request, ...]
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be scored, and what fits nothing."""
+
+    suite: Suite
+    batches: tuple[Batch, ...]
+    unmatched: tuple[str, ...]  #: `file: why`
+    configuration: str  #: 16 hex digits over all that decides the scores
+
+
+def collect(images: Path, suite: Suite, *, method: str = "") -> Work:
+    """Match every file of `images` (a folder or a CSV) with a subject and a prompt, and look at it.
+
+    `method` is what made them, where a CSV does not say; else the folder's name. Raises UserError
+    if no file matches, or if an encoder of the protocol is missing.
+    """
+    dataset = suite.data.load()
+    subjects = {s.name: s for s in choose_subjects(dataset, suite.data.subjects)}
+    entries = _rows(images) if images.is_file() else _files(images)
+    default = method or images.resolve().stem
+    found: dict[tuple[str, str, int], dict[Request, Path]] = defaultdict(dict)
+    unmatched = []
+    for entry in entries:
+        try:
+            group, request = _matched(entry, subjects, dataset, suite, found, default)
+            read_image(entry.file)
+        except UserError as error:
+            unmatched.append(f"{entry.file}: {error}")
+        else:
+            found[group][request] = entry.file
+    if not found:
+        reason = f"; the first: {unmatched[0]}" if unmatched else ""
+        raise UserError(f"{images}: none of {len(entries)} files is an image to score{reason}")
+    scored = [subjects[name] for name in dict.fromkeys(name for _, name, _ in found)]
+    verify(dataset, scored)
+    encoders = identify(suite.encoder_tables())
+    batches = [
+        _batch(name, subjects[subject], seed, files, suite, encoders)
+        for (name, subject, seed), files in found.items()
+    ]
+    seed = min(seed for _, _, seed in found)
+    batches += [_real_images(subject, seed, suite, encoders) for subject in scored]
+    return Work(suite, tuple(batches), tuple(unmatched), _configuration(suite, batches))
+
+
+def score_images(work: Work, path: Path) -> Path:
+    """Score what is not scored yet, copy the images into the run directory, and write the report.
+
+    Returns the report's path. Raises UserError if `path` belongs to something else.
+    """
+    from benchmark.report import write_report
+
+    directory = RunDirectory(path)
+    directory.check(work.configuration)
+    with directory.locked():
+        directory.prepare(
+            configuration=work.configuration,
+            suite_toml=_suite_toml(work),
+            jobs=[batch.job for batch in work.batches],
+        )
+        if work.unmatched:
+            write_atomically(path / "unmatched.txt", "\n".join(work.unmatched) + "\n")
+        workplace = Workplace(work.suite, directory)
+        for number, batch in enumerate(work.batches, 1):
+            if not directory.record(batch.job):
+                _score_batch(batch, workplace)
+            print(f"[{number}/{len(work.batches)}] {batch.job.label}: {len(batch.files)} images")
+        directory.assemble_scores()
+        return write_report(path)
+
+
+def _score_batch(batch: Batch, workplace: Workplace) -> None:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        torch.set_num_threads(1)  # so that a sum's last digits do not depend on the cores
+    images = [read_image(file) for file in batch.files]
+    started = time.perf_counter()
+    scores = score(batch.job, batch.subject, batch.requests, images, workplace)
+    directory = workplace.directory
+    paths = [directory.image_path(batch.job, request) for request in batch.requests]
+    versions = {name: metric.version for name, metric in workplace.metrics.items()}
+    record = JobRecord(
+        key=batch.job.key,
+        job=asdict(batch.job),
+        provenance=provenance()
+        | {"device": torch.cuda.get_device_name() if cuda else "cpu", "metrics": versions},
+        train_seconds=0.0,
+        sample_seconds=0.0,
+        score_seconds=time.perf_counter() - started,
+        peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if cuda else 0.0,
+        images=len(images),
+        files={p: str(file) for p, file in zip(paths, batch.files, strict=True)},
+    )
+    directory.write_job(record, batch.job, dict(zip(paths, images, strict=True)), scores)
+
+
+def _files(folder: Path) -> list[Entry]:
+    """Every file under `folder`, those of a prompt in the order of their numbers."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder or CSV file")
+
+    def position(path: Path) -> tuple[Any, ...]:
+        number = int(path.stem) if path.stem.isdecimal() else -1
+        return (path.parent, number, path.name)
+
+    entries = []
+    for path in sorted((p for p in folder.rglob("*") if not p.is_dir()), key=position):
+        parts = path.relative_to(folder).parts
+        if len(parts) == 3:
+            entries.append(Entry(path, subject=parts[0], prompt=parts[1]))
+        else:
+            entries.append(Entry(path, problem="it should lie in <subject>/<prompt>/"))
+    return entries
+
+
+def _rows(table: Path) -> list[Entry]:
+    """The rows of a CSV; files are looked for beside it."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UserError(f"{table} cannot be read as a CSV: {error}") from error
+    for column in (*_COLUMNS, *columns):
+        if column not in columns or column not in (*_COLUMNS, *_OPTIONAL):
+            problem = "is missing" if column not in columns else "is unknown"
+            raise UserError(
+                f"{table}: column '{column}' {problem}; columns: {','.join(_COLUMNS)}"
+                f"[,{','.join(_OPTIONAL)}]"
+            )
+    entries = []
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise UserError(f"{table}, line {number}: not as many values as columns")
+        given = {key: value.strip() for key, value in row.items() if value.strip()}
+        image = table.parent / given.pop("file", "")
+        entries.append(Entry(image, **given))
+    return entries
+
+
+def _matched(
+    entry: Entry,
+    subjects: dict[str, Subject],
+    dataset: Dataset,
+    suite: Suite,
+    found: dict[tuple[str, str, int], dict[Request, Path]],
+    default: str,
+) -> tuple[tuple[str, str, int], Request]:
+    """Which job and request the file is for. Raises UserError saying what it does not fit."""
+    if entry.problem:
+        raise UserError(entry.problem)
+    if entry.subject not in subjects:
+        raise UserError(f"unknown subject '{entry.subject}'; known: {', '.join(subjects)}")
+    for name, value in (("seed", entry.seed), ("sample", entry.sample or "0")):
+        if not (value.isascii() and value.isdigit()):
+            raise UserError(f"{name} '{value}' is no whole number from 0")
+    group = (entry.method or default, entry.subject, int(entry.seed))
+    if group[0] == _REAL:
+        raise UserError(f"method '{_REAL}' is the data set's own images: choose another --method")
+    prompt = _prompt(entry.prompt, subjects[entry.subject], dataset, suite.backbone.identifier)
+    taken = {r.index for r in found[group] if r.prompt == prompt} if group in found else set()
+    sample = int(entry.sample) if entry.sample else len(taken)
+    if sample in taken:
+        raise UserError(f"there is a sample {sample} of '{entry.prompt}' already")
+    return group, Request(prompt, sample, 0)
+
+
+def _prompt(text: str, subject: Subject, dataset: Dataset, identifier: str) -> Prompt:
+    """The subject's prompt that `text` is: as text, template or part of a file name."""
+    wanted = _plain(text)
+    prompts = dataset.prompts_for(subject)
+    for prompt in (*prompts, PRIOR_PROMPT):
+        names = {prompt.text(subject.class_noun), prompt.template, prompt_slug(prompt)}
+        if prompt.kind != PRIOR:
+            names.add(prompt.text(f"{identifier} {subject.class_noun}"))
+        if wanted in map(_plain, names):
+            return prompt
+    example = prompts[0].text(subject.class_noun)
+    raise UserError(
+        f"'{text}' is no prompt of '{dataset.name}' for {subject.name}, as '{example}' is"
+    )
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\W+", "-", text.lower()).strip("-")
+
+
+def _batch(
+    method: str,
+    subject: Subject,
+    seed: int,
+    files: dict[Request, Path],
+    suite: Suite,
+    encoders: dict[str, dict[str, Any]],
+) -> Batch:
+    prompts = tuple(dict.fromkeys(request.prompt for request in files))
+    counts = {prompt: sum(r.prompt == prompt for r in files) for prompt in prompts}
+    evaluated = tuple(p for p in prompts if p not in (PRIOR_PROMPT, REAL_PROMPT))
+    digest = hashlib.sha256()
+    for request, path in files.items():
+        digest.update(json.dumps([request.prompt.template, request.index]).encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    job = Job(
+        method=method,
+        method_version=ELSEWHERE,
+        settings={"images": digest.hexdigest()[:16]},
+        subject=subject.name,
+        class_noun=subject.class_noun,
+        live=subject.live,
+        images_digest=subject.digest,
+        backbone=ELSEWHERE,
+        sampler={},
+        encoders=encoders,
+        prompts=evaluated,
+        images_per_prompt=max((counts[prompt] for prompt in evaluated), default=0),
+        prior_prompt_images=counts.get(PRIOR_PROMPT, 0),
+        seed=seed,
+        protocol=suite.protocol.label,
+    )
+    return Batch(job, subject, tuple(files), tuple(files.values()))
+
+
+def _real_images(
+    subject: Subject, seed: int, suite: Suite, encoders: dict[str, dict[str, Any]]
+) -> Batch:
+    """The subject's own images, as a run's method of that name has them: the two reports join."""
+    requests = {Request(REAL_PROMPT, i, 0): path for i, path in enumerate(subject.images)}
+    batch = _batch(_REAL, subject, seed, requests, suite, encoders)
+    version = plugins.load_method(_REAL).version
+    return replace(batch, job=replace(batch.job, method_version=version, settings={}))
+
+
+def _configuration(suite: Suite, batches: list[Batch]) -> str:
+    metrics: dict[str, plugins.Metric] = load_metrics(suite.protocol)
+    content = [
+        suite.protocol.model_dump(mode="json"),
+        suite.backbone.identifier,
+        {name: metric.version for name, metric in metrics.items()},
+        [batch.job.key for batch in batches],
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _suite_toml(work: Work) -> str:
+    """Of the suite only what these scores hang on: nothing was trained or sampled."""
+    import tomli_w
+
+    suite = work.suite.model_dump(mode="json", exclude_none=True)
+    kept = {key: suite[key] for key in ("name", "protocol", "data")}
+    return tomli_w.dumps(kept | {"description": "Images made elsewhere"})
