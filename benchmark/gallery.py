@@ -45,7 +45,7 @@ def gallery(run: Run) -> dict[str, Any]:
     """
     prompted = set(run.scores.loc[run.scores["prompt_kind"] != REAL, "method"])
     methods = [method for method in run.methods if method in prompted]
-    metrics = [m for m in sort_metrics(run.summary["metric"]) if m in run.by_image]
+    metrics = sort_metrics(run.summary["metric"])
     rows = _rows(run, methods, metrics)
     references = reference_images(run)
     images = [cell.image for cells in rows.values() for cell in cells if cell and cell.image]
