@@ -1,4 +1,7 @@
-"""The report's plots. Every method keeps its colour and marker from one run to the next."""
+"""The report's plots. Every method keeps its colour and marker from one run to the next.
+
+png = png_of(draw_bars(summarise(read_scores(Path("runs/pocket-1a2b3c4d/scores.csv")))))
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,8 @@ def styles(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {method: STYLES.get(method) or given[method] for method in methods}
 
 
-def fidelity_png(summary: pd.DataFrame) -> bytes | None:
-    """Subject fidelity (DINO) against prompt fidelity (CLIP-T), a point a method, as a PNG.
+def draw_fidelity(summary: pd.DataFrame) -> Any | None:
+    """Subject fidelity (DINO) against prompt fidelity (CLIP-T), a point a method.
 
     Real images have no prompt: they are a line. None if no method has both scores.
     """
@@ -73,7 +76,7 @@ def fidelity_png(summary: pd.DataFrame) -> bytes | None:
     if real is not None:
         _draw_real_images(axes, real)
     _label(axes, points, None if real is None else real.mean)
-    return png_of(figure)
+    return figure
 
 
 def _draw_real_images(axes: Any, dino: Any) -> None:
@@ -90,8 +93,8 @@ def _draw_real_images(axes: Any, dino: Any) -> None:
     )
 
 
-def bars_png(summary: pd.DataFrame) -> bytes:
-    """A panel a metric, a bar a method, with the intervals, as a PNG."""
+def draw_bars(summary: pd.DataFrame) -> Any:
+    """A panel a metric, a bar a method, with the intervals."""
     rows = _rows(summary)
     methods = list(rows)
     metrics = sort_metrics(summary["metric"])
@@ -120,7 +123,7 @@ def bars_png(summary: pd.DataFrame) -> bytes:
         tidy(axes)
     for axes in panels[len(metrics) :]:
         axes.set_visible(False)
-    return png_of(figure)
+    return figure
 
 
 def _rows(summary: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -60,6 +60,14 @@ class Run:
         """The runs with a directory of their own: the parts, or this one."""
         return self.parts or (self,)
 
+    def origin(self, record: dict[str, Any]) -> Run:
+        """The run that did the job, which is that of the directory its files lie in."""
+        return self._origins[id(record)]
+
+    @functools.cached_property
+    def _origins(self) -> dict[int, Run]:
+        return {id(record): run for run in self.origins for record in run.records}
+
     def subjects(self, method: str) -> list[str]:
         return sorted(self.scores.loc[self.scores["method"] == method, "subject"].unique())
 

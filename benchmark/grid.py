@@ -68,6 +68,7 @@ def _report(grid: Plan, directory: RunDirectory, *, failed: list[str]) -> int:
         path = write_report(directory.path)
         print_table(directory.path / "summary.csv")
         print(f"report: {path}")
+        print(f"to look at: {path.with_name('index.html')}")
     if not failed:
         return 0
     held = f"the report holds the {done} that are done" if done else "there is nothing to report"

@@ -1,4 +1,4 @@
-"""The report of a run directory: summary.csv, report.md and figures, from what the run left there.
+"""The report of a run directory: index.html, report.md, tables and figures, from what lies there.
 
     write_report(Path("runs/pocket-1a2b3c4d"))      # -> runs/pocket-1a2b3c4d/report.md
     write_joint_report([Path("runs/seed-0"), Path("runs/seed-1")], Path("reports/both"))
@@ -12,20 +12,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.data import load_dataset
 from benchmark.finished import Run, read_run
 from benchmark.image_grid import Block, Row, grid_png
 from benchmark.join import SOURCES, check_folder, join, scores_csv, sources_toml
-from benchmark.records import PRIOR_PROMPT, REAL_PROMPT, Prompt, UserError
+from benchmark.records import PRIOR_PROMPT, Prompt, UserError
+from benchmark.references import reference_images
+from benchmark.report_tables import report_tables
 from benchmark.report_text import report_text
 from benchmark.stats import summary_csv
 from benchmark.store import write_atomically
+from benchmark.table_formats import csv_text, latex
 
 _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
+_OURS = (".png", ".svg", ".csv", ".tex")  #: what a report leaves in its folders
 
 
 def write_report(run_directory: Path) -> Path:
-    """Write summary.csv, figures/ and report.md from what is in `run_directory`; the last's path.
+    """Write index.html, report.md, summary.csv, tables/ and figures/; returns report.md's path.
 
     Raises UserError if it is no run directory, or if no job has finished.
     """
@@ -51,37 +54,58 @@ def write_joint_report(
 
 
 def _write(run: Run) -> Path:
-    from benchmark.figures import bars_png, fidelity_png
+    from benchmark.figures import draw_bars, draw_fidelity, png_of, svg_of
+    from benchmark.gallery import gallery
+    from benchmark.heat_map import draw_heat_map
+    from benchmark.page_html import page_html
 
-    figures = {
-        "fidelity": fidelity_png(run.summary),
-        "bars": bars_png(run.summary),
-        "grid": _grid(run),
+    drawn = {
+        "fidelity": draw_fidelity(run.summary),
+        "bars": draw_bars(run.summary),
+        "subjects": draw_heat_map(run.scores),
     }
+    figures = {name: figure for name, figure in drawn.items() if figure is not None}
+    vectors = {name: svg_of(figure) for name, figure in figures.items()}
+    grid = _grid(run)
+    text = report_text(run, figures={*figures, *(["grid"] if grid else [])})
+    files: dict[str, str | bytes] = {"summary.csv": summary_csv(run.summary)}
+    for table in report_tables(run):
+        files[f"tables/{table.name}.csv"] = csv_text(table)
+        files[f"tables/{table.name}.tex"] = latex(table)
+    for name, figure in figures.items():
+        files |= {f"figures/{name}.png": png_of(figure), f"figures/{name}.svg": vectors[name]}
+    if grid:
+        files["figures/grid.png"] = grid
     try:
-        write_atomically(run.directory / "summary.csv", summary_csv(run.summary))
-        for name, content in figures.items():
-            path = run.directory / "figures" / f"{name}.png"
-            if content is None:
-                path.unlink(missing_ok=True)
-            else:
-                write_atomically(path, content)
-        drawn = {name for name, content in figures.items() if content is not None}
-        write_atomically(run.directory / "report.md", report_text(run, figures=drawn))
+        files["index.html"] = page_html(text, figures=vectors, content=gallery(run))
+        _replace(run.directory, files | {"report.md": text})
     except OSError as error:
         raise UserError(f"cannot write the report to {run.directory}: {error.strerror}") from error
     return run.directory / "report.md"
 
 
+def _replace(directory: Path, files: dict[str, str | bytes]) -> None:
+    """Write `files` and remove what an earlier report left that this one has not."""
+    for name, content in files.items():
+        write_atomically(directory / name, content)
+    for path in (*directory.glob("figures/*.*"), *directory.glob("tables/*.*")):
+        if path.relative_to(directory).as_posix() not in files and path.suffix in _OURS:
+            path.unlink()
+
+
 def _grid(run: Run) -> bytes | None:
     methods = [method for method in run.methods if method != "real-images"]
     subjects = sorted({record["job"]["subject"] for record in run.records})
-    blocks = [_block(run, subject, methods) for subject in _spread(subjects, _GRID_SUBJECTS)]
+    references = reference_images(run)
+    blocks = [
+        _block(run, subject, methods, references[subject])
+        for subject in _spread(subjects, _GRID_SUBJECTS)
+    ]
     blocks = [block for block in blocks if block.rows]
     return grid_png(methods, blocks) if blocks else None
 
 
-def _block(run: Run, subject: str, methods: Sequence[str]) -> Block:
+def _block(run: Run, subject: str, methods: Sequence[str], references: tuple[Path, ...]) -> Block:
     jobs = [r["job"] for r in run.records if r["job"]["subject"] == subject]
     seed = min(job["seed"] for job in jobs)
     noun = jobs[0]["class_noun"]
@@ -93,23 +117,7 @@ def _block(run: Run, subject: str, methods: Sequence[str]) -> Block:
         if any(images):
             rows.append(Row(prompt.text(noun) + note, images))
     title = f"{subject} ({noun}, seed {seed})"
-    return Block(title, _reference_images(run, subject), tuple(rows))
-
-
-def _reference_images(run: Run, subject: str) -> tuple[Path, ...]:
-    """The real-images method's, which are in the run directory, or else the data set's own."""
-    for job in (record["job"] for record in run.records):
-        if (job["method"], job["subject"]) == ("real-images", subject):
-            first = run.image("real-images", subject, REAL_PROMPT, job["seed"], 0)
-            if first:
-                return tuple(sorted(first.parent.glob(f"*-s{job['seed']}-*.png")))
-    data = run.origins[0].suite.get("data", {})
-    try:
-        split, folder = data.get("split"), data.get("folder")
-        found = load_dataset(data["dataset"], split=split, folder=folder).subjects
-    except (UserError, KeyError):
-        return ()  # the folder has been copied to where the data set is not
-    return next((s.images for s in found if s.name == subject and s.images[0].is_file()), ())
+    return Block(title, references, tuple(rows))
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:

@@ -8,26 +8,27 @@ from typing import Any
 
 from benchmark.comparison_text import agreement, differences, seed_to_seed
 from benchmark.finished import Run
-from benchmark.orderings import published
-from benchmark.runs_text import incomplete, mixed, runs, under
-from benchmark.stats import FIRST_METHODS, MINIMUM_SUBJECTS, sort_metrics
-from benchmark.tables import LABELS, count, escape, markdown_table, published_rows, score_rows
-
-_FIDELITY = ("dino", "clip_i", "clip_t")
-_PRIOR = ("pres", "div", "prior_div", *_FIDELITY)
-_PRIOR_METHODS = ("dreambooth", "dreambooth-no-prior", "untuned")
-_CLASS_NOUN = ("dino", "clip_i")
-_CLASS_NOUN_METHODS = (
-    "dreambooth",
-    "dreambooth-wrong-class",
-    "dreambooth-no-prior",
-    "dreambooth-no-class",
+from benchmark.report_tables import (
+    CLASS_NOUN_METHODS,
+    PRIOR_METHODS,
+    by_prompt_group,
+    class_noun,
+    comparison,
+    cost,
+    identifier,
+    other_metrics,
+    paper_of,
+    prior_preservation,
 )
+from benchmark.runs_text import incomplete, mixed, runs, under
+from benchmark.stats import MINIMUM_SUBJECTS
+from benchmark.table_formats import markdown
+from benchmark.tables import count, escape
 
 
 def report_text(run: Run, *, figures: set[str]) -> str:
     """report.md. `figures` names those that were drawn."""
-    paper = _published(run)
+    paper = paper_of(run)
     methods = count(len(run.methods), "method")
     sections = [
         f"# {escape(run.suite['name'])}: {methods} on {_subject_count(run)}\n",
@@ -36,9 +37,12 @@ def report_text(run: Run, *, figures: set[str]) -> str:
         _fidelity(run, paper, figures),
         agreement(run),
         differences(run, paper["user_significance"]),
-        _prior_preservation(run, paper),
-        _class_noun(run, paper),
+        _prior_preservation(run),
+        _class_noun(run),
+        _identifier(run),
         _other_metrics(run),
+        _by_prompt_group(run),
+        _by_subject(figures),
         seed_to_seed(run),
         _images(figures),
         _cost(run),
@@ -47,23 +51,13 @@ def report_text(run: Run, *, figures: set[str]) -> str:
     return "\n".join(section for section in sections if section.strip())
 
 
-def _published(run: Run) -> dict[str, Any]:
-    """The paper's rows, but none beside scores of another scale than its raw cosines."""
-    paper = published()
-    if all(run.factor(metric) == 1 for metric in run.defined or ()):
-        return paper
-    return {key: [] if isinstance(rows, list) else rows for key, rows in paper.items()}
-
-
 def _subject_count(run: Run) -> str:
     return count(run.scores["subject"].nunique(), "subject")
 
 
 def _fidelity(run: Run, paper: dict[str, Any], figures: set[str]) -> str:
     text = [f"## Subject and prompt fidelity {under(run)}\n"]
-    rows = score_rows(run.summary, run.methods, _FIDELITY)
-    rows += published_rows(paper["fidelity"], _FIDELITY)
-    text.append(_table("method", _FIDELITY, rows))
+    text.append(markdown(comparison(run)))
     text.append(_about_intervals(run))
     if paper["fidelity"]:
         text.append(
@@ -120,24 +114,19 @@ def _copies(run: Run) -> list[str]:
     ]
 
 
-def _prior_preservation(run: Run, paper: dict[str, Any]) -> str:
+def _prior_preservation(run: Run) -> str:
     wanted = {"pres", "div"} if run.defined is None else {"pres", "div"} & run.defined.keys()
     if not wanted:
         return ""
-    text = [f"## Prior preservation {under(run)}\n", *_missing(run, _PRIOR_METHODS)]
-    methods = [method for method in _PRIOR_METHODS if method in run.methods]
-    scored = set(run.summary.loc[run.summary["metric"].isin(wanted), "method"])
-    methods += [m for m in run.methods if m in scored - {*methods, *FIRST_METHODS}]
-    if not methods:
+    text = [f"## Prior preservation {under(run)}\n", *_missing(run, PRIOR_METHODS)]
+    if all(row.published for row in prior_preservation(run).rows):
         return "\n".join(text)
-    rows = score_rows(run.summary, methods, _PRIOR)
-    rows += published_rows(paper["prior_preservation"], _PRIOR)
-    text.append(_table("method", _PRIOR, rows))
+    text.append(markdown(prior_preservation(run)))
     text.append(
         "PRES is how much images of the prior prompt (`a [class noun]`) look like the subject: "
         "language drift. It misleads where those images have become all alike, so their own "
         "diversity, *prior DIV*, stands beside it."
-        f"{' The *paper* rows are its Table 3.' if paper['prior_preservation'] else ''}\n"
+        f"{' The *paper* rows are its Table 3.' if paper_of(run)['prior_preservation'] else ''}\n"
     )
     present = set(run.summary["metric"])
     if "div" in wanted - present:
@@ -149,19 +138,16 @@ def _prior_preservation(run: Run, paper: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
-def _class_noun(run: Run, paper: dict[str, Any]) -> str:
-    text = [f"## Class noun {under(run)}\n", *_missing(run, _CLASS_NOUN_METHODS)]
-    methods = [method for method in _CLASS_NOUN_METHODS if method in run.methods]
-    if not methods:
+def _class_noun(run: Run) -> str:
+    text = [f"## Class noun {under(run)}\n", *_missing(run, CLASS_NOUN_METHODS)]
+    if not set(CLASS_NOUN_METHODS) & set(run.methods):
         return "\n".join(text)
-    rows = score_rows(run.summary, methods, _CLASS_NOUN)
-    rows += published_rows(paper["class_noun"], _CLASS_NOUN)
-    text.append(_table("method", _CLASS_NOUN, rows))
+    text.append(markdown(class_noun(run)))
     text.append(
         "Trained with the subject's own class noun, with another's, and with none. "
         "Without a noun there is no prior prompt: compare *dreambooth-no-class* with "
         "*dreambooth-no-prior*."
-        f"{' The *paper* rows are its Table 4.' if paper['class_noun'] else ''}\n"
+        f"{' The *paper* rows are its Table 4.' if paper_of(run)['class_noun'] else ''}\n"
     )
     return "\n".join(text)
 
@@ -171,18 +157,39 @@ def _missing(run: Run, wanted: Sequence[str]) -> list[str]:
     return [f"Not in this run: {', '.join(missing)}.\n"] if missing else []
 
 
-def _other_metrics(run: Run) -> str:
-    others = [m for m in sort_metrics(run.summary["metric"]) if m not in LABELS]
-    if not others:
+def _identifier(run: Run) -> str:
+    table = identifier(run)
+    if not table.rows:
         return ""
-    return f"## Other metrics {under(run)}\n\n" + _table(
-        "method", others, score_rows(run.summary, run.methods, others)
+    return (
+        f"## Identifier {under(run)}\n\n{markdown(table)}\n"
+        "DreamBooth trained with the subject called otherwise. The paper asks for a rare token "
+        "(section 3.2) and publishes no numbers.\n"
     )
 
 
-def _table(first: str, metrics: Sequence[str], rows: list[list[str]]) -> str:
-    header = [first, *(LABELS.get(metric, escape(metric)) for metric in metrics), "subjects"]
-    return markdown_table(header, rows)
+def _other_metrics(run: Run) -> str:
+    table = other_metrics(run)
+    return f"## Other metrics {under(run)}\n\n{markdown(table)}" if table.rows else ""
+
+
+def _by_prompt_group(run: Run) -> str:
+    table = by_prompt_group(run)
+    if not table.rows:
+        return ""
+    return (
+        f"## By prompt group {under(run)}\n\n{markdown(table)}\n"
+        "Means over the subjects that have such prompts: accessories are for live subjects only.\n"
+    )
+
+
+def _by_subject(figures: set[str]) -> str:
+    if "subjects" not in figures:
+        return ""
+    return (
+        "## By subject\n\n![Scores by method and subject](figures/subjects.png)\n\n"
+        "The numbers are in `tables/by-subject.csv`.\n"
+    )
 
 
 def _images(figures: set[str]) -> str:
@@ -195,25 +202,13 @@ def _images(figures: set[str]) -> str:
 
 
 def _cost(run: Run) -> str:
-    rows = []
-    for method in run.methods:
-        records = [record for record in run.records if record["job"]["method"] == method]
-        if not records:
-            continue
-        times = [
-            f"{sum(record[f'{stage}_seconds'] for record in records) / len(records):.1f}"
-            for stage in ("train", "sample", "score")
-        ]
-        memory = f"{max(record['peak_memory_mb'] for record in records):.0f}"
-        images = str(sum(record["images"] for record in records))
-        rows.append([escape(method), str(len(records)), images, *times, memory])
-    if not rows:
+    table = cost(run)
+    if not table.rows:
         return ""
-    header = ["method", "jobs", "images", "train s", "sample s", "score s", "peak memory MB"]
     return (
-        f"## Cost\n\n{markdown_table(header, rows)}\n"
+        f"## Cost\n\n{markdown(table)}\n"
         "Seconds: mean a job. Memory: the most of any job, of the GPU if there is one, else of the "
-        "process.\n"
+        "process. Left: what a job leaves on disk, images, scores and record; mean a job.\n"
     )
 
 

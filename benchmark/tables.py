@@ -1,4 +1,4 @@
-"""Tables as Markdown: aligned in the source too, safe for any name, the best value in bold."""
+"""Tables as Markdown: aligned in the source too, safe for any name."""
 
 from __future__ import annotations
 
@@ -52,35 +52,11 @@ def title(metric: str) -> str:
     return LABELS[metric].rstrip(" ↑↓") if metric in LABELS else escape(metric)
 
 
-def score_rows(
-    summary: pd.DataFrame, methods: Sequence[str], metrics: Sequence[str]
-) -> list[list[str]]:
-    """A row a method: `mean [low, high]` for each metric, and over how many subjects.
-
-    The best of the methods that are no controls is bold, ties included; of one alone, none is.
-    """
-    found = {(row.method, row.metric): row for row in summary.itertuples()}
-    best = {metric: _best(summary, methods, metric) for metric in metrics}
-    rows = []
-    for method in methods:
-        cells = [escape(method)]
-        for metric in metrics:
-            row = found.get((method, metric))
-            text = NOTHING if row is None else with_interval(row.mean, row.low, row.high)
-            is_best = (
-                row is not None and method not in CONTROLS and _shown(row.mean) in best[metric]
-            )
-            cells.append(f"**{text}**" if is_best else text)
-        counts = [found[method, m].subjects for m in metrics if (method, m) in found]
-        rows.append([*cells, str(max(counts, default=0))])
-    return rows
-
-
 def with_interval(mean: float, low: float, high: float) -> str:
     """`0.842 [0.811, 0.870]`, or the mean alone where there is no interval."""
     if math.isnan(low) or math.isnan(high):
-        return _shown(mean)
-    return f"{_shown(mean)} [{_shown(low)}, {_shown(high)}]"
+        return shown(mean)
+    return f"{shown(mean)} [{shown(low)}, {shown(high)}]"
 
 
 def signed(mean: float, low: float, high: float) -> str:
@@ -97,19 +73,11 @@ def probability(p: float) -> str:
     return "< 0.001" if p < 0.0005 else f"{p:.3f}"
 
 
-def published_rows(rows: Sequence[dict], metrics: Sequence[str]) -> list[list[str]]:
-    """The paper's rows for the same columns, named as the paper's and by their backbone."""
-    return [
-        [
-            f"*paper: {escape(row['label'])} ({escape(row['backbone'])})*",
-            *(f"*{_shown(row[metric])}*" if metric in row else NOTHING for metric in metrics),
-            NOTHING,
-        ]
-        for row in rows
-    ]
+def best(summary: pd.DataFrame, methods: Sequence[str], metric: str) -> set[str]:
+    """The best mean of `methods` in `metric` as it is shown, ties included, and none of one alone.
 
-
-def _best(summary: pd.DataFrame, methods: Sequence[str], metric: str) -> set[str]:
+    Controls do not compete.
+    """
     rivals = [method for method in methods if method not in CONTROLS]
     means = summary.loc[
         (summary["metric"] == metric) & summary["method"].isin(rivals), "mean"
@@ -118,8 +86,9 @@ def _best(summary: pd.DataFrame, methods: Sequence[str], metric: str) -> set[str
         return set()
     if metric not in LABELS:  # an outside metric: nobody has told us which end is the good one
         return set()
-    return {_shown(min(means) if LABELS[metric].endswith("↓") else max(means))}
+    return {shown(min(means) if LABELS[metric].endswith("↓") else max(means))}
 
 
-def _shown(value: float) -> str:
+def shown(value: float) -> str:
+    """A score as every table shows it."""
     return f"{value:.3f}"

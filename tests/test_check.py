@@ -249,7 +249,10 @@ def test_a_method_of_its_own_is_not_checked_and_named(tmp_path, baseline, capsys
         ({"job": {"backbone": "toy@f"}}, "backbone (toy@0123456789ab in the baseline, toy@f"),
         ({"job": {"images_per_prompt": 3}}, "images_per_prompt (2 in the baseline, 3 in the run)"),
         ({"job": {"prior_prompt_images": 2}}, "prior_prompt_images (1 in"),
-        ({"job": {"encoders": {"dino": "dino@2"}}}, "encoders.dino (dino@1 in the baseline"),
+        (
+            {"job": {"encoders": {"dino": {"model": "dino", "weights": "2"}}}},
+            "encoders.dino.weights (1 in the baseline, 2 in the run)",
+        ),
         ({"job": {"class_noun": "puppy"}}, "subjects.cat.class_noun (dog in"),
         ({"job": {"images_digest": "e"}}, "subjects.cat.images (d in"),
         ({"job": {"prompts": PROMPTS[:1]}}, "subjects.cat.prompts (2 in the baseline, 1 in"),

@@ -55,7 +55,7 @@ def test_runs_of_two_seeds_are_as_one_run_of_both(tmp_path):
         .equals(rows[1].sort_values(keys, ignore_index=True))
     )
     assert sorted(path.name for path in (tmp_path / "both").iterdir()) == [
-        "figures", "report.md", "scores.csv", "sources.toml", "summary.csv",
+        "figures", "index.html", "report.md", "scores.csv", "sources.toml", "summary.csv", "tables",
     ]  # fmt: skip
 
 

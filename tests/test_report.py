@@ -203,9 +203,10 @@ def test_cost_and_what_was_run(run):
         "sample s",
         "score s",
         "peak memory MB",
+        "left MB",
     ]
-    assert rows[0] == ["real-images", "4", "12", "21.5", "4.0", "1.0", "512"]
-    assert rows[1] == ["dreambooth", "4", "24", "21.5", "4.0", "1.0", "512"]
+    assert rows[0] == ["real-images", "4", "12", "21.5", "4.0", "1.0", "512", "-"]
+    assert rows[1] == ["dreambooth", "4", "24", "21.5", "4.0", "1.0", "512", "-"]
     facts = section(text, "What was run")
     for fact in (
         "protocol: toy-1",
@@ -221,7 +222,7 @@ def test_cost_and_what_was_run(run):
 
 def test_writing_it_again_gives_the_same_bytes(run):
     files = ["summary.csv", "report.md"] + [
-        f"figures/{n}.png" for n in ("fidelity", "bars", "grid")
+        f"figures/{n}.png" for n in ("fidelity", "bars", "grid", "subjects")
     ]
     before = [(run / file).read_bytes() for file in files]
     write_report(run)
@@ -231,7 +232,8 @@ def test_writing_it_again_gives_the_same_bytes(run):
 
 def test_every_link_leads_to_a_picture(run):
     links = re.findall(r"!\[.*?\]\((.*?)\)", (run / "report.md").read_text())
-    assert sorted(links) == ["figures/bars.png", "figures/fidelity.png", "figures/grid.png"]
+    names = ("bars", "fidelity", "grid", "subjects")
+    assert sorted(links) == [f"figures/{name}.png" for name in names]
     for link in links:
         with Image.open(run / link) as picture:
             assert picture.width > 400
