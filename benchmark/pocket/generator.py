@@ -122,7 +122,7 @@ def train_vae(recipe: Recipe, directory: Path, device: str) -> AutoencoderKL:
 
 
 def train_decoder(vae: AutoencoderKL, recipe: Recipe, directory: Path, device: str) -> None:
-    """Train the decoder on alone, by squared error, on the latents that `vae` now gives.
+    """Train the decoder on alone, mostly by squared error, on the latents that `vae` now gives.
 
     The encoder stays as it is, so a U-Net can be trained on its latents meanwhile.
     """
