@@ -289,5 +289,10 @@ def write_model_card(rows: Sequence[Measurement], path: Path, *, per_cell: int) 
         "|---|---|",
         *(f"| `{f.relative_to(path.parent)}` | {f.stat().st_size / 1e6:.1f} |" for f in files),
         "",
+        "Samples: a row a class noun; columns `a [noun]`, four backgrounds, `a red [noun]`,",
+        "`a shiny [noun]`, and an accessory (live) or stripes.",
+        "",
+        "![Samples of the generator](samples.png)",
+        "",
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
