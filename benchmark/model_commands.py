@@ -10,7 +10,14 @@ from typing import Annotated
 
 import typer
 
-from benchmark.options import BackboneOption, PrecisionOption, SuiteOption
+from benchmark.options import (
+    BackboneOption,
+    DataOption,
+    EncodersOption,
+    PrecisionOption,
+    ProtocolOption,
+    SuiteOption,
+)
 from benchmark.records import UserError
 from benchmark.suite import load_suite
 
@@ -18,12 +25,16 @@ from benchmark.suite import load_suite
 def speed(
     suite: SuiteOption = "pocket",
     backbone: BackboneOption = None,
+    data: DataOption = None,
+    protocol: ProtocolOption = "",
+    encoders: EncodersOption = None,
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 5,
 ) -> None:
     """Measure training, sampling and scoring against the bare modules, by turns in one process."""
     from benchmark.speed import measure, speed_table
 
-    print(speed_table(measure(load_suite(suite).on(backbone), repetitions=repetitions)))
+    chosen = load_suite(suite).on(backbone).with_images(data).under(protocol, encoders=encoders)
+    print(speed_table(measure(chosen, repetitions=repetitions)))
 
 
 def identifier(
@@ -41,6 +52,13 @@ def identifier(
     images: Annotated[
         int, typer.Option(metavar="N", min=2, help="With --probe: images of each.")
     ] = 8,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE.toml", help="With --probe: whose CLIP looks; else the suite's."
+        ),
+    ] = "",
+    encoders: EncodersOption = None,
 ) -> None:
     """List rare tokens of a backbone's vocabulary that can stand for a subject, rarest first.
 
@@ -56,7 +74,7 @@ def identifier(
     """
     from benchmark.identifiers import candidate_table, find_candidates, probe_candidates
 
-    chosen = load_suite(suite).on(backbone, precision)
+    chosen = load_suite(suite).on(backbone, precision).under(protocol, encoders=encoders)
     found = find_candidates(chosen.backbone.model, count)
     if probe:
         found = probe_candidates(chosen, found, class_noun, images=images)
