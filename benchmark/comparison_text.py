@@ -82,7 +82,7 @@ def differences(run: Run, significant: dict[str, float]) -> str:
     others = [method for method in run.methods if method != reference]
     text = [
         f"## Differences {under(run)}\n",
-        f"Each method minus {escape(reference)}, on the same prompts{_and_noise(run)} (subject by "
+        f"Each method minus {escape(reference)}, on the same prompts{_noise(run)} (subject by "
         "subject where they share none): mean over subjects and 95 % bootstrap interval. *p*: "
         "sign flips over subjects, corrected for the methods of a table (Holm). *Better* and "
         f"*worse*: p < {LEVEL} and an interval on one side of 0.\n",
@@ -106,10 +106,8 @@ def differences(run: Run, significant: dict[str, float]) -> str:
     return "\n".join([*text, *_too_few(families)])
 
 
-def _and_noise(run: Run) -> str:
-    if not run.elsewhere:
-        return " and noise"
-    return ", images that were made elsewhere by their number, as no noise is shared with them"
+def _noise(run: Run) -> str:
+    return " and noise, but for those made elsewhere" if run.elsewhere else " and noise"
 
 
 def _reference(methods: Sequence[str]) -> str:

@@ -336,8 +336,9 @@ def test_no_noise_is_claimed_to_be_shared_with_images_made_elsewhere(tmp_path):
     theirs = make(tmp_path / "theirs", methods=("my-tool",), job=outside)
     own, alone = read_run(ours), read_run(theirs)
     both = join([own, alone], tmp_path / "both")
-    assert "on the same prompts and noise" in differences(own, {})
-    assert "on the same prompts, images that were made elsewhere by" in differences(both, {})
+    said = "on the same prompts and noise"
+    assert f"{said} (subject" in differences(own, {})
+    assert f"{said}, but for those made elsewhere (subject" in differences(both, {})
     assert in_a_row(own).startswith("Every row is one prompt and one noise:")
     assert in_a_row(alone).endswith("the images were made elsewhere, from noise of their own.")
     content = gallery(both)
