@@ -39,6 +39,14 @@ def test_every_encoder_on_the_hub_is_pinned_to_a_commit(name: str) -> None:
             assert re.fullmatch(r"[0-9a-f]{40}", table["revision"]), table["hub"]
 
 
+@pytest.mark.parametrize("name", [name for name in protocol_names() if name != "pocket"])
+def test_no_protocol_takes_a_librarys_own_crop(name: str) -> None:
+    for encoder, table in load_protocol(name).encoders.items():
+        if encoder != "lpips":
+            resize = 224 if encoder == "clip" else 256
+            assert (table["resize"], table["crop"]) == (resize, 224), encoder
+
+
 @pytest.mark.parametrize(
     ("name", "metric", "raw", "expected"),
     [
