@@ -82,7 +82,7 @@ def differences(run: Run, significant: dict[str, float]) -> str:
     others = [method for method in run.methods if method != reference]
     text = [
         f"## Differences {under(run)}\n",
-        f"Each method minus {escape(reference)}, on the same prompts and noise (subject by "
+        f"Each method minus {escape(reference)}, on the same prompts{_noise(run)} (subject by "
         "subject where they share none): mean over subjects and 95 % bootstrap interval. *p*: "
         "sign flips over subjects, corrected for the methods of a table (Holm). *Better* and "
         f"*worse*: p < {LEVEL} and an interval on one side of 0.\n",
@@ -104,6 +104,10 @@ def differences(run: Run, significant: dict[str, float]) -> str:
             text.append(_difference_table(metric, found, significant.get(metric)))
             families.append(list(found.values()))
     return "\n".join([*text, *_too_few(families)])
+
+
+def _noise(run: Run) -> str:
+    return " and noise, but for those made elsewhere" if run.elsewhere else " and noise"
 
 
 def _reference(methods: Sequence[str]) -> str:

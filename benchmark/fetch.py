@@ -48,7 +48,9 @@ def check_copy(name_or_path: str, folder: Path) -> Dataset:
     """The dataset on its images in `folder` (or `folder`/dataset), verified. Raises UserError."""
     found, root = locate_images(folder, name_or_path)
     if found != name_or_path:
-        raise UserError(f"{folder} holds no copy of the images of '{name_or_path}', but '{found}'")
+        raise UserError(
+            f"{folder} holds no copy of the images of '{name_or_path}', but the dataset '{found}'"
+        )
     dataset = load_dataset(name_or_path, folder=str(root))
     verify(dataset)
     known = {subject.name for subject in dataset.subjects}

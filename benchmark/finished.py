@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.pairs import by_image
-from benchmark.records import REAL, Prompt, UserError
+from benchmark.records import ELSEWHERE, REAL, Prompt, UserError
 from benchmark.stats import read_scores, sort_methods, summarise
 from benchmark.store import image_path
 
@@ -39,6 +39,12 @@ class Run:
     @functools.cached_property
     def methods(self) -> list[str]:
         return sort_methods(self.scores["method"].unique())
+
+    @functools.cached_property
+    def elsewhere(self) -> set[str]:
+        """The methods whose images another tool made: they share no noise with any."""
+        jobs = (record["job"] for record in self.records)
+        return {job["method"] for job in jobs if job["method_version"] == ELSEWHERE}
 
     @functools.cached_property
     def protocol(self) -> str:
@@ -98,6 +104,19 @@ def read_run(run_directory: Path) -> Run:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(f"{path} is no job's record ({error}): remove it") from error
     return Run(run_directory, suite, scores, in_order(found, scores))
+
+
+def in_a_row(run: Run) -> str:
+    """What the images of a row have in common, in words."""
+    prompted = set(run.scores.loc[run.scores["prompt_kind"] != REAL, "method"])
+    if not run.elsewhere:
+        return "Every row is one prompt and one noise: the methods differ, nothing else."
+    if prompted <= run.elsewhere:
+        return "Every row is one prompt; the images were made elsewhere, from noise of their own."
+    return (
+        "Every row is one prompt and one noise, but for images that were made elsewhere, from "
+        "noise of their own."
+    )
 
 
 def in_order(

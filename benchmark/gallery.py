@@ -2,7 +2,8 @@
 
     content = gallery(read_run(Path("runs/pocket-1a2b3c4d")))
 
-A row is one prompt and one noise of one subject, with a cell for each method. Names are plain text
+A row is one prompt and one noise of one subject, with a cell for each method; images that were made
+elsewhere have their place by their number, and noise of their own. Names are plain text
 throughout: who shows them, escapes them.
 """
 
@@ -17,8 +18,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from benchmark.finished import Run
-from benchmark.records import PRIOR, PRIOR_PROMPT, PROMPT_KINDS, REAL, Prompt, noise_seed
+from benchmark.finished import Run, in_a_row
+from benchmark.records import (
+    ELSEWHERE,
+    PRIOR,
+    PRIOR_PROMPT,
+    PROMPT_KINDS,
+    REAL,
+    Prompt,
+    noise_seed,
+)
 from benchmark.references import reference_images
 from benchmark.stats import sort_metrics
 from benchmark.tables import LABELS
@@ -63,6 +72,7 @@ def gallery(run: Run) -> dict[str, Any]:
         return [jobs[id(cell.record)], cell.image and small[cell.image], full, cell.scores]
 
     return {
+        "row": in_a_row(run),
         "methods": methods,
         "metrics": [
             {"name": LABELS.get(m, m).rstrip(" ↑↓"), "lower": LABELS.get(m, "").endswith("↓")}
@@ -144,7 +154,7 @@ def _noun(run: Run, subject: str) -> str:
 
 
 def _job_json(run: Run, record: dict[str, Any]) -> dict[str, Any]:
-    """What the viewer says of a job."""
+    """What the viewer says of a job; there is no command to make again what came from elsewhere."""
     job, origin = record["job"], record["provenance"]
     suite = os.path.relpath(run.origin(record).directory / "suite.toml", run.directory)
     options = {
@@ -162,7 +172,9 @@ def _job_json(run: Run, record: dict[str, Any]) -> dict[str, Any]:
             "precision": _plain(origin.get("precision")),
             "commit": _plain(origin.get("commit")),
         },
-        "command": [
+        "command": []
+        if job["method_version"] == ELSEWHERE
+        else [
             "python -m benchmark run",
             *(f"--{name} {shlex.quote(value)}" for name, value in options.items()),
         ],

@@ -81,11 +81,16 @@ def probe_candidates(
     """`candidates` and the suite's own identifier with their `pull`, the weakest prior first.
 
     Draws `images` images of "a [class noun]" and as many of "a [V] [class noun]" from the same
-    noise, with the suite's backbone and sampler, and compares them by its CLIP encoder (`pull`).
+    noise, with the suite's backbone and sampler, and compares them by the CLIP of its protocol
+    (`pull`). Raises UserError if backbone or encoder is missing.
     """
     from benchmark import plugins
-    from benchmark.encoders import load_encoders
+    from benchmark.encoder_loading import load_clip
+    from benchmark.encoder_models import as_pixels
+    from benchmark.model_files import identify
 
+    table = suite.encoder_tables()["clip"]
+    identify({"clip": table})  # what is missing is named before anything is loaded
     backbone = plugins.load("backbones", suite.backbone.kind)(
         suite.backbone.model,
         precision=suite.backbone.precision,
@@ -93,7 +98,7 @@ def probe_candidates(
         sampler=Sampler(**suite.sampler.model_dump()),
         prior_directory=None,
     )
-    encoders = load_encoders(suite.encoder_tables(), device=backbone.device)
+    clip = load_clip("clip", table, backbone.device)
     own = suite.backbone.identifier
     ids = backbone.token_ids(own)
     if len(ids) == 1 and ids[0] not in [candidate.token for candidate in candidates]:
@@ -102,7 +107,7 @@ def probe_candidates(
     seeds = [noise_seed("identifier", text, index, 0) for index in range(images)]
 
     def features(text: str) -> np.ndarray:
-        return encoders.clip_image(backbone.sample([text] * images, seeds))
+        return clip.image(as_pixels(backbone.sample([text] * images, seeds)))
 
     plain = features(text)
     probed = [

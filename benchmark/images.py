@@ -57,6 +57,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except FileNotFoundError as error:
         raise UserError(f"cannot read image {path}: no such file") from error
     except Image.UnidentifiedImageError as error:
+        if not path.stat().st_size:
+            raise UserError(f"cannot read image {path}: the file is empty") from error
         raise UserError(
             f"cannot read image {path}: it is no {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}"
         ) from error

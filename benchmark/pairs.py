@@ -3,8 +3,9 @@
     images = by_image(read_scores(Path("runs/pocket-1a2b3c4d/scores.csv")))
     (found,) = compare([paired(images["dino"], "textual-inversion", "dreambooth")])
 
-Methods share prompts and noise, so they are compared image by image; the differences of one
-subject are then averaged, since its images are not independent, and subjects are what is tested.
+Methods share prompts, and noise where they ran here, so they are compared image by image; the
+differences of one subject are then averaged, since its images are not independent, and subjects are
+what is tested.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.comparison_text import agreement, differences, seed_to_seed
-from benchmark.finished import Run
+from benchmark.finished import Run, in_a_row
 from benchmark.report_tables import (
     CLASS_NOUN_METHODS,
     PRIOR_METHODS,
@@ -44,7 +44,7 @@ def report_text(run: Run, *, figures: set[str]) -> str:
         _by_prompt_group(run),
         _by_subject(figures),
         seed_to_seed(run),
-        _images(figures),
+        _images(run, figures),
         _cost(run),
         _what_was_run(run),
     ]
@@ -192,13 +192,10 @@ def _by_subject(figures: set[str]) -> str:
     )
 
 
-def _images(figures: set[str]) -> str:
+def _images(run: Run, figures: set[str]) -> str:
     if "grid" not in figures:
         return ""
-    return (
-        "## Images\n\nEvery row is one prompt and one noise: the methods differ, nothing else.\n\n"
-        "![Image grid](figures/grid.png)\n"
-    )
+    return f"## Images\n\n{in_a_row(run)}\n\n![Image grid](figures/grid.png)\n"
 
 
 def _cost(run: Run) -> str:

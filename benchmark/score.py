@@ -73,7 +73,7 @@ class Work:
 
     suite: Suite
     batches: tuple[Batch, ...]
-    unmatched: tuple[str, ...]  #: `file: why`
+    unmatched: tuple[str, ...]  #: file and why
     configuration: str  #: 16 hex digits over all that decides the scores
 
 
@@ -94,7 +94,8 @@ def collect(images: Path, suite: Suite, *, method: str = "") -> Work:
             group, request = _matched(entry, subjects, dataset, suite, found, default)
             read_image(entry.file)
         except UserError as error:
-            unmatched.append(f"{entry.file}: {error}")
+            named = str(entry.file) in str(error)
+            unmatched.append(str(error) if named else f"{entry.file}: {error}")
         else:
             found[group][request] = entry.file
     if not found:
@@ -221,7 +222,10 @@ def _matched(
     if entry.problem:
         raise UserError(entry.problem)
     if entry.subject not in subjects:
-        raise UserError(f"unknown subject '{entry.subject}'; known: {', '.join(subjects)}")
+        raise UserError(
+            f"unknown subject '{entry.subject}'; known: {', '.join(subjects)}; --data and --suite "
+            "name others"
+        )
     for name, value in (("seed", entry.seed), ("sample", entry.sample or "0")):
         if not (value.isascii() and value.isdigit()):
             raise UserError(f"{name} '{value}' is no whole number from 0")

@@ -51,9 +51,12 @@ def measure(suite: Suite, *, device: str = "auto", repetitions: int = 5) -> pd.D
 
     `ratio` is the median over the repetitions of ours / bare, each taken from two neighbouring
     measurements. On a CPU one thread is used, as by a run's workers. Scoring is always in fp32.
+    Raises UserError if an encoder of the protocol is missing.
     """
     from benchmark.data import verify
+    from benchmark.model_files import identify
 
+    identify(suite.encoder_tables())  # what is missing is named before anything is measured
     dataset = suite.data.load()
     subject = dataset.subjects[0]
     verify(dataset, [subject])
@@ -257,20 +260,23 @@ def _scoring(
 
         return _timed(backbone, score)()
 
-    dino, clip, lpips = (encoders.models[name] for name in ("dino", "clip", "lpips"))
     pixels = list(random.integers(0, 256, shape, np.uint8))
-    ready = {
-        model: model.preprocessing(pixels).to(backbone.device).split(BATCH)
-        for model in (dino, clip, lpips)
-    }
+    passes = [
+        (_forward(name, model), model.preprocessing(pixels).to(backbone.device).split(BATCH))
+        for name, model in encoders.models.items()
+    ]
 
     @torch.inference_mode()
     def bare() -> None:
-        for batch in ready[dino]:
-            dino.model(batch).cpu()
-        for batch in ready[clip]:
-            clip.model.encode_image(batch).cpu()
-        for batch in ready[lpips]:
-            lpips.bare(batch)
+        for forward, ready in passes:
+            for batch in ready:
+                forward(batch)
 
     return Race("scoring", "images", len(repeated), ours, _timed(backbone, bare))
+
+
+def _forward(name: str, model: Any) -> Callable[[Any], object]:
+    """What an encoder does to a preprocessed batch of images."""
+    if name == "clip":
+        return model.model.encode_image
+    return model.bare if name == "lpips" else model.model

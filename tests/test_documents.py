@@ -73,6 +73,16 @@ def test_the_workflow_is_yaml_and_its_options_are_ones_the_command_line_knows() 
     assert made == {Path("runs/gate"), Path("runs/gate/junit.xml")}
 
 
+def test_every_command_of_the_readme_is_one_the_command_line_knows() -> None:
+    commands = typer.main.get_command(cli.app).commands
+    found = re.findall(r"(?:^    |`)python -m benchmark ([^#`\n]+)", README, re.M)
+    assert len(found) > 25
+    for line in found:
+        command, *arguments = shlex.split(line)
+        if "--help" not in arguments:
+            commands[command].make_context(command, arguments)
+
+
 def test_the_outside_method_of_the_contributing_guide_runs_beside_ours(tmp_path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.S)
     assert len(code.splitlines()) < 50

@@ -266,7 +266,7 @@ def test_a_folder_too_many_in_a_copy_is_named(dataset: str, copy: Path) -> None:
 
 def test_a_copy_of_something_else_is_said_to_be_that() -> None:
     with pytest.raises(
-        UserError, match="holds no copy of the images of 'dreambench', but .*pocket"
+        UserError, match="holds no copy of the images of 'dreambench', but the dataset .*pocket"
     ):
         check_copy("dreambench", dataset_directory("pocket"))
 

@@ -133,14 +133,14 @@ class Painter:
 
 
 class Eyes:
-    def clip_image(self, images):
-        rows = images.flatten(1).double().numpy()
+    def image(self, pixels):
+        rows = np.stack(pixels).reshape(len(pixels), -1).astype(np.float64)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_the_probe_puts_the_weakest_prior_first_and_adds_the_suites_own(monkeypatch):
     monkeypatch.setattr("benchmark.plugins.load", lambda group, kind: lambda *a, **o: Painter())
-    monkeypatch.setattr("benchmark.encoders.load_encoders", lambda *a, **o: Eyes())
+    monkeypatch.setattr("benchmark.encoder_loading.load_clip", lambda *a: Eyes())
     candidates = [Candidate("cat", 1), Candidate("ohwx", 2)]
     probed = probe_candidates(load_suite("pocket"), candidates, "dog", images=4)
     assert [(c.word, c.token) for c in probed] == [("sks", 7), ("ohwx", 2), ("cat", 1)]
@@ -150,3 +150,25 @@ def test_the_probe_puts_the_weakest_prior_first_and_adds_the_suites_own(monkeypa
     assert table[0].split() == ["|", "identifier", "|", "token", "id", "|", "pull", "|"]
     assert f"{pulls[2]:.3f}" in table[-1]
     assert "pull" not in candidate_table(candidates)
+
+
+def test_the_probe_looks_through_the_clip_of_the_protocol_it_is_given(monkeypatch, tmp_path):
+    def paint(*_args, **_options):
+        return Painter()
+
+    asked = {}
+
+    def load_clip(name, table, device):
+        asked.update(table)
+        return Eyes()
+
+    monkeypatch.setattr("benchmark.plugins.load", lambda group, kind: paint)
+    monkeypatch.setattr("benchmark.encoder_loading.load_clip", load_clip)
+    suite = load_suite("pocket").under("paper", encoders=tmp_path)
+    with pytest.raises(UserError, match="encoders.clip: the weights of .* are not here"):
+        probe_candidates(suite, [Candidate("cat", 1)], "dog", images=4)
+    weights = tmp_path / "vit_base_patch32_clip_224.openai" / "open_clip_model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"")  # neither DINO nor LPIPS is asked for
+    probe_candidates(suite, [Candidate("cat", 1)], "dog", images=4)
+    assert asked["model"] == "ViT-B-32-quickgelu" and asked["directory"] == str(tmp_path)

@@ -96,6 +96,8 @@ def test_a_missing_or_broken_image_is_named(tmp_path: Path) -> None:
     for name in ("none.png", "text.jpg", "script.jpg", "empty.png", "folder.png", "float.tiff"):
         with pytest.raises(UserError, match=f"cannot read image .*{name}: .+"):
             read_image(tmp_path / name)
+    with pytest.raises(UserError, match="empty.png: the file is empty"):
+        read_image(tmp_path / "empty.png")
 
 
 @pytest.mark.parametrize("options", [{"format": "JPEG"}, {"format": "JPEG", "progressive": True},

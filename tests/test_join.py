@@ -13,7 +13,11 @@ import tomli_w
 from PIL import Image
 
 from benchmark import report
-from benchmark.records import Prompt, UserError
+from benchmark.comparison_text import differences
+from benchmark.finished import in_a_row, read_run
+from benchmark.gallery import gallery
+from benchmark.join import join
+from benchmark.records import ELSEWHERE, Prompt, UserError
 from benchmark.report import write_joint_report, write_report
 from tests.made_up_run import remove_job, write_run
 
@@ -324,3 +328,21 @@ def test_the_command_line(tmp_path):
     done = command("report", tmp_path / "out")
     assert done.returncode == 2
     assert "no run directory" in done.stderr
+
+
+def test_no_noise_is_claimed_to_be_shared_with_images_made_elsewhere(tmp_path):
+    ours = make(tmp_path / "ours")
+    outside = {"method_version": ELSEWHERE, "backbone": ELSEWHERE, "sampler": {}, "settings": {}}
+    theirs = make(tmp_path / "theirs", methods=("my-tool",), job=outside)
+    own, alone = read_run(ours), read_run(theirs)
+    both = join([own, alone], tmp_path / "both")
+    said = "on the same prompts and noise"
+    assert f"{said} (subject" in differences(own, {})
+    assert f"{said}, but for those made elsewhere (subject" in differences(both, {})
+    assert in_a_row(own).startswith("Every row is one prompt and one noise:")
+    assert in_a_row(alone).endswith("the images were made elsewhere, from noise of their own.")
+    content = gallery(both)
+    assert "but for images that were made elsewhere" in content["row"]
+    commands = [bool(job["command"]) for job in content["jobs"]]
+    assert commands == [record["job"]["method"] != "my-tool" for record in both.records]
+    assert any(commands) and not all(commands)

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision import models, transforms
 
-from benchmark import encoders as loader
+from benchmark import encoder_loading as loader
 from benchmark.data import read_image
 from benchmark.encoder_models import ClipModel, LpipsModel, Preprocessing, TimmModel
 from benchmark.encoders import load_encoders
@@ -129,7 +129,7 @@ def loaded(
 ) -> Any:
     """The encoder of a protocol's table as a run loads it, its weights' file being `state`."""
     monkeypatch.setattr(loader, "_weights", lambda *_: dict(state))
-    load = {"timm": loader._load_timm, "open_clip": loader._load_clip}[table["kind"]]
+    load = {"timm": loader.load_timm, "open_clip": loader.load_clip}[table["kind"]]
     return load(name, table, CPU)
 
 
@@ -337,7 +337,7 @@ def test_a_damaged_network_is_refused(tmp_path: Path) -> None:
     (tmp_path / ALEXNET).write_bytes(b"damaged")
     table = load_protocol("paper").encoders["lpips"] | {"directory": str(tmp_path)}
     with pytest.raises(UserError, match=f"encoders.lpips: .*{ALEXNET} is damaged"):
-        loader._load_lpips("lpips", table, CPU)
+        loader.load_lpips("lpips", table, CPU)
 
 
 # --- what an encoder must not depend on

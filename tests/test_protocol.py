@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,21 @@ ELSEWHERE = Subject("mine", "dog", True, (Path("a.png"), Path("b.png")), "digest
 def test_a_shipped_protocol_is_labelled_by_name_and_version(name: str) -> None:
     protocol = load_protocol(name)
     assert (protocol.name, protocol.label) == (name, f"{name}-{protocol.version}")
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_every_encoder_on_the_hub_is_pinned_to_a_commit(name: str) -> None:
+    for table in load_protocol(name).encoders.values():
+        if "hub" in table:
+            assert re.fullmatch(r"[0-9a-f]{40}", table["revision"]), table["hub"]
+
+
+@pytest.mark.parametrize("name", [name for name in protocol_names() if name != "pocket"])
+def test_no_protocol_takes_a_librarys_own_crop(name: str) -> None:
+    for encoder, table in load_protocol(name).encoders.items():
+        if encoder != "lpips":
+            resize = 224 if encoder == "clip" else 256
+            assert (table["resize"], table["crop"]) == (resize, 224), encoder
 
 
 @pytest.mark.parametrize(
@@ -123,7 +139,8 @@ def test_missing_weights_are_named_all_at_once_with_the_command(
         plan(suite, ["untuned"])
     message = str(caught.value)
     assert (
-        "hf download timm/vit_small_patch16_224.dino model.safetensors --revision main" in message
+        "hf download timm/vit_small_patch16_224.dino model.safetensors --revision 733b42a"
+        in message
     )
     clip = "timm/vit_base_patch32_clip_224.openai"
     revision = load_protocol("paper").encoders["clip"]["revision"]

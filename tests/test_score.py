@@ -172,7 +172,7 @@ def test_what_fits_nothing_is_listed_and_nothing_is_written(
     lines = [line for line in shell.error.splitlines() if line.startswith("unmatched: ")]
     assert len(lines) == 7
     for name, why in {
-        "dog-pink": "unknown subject 'dog-pink'; known: dog-red",
+        "dog-pink": "unknown subject 'dog-pink'; known: dog-red, ",
         "on the moon": "is no prompt of 'colours' for dog-red, as 'a dog in the snow' is",
         "in a hat": "'a vase in a hat' is no prompt of 'colours' for vase-green",
         "stray.png": "it should lie in <subject>/<prompt>/",
@@ -180,7 +180,8 @@ def test_what_fits_nothing_is_listed_and_nothing_is_written(
         "2.jpg": "cannot read image",
         "3.png": "cannot read image",
     }.items():
-        assert any(name in line and why in line for line in lines), name
+        (line,) = [line for line in lines if name in line and why in line]
+        assert line.count("tool/") == 1, "each file is named once"
     assert "error: 7 files of tool are unmatched, so nothing was scored" in shell.error
     assert not (tmp_path / "scored").exists()
 

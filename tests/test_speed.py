@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -16,6 +17,7 @@ from tiny_pipeline import save_tiny_pipeline
 
 from benchmark import encoders, speed
 from benchmark.encoder_models import ClipModel, Preprocessing, TimmModel
+from benchmark.records import Request, UserError
 from benchmark.suite import Suite, load_suite
 
 PROMPTS = """
@@ -60,7 +62,7 @@ def tiny_encoders(monkeypatch) -> None:
     vision = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
     text = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1}
 
-    def load(_settings: object, *, device: torch.device) -> encoders.Encoders:
+    def load(settings: dict[str, object], *, device: torch.device) -> encoders.Encoders:
         vit = timm.create_model(
             "vit_tiny_patch16_224",
             img_size=16,
@@ -75,7 +77,8 @@ def tiny_encoders(monkeypatch) -> None:
         return encoders.Encoders(
             dino=TimmModel(vit, preprocessing, cpu),
             clip=ClipModel(clip, tokens, preprocessing, cpu),
-            lpips=TimmModel(vit, preprocessing, cpu, [0, 1]),
+            dinov2=TimmModel(vit, preprocessing, cpu) if "dinov2" in settings else None,
+            lpips=TimmModel(vit, preprocessing, cpu, [0, 1]) if "lpips" in settings else None,
         )
 
     monkeypatch.setattr(encoders, "load_encoders", load)
@@ -94,6 +97,32 @@ def test_every_part_is_measured_against_the_bare_modules(suite, tiny_encoders):
     assert (measured[["ours", "bare", "ratio"]] > 0).all(axis=None)
     assert torch.get_num_threads() == threads
     assert speed.speed_table(measured).count("\n") == 2 + len(measured)
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"), [("paper", 3), ("custom-diffusion", 2), ("dreambench++", 3)]
+)
+def test_scoring_is_measured_with_the_encoders_of_any_protocol(
+    suite, tiny_encoders, monkeypatch, name, passes
+):
+    suite = suite.under(name)
+    few = suite.evaluation.model_copy(update={"images_per_prompt": 2, "prior_prompt_images": 2})
+    suite = suite.model_copy(update={"evaluation": few})
+    dataset = suite.data.load()
+    (subject,) = dataset.subjects
+    requests = [Request(prompt, 0, 0) for prompt in dataset.prompts_for(subject)]
+    seen = []
+    forward = speed._forward
+    monkeypatch.setattr(speed, "_forward", lambda n, m: seen.append(n) or forward(n, m))
+    backbone = SimpleNamespace(device=torch.device("cpu"), resolution=16)
+    race = speed._scoring(suite, backbone, subject, requests)
+    assert race.ours() > 0 and race.bare() > 0 and race.amount == 2 * len(requests) + 2
+    assert len(seen) == passes
+
+
+def test_a_missing_encoder_is_named_before_anything_is_measured(suite, tmp_path):
+    with pytest.raises(UserError, match="encoders.dino: .*; encoders.clip: .* not here"):
+        speed.measure(suite.under("custom-diffusion", encoders=tmp_path), device="cpu")
 
 
 def test_the_ratio_is_the_median_over_neighbouring_measurements():

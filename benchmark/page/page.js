@@ -186,7 +186,9 @@
     at("viewer-references").replaceChildren(...subject.references.map((source, i) => picture(source, `${subject.name}, real image ${i + 1}`)));
     pairs(at("made"), [["subject", subject.name], ["prompt", asked],
       ...(identifier ? [["identifier", identifier]] : []), ["group", prompts[row.prompt].kind],
-      ["seed", String(row.seed)], ["image", `${row.sample + 1} of its prompt`], ["noise seed", row.noise]]);
+      ["seed", String(row.seed)], ["image", `${row.sample + 1} of its prompt`],
+      ...(job.command.length ? [["noise seed", row.noise]] : [])]);
+    at("again").hidden = !job.command.length; // nothing of ours made it
     pairs(at("settings"), Object.entries(job.settings));
     const words = [...job.command, prompts[row.prompt].option].filter(Boolean);
     at("command").replaceChildren(...words.flatMap((part, i) => [i ? " " : "", make("span", {}, part)]));
