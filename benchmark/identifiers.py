@@ -88,7 +88,7 @@ def probe_candidates(
 
     backbone = plugins.load("backbones", suite.backbone.kind)(
         suite.backbone.model,
-        precision=suite.backbone.precision,
+        **suite.backbone.options(),
         device="auto",
         sampler=Sampler(**suite.sampler.model_dump()),
         prior_directory=None,

@@ -236,11 +236,15 @@ def _resolved(
 
 
 def _backbone_identity(suite: Suite) -> str:
-    """Model and revision, from `backbone_id` in the loader's module where there is one."""
+    """Model and revision, from `backbone_id` in the loader's module where there is one.
+
+    At another resolution than its own a model draws other images, so that is told too.
+    """
     loader = plugins.load("backbones", suite.backbone.kind)
     revision = getattr(inspect.getmodule(loader), "backbone_id", None)
-    model = suite.backbone.model
-    return revision(model) if revision else f"{suite.backbone.kind}:{model}"
+    model, resolution = suite.backbone.model, suite.backbone.resolution
+    identity = revision(model) if revision else f"{suite.backbone.kind}:{model}"
+    return identity if resolution is None else f"{identity} at {resolution} px"
 
 
 def fetch_backbone(suite: Suite) -> None:
