@@ -209,8 +209,8 @@ def _cost(run: Run) -> str:
         f"## Cost\n\n{markdown(table)}\n"
         "Seconds: mean a job. Steps a second: of the training loop alone; `train s` holds the "
         "prior images and the VAE too. Images a second: of sampling. Memory: the most of any job, "
-        "of the GPU if there is one, else of the process. Left: what a job leaves on disk, images, "
-        "scores and record; mean a job.\n"
+        "of the GPU if there is one, else of the process with the model's files that it has mapped. "
+        "Left: what a job leaves on disk, images, scores and record; mean a job.\n"
     )
 
 

@@ -5,8 +5,8 @@
 
 The first command writes Stable Diffusion 1.5 (in the hub's layout), DINO ViT-S/16 and CLIP ViT-B/32
 under `true-size/` (5 GB), and a protocol and a suite that use them; DIR is a copy of DreamBench's
-photographs. The suite is `dreambench-mini`, made small enough for a CPU: it takes 18 GB of memory.
-For a GPU, the whole of it:
+photographs. The suite is `dreambench-mini`, made small enough for a CPU: it takes 16 GB of memory,
+and minutes (`reports/true-size`). For a GPU, the whole of it:
 
     python -m benchmark run --suite dreambench-mini --methods all --data DIR \\
         --backbone true-size/stable-diffusion \\
