@@ -20,7 +20,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from benchmark.checkpoints import read_parts
+from benchmark.checkpoints import mapped_weights, read_parts
 from benchmark.model_files import backbone_id
 from benchmark.prior_store import stored
 from benchmark.records import UserError, noise_seed
@@ -37,6 +37,8 @@ __all__ = [
 
 #: The VAE takes at most about so many pixels at once: its memory grows with them.
 VAE_PIXELS = 2**20
+#: So many prior images are drawn and encoded at once; the others wait as bytes.
+PRIOR_BATCH = 16
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -60,16 +62,18 @@ class Backbone:
     precision: str  #: "fp32", "bf16" or "fp16"
     sampler: Sampler  #: the suite's, for the scored images
     prior_directory: Path | None = None  #: where prior images are kept, shared by every job
-    _pristine: dict[str, dict[str, Tensor]] = field(init=False, repr=False)
+    #: The weights by part, as they were loaded; where a part is missing here, a copy is made.
+    pristine: dict[str, dict[str, Tensor]] = field(repr=False, default_factory=dict)
     _tokens: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
     _prior: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
     _moments: dict[Any, tuple[Tensor, Tensor]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._pristine = {
+        self.pristine = {
             name: {k: v.detach().to("cpu", copy=True) for k, v in module.state_dict().items()}
             for name, module in self._modules().items()
-        }
+            if name not in self.pristine
+        } | self.pristine
         self.freeze()
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -97,13 +101,13 @@ class Backbone:
     def restore(self) -> None:
         """Put the pristine weights back in place, bit for bit, and freeze them."""
         for name, module in self._modules().items():
-            module.load_state_dict(self._pristine[name], strict=True)
+            module.load_state_dict(self.pristine[name], strict=True)
         self.freeze()
 
     def is_pristine(self) -> bool:
         """Whether every weight is, bit for bit, what it was when the backbone was loaded."""
         return all(
-            torch.equal(tensor.cpu(), self._pristine[name][key])
+            torch.equal(tensor.cpu(), self.pristine[name][key].to(tensor.dtype))
             for name, module in self._modules().items()
             for key, tensor in module.state_dict().items()
         )
@@ -216,14 +220,18 @@ class Backbone:
     def prior_images(self, class_noun: str, count: int, *, sampler: Sampler, seed: int) -> Tensor:
         """(count, 3, height, width) images of "a [class noun]" by the pristine model, in [0, 1].
 
-        Every value is a multiple of 1/255. Drawn at most once per (backbone, precision, class noun,
-        count, sampler, seed), whoever asks, and kept in `prior_directory`, or in memory where there
-        is none. Raises RuntimeError if they would have to be drawn from changed weights: ask
-        before training.
+        Every value is a multiple of 1/255. Drawn at most once per (backbone, precision, resolution,
+        class noun, count, sampler, seed), whoever asks, and kept in `prior_directory`, or in memory
+        where there is none. Raises RuntimeError if they would have to be drawn from changed
+        weights: ask before training.
         """
+        return self._prior_pixels(class_noun, count, sampler, seed).float() / 255
+
+    def _prior_pixels(self, class_noun: str, count: int, sampler: Sampler, seed: int) -> Tensor:
         key = {
             "backbone": self.id,
             "precision": self.precision,
+            "resolution": self.resolution,
             "class_noun": class_noun,
             "count": count,
             "sampler": asdict(sampler),
@@ -231,11 +239,11 @@ class Backbone:
         }
         draw = partial(self._draw_prior, class_noun, count, sampler, seed)
         if self.prior_directory is not None:
-            return stored(self.prior_directory, key, draw).float() / 255
+            return stored(self.prior_directory, key, draw)
         name = json.dumps(key)
         if name not in self._prior:
             self._prior[name] = draw()
-        return self._prior[name].float() / 255
+        return self._prior[name]
 
     def _draw_prior(self, class_noun: str, count: int, sampler: Sampler, seed: int) -> Tensor:
         if not self.is_pristine():
@@ -245,8 +253,12 @@ class Backbone:
             )
         text = f"a {class_noun}"
         seeds = [noise_seed("prior", text, index, seed) for index in range(count)]
-        images = self.sample([text] * count, seeds, sampler=sampler)
-        return (images * 255).round().to(torch.uint8)
+        drawn = [torch.empty(0, 3, self.resolution, self.resolution, dtype=torch.uint8)]
+        for start in range(0, count, PRIOR_BATCH):  # a thousand large images in float32 are 3 GB
+            some = seeds[start : start + PRIOR_BATCH]
+            images = self.sample([text] * len(some), some, sampler=sampler, batch=PRIOR_BATCH)
+            drawn.append((images * 255).round().to(torch.uint8))
+        return torch.cat(drawn)
 
     def prior_moments(
         self, class_noun: str, count: int, *, sampler: Sampler, seed: int
@@ -254,9 +266,10 @@ class Backbone:
         """`latent_moments` of `prior_images`, kept in memory for the jobs that follow."""
         key = (class_noun, count, sampler, seed)
         if key not in self._moments:
-            images = self.prior_images(class_noun, count, sampler=sampler, seed=seed)
-            mean, std = self.latent_moments(images)
-            self._moments[key] = (mean.cpu(), std.cpu())
+            pixels = self._prior_pixels(class_noun, count, sampler, seed)
+            chunks = [self.latent_moments(c.float() / 255) for c in pixels.split(PRIOR_BATCH)]
+            mean, std = (torch.cat(parts).cpu() for parts in zip(*chunks, strict=True))
+            self._moments[key] = (mean, std)
         mean, std = self._moments[key]
         return mean.to(self.device), std.to(self.device)
 
@@ -283,18 +296,23 @@ def load_backbone(
     *,
     precision: str = "auto",
     device: str = "auto",
+    resolution: int | None = None,
     sampler: Sampler | None = None,
     prior_directory: Path | None = None,
 ) -> Backbone:
     """Load a model with float32 weights: "pocket", or another that `model_files.locate` finds.
 
-    `precision` is resolved by `resolve_precision`; the device `auto` is CUDA where there is one.
-    Raises UserError if the model or a part of it is missing or broken.
+    `precision` is resolved by `resolve_precision`; the device `auto` is CUDA where there is one;
+    `resolution` is the height and width of the images in pixels, by default the model's own.
+    Raises UserError if the model or a part of it is missing or broken, or cannot draw that size.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = resolve_precision(precision, device)
     parts = read_parts(model)
+    pristine = mapped_weights(model, parts)
+    if resolution is not None:
+        _draw_at(parts, resolution)
     if device == "cpu":
         # Fused attention's backward in bfloat16 is several times slower there than plain products.
         parts["unet"].set_attn_processor(AttnProcessor())
@@ -304,11 +322,23 @@ def load_backbone(
     return Backbone(
         id=backbone_id(model),
         **parts,
+        pristine=pristine,
         device=torch.device(device),
         precision=precision,
         sampler=sampler or Sampler(),
         prior_directory=prior_directory,
     )
+
+
+def _draw_at(parts: dict[str, Any], resolution: int) -> None:
+    """Let the model read and draw images of `resolution` pixels."""
+    step = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+    if resolution < step or resolution % step:
+        raise UserError(
+            f"backbone.resolution is {resolution}, but the VAE makes {step} x {step} pixels one: "
+            f"choose a multiple of {step}"
+        )
+    parts["unet"].register_to_config(sample_size=resolution // step)
 
 
 def resolve_precision(precision: str, device: str) -> str:

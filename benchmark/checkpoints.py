@@ -10,10 +10,12 @@ from typing import Any
 
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from benchmark.diffusers_layout import variant
+from benchmark.diffusers_layout import STEMS, variant, weight_files
 from benchmark.hub import NAMED
 from benchmark.model_files import SingleFile, locate
 from benchmark.records import UserError
@@ -42,6 +44,25 @@ def read_parts(model: str) -> dict[str, Any]:
         raise UserError(f"model '{model}' cannot be loaded from {path}: {error}") from error
     _check(model, parts)
     return parts
+
+
+def mapped_weights(model: str, parts: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """The weights of `parts`, straight from the files of `model` and in their precision.
+
+    They take no memory of their own: the files are mapped, and the system may drop what it can read
+    again. Parts whose files name the weights otherwise (old names, a single file) are left out.
+    """
+    place, found = locate(model), {}
+    if isinstance(place, SingleFile):
+        return {}
+    for name in STEMS:
+        stored: dict[str, Tensor] = {}
+        for file in weight_files(place / name):
+            if file.suffix == ".safetensors":  # the index of shards is none
+                stored |= load_file(file)
+        if stored.keys() == parts[name].state_dict().keys():
+            found[name] = stored
+    return found
 
 
 def read_tokenizer(model: str) -> CLIPTokenizer:

@@ -57,6 +57,12 @@ def print_plan(
     print(f"time left   {duration(left)} with {workers} worker{'s' * (workers > 1)}", flush=True)
 
 
+def print_memory(memory: int, free: int) -> None:
+    """Say what a worker takes, in bytes, where that decides how many there are."""
+    enough = "" if memory <= free else ": it may not do"
+    print(f"memory      about {memory / 1e9:.0f} GB a worker, {free / 1e9:.0f} GB free{enough}")
+
+
 class Display:
     """Listens to a run and prints it: a bar on a terminal, else one line for each job."""
 

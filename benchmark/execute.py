@@ -1,26 +1,32 @@
 """Where jobs run: in this process, or in worker processes of one thread each.
 
 On CUDA one process keeps the device busy. On a CPU there is a worker for each core, with one
-thread, so that a sum's last digits do not depend on the number of cores.
+thread, so that a sum's last digits do not depend on the number of cores; fewer where the memory
+does not do for so many.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from benchmark.records import Job, JobRecord
 from benchmark.run import Workplace, run_job
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+#: What Linux says of the machine's memory, and of the container's (version 2 of control groups).
+MEMORY, MEMORY_LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 _REPORT_EVERY = 0.5  # seconds between two reports of a fit's steps
 
 
@@ -60,15 +66,38 @@ Event = Started | Stepped | Finished | Failed
 Listener = Callable[[Event], None]
 
 
-def worker_count(jobs: int) -> int:
-    """How many workers suit this machine: one on CUDA, else one a core, and no more than jobs."""
-    import torch
+def worker_count(jobs: int, *, memory: int | None = None, free: int | None = None) -> int:
+    """How many workers suit this machine: one on CUDA, else one a core, and no more than jobs.
 
-    if torch.cuda.is_available():
+    Nor more than fit into `free` bytes if each takes `memory`; None: not known.
+    """
+    if on_cuda():
         return 1
     usable = getattr(os, "sched_getaffinity", None)
     cores = len(usable(0)) if usable else os.cpu_count() or 1
-    return max(1, min(cores, jobs))
+    fitting = jobs if memory is None or free is None else free // memory
+    return max(1, min(cores, jobs, fitting))
+
+
+def on_cuda() -> bool:
+    """Whether jobs run on a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def free_memory() -> int | None:
+    """Bytes of main memory to be had, within a container's limit; None where Linux does not say."""
+    try:
+        available = re.search(r"^MemAvailable:\s+(\d+) kB$", MEMORY.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    if available is None:
+        return None
+    free = 1024 * int(available[1])
+    with suppress(OSError, ValueError):  # no such file, or no limit: "max"
+        free = min(free, int(MEMORY_LIMIT.read_text()))
+    return free
 
 
 def execute(jobs: Sequence[Job], workplace: Workplace, *, workers: int, listen: Listener) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmark.console import Display, print_plan, print_table
-from benchmark.execute import execute, worker_count
-from benchmark.plan import Forecast, Plan, fetch_backbone
+from benchmark.console import Display, print_memory, print_plan, print_table
+from benchmark.execute import execute, free_memory, on_cuda, worker_count
+from benchmark.plan import Forecast, Plan, fetch_backbone, worker_memory
 from benchmark.run import Workplace
 from benchmark.store import RunDirectory
 
@@ -28,7 +28,12 @@ def run_grid(grid: Plan, path: Path, *, workers: int | None = None, dry_run: boo
             forecast.learn(job, record)
         else:
             jobs.append(job)
-    workers = min(workers or worker_count(len(jobs)), max(1, len(jobs)))
+    memory = None
+    if jobs and not dry_run:
+        fetch_backbone(grid.suite)
+        memory = None if on_cuda() else worker_memory(grid.suite)
+    free = free_memory()
+    workers = min(workers or worker_count(len(jobs), memory=memory, free=free), max(1, len(jobs)))
     print_plan(
         grid,
         directory=path,
@@ -36,10 +41,10 @@ def run_grid(grid: Plan, path: Path, *, workers: int | None = None, dry_run: boo
         seconds=forecast.seconds(jobs),
         workers=workers,
     )
+    if memory and free and memory * (workers + 1) > free:
+        print_memory(memory, free)
     if dry_run:
         return 0
-    if jobs:
-        fetch_backbone(grid.suite)
     with directory.locked():
         directory.prepare(
             configuration=grid.configuration, suite_toml=grid.suite.dump_toml(), jobs=grid.jobs

@@ -93,7 +93,7 @@ def probe_candidates(
     identify({"clip": table})  # what is missing is named before anything is loaded
     backbone = plugins.load("backbones", suite.backbone.kind)(
         suite.backbone.model,
-        precision=suite.backbone.precision,
+        **suite.backbone.options(),
         device="auto",
         sampler=Sampler(**suite.sampler.model_dump()),
         prior_directory=None,

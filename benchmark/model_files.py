@@ -6,6 +6,7 @@ backbone_id("pocket")       # "pocket@" and 12 hexadecimal digits
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -13,7 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.diffusers_layout import PICKLES, SUFFIXES, check_layout, identifying_files
+from benchmark.diffusers_layout import (
+    PICKLES,
+    STEMS,
+    SUFFIXES,
+    check_layout,
+    identifying_files,
+    weight_files,
+)
 from benchmark.hub import NAMED, HubModel, hub_model, snapshot
 from benchmark.records import UserError
 from benchmark.store import write_atomically
@@ -36,6 +44,8 @@ ALEXNET = "alexnet-owt-7be5be79.pth"
 ALEXNET_ADDRESS = f"https://download.pytorch.org/models/{ALEXNET}"
 #: What a single file predicts, where its shape does not tell: `model.safetensors@v_prediction`.
 PREDICTIONS = ("epsilon", "v_prediction")
+#: What a worker takes beside weights and optimiser: libraries, encoders, activations.
+WORKER_BYTES = 12 * 10**8
 LARGE = 2**26  #: bytes from which on a file's digest is remembered
 
 
@@ -100,6 +110,31 @@ def _single_file(model: str) -> SingleFile | None:
 def fetch(model: str) -> None:
     """See to it that the files of `model` are on this machine. Raises UserError."""
     locate(model)
+
+
+def worker_memory(model: str) -> int:
+    """Bytes of main memory that a process takes, about, to train the whole model on a CPU.
+
+    16 a parameter: the float32 weight, its gradient and AdamW's two moments; and WORKER_BYTES.
+    Fetches the model if it is not here. Raises UserError as `locate` does.
+    """
+    place = locate(model)
+    if isinstance(place, SingleFile):
+        files = [place.path]
+    else:
+        files = [file for part in STEMS for file in weight_files(place / part)]
+    weights = [file for file in files if file.suffix == ".safetensors"]
+    return 16 * sum(map(_parameters, weights)) + WORKER_BYTES
+
+
+def _parameters(file: Path) -> int:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return sum(math.prod(tensors.get_slice(k).get_shape()) for k in tensors.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{file} is no safetensors file: {error}") from error
 
 
 def backbone_id(model: str) -> str:

@@ -236,11 +236,14 @@ def _resolved(
 
 
 def _backbone_identity(suite: Suite) -> str:
-    """Model and revision, from `backbone_id` in the loader's module where there is one."""
-    loader = plugins.load("backbones", suite.backbone.kind)
-    revision = getattr(inspect.getmodule(loader), "backbone_id", None)
-    model = suite.backbone.model
-    return revision(model) if revision else f"{suite.backbone.kind}:{model}"
+    """Model and revision, from `backbone_id` in the loader's module where there is one.
+
+    At another resolution than its own a model draws other images, so that is told too.
+    """
+    revision = _beside_loader(suite, "backbone_id")
+    model, resolution = suite.backbone.model, suite.backbone.resolution
+    identity = revision(model) if revision else f"{suite.backbone.kind}:{model}"
+    return identity if resolution is None else f"{identity} at {resolution} px"
 
 
 def fetch_backbone(suite: Suite) -> None:
@@ -248,10 +251,20 @@ def fetch_backbone(suite: Suite) -> None:
 
     Raises UserError saying how to bring them.
     """
-    loader = plugins.load("backbones", suite.backbone.kind)
-    fetch = getattr(inspect.getmodule(loader), "fetch", None)
+    fetch = _beside_loader(suite, "fetch")
     if fetch:
         fetch(suite.backbone.model)
+
+
+def worker_memory(suite: Suite) -> int | None:
+    """Bytes a worker takes on a CPU, by `worker_memory` in the loader's module; None without."""
+    measure = _beside_loader(suite, "worker_memory")
+    return measure(suite.backbone.model) if measure else None
+
+
+def _beside_loader(suite: Suite, name: str) -> Any:
+    loader = plugins.load("backbones", suite.backbone.kind)
+    return getattr(inspect.getmodule(loader), name, None)
 
 
 def _configuration(suite: Suite, jobs: Sequence[Job]) -> str:

@@ -161,3 +161,4 @@ class JobRecord:
     peak_memory_mb: float
     images: int
     files: dict[str, str] = field(default_factory=dict)  #: relative image path -> prompt text
+    steps_per_second: float | None = None  #: of training, what goes before it left out

@@ -34,6 +34,7 @@ IDENTIFIER = (*FIDELITY, "pres")
 _IDENTIFIERS = "identifier-"
 _SUBJECTS = Column("subjects")
 _STAGES = ("train", "sample", "score")
+_NOT_DRAWN = "real-images"
 
 
 def paper_of(run: Run) -> dict[str, Any]:
@@ -154,6 +155,8 @@ def cost(run: Run) -> Table:
             len(records),
             sum(record["images"] for record in records),
             *(_mean([record[f"{stage}_seconds"] for record in records]) for stage in _STAGES),
+            _steps_per_second(records),
+            _images_per_second(records),
             max(record["peak_memory_mb"] for record in records),
             _mean(known) / 1e6 if len(known) == len(left) else None,
         )
@@ -163,10 +166,26 @@ def cost(run: Run) -> Table:
         Column("jobs"),
         Column("images"),
         *(Column(f"{stage}_s", f"{stage} s", 1) for stage in _STAGES),
+        Column("steps_per_s", "steps/s", 3),
+        Column("images_per_s", "images/s", 3),
         Column("peak_memory_mb", "peak memory MB"),
         Column("left_mb", "left MB", 2),
     )
     return Table("cost", "Cost: means a job; of memory, the most", columns, tuple(rows))
+
+
+def _steps_per_second(records: Sequence[dict[str, Any]]) -> float | None:
+    """Training steps a second, over the jobs that measured them (older records did not)."""
+    paces = [pace for record in records if (pace := record.get("steps_per_second"))]
+    return _mean(paces) if paces else None
+
+
+def _images_per_second(records: Sequence[dict[str, Any]]) -> float | None:
+    """Images drawn in a second of sampling; None where none was drawn, as of real images."""
+    if records[0]["job"]["method"] == _NOT_DRAWN:
+        return None
+    seconds = sum(record["sample_seconds"] for record in records)
+    return sum(record["images"] for record in records) / seconds if seconds else None
 
 
 def _bytes_left(run: Run, record: dict[str, Any]) -> int | None:

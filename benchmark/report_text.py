@@ -204,8 +204,10 @@ def _cost(run: Run) -> str:
         return ""
     return (
         f"## Cost\n\n{markdown(table)}\n"
-        "Seconds: mean a job. Memory: the most of any job, of the GPU if there is one, else of the "
-        "process. Left: what a job leaves on disk, images, scores and record; mean a job.\n"
+        "Seconds: mean a job. Steps a second: of the training loop alone; `train s` holds the "
+        "prior images and the VAE too. Images a second: of sampling. Memory: the most of any job, "
+        "of the GPU if there is one, else of the process, the files that it has mapped included. "
+        "Left: what a job leaves on disk, images, scores and record; mean a job.\n"
     )
 
 

@@ -13,7 +13,9 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +51,7 @@ class Workplace:
         load = plugins.load("backbones", self.suite.backbone.kind)
         return load(
             self.suite.backbone.model,
-            precision=self.suite.backbone.precision,
+            **self.suite.backbone.options(),
             device="auto",
             sampler=Sampler(**self.suite.sampler.model_dump()),
             prior_directory=self.directory.path / "prior",
@@ -69,6 +71,30 @@ class Workplace:
         return load_metrics(self.suite.protocol)
 
 
+@dataclass
+class Pace:
+    """Passes a fit's progress on, and measures its steps from the end of the first one.
+
+    So neither what goes before them (the prior images, the VAE) counts, nor what only the first
+    step has to do.
+    """
+
+    progress: plugins.Progress
+    _seen: list[tuple[int, float]] = field(default_factory=list)  # the first and the last step
+
+    def __call__(self, done: int, steps: int) -> None:
+        self._seen[1:] = [(done, time.perf_counter())]
+        self.progress(done, steps)
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """None if there were fewer than two steps."""
+        if len(self._seen) < 2:
+            return None
+        (first, start), (last, end) = self._seen
+        return (last - first) / (end - start) if end > start else None
+
+
 def run_job(job: Job, workplace: Workplace, *, progress: plugins.Progress) -> JobRecord:
     """Fit, generate, score, and write the job's files, its record last.
 
@@ -79,15 +105,17 @@ def run_job(job: Job, workplace: Workplace, *, progress: plugins.Progress) -> Jo
     backbone, _ = workplace.backbone, workplace.encoders  # load both before the clock starts
     requests = job.requests(prompted=method.prompted, references=len(subject.images))
     _start_alike(job.seed)
+    pace = Pace(progress)
     times = [time.perf_counter()]
     try:
         learned = first_images(subject, job.settings.get(SUBJECT_IMAGES, len(subject.images)))
-        generate = method.fit(learned, backbone, seed=job.seed, progress=progress)
+        generate = method.fit(learned, backbone, seed=job.seed, progress=pace)
         times.append(time.perf_counter())
         images = pixels(generate(requests))
         times.append(time.perf_counter())
     finally:
         backbone.restore()
+    times.append(time.perf_counter())
     scores = score(job, subject, requests, images, workplace)
     times.append(time.perf_counter())
     paths = [workplace.directory.image_path(job, request) for request in requests]
@@ -99,10 +127,11 @@ def run_job(job: Job, workplace: Workplace, *, progress: plugins.Progress) -> Jo
         | {"metrics": {name: metric.version for name, metric in workplace.metrics.items()}},
         train_seconds=times[1] - times[0],
         sample_seconds=times[2] - times[1],
-        score_seconds=times[3] - times[2],
+        score_seconds=times[4] - times[3],
         peak_memory_mb=_peak_memory_mb(),
         images=len(images),
         files={path: _text(r, subject) for path, r in zip(paths, requests, strict=True)},
+        steps_per_second=pace.steps_per_second,
     )
     workplace.directory.write_job(record, job, dict(zip(paths, images, strict=True)), scores)
     return record
@@ -181,6 +210,8 @@ def _start_alike(seed: int) -> None:
     torch.manual_seed(seed)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux: the process's peak (getrusage) begins anew
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _device_provenance(backbone: Backbone) -> dict[str, Any]:
@@ -195,7 +226,10 @@ def _device_provenance(backbone: Backbone) -> dict[str, Any]:
 
 
 def _peak_memory_mb() -> float:
-    """Of the device since the job began on CUDA, else of the process since it began."""
+    """Since the job began: of the device on CUDA, else of the process.
+
+    Of the process since it began where that cannot be told (off Linux).
+    """
     import torch
 
     if torch.cuda.is_available():

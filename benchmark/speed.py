@@ -65,7 +65,7 @@ def measure(suite: Suite, *, device: str = "auto", repetitions: int = 5) -> pd.D
     for precision in PRECISIONS:
         backbone = plugins.load("backbones", suite.backbone.kind)(
             suite.backbone.model,
-            precision=precision,
+            **suite.backbone.options() | {"precision": precision},
             device=device,
             sampler=Sampler(**suite.sampler.model_dump()),
         )

@@ -40,6 +40,12 @@ class BackboneChoice(Table):
     model: str
     identifier: str
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    #: Height and width of what is learned and drawn, in pixels; without it, the model's own.
+    resolution: int | None = Field(default=None, gt=0, multiple_of=8)
+
+    def options(self) -> dict[str, Any]:
+        """What the backbone's loader is told beside the model: resolution only if it is given."""
+        return self.model_dump(include={"precision", "resolution"}, exclude_none=True)
 
 
 class SamplerChoice(Table):

@@ -84,8 +84,9 @@ def write_job(directory: RunDirectory, job: Job, value: Value, provenance: dict[
     grey = np.full((4, 4, 3), job.seed + 1, np.uint8)
     images = {directory.image_path(job, request): grey for request in requests}
     files = {directory.image_path(job, r): r.prompt.text(job.class_noun) for r in requests}
+    pace = None if job.method in ("real-images", "untuned") else 7.5
     record = JobRecord(
-        job.key, asdict(job), provenance, 20.0, 4.0, 1.0, 512.0, len(requests), files
+        job.key, asdict(job), provenance, 20.0, 4.0, 1.0, 512.0, len(requests), files, pace
     )
     directory.write_job(record, job, images, scores)
 

@@ -187,6 +187,61 @@ def test_weights_are_those_on_disk(backbone, directory):
     assert all(torch.equal(stored[k].float(), v) for k, v in backbone.unet.state_dict().items())
 
 
+def test_pristine_weights_are_mapped_from_the_files_and_not_copied(backbone, directory):
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("only Linux says what is mapped")
+    for part in ("unet", "vae", "text_encoder"):
+        (file,) = (directory / part).glob("*.safetensors")
+        assert str(file) in maps.read_text(), "a copy of a large model is gigabytes"
+
+
+@pytest.mark.parametrize("size", [24, 16])
+def test_another_resolution_is_the_pipelines_at_that_height_and_width(directory, pipe, size):
+    backbone = load_backbone(str(directory), precision="fp32", device="cpu", resolution=size)
+    assert backbone.resolution == size
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    expected = pipe(
+        TEXTS,
+        height=size,
+        width=size,
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+        output_type="pt",
+    ).images
+    images = backbone.sample(TEXTS, SEEDS, sampler=Sampler("ddim", 3, 4.0))
+    assert images.shape == (3, 3, size, size)
+    assert (images - expected).abs().max() < 1e-4
+    with pytest.raises(UserError, match="resolution is 17, .*choose a multiple of 2"):
+        load_backbone(str(directory), device="cpu", resolution=17)
+
+
+def test_prior_images_of_one_size_are_not_taken_for_anothers(directory, tmp_path):
+    sampler = Sampler("ddim", 1, 1.0)
+    for size in (16, 24):
+        backbone = load_backbone(
+            str(directory), device="cpu", resolution=size, prior_directory=tmp_path
+        )
+        images = backbone.prior_images("dog", 1, sampler=sampler, seed=0)
+        assert images.shape == (1, 3, size, size)
+
+
+def test_prior_images_do_not_depend_on_how_many_are_drawn_at_once(directory, monkeypatch):
+    sampler = Sampler("ddpm", 2, 1.0)
+
+    def drawn() -> tuple[torch.Tensor, ...]:
+        backbone = load_backbone(str(directory), precision="fp32", device="cpu")
+        images = backbone.prior_images("dog", 5, sampler=sampler, seed=0)
+        return images, *backbone.prior_moments("dog", 5, sampler=sampler, seed=0)
+
+    together = drawn()
+    monkeypatch.setattr("benchmark.backbone.PRIOR_BATCH", 2)
+    for some, all_ in zip(drawn(), together, strict=True):
+        assert some.shape == all_.shape and len(some) == 5
+        torch.testing.assert_close(some, all_, atol=1.01 / 255, rtol=1e-3)
+
+
 def test_prior_images_are_the_pipelines_drawn_once_and_shared(directory, pipe, tmp_path):
     sampler = Sampler("ddpm", 3, 1.0)
     first, second = (

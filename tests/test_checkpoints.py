@@ -16,8 +16,8 @@ from tiny_pipeline import save_tiny_pipeline
 
 from benchmark import model_files
 from benchmark.backbone import Backbone, Sampler, backbone_id, load_backbone
-from benchmark.checkpoints import read_tokenizer
-from benchmark.model_files import file_digest
+from benchmark.checkpoints import mapped_weights, read_tokenizer
+from benchmark.model_files import WORKER_BYTES, file_digest, worker_memory
 from benchmark.records import UserError
 from benchmark.single_file import clip_tokenizer
 
@@ -65,6 +65,13 @@ def equal(ours: Backbone, theirs: Backbone) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
+def spoil_and_restore(backbone: Backbone) -> None:
+    for tensor in weights(backbone).values():
+        tensor.add_(1)
+    backbone.restore()
+    assert backbone.is_pristine()
+
+
 @pytest.mark.parametrize("options", [{"variant": "fp16"}, {"max_shard_size": "20KB"},
                                      {"variant": "fp16", "max_shard_size": "20KB"}])  # fmt: skip
 def test_variants_and_shards_are_read(plain, tmp_path, options):
@@ -73,7 +80,24 @@ def test_variants_and_shards_are_read(plain, tmp_path, options):
     names = {path.name for path in (tmp_path / "other" / "unet").iterdir()}
     assert "diffusion_pytorch_model.safetensors" not in names
     assert any(".index." in name for name in names) == ("max_shard_size" in options)
-    assert equal(loaded(tmp_path / "other"), loaded(plain))
+    backbone = loaded(tmp_path / "other")
+    assert equal(backbone, loaded(plain))
+    spoil_and_restore(backbone)
+    assert equal(backbone, loaded(plain))
+
+
+def test_a_workers_memory_follows_the_models_parameters(plain, tmp_path):
+    parameters = sum(tensor.numel() for tensor in weights(loaded(plain)).values())
+    # Weight, gradient and AdamW's two moments in float32.
+    assert worker_memory(str(plain)) == 4 * 4 * parameters + WORKER_BYTES
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(plain)
+    pipe.save_pretrained(tmp_path / "other", max_shard_size="20KB")
+    assert worker_memory(str(tmp_path / "other")) == worker_memory(str(plain))
+    (file,) = (plain / "vae").glob("*.safetensors")
+    shutil.copytree(plain, tmp_path / "broken")
+    (tmp_path / "broken" / "vae" / file.name).write_bytes(b"broken")
+    with pytest.raises(UserError, match=f"{file.name} is no safetensors file"):
+        worker_memory(str(tmp_path / "broken"))
 
 
 def test_a_missing_shard_is_named(plain, tmp_path):
@@ -120,7 +144,12 @@ def test_the_names_of_old_checkpoints_are_read(directory, plain):
     text = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in load_file(path).items()}
     text["text_model.embeddings.position_ids"] = torch.arange(12)[None]
     save_file(text, path, {"format": "pt"})
-    assert equal(loaded(directory), loaded(plain))
+    backbone = loaded(directory)
+    assert equal(backbone, loaded(plain))
+    # Its files cannot be mapped under the module's names: of those parts a copy is kept.
+    assert mapped_weights(str(directory), backbone._modules()).keys() == {"unet"}
+    spoil_and_restore(backbone)
+    assert equal(backbone, loaded(plain))
 
 
 def test_a_tokenizer_of_vocabulary_and_merges_is_read(directory):

@@ -142,6 +142,21 @@ def test_the_configuration_is_all_that_decides_the_scores_and_no_more(suite: Sui
     assert len({same, *others}) == 1 + len(others)
 
 
+def test_a_resolution_of_its_own_is_part_of_the_backbones_name_and_of_the_key(suite: Suite) -> None:
+    smaller = suite.backbone.model_copy(update={"resolution": 64})
+    (own, *_), (other, *_) = (
+        plan(one, ["tests.toy:PAINT"]).jobs
+        for one in (suite, suite.model_copy(update={"backbone": smaller}))
+    )
+    assert (own.backbone, other.backbone) == (
+        "tests.toy:load:colours",
+        "tests.toy:load:colours at 64 px",
+    )
+    assert own.key != other.key
+    assert suite.backbone.options() == {"precision": "auto"}
+    assert smaller.options() == {"precision": "auto", "resolution": 64}
+
+
 def test_a_runs_suite_file_makes_the_same_plan_again(suite: Suite, tmp_path: Path) -> None:
     grid = plan(suite, ["tests.toy:PAINT"], subjects=["dog-blue"], images_per_prompt=3)
     (tmp_path / "again.toml").write_text(grid.suite.dump_toml())

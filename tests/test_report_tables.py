@@ -1,4 +1,5 @@
 import csv
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -111,6 +112,28 @@ def test_what_a_job_leaves_is_its_images_scores_and_record(run):
         for subject in SUBJECTS
     ]
     assert found["untuned"][-1] == pytest.approx(sum(left) / len(left) / 1e6)
+
+
+def test_the_cost_has_steps_and_images_a_second(run):
+    table = cost(read_run(run))
+    place = {column.key: i for i, column in enumerate(table.columns)}
+    found = {row.cells[0]: row.cells for row in table.rows}
+    pace = {name: cells[place["steps_per_s"]] for name, cells in found.items()}
+    assert pace == {"real-images": None, "untuned": None, "dreambooth": 7.5, "identifier-sks": 7.5}
+    drawn = {name: cells[place["images_per_s"]] for name, cells in found.items()}
+    # Two images of each of two prompts and one of the prior prompt, in 4 seconds.
+    assert drawn == {"real-images": None} | dict.fromkeys(found.keys() - {"real-images"}, 5 / 4)
+
+
+def test_records_of_before_the_pace_was_measured_are_read(run, tmp_path):
+    copied = write_run(tmp_path / "run", value, methods=["dreambooth"], subjects=SUBJECTS)
+    for path in copied.glob("jobs/dreambooth/*.json"):
+        record = json.loads(path.read_text())
+        del record["steps_per_second"]
+        path.write_text(json.dumps(record))
+    table = cost(read_run(copied))
+    (row,) = table.rows
+    assert dict(zip([c.key for c in table.columns], row.cells, strict=True))["steps_per_s"] is None
 
 
 def test_a_copy_without_the_images_does_not_say_what_was_left(tmp_path):

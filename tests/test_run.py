@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 
 import benchmark.encoders
-from benchmark.execute import Failed, Finished, execute
+from benchmark import execute as execution
+from benchmark.execute import Failed, Finished, execute, free_memory, worker_count
 from benchmark.grid import run_grid
 from benchmark.plan import Plan, plan
-from benchmark.run import Workplace, pixels, run_job
+from benchmark.run import Pace, Workplace, pixels, run_job
 from benchmark.store import RunDirectory
 from benchmark.suite import load_suite
 from tests import toy
@@ -114,6 +115,37 @@ def test_real_images_are_kept_byte_for_byte_and_never_scored_with_themselves(
     assert directory.job_means(grid.jobs[0])["dino"] == pytest.approx(first @ second, abs=2e-6)
 
 
+def test_the_pace_of_training_leaves_out_what_is_before_its_first_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([10.0, 10.5, 11.0, 12.0])
+    monkeypatch.setattr("benchmark.run.time.perf_counter", lambda: next(clock))
+    seen: list[tuple[int, int]] = []
+    pace = Pace(lambda *done: seen.append(done))
+    assert pace.steps_per_second is None
+    pace(1, 5)
+    assert pace.steps_per_second is None
+    pace(2, 5)
+    pace(3, 5)
+    pace(5, 5)
+    assert pace.steps_per_second == 2.0  # four steps in the two seconds from 10 to 12
+    assert seen == [(1, 5), (2, 5), (3, 5), (5, 5)]
+
+
+def test_a_record_has_the_pace_of_what_was_trained_and_a_peak_of_its_own(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    grid = grid_of(suite_file)
+    workplace = Workplace(grid.suite, prepared(grid, tmp_path / "run"))
+    first = run_job(grid.jobs[0], workplace, progress=lambda *_: None)
+    assert first.steps_per_second is not None and first.steps_per_second > 0
+    np.ones(2**26).sum()  # half a gigabyte, which the next job has no part in
+    second = run_job(grid.jobs[-1], workplace, progress=lambda *_: None)
+    assert (grid.jobs[-1].method, second.steps_per_second) == ("real-images", None)
+    if sys.platform == "linux":
+        assert second.peak_memory_mb < first.peak_memory_mb + 256
+
+
 def test_images_of_different_sizes_and_bad_ones() -> None:
     import torch
 
@@ -189,6 +221,48 @@ def test_an_interrupted_run_keeps_what_is_done_and_goes_on(
     assert run_grid(grid, tmp_path / "run", workers=1) == 0
     whole = scores_in_order(grid, tmp_path / "whole", list(grid.jobs))
     assert (tmp_path / "run" / "scores.csv").read_bytes() == whole
+
+
+def test_there_are_as_many_workers_as_cores_jobs_and_memory_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(execution, "on_cuda", lambda: False)
+    assert (worker_count(20), worker_count(3), worker_count(0)) == (8, 3, 1)
+    assert worker_count(20, memory=3, free=10) == 3
+    assert worker_count(20, memory=3, free=2) == 1
+    assert worker_count(20, memory=None, free=2) == worker_count(20, memory=3, free=None) == 8
+    monkeypatch.setattr(execution, "on_cuda", lambda: True)
+    assert worker_count(20, memory=3, free=100) == 1
+
+
+def test_free_memory_is_linuxs_within_the_containers_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, container = tmp_path / "meminfo", tmp_path / "memory.max"
+    monkeypatch.setattr(execution, "MEMORY", machine)
+    monkeypatch.setattr(execution, "MEMORY_LIMIT", container)
+    assert free_memory() is None
+    machine.write_text("MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:    5000 kB\n")
+    assert free_memory() == 5000 * 1024
+    for limit, expected in (("max", 5000 * 1024), ("4096", 4096), ("9999999", 5000 * 1024)):
+        container.write_text(limit + "\n")
+        assert free_memory() == expected
+
+
+def test_a_model_that_does_not_fit_twice_has_one_worker_and_it_is_said(
+    suite_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr("benchmark.grid.free_memory", lambda: 30 * 10**9)
+    monkeypatch.setattr("benchmark.grid.worker_memory", lambda _: 18 * 10**9)
+    assert run_grid(grid_of(suite_file, "real-images"), tmp_path / "run") == 0
+    output = capsys.readouterr().out
+    assert "with 1 worker\n" in output
+    assert "memory      about 18 GB a worker, 30 GB free\n" in output
 
 
 def test_a_dry_run_writes_nothing(

@@ -1,0 +1,145 @@
+"""The paper's models at their true size, with random weights: what a run costs, without a download.
+
+    python -m tests.true_size true-size
+    python -m benchmark run --suite true-size/suite.toml --methods all --data DIR
+
+The first command writes Stable Diffusion 1.5 (in the hub's layout), DINO ViT-S/16 and CLIP ViT-B/32
+under `true-size/` (5 GB), and a protocol and a suite that use them; DIR is a copy of DreamBench's
+photographs. The suite is `dreambench-mini`, made small enough for a CPU: it takes 16 GB of memory,
+and minutes (`reports/true-size`). For a GPU, the whole of it:
+
+    python -m benchmark run --suite dreambench-mini --methods all --data DIR \\
+        --backbone true-size/stable-diffusion \\
+        --protocol true-size/protocol.toml --encoders true-size/encoders
+
+All weights are random: the pictures are noise and the scores mean nothing, as the protocol's name
+says in every row. Speed, memory and files are those of the real models. It stands among the tests
+since nobody should find it among the models.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPTextModel
+
+from benchmark import single_file
+from benchmark.protocol import Protocol, load_protocol
+from benchmark.suite import Suite, load_suite
+
+PIPELINE, ENCODERS, PROTOCOL, SUITE = (
+    "stable-diffusion",
+    "encoders",
+    "protocol.toml",
+    "suite.toml",
+)
+#: Three steps show what a step takes: the first one, which makes AdamW's moments, is not counted.
+#: In bf16 a CPU would keep a second, rounded copy of the weights through every step.
+REDUCED: dict[str, dict[str, Any]] = {
+    "backbone": {"precision": "fp32", "resolution": 128},
+    "sampler": {"steps": 3},
+    "evaluation": {"prompts": ["1"], "images_per_prompt": 2, "prior_prompt_images": 2},
+    "methods": {"steps": 3, "prior_images": 2, "prior_steps": 3},
+}
+
+
+def main(directory: Path) -> None:
+    """Write models, protocol and suite under `directory`."""
+    save_pipeline(directory / PIPELINE)
+    save_encoders(directory / ENCODERS)
+    protocol = random_protocol()
+    (directory / PROTOCOL).write_text(tomli_w.dumps(protocol.model_dump(exclude_none=True)))
+    (directory / SUITE).write_text(reduced_suite(directory, protocol).dump_toml())
+    print(f"random weights of true size, a protocol and a suite: {directory}")
+
+
+def parts() -> dict[str, Any]:
+    """Makers of Stable Diffusion 1.5's three models, by the folder each lies in."""
+    text = single_file._text_configuration("1")
+    return {
+        "unet": lambda: UNet2DConditionModel(sample_size=64, **single_file.UNET["1"]),
+        "vae": lambda: AutoencoderKL(sample_size=512, **single_file.VAE),
+        "text_encoder": lambda: CLIPTextModel(text),
+    }
+
+
+def save_pipeline(directory: Path) -> None:
+    """Stable Diffusion 1.5 in diffusers' layout, float32 as on the hub, one part at a time."""
+    torch.manual_seed(0)
+    for name, make in parts().items():
+        make().save_pretrained(directory / name)
+    single_file.clip_tokenizer().save_pretrained(directory / "tokenizer")
+    DDIMScheduler.from_config(single_file.SCHEDULER).save_pretrained(directory / "scheduler")
+
+
+def save_encoders(directory: Path) -> None:
+    """The encoders of the protocol, each in a folder that is called as its hub repository is."""
+    import open_clip
+    import timm
+
+    torch.manual_seed(0)
+    tables = load_protocol("paper").encoders
+    dino = timm.create_model(tables["dino"]["model"], pretrained=False, num_classes=0)
+    clip = open_clip.CLIP(**open_clip.get_model_config(tables["clip"]["model"]))
+    for name, model, file in (
+        ("dino", dino, "model.safetensors"),
+        ("clip", clip, "open_clip_model.safetensors"),
+    ):
+        folder = directory / tables[name]["hub"].rpartition("/")[2]
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+        save_file(state, folder / file)
+
+
+def random_protocol() -> Protocol:
+    """`paper` under a name that says what its scores are worth.
+
+    LPIPS looks through ViT-S/16: AlexNet is read only if its SHA-256 is the published one, a check
+    that is not to be loosened for this.
+    """
+    paper = load_protocol("paper")
+    lpips = {key: paper.encoders["dino"][key] for key in ("model", "hub", "revision")}
+    lpips |= {"kind": "intermediate", "layers": [2, 5, 8, 11]}
+    return paper.model_copy(
+        update={
+            "name": "random-weights",
+            "description": "As paper, but its encoders' weights are random: scores mean nothing",
+            "encoders": paper.encoders | {"lpips": lpips},
+        }
+    )
+
+
+def reduced_suite(directory: Path, protocol: Protocol) -> Suite:
+    """`dreambench-mini` on the models under `directory`: one subject, few steps, 128 pixels."""
+    suite = load_suite("dreambench-mini")
+    fewer = REDUCED["methods"]
+    return Suite.model_validate(
+        suite.model_dump()
+        | {
+            "name": "true-size",
+            "description": "Models of true size with random weights: scores mean nothing",
+            "protocol": protocol,
+            "encoders": str(directory / ENCODERS),
+            "data": suite.data.model_dump() | {"subjects": ["dog"]},
+            "backbone": suite.backbone.model_dump()
+            | {"model": str(directory / PIPELINE), **REDUCED["backbone"]},
+            "sampler": suite.sampler.model_dump() | REDUCED["sampler"],
+            "evaluation": suite.evaluation.model_dump() | REDUCED["evaluation"],
+            "methods": {
+                name: settings | {key: fewer[key] for key in fewer.keys() & settings.keys()}
+                for name, settings in suite.methods.items()
+            },
+        }
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("which directory? python -m tests.true_size DIRECTORY")
+    main(Path(sys.argv[1]))
