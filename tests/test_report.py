@@ -202,11 +202,13 @@ def test_cost_and_what_was_run(run):
         "train s",
         "sample s",
         "score s",
+        "steps/s",
+        "images/s",
         "peak memory MB",
         "left MB",
     ]
-    assert rows[0] == ["real-images", "4", "12", "21.5", "4.0", "1.0", "512", "-"]
-    assert rows[1] == ["dreambooth", "4", "24", "21.5", "4.0", "1.0", "512", "-"]
+    assert rows[0] == ["real-images", "4", "12", "21.5", "4.0", "1.0", "-", "-", "512", "-"]
+    assert rows[1] == ["dreambooth", "4", "24", "21.5", "4.0", "1.0", "-", "1.500", "512", "-"]
     facts = section(text, "What was run")
     for fact in (
         "protocol: toy-1",
