@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.orderings import Verdict, judge, load_orderings
 from benchmark.pairs import by_image
 from benchmark.records import REAL, Prompt, UserError
 from benchmark.stats import read_scores, sort_methods, summarise
@@ -44,6 +46,19 @@ class Run:
     def protocol(self) -> str:
         """The label of the protocol that the scores are of."""
         return ", ".join(sorted(self.scores["protocol"].unique()))
+
+    @functools.cached_property
+    def verdicts(self) -> list[Verdict]:
+        """What the scores say of each of the paper's orderings, scaled as the protocol does."""
+        orderings = [ordering.scaled(self.factor(ordering.metric)) for ordering in load_orderings()]
+        return judge(orderings, self.by_image)
+
+    @functools.cached_property
+    def above_real_images(self) -> list[str]:
+        """The methods whose DINO lies above the real images' own: likely copiers."""
+        dino = self.summary[self.summary["metric"] == "dino"].set_index("method")["mean"]
+        real = dino.get("real-images", math.inf)
+        return [method for method in self.methods if method in dino and dino[method] > real]
 
     @property
     def defined(self) -> dict[str, Any] | None:
