@@ -28,8 +28,9 @@ STYLES = {
 }
 _OTHERS = (("#56B4E9", "P"), ("#8C6D1F", "h"), ("#5B3A8C", "<"), ("#A33B3B", ">"))
 # In points from a method's point, the best first.
+_NEAR = 11  #: further away, a line leads from the point to its name
 _LABEL_PLACES = [
-    (dx, dy) for reach in (11, 20, 34) for dy in (reach, -reach, 0) for dx in (8, -8, reach, -reach)
+    (dx, dy) for reach in (_NEAR, 20, 34, 50) for dy in (reach, -reach, 0) for dx in (8, -8, reach, -reach)
 ]
 
 
@@ -53,7 +54,7 @@ def draw_fidelity(summary: pd.DataFrame) -> Any | None:
     if not points:
         return None
     colours = styles(list(_rows(summary)))
-    figure = new_figure(7.2, 5.0)
+    figure = new_figure(6.4, 4.6)
     axes = figure.subplots()
     for method, (x, y) in points.items():
         colour, marker = colours[method]
@@ -161,6 +162,7 @@ def _label(axes: Any, points: dict[str, tuple[Any, Any]], line: float | None) ->
         return box.count_overlaps(marks) + 3 * box.count_overlaps(labels) + 5 * outside
 
     for method, (x, y) in points.items():
+        dark = [0.7 * part for part in to_rgb(colours[method][0])]  # legible on white
         texts = [
             axes.annotate(
                 plain(method),
@@ -170,12 +172,18 @@ def _label(axes: Any, points: dict[str, tuple[Any, Any]], line: float | None) ->
                 ha="left" if place[0] > 0 else "right",
                 va="center",
                 fontsize=9.5,
-                color=[0.7 * part for part in to_rgb(colours[method][0])],  # legible on white
+                color=dark,
             )
             for place in _LABEL_PLACES
         ]
         chosen = min(texts, key=cost)
         labels.append(chosen.get_window_extent(renderer))
+        if max(map(abs, chosen.xyann)) > _NEAR:
+            leader = {"arrowstyle": "-", "color": dark, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4}
+            axes.annotate(
+                "", (x.mean, y.mean), xytext=chosen.xyann, textcoords="offset points",
+                arrowprops=leader,
+            )  # fmt: skip
         for text in texts:
             if text is not chosen:
                 text.remove()

@@ -147,7 +147,7 @@ def cost(run: Run) -> Table:
         records = [record for record in run.records if record["job"]["method"] == method]
         if not records:
             continue
-        left = [_bytes_left(run, record) for record in records]
+        left = [bytes_left(run, record) for record in records]
         known = [size for size in left if size is not None]
         cells: tuple[Content, ...] = (
             method,
@@ -169,8 +169,10 @@ def cost(run: Run) -> Table:
     return Table("cost", "Cost: means a job; of memory, the most", columns, tuple(rows))
 
 
-def _bytes_left(run: Run, record: dict[str, Any]) -> int | None:
-    """What a job left on disk: images, scores and record. None of a copy without the images."""
+def bytes_left(run: Run, record: dict[str, Any]) -> int | None:
+    """What a job left on disk: images, scores and record. None of a copy that does not say."""
+    if "bytes_left" in record:
+        return record["bytes_left"]
     directory = run.origin(record).directory
     job = job_path(Job(**record["job"]))
     files = [directory / name for name in (*record["files"], f"{job}.csv", f"{job}.json")]

@@ -180,7 +180,9 @@ def test_the_page_has_all_sections_and_figures_of_the_report(run):
     report = write_report(run).read_text()
     html = (run / "index.html").read_text()
     for title in re.findall(r"^## (.*)$", report, re.MULTILINE):
-        assert (f"<h2>{title}</h2>" in html) == (title != "Images")
+        name = title.removesuffix(" (toy-1)")
+        heading = name if name == title else f"{name} <small>(toy-1)</small>"
+        assert (f"<h2>{heading}</h2>" in html) == (title != "Images")
     figures = {path.stem: path.read_bytes() for path in run.glob("figures/*.svg")}
     assert set(figures) == {"bars", "fidelity", "subjects"}
     title, _, sections = read_report(report, figures)
