@@ -30,7 +30,10 @@ _OTHERS = (("#56B4E9", "P"), ("#8C6D1F", "h"), ("#5B3A8C", "<"), ("#A33B3B", ">"
 # In points from a method's point, the best first.
 _NEAR = 11  #: further away, a line leads from the point to its name
 _LABEL_PLACES = [
-    (dx, dy) for reach in (_NEAR, 20, 34, 50) for dy in (reach, -reach, 0) for dx in (8, -8, reach, -reach)
+    (dx, dy)
+    for reach in (_NEAR, 20, 34, 50)
+    for dy in (reach, -reach, 0)
+    for dx in (8, -8, reach, -reach)
 ]
 
 
@@ -179,10 +182,10 @@ def _label(axes: Any, points: dict[str, tuple[Any, Any]], line: float | None) ->
         chosen = min(texts, key=cost)
         labels.append(chosen.get_window_extent(renderer))
         if max(map(abs, chosen.xyann)) > _NEAR:
-            leader = {"arrowstyle": "-", "color": dark, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4}
+            line_to_it = {"arrowstyle": "-", "color": dark, "linewidth": 0.7, "shrinkB": 4}
             axes.annotate(
                 "", (x.mean, y.mean), xytext=chosen.xyann, textcoords="offset points",
-                arrowprops=leader,
+                arrowprops=line_to_it,
             )  # fmt: skip
         for text in texts:
             if text is not chosen:

@@ -47,8 +47,7 @@ def _best(run: Run) -> list[str]:
             others = [method for method in means if method != leader]
             against = _against(run, metric, leader, others) if others else _controls(rows)
             lines.append(
-                f"**{title(metric)}** ({about}): {escape(leader)}, "
-                f"{shown(means[leader])}{against}."
+                f"**{title(metric)}** ({about}): {escape(leader)}, {shown(means[leader])}{against}."
             )
     return lines
 

@@ -31,7 +31,7 @@ def escape(text: str) -> str:
 def markdown_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, text: Collection[int] = (0,)
 ) -> str:
-    """A Markdown table: the columns `text` to the left, the others to the right. Cells as they are."""
+    """A Markdown table, columns `text` to the left, others to the right; cells as they are."""
     table = [list(header), *map(list, rows)]
     widths = [max(3, *(len(row[column]) for row in table)) for column in range(len(header))]
     lines = [

@@ -1,4 +1,4 @@
-"""Runs kept without most of their images: what stays, and that their reports can be written anew."""
+"""Runs kept without most of their images: what stays, and that reports can be written anew."""
 
 import io
 import re
