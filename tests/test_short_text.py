@@ -21,7 +21,7 @@ def value(job, request, metric):
     # The ablation is ahead of DreamBooth by subjects that do not agree.
     wobble = 0.1 * (-1) ** place if job.method == "dreambooth-no-prior" else 0.0
     mean = MEANS[job.method]
-    return (1 - mean if metric == "pres" else mean) + wobble + 0.001 * place
+    return (1 - mean if metric == "pres" else mean) + wobble + 0.002 * place
 
 
 def sentences(path, **more):
@@ -35,16 +35,16 @@ def test_the_best_method_and_what_a_test_tells_from_it(tmp_path):
     methods = ("dreambooth", "dreambooth-no-prior", "textual-inversion", "real-images", "untuned")
     found = sentences(tmp_path / "run", methods=methods, subjects=SUBJECTS)
     told = "better than textual-inversion; no difference shown from dreambooth."
-    # 0.705, and 0.0035 for the subjects' own.
+    # 0.705, and 0.007 for the subjects' own.
     for metric, about in {"DINO": "subject", "CLIP-I": "subject", "CLIP-T": "prompt"}.items():
-        assert found[metric] == f"({about} fidelity): dreambooth-no-prior, 0.709: {told}"
-    assert found["PRES"] == f"(prior preservation): dreambooth-no-prior, 0.298: {told}"
+        assert found[metric] == f"({about} fidelity): dreambooth-no-prior, 0.712: {told}"
+    assert found["PRES"] == f"(prior preservation): dreambooth-no-prior, 0.302: {told}"
 
 
 def test_every_other_method_and_many_of_them(tmp_path):
     methods = ("dreambooth", *OTHERS)
     found = sentences(tmp_path / "run", methods=methods, subjects=SUBJECTS)
-    assert found["DINO"].endswith("dreambooth, 0.704: better than every other method.")
+    assert found["DINO"].endswith("dreambooth, 0.707: better than every other method.")
     methods = ("dreambooth", "dreambooth-no-prior", *OTHERS)
     found = sentences(tmp_path / "more", methods=methods, subjects=SUBJECTS)
     assert "better than 5 of the 6 others; no difference shown from dreambooth." in found["DINO"]
