@@ -60,15 +60,15 @@ def _against(run: Run, metric: str, leader: str, others: Sequence[str]) -> str:
     alike = [other for other in tested if other not in told]
     parts = []
     if told:
-        parts.append(f"better than {_names(told, others)}")
+        parts.append(f"better than {_names(told, others, all_of_them='every other')}")
     if alike:
-        parts.append(f"no difference shown from {_names(alike, others)}")
+        parts.append(f"no difference shown from {_names(alike, others, all_of_them='any other')}")
     return f": {'; '.join(parts)}" if parts else ", the best mean"
 
 
-def _names(some: Sequence[str], others: Sequence[str]) -> str:
+def _names(some: Sequence[str], others: Sequence[str], *, all_of_them: str) -> str:
     if len(some) == len(others) > 1:
-        return "every other method"
+        return f"{all_of_them} method"
     if len(some) > _NAMED:
         return f"{len(some)} of the {len(others)} others"
     return " and ".join(filter(None, [", ".join(map(escape, some[:-1])), escape(some[-1])]))
@@ -109,8 +109,8 @@ def _copies(run: Run) -> list[str]:
     if not above:
         return []
     return [
-        f"**Likely copies**: {_names(above, run.methods)} above the real images in DINO; look at "
-        "the images."
+        f"**Likely copies**: {', '.join(map(escape, above))} above the real images in DINO; look "
+        "at the images."
     ]
 
 

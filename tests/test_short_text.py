@@ -11,7 +11,7 @@ from tests.made_up_run import write_run
 SUBJECTS = tuple(f"cat-{letter}" for letter in "abcdefgh")
 #: DINO of each method; the other metrics are the same, but PRES.
 MEANS = {"real-images": 0.9, "dreambooth": 0.7, "dreambooth-no-prior": 0.705, "untuned": 0.1}
-MEANS |= {"textual-inversion": 0.4, "copier": 0.95}
+MEANS |= {"textual-inversion": 0.4, "copier": 0.95, "as-good": 0.7}
 OTHERS = tuple(f"other-{i}" for i in range(5))
 MEANS |= {name: 0.2 + 0.01 * i for i, name in enumerate(OTHERS)}
 
@@ -48,6 +48,12 @@ def test_every_other_method_and_many_of_them(tmp_path):
     methods = ("dreambooth", "dreambooth-no-prior", *OTHERS)
     found = sentences(tmp_path / "more", methods=methods, subjects=SUBJECTS)
     assert "better than 5 of the 6 others; no difference shown from dreambooth." in found["DINO"]
+
+
+def test_a_lead_that_nothing_shows(tmp_path):
+    methods = ("dreambooth-no-prior", "dreambooth", "as-good")
+    found = sentences(tmp_path / "run", methods=methods, subjects=SUBJECTS)
+    assert found["DINO"].endswith("-no-prior, 0.712: no difference shown from any other method.")
 
 
 def test_too_few_subjects_are_no_test(tmp_path):
