@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmark.stats import sort_methods, sort_metrics
@@ -144,7 +145,7 @@ def _error_bar(row: Any) -> list[list[float]] | None:
 
 
 def _label(axes: Any, points: dict[str, tuple[Any, Any]], line: float | None) -> None:
-    """Write each method beside its point, where it crosses the fewest marks and labels."""
+    """Write each method beside its point: nearest to it, crossing the fewest marks and labels."""
     from matplotlib.colors import to_rgb
     from matplotlib.transforms import Bbox
 
@@ -158,11 +159,15 @@ def _label(axes: Any, points: dict[str, tuple[Any, Any]], line: float | None) ->
     colours = styles(list(points))
     labels: list[Any] = []
 
-    def cost(text: Any) -> int:
+    places = {m: axes.transData.transform((x.mean, y.mean)) for m, (x, y) in points.items()}
+
+    def cost(text: Any, method: str) -> int:
         box = text.get_window_extent(renderer)
+        away = {m: _distance(box, place) for m, place in places.items()}
+        ambiguous = min(away.values()) < away[method]
         corners = [(box.x0, box.y0), (box.x1, box.y1)]
         outside = sum(not inside.contains(*corner) for corner in corners)
-        return box.count_overlaps(marks) + 3 * box.count_overlaps(labels) + 5 * outside
+        return box.count_overlaps(marks) + 3 * box.count_overlaps(labels) + 2 * ambiguous + 5 * outside
 
     for method, (x, y) in points.items():
         dark = [0.7 * part for part in to_rgb(colours[method][0])]  # legible on white
@@ -179,7 +184,7 @@ def _label(axes: Any, points: dict[str, tuple[Any, Any]], line: float | None) ->
             )
             for place in _LABEL_PLACES
         ]
-        chosen = min(texts, key=cost)
+        chosen = min(texts, key=partial(cost, method=method))
         labels.append(chosen.get_window_extent(renderer))
         if max(map(abs, chosen.xyann)) > _NEAR:
             line_to_it = {"arrowstyle": "-", "color": dark, "linewidth": 0.7, "shrinkB": 4}
@@ -190,6 +195,12 @@ def _label(axes: Any, points: dict[str, tuple[Any, Any]], line: float | None) ->
         for text in texts:
             if text is not chosen:
                 text.remove()
+
+
+def _distance(box: Any, point: Any) -> float:
+    """From a box to a point, in pixels; 0 if it lies within."""
+    across = max(box.x0 - point[0], 0, point[0] - box.x1)
+    return math.hypot(across, max(box.y0 - point[1], 0, point[1] - box.y1))
 
 
 def _marks(axes: Any, x: Any, y: Any) -> list[Any]:
