@@ -243,7 +243,8 @@ def _what_was_run(run: Run) -> str:
 
 def _settings(jobs: Sequence[dict[str, Any]]) -> list[str]:
     """A line a method; of one with another's settings, only those that differ."""
-    lines, first = [], {}
+    lines: list[str] = []
+    first: dict[tuple[str, ...], dict[str, Any]] = {}
     for job in {(job["method"], job["method_version"]): job for job in jobs}.values():
         settings = job["settings"]
         model = first.setdefault(tuple(settings), job)
