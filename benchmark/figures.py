@@ -167,7 +167,8 @@ def _label(axes: Any, points: dict[str, tuple[Any, Any]], line: float | None) ->
         ambiguous = min(away.values()) < away[method]
         corners = [(box.x0, box.y0), (box.x1, box.y1)]
         outside = sum(not inside.contains(*corner) for corner in corners)
-        return box.count_overlaps(marks) + 3 * box.count_overlaps(labels) + 2 * ambiguous + 5 * outside
+        crossed = box.count_overlaps(marks) + 3 * box.count_overlaps(labels)
+        return crossed + 2 * ambiguous + 5 * outside
 
     for method, (x, y) in points.items():
         dark = [0.7 * part for part in to_rgb(colours[method][0])]  # legible on white

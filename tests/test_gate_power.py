@@ -23,7 +23,7 @@ from benchmark.suite import load_suite
 pytestmark = pytest.mark.slow
 
 METHODS = ("dreambooth", "untuned", "real-images")
-SUBJECTS = ("dog", "cat", "rabbit", "backpack", "teapot", "robot")
+SUBJECTS: tuple[str, ...] = ()  # all ten: of six, the means move too far from seed to seed
 PROMPTS = ("1", "2", "4")
 #: Short trainings: a fault in them shows as it would in long ones, or better.
 SETTINGS: dict[str, Any] = {
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 BASELINE_SEEDS = range(6)
 HONEST_SEEDS = range(100, 110)
-FAULTY_SEEDS = (200, 201)  # more of them are held to less
+FAULTY_SEEDS = (200, 201, 202)  # more of them are held to less
 
 
 def run(path: Path, seeds: Any, *, workers: int | None = None, **settings: Any) -> Path:
