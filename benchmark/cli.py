@@ -15,7 +15,7 @@ from benchmark.data_commands import fetch, list_, manifest
 from benchmark.grid_commands import curve, run, sweep
 from benchmark.model_commands import calibrate, draw_subjects, identifier, pretrain, speed
 from benchmark.records import UserError
-from benchmark.report_commands import check, report, score
+from benchmark.report_commands import check, keep, report, score
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +38,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "fetch": fetch,
     "manifest": manifest,
     "report": report,
+    "keep": keep,
     "check": check,
     "sweep": sweep,
     "curve": curve,

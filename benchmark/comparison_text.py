@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.finished import Run
-from benchmark.orderings import Verdict, judge, load_orderings
+from benchmark.orderings import Verdict
 from benchmark.pairs import LEVEL, Difference, compare, paired, smallest_p
 from benchmark.runs_text import under
 from benchmark.stats import CONTROLS, MINIMUM_SUBJECTS, seed_spread, sort_metrics
@@ -23,13 +23,13 @@ from benchmark.tables import (
 )
 
 _REFERENCE = "dreambooth"
+_TEXT = ("ordering", "metric", "source", "method", "verdict", "matters to people")
 _COMPARED = ("dino", "clip_i", "clip_t", "pres", "div")
 
 
 def agreement(run: Run) -> str:
     """Which of the paper's orderings these scores show, and how large each effect is."""
-    orderings = [ordering.scaled(run.factor(ordering.metric)) for ordering in load_orderings()]
-    verdicts = judge(orderings, run.by_image)
+    verdicts = run.verdicts
     found = [verdict.margin for verdict in verdicts if verdict.margin.subjects]
     text = [f"## Does it agree with the paper? {under(run)}\n"]
     if not found:
@@ -39,7 +39,9 @@ def agreement(run: Run) -> str:
     header = ["ordering", "metric", "here", "p", "paper", "source", "verdict"]
     text += [
         f"Of {len(verdicts)} comparisons, {summary}.\n",
-        markdown_table(header, [_ordering_row(verdict) for verdict in verdicts]),
+        markdown_table(
+            header, [_ordering_row(verdict) for verdict in verdicts], text=_columns(header)
+        ),
         "Differences in the direction of the claim, paired over subjects, with 95 % bootstrap "
         "intervals, beside the paper's, which were measured on other backbones, subjects and "
         "encoders: their signs are to be met, not their sizes. *p*: sign flips over subjects, "
@@ -132,7 +134,12 @@ def _difference_table(metric: str, found: dict[str, Difference], limit: float | 
         for row, difference in zip(rows, found.values(), strict=True):
             # As it is shown: 0.7 - 0.6 should count as 0.1.
             row.append("yes" if round(abs(difference.mean), 3) >= limit else "no")
-    return markdown_table(header, rows)
+    return markdown_table(header, rows, text=_columns(header))
+
+
+def _columns(header: Sequence[str]) -> list[int]:
+    """Which of a table's columns hold text."""
+    return [place for place, name in enumerate(header) if name in _TEXT]
 
 
 def _verdict(metric: str, difference: Difference) -> str:

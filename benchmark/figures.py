@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmark.stats import sort_methods, sort_metrics
@@ -28,8 +29,12 @@ STYLES = {
 }
 _OTHERS = (("#56B4E9", "P"), ("#8C6D1F", "h"), ("#5B3A8C", "<"), ("#A33B3B", ">"))
 # In points from a method's point, the best first.
+_NEAR = 11  #: further away, a line leads from the point to its name
 _LABEL_PLACES = [
-    (dx, dy) for reach in (11, 20, 34) for dy in (reach, -reach, 0) for dx in (8, -8, reach, -reach)
+    (dx, dy)
+    for reach in (_NEAR, 20, 34, 50)
+    for dy in (reach, -reach, 0)
+    for dx in (8, -8, reach, -reach)
 ]
 
 
@@ -53,7 +58,7 @@ def draw_fidelity(summary: pd.DataFrame) -> Any | None:
     if not points:
         return None
     colours = styles(list(_rows(summary)))
-    figure = new_figure(7.2, 5.0)
+    figure = new_figure(6.4, 4.6)
     axes = figure.subplots()
     for method, (x, y) in points.items():
         colour, marker = colours[method]
@@ -140,7 +145,7 @@ def _error_bar(row: Any) -> list[list[float]] | None:
 
 
 def _label(axes: Any, points: dict[str, tuple[Any, Any]], line: float | None) -> None:
-    """Write each method beside its point, where it crosses the fewest marks and labels."""
+    """Write each method beside its point: nearest to it, crossing the fewest marks and labels."""
     from matplotlib.colors import to_rgb
     from matplotlib.transforms import Bbox
 
@@ -154,13 +159,19 @@ def _label(axes: Any, points: dict[str, tuple[Any, Any]], line: float | None) ->
     colours = styles(list(points))
     labels: list[Any] = []
 
-    def cost(text: Any) -> int:
+    places = {m: axes.transData.transform((x.mean, y.mean)) for m, (x, y) in points.items()}
+
+    def cost(text: Any, method: str) -> int:
         box = text.get_window_extent(renderer)
+        away = {m: _distance(box, place) for m, place in places.items()}
+        ambiguous = min(away.values()) < away[method]
         corners = [(box.x0, box.y0), (box.x1, box.y1)]
         outside = sum(not inside.contains(*corner) for corner in corners)
-        return box.count_overlaps(marks) + 3 * box.count_overlaps(labels) + 5 * outside
+        crossed = box.count_overlaps(marks) + 3 * box.count_overlaps(labels)
+        return crossed + 2 * ambiguous + 5 * outside
 
     for method, (x, y) in points.items():
+        dark = [0.7 * part for part in to_rgb(colours[method][0])]  # legible on white
         texts = [
             axes.annotate(
                 plain(method),
@@ -170,15 +181,27 @@ def _label(axes: Any, points: dict[str, tuple[Any, Any]], line: float | None) ->
                 ha="left" if place[0] > 0 else "right",
                 va="center",
                 fontsize=9.5,
-                color=[0.7 * part for part in to_rgb(colours[method][0])],  # legible on white
+                color=dark,
             )
             for place in _LABEL_PLACES
         ]
-        chosen = min(texts, key=cost)
+        chosen = min(texts, key=partial(cost, method=method))
         labels.append(chosen.get_window_extent(renderer))
+        if max(map(abs, chosen.xyann)) > _NEAR:
+            line_to_it = {"arrowstyle": "-", "color": dark, "linewidth": 0.7, "shrinkB": 4}
+            axes.annotate(
+                "", (x.mean, y.mean), xytext=chosen.xyann, textcoords="offset points",
+                arrowprops=line_to_it,
+            )  # fmt: skip
         for text in texts:
             if text is not chosen:
                 text.remove()
+
+
+def _distance(box: Any, point: Any) -> float:
+    """From a box to a point, in pixels; 0 if it lies within."""
+    across = max(box.x0 - point[0], 0, point[0] - box.x1)
+    return math.hypot(across, max(box.y0 - point[1], 0, point[1] - box.y1))
 
 
 def _marks(axes: Any, x: Any, y: Any) -> list[Any]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.orderings import Verdict, judge, load_orderings
 from benchmark.pairs import by_image
 from benchmark.records import ELSEWHERE, REAL, Prompt, UserError
 from benchmark.stats import read_scores, sort_methods, summarise
-from benchmark.store import image_path
+from benchmark.store import RECORDS, image_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +53,19 @@ class Run:
     def protocol(self) -> str:
         """The label of the protocol that the scores are of."""
         return ", ".join(sorted(self.scores["protocol"].unique()))
+
+    @functools.cached_property
+    def verdicts(self) -> list[Verdict]:
+        """What the scores say of each of the paper's orderings, scaled as the protocol does."""
+        orderings = [ordering.scaled(self.factor(ordering.metric)) for ordering in load_orderings()]
+        return judge(orderings, self.by_image)
+
+    @functools.cached_property
+    def above_real_images(self) -> list[str]:
+        """The methods whose DINO lies above the real images' own: likely copiers."""
+        dino = self.summary[self.summary["metric"] == "dino"].set_index("method")["mean"]
+        real = dino.get("real-images", math.inf)
+        return [method for method in self.methods if method in dino and dino[method] > real]
 
     @property
     def defined(self) -> dict[str, Any] | None:
@@ -96,13 +112,13 @@ def read_run(run_directory: Path) -> Run:
     except (tomllib.TOMLDecodeError, OSError, UnicodeError) as error:
         raise UserError(f"{suite_file} cannot be read: {error}") from error
     found = {}
-    for path in sorted(run_directory.glob("jobs/*/*.json")):
+    for where, text in _record_texts(run_directory):
         try:
-            record = json.loads(path.read_text("utf-8"))
+            record = json.loads(text)
             job = record["job"]
             found[job["method"], job["subject"], str(job["seed"])] = record
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise UserError(f"{path} is no job's record ({error}): remove it") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{where} is no job's record ({error}): remove it") from error
     return Run(run_directory, suite, scores, in_order(found, scores))
 
 
@@ -117,6 +133,20 @@ def in_a_row(run: Run) -> str:
         "Every row is one prompt and one noise, but for images that were made elsewhere, from "
         "noise of their own."
     )
+
+
+def _record_texts(run_directory: Path) -> Iterator[tuple[str, str]]:
+    """Where each finished job's record is, and its text: a file each, or a line of a kept run."""
+    kept = run_directory / RECORDS
+    try:
+        if kept.is_file():
+            for number, line in enumerate(kept.read_text("utf-8").splitlines(), 1):
+                yield f"{kept} line {number}", line
+            return
+        for path in sorted(run_directory.glob("jobs/*/*.json")):
+            yield str(path), path.read_text("utf-8")
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{run_directory}: a job's record cannot be read: {error}") from error
 
 
 def in_order(

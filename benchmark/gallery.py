@@ -50,12 +50,14 @@ def gallery(run: Run) -> dict[str, Any]:
     """All that the page's script needs, in what JSON holds. Writes thumbnails beside the page.
 
     `rows` name subject, kind and prompt by their place in the lists beside; a cell is null, or
-    [place in `jobs`, thumbnail, full image, scores in the order of `metrics`].
+    [place in `jobs`, thumbnail, full image, scores in the order of `metrics`]. A row without any
+    image is left out; `left_out` counts these.
     """
     prompted = set(run.scores.loc[run.scores["prompt_kind"] != REAL, "method"])
     methods = [method for method in run.methods if method in prompted]
     metrics = sort_metrics(run.summary["metric"])
-    rows = _rows(run, methods, metrics)
+    asked = _rows(run, methods, metrics)
+    rows = {row: cells for row, cells in asked.items() if any(c and c.image for c in cells)}
     references = reference_images(run)
     images = [cell.image for cells in rows.values() for cell in cells if cell and cell.image]
     images += [path for paths in references.values() for path in paths]
@@ -74,6 +76,7 @@ def gallery(run: Run) -> dict[str, Any]:
     return {
         "row": in_a_row(run),
         "methods": methods,
+        "left_out": len(asked) - len(rows),
         "metrics": [
             {"name": LABELS.get(m, m).rstrip(" ↑↓"), "lower": LABELS.get(m, "").endswith("↓")}
             for m in metrics

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 _LEFT_OUT = "Images"  #: the section of the image grid: the gallery is its better
+
+_GLIMPSED_METHODS = 7
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,19 @@ class Section:
     plots: list[str]
 
     @property
+    def name(self) -> str:
+        """The title without what its scores are of."""
+        return self.title.removesuffix(self.protocol).strip()
+
+    @property
+    def protocol(self) -> str:
+        """In brackets behind the title: `(pocket-1)`, or nothing."""
+        found = re.search(r" \(.*\)$", self.title)
+        return found[0].strip() if found else ""
+
+    @property
     def anchor(self) -> str:
-        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
+        return re.sub(r"\W+", "-", self.name.lower()).strip("-")
 
 
 def page_html(report: str, *, figures: Mapping[str, bytes], content: dict[str, Any]) -> str:
@@ -58,6 +71,7 @@ def page_html(report: str, *, figures: Mapping[str, bytes], content: dict[str, A
         sections=sections,
         opening=next(section for section in sections if section.plots),
         content=content,
+        glimpse=_glimpse(content),
         style=style,
         script=script,
         style_hash=_hash(style),
@@ -96,6 +110,29 @@ def read_report(text: str, figures: Mapping[str, bytes]) -> tuple[str, str, list
         for part in parts
     ]
     return title, drawn[0].html, [part for part in drawn[1:] if part.title != _LEFT_OUT]
+
+
+def _glimpse(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of a few subjects a row of the gallery, by the first methods: a real image and theirs."""
+    methods = content["methods"][:_GLIMPSED_METHODS]
+    fullest: dict[int, dict[str, Any]] = {}
+    for row in content["rows"]:
+        known = fullest.setdefault(row["subject"], row)
+        if _images(row, methods) > _images(known, methods):
+            fullest[row["subject"]] = row
+    places = sorted(place for place, row in fullest.items() if _images(row, methods))
+    rows = []
+    for place in dict.fromkeys([*places[:1], *places[len(places) // 2 :][:1]]):
+        row, subject = fullest[place], content["subjects"][place]
+        template = content["prompts"][row["prompt"]]["template"]
+        cells = [(m, cell and cell[1]) for m, cell in zip(methods, row["cells"], strict=False)]
+        real = [("real image", subject["references"][0])] if subject["references"] else []
+        rows.append({"prompt": template.replace("{}", subject["noun"]), "cells": [*real, *cells]})
+    return rows
+
+
+def _images(row: dict[str, Any], methods: Sequence[str]) -> int:
+    return sum(bool(cell and cell[1]) for cell in row["cells"][: len(methods)])
 
 
 def _small(html: str) -> str:

@@ -95,14 +95,20 @@ def _replace(directory: Path, files: dict[str, str | bytes]) -> None:
 
 def _grid(run: Run) -> bytes | None:
     methods = [method for method in run.methods if method != "real-images"]
-    subjects = sorted({record["job"]["subject"] for record in run.records})
     references = reference_images(run)
-    blocks = [
-        _block(run, subject, methods, references[subject])
-        for subject in _spread(subjects, _GRID_SUBJECTS)
-    ]
+    blocks = [_block(run, s, methods, references[s]) for s in grid_subjects(run)]
     blocks = [block for block in blocks if block.rows]
     return grid_png(methods, blocks) if blocks else None
+
+
+def grid_subjects(run: Run) -> list[str]:
+    """The subjects whose images the grid shows."""
+    return _spread(sorted({record["job"]["subject"] for record in run.records}), _GRID_SUBJECTS)
+
+
+def grid_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts of a subject whose first images the grid shows, beside the prior prompt."""
+    return _spread(prompts, _GRID_PROMPTS)
 
 
 def _block(run: Run, subject: str, methods: Sequence[str], references: tuple[Path, ...]) -> Block:
@@ -111,7 +117,7 @@ def _block(run: Run, subject: str, methods: Sequence[str], references: tuple[Pat
     noun = jobs[0]["class_noun"]
     prompts = [Prompt(**prompt) for prompt in jobs[0]["prompts"]]
     rows = []
-    for prompt in (*_spread(prompts, _GRID_PROMPTS), PRIOR_PROMPT):
+    for prompt in (*grid_prompts(prompts), PRIOR_PROMPT):
         images = tuple(run.image(m, subject, prompt, seed, 0) for m in methods)
         note = " (prior prompt)" if prompt == PRIOR_PROMPT else ""
         if any(images):

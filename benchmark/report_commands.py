@@ -1,4 +1,4 @@
-"""The commands for images and runs that are there: score, report, check.
+"""The commands for images and runs that are there: score, report, keep, check.
 
 python -m benchmark score my-images --method my-tool
 """
@@ -98,6 +98,27 @@ def report(
         print(write_report(runs[0]))
     else:
         print(write_joint_report(runs, out, partial=partial))
+
+
+def keep(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run directory.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new folder, or a kept run's.")
+    ],
+) -> None:
+    """Copy a run to DIR without most of its images, small enough to commit, and report it there.
+
+    Scores, records and the images of the report's grid stay, so `report DIR` writes the same again.
+
+    Example:
+
+        python -m benchmark keep runs/pocket-1a2b3c4d reports/mine
+    """
+    from benchmark.keep import keep_run
+    from benchmark.store import RunDirectory
+
+    RunDirectory(run).assemble_scores()
+    print(keep_run(run, directory))
 
 
 def check(

@@ -148,7 +148,7 @@ def cost(run: Run) -> Table:
         records = [record for record in run.records if record["job"]["method"] == method]
         if not records:
             continue
-        left = [_bytes_left(run, record) for record in records]
+        left = [bytes_left(run, record) for record in records]
         known = [size for size in left if size is not None]
         cells: tuple[Content, ...] = (
             method,
@@ -188,8 +188,10 @@ def _images_per_second(records: Sequence[dict[str, Any]]) -> float | None:
     return sum(record["images"] for record in records) / seconds if seconds else None
 
 
-def _bytes_left(run: Run, record: dict[str, Any]) -> int | None:
-    """What a job left on disk: images, scores and record. None of a copy without the images."""
+def bytes_left(run: Run, record: dict[str, Any]) -> int | None:
+    """What a job left on disk: images, scores and record. None of a copy that does not say."""
+    if "bytes_left" in record:
+        return record["bytes_left"]
     directory = run.origin(record).directory
     job = job_path(Job(**record["job"]))
     files = [directory / name for name in (*record["files"], f"{job}.csv", f"{job}.json")]

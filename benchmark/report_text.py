@@ -21,6 +21,7 @@ from benchmark.report_tables import (
     prior_preservation,
 )
 from benchmark.runs_text import incomplete, mixed, runs, under
+from benchmark.short_text import in_short
 from benchmark.stats import MINIMUM_SUBJECTS
 from benchmark.table_formats import markdown
 from benchmark.tables import count, escape
@@ -33,8 +34,9 @@ def report_text(run: Run, *, figures: set[str]) -> str:
     sections = [
         f"# {escape(run.suite['name'])}: {methods} on {_subject_count(run)}\n",
         escape(run.suite.get("description", "")) + "\n",
-        runs(run),
+        in_short(run),
         _fidelity(run, paper, figures),
+        _images(run, figures),
         agreement(run),
         differences(run, paper["user_significance"]),
         _prior_preservation(run),
@@ -44,8 +46,8 @@ def report_text(run: Run, *, figures: set[str]) -> str:
         _by_prompt_group(run),
         _by_subject(figures),
         seed_to_seed(run),
-        _images(run, figures),
         _cost(run),
+        runs(run),
         _what_was_run(run),
     ]
     return "\n".join(section for section in sections if section.strip())
@@ -102,15 +104,12 @@ def _uneven_subjects(run: Run) -> list[str]:
 
 
 def _copies(run: Run) -> list[str]:
-    dino = run.summary[run.summary["metric"] == "dino"].set_index("method")["mean"]
-    if "real-images" not in dino:
-        return []
-    above = [escape(m) for m in run.methods if m in dino and dino[m] > dino["real-images"]]
-    if not above:
+    if not run.above_real_images:
         return []
     return [
-        f"Above the real images in DINO: {', '.join(above)}. Images closer to the references than "
-        "these are to each other are likely copies; look at the grid.\n"
+        f"Above the real images in DINO: {', '.join(map(escape, run.above_real_images))}. Images "
+        "closer to the references than these are to each other are likely copies; look at the "
+        "grid.\n"
     ]
 
 
@@ -237,14 +236,26 @@ def _what_was_run(run: Run) -> str:
         f"- {name}: {', '.join(dict.fromkeys(escape(str(v)) for v in values if v)) or 'unknown'}"
         for name, values in facts.items()
     ]
-    settings = {
-        (job["method"], job["method_version"]): ", ".join(
-            f"{key} = {json.dumps(value)}" for key, value in job["settings"].items()
-        )
-        for job in jobs
-    }
-    lines += [
-        f"- {escape(method)}, version {escape(version)}: {escape(text) or 'no settings'}"
-        for (method, version), text in settings.items()
-    ]
+    lines += _settings(jobs)
     return "## What was run\n\n" + "\n".join(lines) + "\n"
+
+
+def _settings(jobs: Sequence[dict[str, Any]]) -> list[str]:
+    """A line a method; of one with another's settings, only those that differ."""
+    lines: list[str] = []
+    first: dict[tuple[str, ...], dict[str, Any]] = {}
+    for job in {(job["method"], job["method_version"]): job for job in jobs}.values():
+        settings = job["settings"]
+        model = first.setdefault(tuple(settings), job)
+        alike = model is not job and len(settings) > 1
+        listed = [
+            f"{key} = {json.dumps(value)}"
+            for key, value in settings.items()
+            if not alike or model["settings"][key] != value
+        ]
+        text = escape(", ".join(listed))
+        if alike:
+            text = f"as {escape(model['method'])}" + (f", but {text}" if text else "")
+        name = f"{escape(job['method'])}, version {escape(job['method_version'])}"
+        lines.append(f"- {name}: {text or 'no settings'}")
+    return lines

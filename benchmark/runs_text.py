@@ -43,7 +43,7 @@ def runs(run: Run) -> str:
             ]
         )
     header = ["run", "methods", "subjects", "seeds", "backbone", "precision", "device", "commit"]
-    return f"## Runs\n\n{markdown_table(header, rows)}"
+    return f"## Runs\n\n{markdown_table(header, rows, text=(0, 1, 4, 5, 6, 7))}"
 
 
 def mixed(run: Run) -> list[str]:

@@ -57,6 +57,7 @@ PACKAGES = (
     "open_clip_torch",
 )
 _LOCK = "run.lock"
+RECORDS = "records.jsonl"  #: all jobs' records, in a run that was kept without its images
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -195,7 +196,9 @@ class RunDirectory:
 
         Raises UserError if the folder is no run directory.
         """
-        manifest = self.path / "run.json"
+        manifest, kept = self.path / "run.json", self.path / RECORDS
+        if kept.is_file():
+            return len(kept.read_text("utf-8").splitlines())  # scores.csv was kept with them
         if not manifest.is_file():
             raise UserError(f"{self.path} is no run directory: it has no run.json")
         done = [self.path / job for job in _read_json(manifest)["jobs"]]

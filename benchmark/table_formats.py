@@ -89,7 +89,8 @@ def markdown(table: Table) -> str:
 
     places = range(len(table.columns))
     header = [escape(column.title) for column in table.columns]
-    return markdown_table(header, [[cell(row, place) for place in places] for row in table.rows])
+    rows = [[cell(row, place) for place in places] for row in table.rows]
+    return markdown_table(header, rows, text=[p for p in places if _is_text(table, p)])
 
 
 def csv_text(table: Table) -> str:

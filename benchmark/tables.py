@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from benchmark.stats import CONTROLS
@@ -28,18 +28,24 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_~|<>\[\]{}#&])", r"\\\1", " ".join(text.split()))
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: first column to the left, the others to the right. Cells as they are."""
+def markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, text: Collection[int] = (0,)
+) -> str:
+    """A Markdown table, columns `text` to the left, others to the right; cells as they are."""
     table = [list(header), *map(list, rows)]
     widths = [max(3, *(len(row[column]) for row in table)) for column in range(len(header))]
     lines = [
-        f"| {row[0]:<{widths[0]}} | "
-        + " | ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-        + " |"
+        " | ".join(
+            f"{cell:<{width}}" if place in text else f"{cell:>{width}}"
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in table
     ]
-    rule = f"| {'-' * widths[0]} | " + " | ".join(f"{'-' * (w - 1)}:" for w in widths[1:]) + " |"
-    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+    rule = " | ".join(
+        "-" * width if place in text else "-" * (width - 1) + ":"
+        for place, width in enumerate(widths)
+    )
+    return "".join(f"| {line} |\n" for line in (lines[0], rule, *lines[1:]))
 
 
 def count(number: int, noun: str) -> str:

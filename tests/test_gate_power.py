@@ -2,7 +2,8 @@
 
     pytest -m slow tests/test_gate_power.py
 
-On the pocket world, with a DreamBooth short enough that sixteen seeds of it take minutes.
+On the pocket world, with a DreamBooth short enough that two dozen seeds of it take minutes. Its
+settings stand here, so that what the suite chooses for its own does not move the test.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from benchmark.suite import load_suite
 pytestmark = pytest.mark.slow
 
 METHODS = ("dreambooth", "untuned", "real-images")
-SUBJECTS = ("dog", "cat", "rabbit", "backpack", "teapot", "robot")
+SUBJECTS: tuple[str, ...] = ()  # all ten: of six, the means move too far from seed to seed
 PROMPTS = ("1", "2", "4")
 #: Short trainings: a fault in them shows as it would in long ones, or better.
-SETTINGS = {"steps": 40, "prior_images": 16}
+SETTINGS: dict[str, Any] = {
+    "steps": 40, "learning_rate": 2e-4, "batch_size": 2, "prior_images": 16, "prior_steps": 25,
+}  # fmt: skip
 BASELINE_SEEDS = range(6)
 HONEST_SEEDS = range(100, 110)
 FAULTY_SEEDS = (200, 201, 202)  # more of them are held to less
@@ -34,7 +37,7 @@ FAULTY_SEEDS = (200, 201, 202)  # more of them are held to less
 def run(path: Path, seeds: Any, *, workers: int | None = None, **settings: Any) -> Path:
     """A finished run of the grid, with these settings of DreamBooth changed."""
     suite = load_suite("pocket")
-    methods = {"dreambooth": suite.methods["dreambooth"] | SETTINGS | settings}
+    methods = {"dreambooth": SETTINGS | settings}
     suite = suite.model_copy(update={"methods": methods})
     grid = plan(suite, METHODS, subjects=SUBJECTS, prompts=PROMPTS, seeds=tuple(seeds))
     assert run_grid(grid, path, workers=workers) == 0

@@ -20,7 +20,7 @@ FLOORS = (
     ("tables", "figures", "curve_figure", "heat_map", "finished", "join", "image_grid"),
     ("task", "table_formats", "report_tables"),
     ("references", "thumbnails", "gallery", "page_html"),
-    ("comparison_text", "runs_text", "report_text", "report", "baseline"),
+    ("comparison_text", "runs_text", "short_text", "report_text", "report", "keep", "baseline"),
     ("check",),
     ("console", "grid", "speed", "sweep", "curve", "identifiers", "score"),
     ("options",),

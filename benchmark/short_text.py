@@ -1,0 +1,128 @@
+"""The report's first section: what the run shows, in a few plain sentences.
+
+print(in_short(read_run(Path("runs/pocket-1a2b3c4d"))))
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from benchmark.finished import Run
+from benchmark.orderings import Verdict
+from benchmark.pairs import compare, paired
+from benchmark.runs_text import under
+from benchmark.stats import CONTROLS
+from benchmark.tables import LABELS, count, escape, shown, title
+
+#: What each metric is about, in the order of the sentences.
+_ABOUT = {
+    "dino": "subject fidelity",
+    "clip_i": "subject fidelity",
+    "clip_t": "prompt fidelity",
+    "pres": "prior preservation",
+    "div": "diversity",
+}
+_NAMED = 3  #: of more methods or orderings than these, the number is said and no names
+
+
+def in_short(run: Run) -> str:
+    """Which method is best at what, how that sits with the paper, and how sure it is."""
+    lines = [*_best(run), *_paper(run), *_copies(run), _certainty(run)]
+    return (
+        f"## In short {under(run)}\n\n"
+        "The method with the best mean, and which others a test tells from it:\n\n"
+    ) + "".join(f"- {line}\n" for line in lines)
+
+
+def _best(run: Run) -> list[str]:
+    lines = []
+    for metric, about in _ABOUT.items():
+        rows = run.summary[run.summary["metric"] == metric].set_index("method")["mean"]
+        means = {m: float(rows[m]) for m in run.methods if m in rows and m not in CONTROLS}
+        if means:
+            better = max if LABELS[metric].endswith("↑") else min
+            leader = better(means, key=means.__getitem__)
+            others = [method for method in means if method != leader]
+            against = _against(run, metric, leader, others) if others else _controls(rows)
+            lines.append(
+                f"**{title(metric)}** ({about}): {escape(leader)}, {shown(means[leader])}{against}."
+            )
+    return lines
+
+
+def _against(run: Run, metric: str, leader: str, others: Sequence[str]) -> str:
+    """What tests say of the leader and each other method; corrected over these (Holm)."""
+    found = compare([paired(run.by_image[metric], leader, other) for other in others])
+    tested = [o for o, d in zip(others, found, strict=True) if not math.isnan(d.p)]
+    told = [o for o, d in zip(others, found, strict=True) if d.shown]
+    alike = [other for other in tested if other not in told]
+    parts = []
+    if told:
+        parts.append(f"better than {_names(told, others, all_of_them='every other')}")
+    if alike:
+        parts.append(f"no difference shown from {_names(alike, others, all_of_them='any other')}")
+    return f": {'; '.join(parts)}" if parts else ", the best mean"
+
+
+def _names(some: Sequence[str], others: Sequence[str], *, all_of_them: str) -> str:
+    if len(some) == len(others) > 1:
+        return f"{all_of_them} method"
+    if len(some) > _NAMED:
+        return f"{len(some)} of the {len(others)} others"
+    return " and ".join(filter(None, [", ".join(map(escape, some[:-1])), escape(some[-1])]))
+
+
+def _controls(means: dict[str, float]) -> str:
+    known = [f"{control} {shown(means[control])}" for control in CONTROLS if control in means]
+    return f" ({', '.join(known)})" if known else ""
+
+
+def _paper(run: Run) -> list[str]:
+    verdicts = [verdict for verdict in run.verdicts if verdict.margin.subjects]
+    if not verdicts:
+        return []
+    counts = Counter(verdict.words for verdict in verdicts)
+    kept = ("holds", "holds in the mean, not shown")
+    sentence = f"{counts[kept[0]]} of {len(verdicts)} orderings hold"
+    if counts[kept[1]]:
+        sentence += f", {counts[kept[1]]} more in the mean only"
+    against = [verdict for verdict in verdicts if verdict.words not in kept]
+    if len(against) > _NAMED:
+        sentence += f"; {len(against)} do not"
+    else:
+        sentence += "".join(f"; {_told(verdict)}" for verdict in against)
+    return [f"**The paper**: {sentence}."]
+
+
+def _told(verdict: Verdict) -> str:
+    ordering = verdict.ordering
+    claim = ordering.claim
+    if ordering.bound is not None:
+        claim += f", {'by at most' if ordering.within is None else 'within'} {ordering.bound:g}"
+    return f"*{escape(claim)}* ({title(ordering.metric)}): {verdict.words}"
+
+
+def _copies(run: Run) -> list[str]:
+    above = run.above_real_images
+    if not above:
+        return []
+    return [
+        f"**Likely copies**: {', '.join(map(escape, above))} above the real images in DINO; look "
+        "at the images."
+    ]
+
+
+def _certainty(run: Run) -> str:
+    subjects = count(run.scores["subject"].nunique(), "subject")
+    seeds = sorted(run.scores["seed"].unique(), key=int)
+    if len(seeds) == 1:
+        return (
+            f"**Certainty**: {subjects}, seed {escape(seeds[0])} only. Intervals and tests say how "
+            "far other subjects would move the means, not how far another seed would."
+        )
+    return (
+        f"**Certainty**: {subjects}, {len(seeds)} seeds. Intervals and tests say how far other "
+        "subjects would move the means; *Seed to seed*, how far seeds do."
+    )
