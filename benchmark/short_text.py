@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
 
 from benchmark.finished import Run
 from benchmark.orderings import Verdict
@@ -32,7 +33,8 @@ def in_short(run: Run) -> str:
     lines = [*_best(run), *_paper(run), *_copies(run), _certainty(run)]
     return (
         f"## In short {under(run)}\n\n"
-        "The method with the best mean, and which others a test tells from it:\n\n"
+        "The method with the best mean, and which others a test tells from it (corrected for all "
+        "pairs of methods):\n\n"
     ) + "".join(f"- {line}\n" for line in lines)
 
 
@@ -53,8 +55,12 @@ def _best(run: Run) -> list[str]:
 
 
 def _against(run: Run, metric: str, leader: str, others: Sequence[str]) -> str:
-    """What tests say of the leader and each other method; corrected over these (Holm)."""
-    found = compare([paired(run.by_image[metric], leader, other) for other in others])
+    """What tests say of the leader and each other method.
+
+    Corrected over all pairs (Holm): which method leads was not known before the scores were seen.
+    """
+    pairs = list(combinations([leader, *others], 2))
+    found = compare([paired(run.by_image[metric], *pair) for pair in pairs])[: len(others)]
     tested = [o for o, d in zip(others, found, strict=True) if not math.isnan(d.p)]
     told = [o for o, d in zip(others, found, strict=True) if d.shown]
     alike = [other for other in tested if other not in told]
