@@ -366,7 +366,7 @@ def test_the_weights_file_is_read_as_it_lies_in_a_folder(
     (tmp_path / "vit_small_patch16_224.dino").mkdir()
     save_file(model.state_dict(), tmp_path / "vit_small_patch16_224.dino/model.safetensors")
     table = load_protocol("paper").encoders["dino"] | {"directory": str(tmp_path)}
-    monkeypatch.setattr(loader, "_load_clip", lambda *_: None)
+    monkeypatch.setattr("benchmark.encoders.load_clip", lambda *_: None)
     clip = load_protocol("paper").encoders["clip"]
     found = load_encoders({"dino": table, "clip": clip}, device="cpu").dino(images[:1])
     with torch.no_grad():
