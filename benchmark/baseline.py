@@ -148,7 +148,9 @@ def measure_baseline(run: Run, *, level: float = LEVEL) -> Baseline:
     """
     task = task_of(run)
     seeds = run_seeds(run)
-    tables = subject_means(run.scores)
+    tables = {
+        key: table for key, table in subject_means(run.scores).items() if key[1] in task.metrics
+    }
     random = [key for key in tables if key[0] not in unprompted(run.scores)]
     if random and len(seeds) < MINIMUM_SEEDS:
         raise UserError(

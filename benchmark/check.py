@@ -23,7 +23,15 @@ from benchmark.join import join, uneven_prompts
 from benchmark.manifest import some
 from benchmark.records import UserError
 from benchmark.store import write_atomically
-from benchmark.task import conditions_of, differences, provenance_of, run_seeds, sampler_of, task_of
+from benchmark.task import (
+    Task,
+    conditions_of,
+    differences,
+    provenance_of,
+    run_seeds,
+    sampler_of,
+    task_of,
+)
 
 _WHY = {
     "real-images": "nothing is drawn here: encoders, preprocessing or the subject's images changed",
@@ -130,7 +138,8 @@ def compare(run: Run, baseline: Baseline, path: Path) -> tuple[list[Verdict], li
     Raises UserError naming what differs if `run` is no run of the baseline's task.
     """
     tables = subject_means(run.scores)
-    _check_task(run, baseline, path)
+    task = task_of(run)
+    _check_task(run, task, baseline, path)
     absent = [
         f"{method} / {metric}"
         for method, entry in baseline.methods.items()
@@ -155,7 +164,8 @@ def compare(run: Run, baseline: Baseline, path: Path) -> tuple[list[Verdict], li
         for metric in entry.scores
     ]
     known = {(verdict.method, verdict.metric) for verdict in verdicts}
-    new = sorted(f"{method} / {metric}" for method, metric in tables.keys() - known)
+    gated = {key for key in tables if key[1] in task.metrics}
+    new = sorted(f"{method} / {metric}" for method, metric in gated - known)
     return verdicts, _notes(run, baseline, new)
 
 
@@ -172,8 +182,8 @@ def _verdict(baseline: Baseline, method: str, metric: str, *, after: float, seed
     return Verdict(method, metric, before, after, tolerance, outcome)
 
 
-def _check_task(run: Run, baseline: Baseline, path: Path) -> None:
-    found = task_of(run).model_dump()
+def _check_task(run: Run, task: Task, baseline: Baseline, path: Path) -> None:
+    found = task.model_dump()
     # A metric that the baseline does not know yet is no obstacle, and where better lies is its.
     found["metrics"] = {
         name: entry | {"better": baseline.task.metrics[name].better}

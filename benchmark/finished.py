@@ -67,6 +67,13 @@ class Run:
         real = dino.get("real-images", math.inf)
         return [method for method in self.methods if method in dino and dino[method] > real]
 
+    def nearest(self, method: str) -> float | None:
+        """The mean DINO similarity of `method`'s images to the real image each is most like."""
+        found = self.summary["mean"][
+            (self.summary["metric"] == "dino_nearest") & (self.summary["method"] == method)
+        ]
+        return float(found.iloc[0]) if len(found) else None
+
     @property
     def defined(self) -> dict[str, Any] | None:
         """The metrics that the protocol defines, each with its scale; None if no suite says."""

@@ -51,17 +51,19 @@ class Features:
 class SubjectFidelity:
     """Mean cosine of an image's embedding to those of all the subject's real images.
 
-    Paper, section 4.2: the average pairwise cosine similarity of generated and real images.
+    Paper, section 4.2: the average pairwise cosine similarity of generated and real images. With
+    `nearest`, the cosine to the one real image it is most like: a copy of that has nearly 1.
     """
 
     version: ClassVar[str] = "1"
     description: str
     embedding: str  #: "dino", "dinov2" or "clip"
     prior: bool = False  #: of the prior prompt's images instead of the evaluation prompts'
-    higher_is_better: bool = True
+    nearest: bool = False  #: the largest cosine instead of the mean
+    higher_is_better: bool | None = True
 
     def __call__(self, features: Features) -> dict[int, float]:
-        """{image index: mean cosine in [-1, 1]}. A real image that is the only reference has none.
+        """{image index: cosine in [-1, 1]}. A real image that is the only reference has none.
 
         Raises ValueError for another image that no reference is left to compare with.
         """
@@ -83,7 +85,7 @@ class SubjectFidelity:
                     f"image {i} has no reference image to compare with: all "
                     f"{len(references)} are that image itself"
                 )
-            scores[i] = float(counted.mean())
+            scores[i] = float(counted.max() if self.nearest else counted.mean())
         return scores
 
 
@@ -136,6 +138,12 @@ class Diversity:
 
 DINO = SubjectFidelity("subject fidelity: DINO cosine to the real images", embedding="dino")
 DINOV2 = SubjectFidelity("subject fidelity: DINOv2 cosine to the real images", embedding="dinov2")
+DINO_NEAREST = SubjectFidelity(
+    "a sign of copying: DINO cosine to the nearest real image",
+    embedding="dino",
+    nearest=True,
+    higher_is_better=None,
+)
 CLIP_I = SubjectFidelity("subject fidelity: CLIP cosine to the real images", embedding="clip")
 CLIP_T = PromptFidelity("prompt fidelity: CLIP cosine of image and prompt")
 PRES = SubjectFidelity(

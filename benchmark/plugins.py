@@ -60,11 +60,14 @@ class Method(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """A score per generated image from one (method, subject, seed) group's features."""
+    """A score per generated image from one (method, subject, seed) group's features.
+
+    Where neither end of it is the better one, `higher_is_better` is None, and no gate looks at it.
+    """
 
     version: ClassVar[str]
     description: str
-    higher_is_better: bool
+    higher_is_better: bool | None
 
     def __call__(self, features: Any) -> dict[int, float]:
         """Map the index of each image the metric applies to onto its score. Never NaN."""

@@ -21,6 +21,7 @@ _PROTOCOLS = Path(__file__).parent / "protocols"
 #: Which encoder each of our metrics looks through.
 _ENCODER_OF = {
     "dino": "dino",
+    "dino_nearest": "dino",
     "dinov2": "dinov2",
     "clip_i": "clip",
     "clip_t": "clip",

@@ -31,6 +31,7 @@ CLASS_NOUN_METHODS = (
     "dreambooth-no-class",
 )
 IDENTIFIER = (*FIDELITY, "pres")
+COPYING = ("dino_nearest", "dino", "div")
 _IDENTIFIERS = "identifier-"
 _SUBJECTS = Column("subjects")
 _STAGES = ("train", "sample", "score")
@@ -52,6 +53,7 @@ def report_tables(run: Run) -> list[Table]:
         prior_preservation(run),
         class_noun(run),
         identifier(run),
+        copying(run),
         other_metrics(run),
         by_prompt_group(run),
         by_subject(run),
@@ -97,6 +99,13 @@ def identifier(run: Run) -> Table:
     ]
     columns = (Column("method"), Column("identifier"), *_columns(IDENTIFIER)[1:])
     return Table("identifier", "What the subject is called", columns, tuple(rows))
+
+
+def copying(run: Run) -> Table:
+    """How near images come to a single real one; no rows where that was not measured."""
+    measured = "dino_nearest" in set(run.summary["metric"])
+    rows = _scores(run.summary, run.methods, COPYING) if measured else []
+    return Table("copying", "Nearness to a single real image", _columns(COPYING), tuple(rows))
 
 
 def other_metrics(run: Run) -> Table:

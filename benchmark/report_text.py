@@ -14,6 +14,7 @@ from benchmark.report_tables import (
     by_prompt_group,
     class_noun,
     comparison,
+    copying,
     cost,
     identifier,
     other_metrics,
@@ -21,7 +22,7 @@ from benchmark.report_tables import (
     prior_preservation,
 )
 from benchmark.runs_text import incomplete, mixed, runs, under
-from benchmark.short_text import in_short
+from benchmark.short_text import copier, in_short
 from benchmark.stats import MINIMUM_SUBJECTS
 from benchmark.table_formats import markdown
 from benchmark.tables import count, escape
@@ -42,6 +43,7 @@ def report_text(run: Run, *, figures: set[str]) -> str:
         _prior_preservation(run),
         _class_noun(run),
         _identifier(run),
+        _copying(run),
         _other_metrics(run),
         _by_prompt_group(run),
         _by_subject(figures),
@@ -106,10 +108,10 @@ def _uneven_subjects(run: Run) -> list[str]:
 def _copies(run: Run) -> list[str]:
     if not run.above_real_images:
         return []
+    copiers = ", ".join(copier(run, method) for method in run.above_real_images)
     return [
-        f"Above the real images in DINO: {', '.join(map(escape, run.above_real_images))}. Images "
-        "closer to the references than these are to each other are likely copies; look at the "
-        "grid.\n"
+        f"Above the real images in DINO: {copiers}. Images closer to the references than these are "
+        "to each other are likely copies; look at the grid.\n"
     ]
 
 
@@ -164,6 +166,19 @@ def _identifier(run: Run) -> str:
         f"## Identifier {under(run)}\n\n{markdown(table)}\n"
         "DreamBooth trained with the subject called otherwise. The paper asks for a rare token "
         "(section 3.2) and publishes no numbers.\n"
+    )
+
+
+def _copying(run: Run) -> str:
+    table = copying(run)
+    if not table.rows:
+        return ""
+    return (
+        f"## Copies {under(run)}\n\n{markdown(table)}\n"
+        "*Nearest DINO*: an image's similarity to the real image that it is most like, as DINO's "
+        "is its mean to all of them. The real images' own row is the measure: a method that comes "
+        "near it, and whose images of a prompt are all alike (a low DIV), repeats an image more "
+        "than it draws the subject. Neither end is better, so the gate leaves it out.\n"
     )
 
 

@@ -115,9 +115,17 @@ def _copies(run: Run) -> list[str]:
     if not above:
         return []
     return [
-        f"**Likely copies**: {', '.join(map(escape, above))} above the real images in DINO; look "
-        "at the images."
+        f"**Likely copies**: {', '.join(copier(run, method) for method in above)} above the real "
+        "images in DINO; look at the images."
     ]
+
+
+def copier(run: Run, method: str) -> str:
+    """The method, and how near its images come to a single real one, if that was measured."""
+    nearest, real = run.nearest(method), run.nearest("real-images")
+    if nearest is None or real is None:
+        return escape(method)
+    return f"{escape(method)} (nearest real image {shown(nearest)}, theirs {shown(real)})"
 
 
 def _certainty(run: Run) -> str:

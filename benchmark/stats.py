@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: The order of every table; other metrics follow by name.
-METRICS = ("dino", "clip_i", "clip_t", "pres", "div", "prior_div")
+METRICS = ("dino", "clip_i", "clip_t", "pres", "div", "prior_div", "dino_nearest")
 #: The order of every table; outside methods come between, by name.
 FIRST_METHODS = (
     "real-images",

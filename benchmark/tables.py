@@ -19,6 +19,7 @@ LABELS = {
     "pres": "PRES ↓",
     "div": "DIV ↑",
     "prior_div": "prior DIV ↑",
+    "dino_nearest": "nearest DINO",
 }
 NOTHING = "-"
 
@@ -90,9 +91,10 @@ def best(summary: pd.DataFrame, methods: Sequence[str], metric: str) -> set[str]
     ].tolist()
     if len(means) < 2:
         return set()
-    if metric not in LABELS:  # an outside metric: nobody has told us which end is the good one
+    better = {"↑": max, "↓": min}.get(LABELS.get(metric, " ")[-1])
+    if better is None:  # no end is the good one, or, of an outside metric, nobody has told us which
         return set()
-    return {shown(min(means) if LABELS[metric].endswith("↓") else max(means))}
+    return {shown(better(means))}
 
 
 def shown(value: float) -> str:

@@ -35,7 +35,7 @@ class SubjectTask(Table):
 
 
 class MetricTask(Table):
-    """Which metric it was, and where better lies."""
+    """Which metric it was, and where better lies. A metric without a better end is no part."""
 
     version: str
     better: Literal["higher", "lower", "unknown"]
@@ -89,18 +89,20 @@ def task_of(run: Run) -> Task:
         prior_prompt_images=_same(asked, "prior_prompt_images", run),
         subjects=subjects,
         metrics={
-            name: MetricTask(version=str(versions.get(name, "unknown")), better=_better(name))
+            name: MetricTask(version=str(versions.get(name, "unknown")), better=better)
             for name in sort_metrics(run.scores["metric"].unique())
+            if (better := _better(name))
         },
         encoders=without_none(_same(jobs, "encoders", run)),
     )
 
 
-def _better(metric: str) -> Literal["higher", "lower", "unknown"]:
+def _better(metric: str) -> Literal["higher", "lower", "unknown"] | None:
     try:
-        return "higher" if plugins.load("metrics", metric).higher_is_better else "lower"
+        higher = plugins.load("metrics", metric).higher_is_better
     except UserError:
         return "unknown"  # somebody's metric, and not installed here
+    return None if higher is None else "higher" if higher else "lower"
 
 
 def _same(jobs: Sequence[dict[str, Any]], what: str, run: Run) -> Any:

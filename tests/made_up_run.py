@@ -48,8 +48,12 @@ def write_run(
     seeds: Sequence[int] = (0,),
     job: dict[str, Any] | None = None,
     provenance: dict[str, Any] | None = None,
+    nearest: bool = False,
 ) -> Path:
-    """A finished run. `job` and `provenance` replace what all its jobs have by default."""
+    """A finished run. `job` and `provenance` replace what all its jobs have by default.
+
+    `nearest`: with `dino_nearest`, too.
+    """
     directory = RunDirectory(path)
     jobs = [
         replace(JOB, method=method, subject=subject, seed=seed, **(job or {}))
@@ -59,12 +63,19 @@ def write_run(
     ]
     directory.prepare(configuration="c", suite_toml=SUITE, jobs=jobs)
     for one in jobs:
-        write_job(directory, one, value, PROVENANCE | (provenance or {}))
+        write_job(directory, one, value, PROVENANCE | (provenance or {}), nearest=nearest)
     directory.assemble_scores()
     return path
 
 
-def write_job(directory: RunDirectory, job: Job, value: Value, provenance: dict[str, Any]) -> None:
+def write_job(
+    directory: RunDirectory,
+    job: Job,
+    value: Value,
+    provenance: dict[str, Any],
+    *,
+    nearest: bool = False,
+) -> None:
     requests = job.requests(prompted=job.method != "real-images", references=3)
     scores = [
         Score(
@@ -79,7 +90,10 @@ def write_job(directory: RunDirectory, job: Job, value: Value, provenance: dict[
             protocol=job.protocol,
         )
         for request in requests
-        for metric in METRICS.get(request.prompt.kind, OF_PROMPTS)
+        for metric in (
+            *METRICS.get(request.prompt.kind, OF_PROMPTS),
+            *(["dino_nearest"] if nearest and request.prompt.kind != PRIOR else []),
+        )
     ]
     grey = np.full((4, 4, 3), job.seed + 1, np.uint8)
     images = {directory.image_path(job, request): grey for request in requests}

@@ -424,6 +424,18 @@ def test_a_level_is_shared_by_what_a_seed_moves(tmp_path) -> None:
     assert wide.methods["dreambooth"] == narrow.methods["dreambooth"]
 
 
+def test_a_metric_without_a_better_end_is_not_gated(tmp_path, baseline, capsys) -> None:
+    seeds = make(tmp_path / "near-seeds", seeds=SEEDS, nearest=True)
+    check_runs([seeds], tmp_path / "near.toml", update=True)
+    made, plain = read_baseline(tmp_path / "near.toml"), read_baseline(baseline)
+    assert (made.task, made.measured.cells) == (plain.task, plain.measured.cells)
+    assert "dino_nearest" not in (tmp_path / "near.toml").read_text()
+    capsys.readouterr()
+    run = make(tmp_path / "run", nearest=True, shifts={"dreambooth_dino_nearest": -0.4})
+    assert check_runs([run], tmp_path / "near.toml") == 0
+    assert "dino_nearest" not in capsys.readouterr().out
+
+
 # --- for continuous integration
 
 

@@ -15,6 +15,7 @@ METRICS = {
     "pres": metrics.PRES,
     "div": metrics.DIV,
     "prior_div": metrics.PRIOR_DIV,
+    "dino_nearest": metrics.DINO_NEAREST,
 }
 SNOW, RED = Prompt("a {} in the snow", "recontextualization"), Prompt("a red {}", "property")
 
@@ -81,6 +82,14 @@ def test_a_real_image_is_never_compared_with_itself():
         assert inflated[i] == pytest.approx((3 * without[i] + 1) / 4, abs=1e-6)
 
 
+def test_a_copy_is_as_near_as_can_be_and_a_mean_does_not_show_it():
+    features = group([SNOW, SNOW])
+    copies = np.stack([features.reference_dino[2], features.dino[1]])
+    nearest = metrics.DINO_NEAREST(replace(features, dino=copies))
+    assert nearest[0] == pytest.approx(1, abs=1e-6)
+    assert metrics.DINO(replace(features, dino=copies))[0] < 0.9 > nearest[1]
+
+
 def test_an_image_without_a_reference_is_an_error_and_no_nan():
     features = replace(group([SNOW], references=1), same=np.ones((1, 1), bool))
     with pytest.raises(ValueError, match="image 0 has no reference"):
@@ -127,5 +136,5 @@ def test_scores_do_not_depend_on_the_order_of_the_images(seed):
 def test_metrics_keep_the_protocol(name):
     metric = METRICS[name]
     assert isinstance(metric, plugins.Metric)
-    assert metric.higher_is_better == (name != "pres")
+    assert metric.higher_is_better == {"pres": False, "dino_nearest": None}.get(name, True)
     assert plugins.load("metrics", name) is metric

@@ -5,6 +5,8 @@ import re
 import pytest
 
 from benchmark.finished import read_run
+from benchmark.report_tables import report_tables
+from benchmark.report_text import report_text
 from benchmark.short_text import in_short
 from tests.made_up_run import write_run
 
@@ -90,6 +92,25 @@ def test_copiers_are_named_and_seeds_counted(tmp_path):
     found = sentences(tmp_path / "run", methods=methods, subjects=SUBJECTS, seeds=(0, 1))
     assert found["Likely copies"].startswith("copier above the real images in DINO")
     assert found["Certainty"].startswith("10 subjects, 2 seeds.")
+
+
+def test_a_copiers_nearest_real_image_is_named(tmp_path):
+    methods = ("copier", "dreambooth", "real-images")
+    path = write_run(tmp_path / "run", value, methods=methods, subjects=SUBJECTS, nearest=True)
+    run = read_run(path)
+    # The subjects' own make 0.009 of every mean.
+    copies = "copier (nearest real image 0.959, theirs 0.909) above the real images in DINO"
+    assert f"**Likely copies**: {copies}; look at the images." in in_short(run)
+    text = report_text(run, figures=set())
+    assert "Above the real images in DINO: copier (nearest real image 0.959, theirs 0.909)." in text
+    assert "## Copies" in text
+    table = next(table for table in report_tables(run) if table.name == "copying")
+    assert [column.title for column in table.columns][1] == "nearest DINO"
+    found = {row.cells[0]: row.cells[1] for row in table.rows}
+    assert {name: round(cell.mean, 3) for name, cell in found.items()} == {
+        "real-images": 0.909, "copier": 0.959, "dreambooth": 0.709,
+    }  # fmt: skip
+    assert not any(cell.best for cell in found.values())
 
 
 @pytest.mark.parametrize("method", ["real-images", "untuned"])

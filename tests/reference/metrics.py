@@ -17,7 +17,10 @@ def mean(numbers):
 
 def scores(features):
     """{metric: {image: score}} of a group."""
-    found = {name: {} for name in ("dino", "clip_i", "clip_t", "pres", "div", "prior_div")}
+    found = {
+        name: {}
+        for name in ("dino", "clip_i", "clip_t", "pres", "div", "prior_div", "dino_nearest")
+    }
     for i, request in enumerate(features.requests):
         kind = request.prompt.kind
         references = [j for j in range(len(features.reference_dino)) if not features.same[i][j]]
@@ -35,6 +38,9 @@ def scores(features):
                 found["prior_div"][i] = mean(others)
             continue
         found["dino"][i] = dino
+        found["dino_nearest"][i] = max(
+            cosine(features.dino[i], features.reference_dino[j]) for j in references
+        )
         found["clip_i"][i] = clip
         if kind != "real":
             found["clip_t"][i] = cosine(features.clip_image[i], features.clip_text[i])
