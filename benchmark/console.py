@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.execute import Event, Failed, Finished, Started, Stepped
-from benchmark.plan import Forecast, Plan
+from benchmark.forecast import Forecast
+from benchmark.plan import Plan
 from benchmark.records import Job
 from benchmark.store import RunDirectory
 

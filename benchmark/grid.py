@@ -7,7 +7,8 @@ from pathlib import Path
 
 from benchmark.console import Display, print_memory, print_plan, print_table
 from benchmark.execute import execute, free_memory, on_cuda, worker_count
-from benchmark.plan import Forecast, Plan, fetch_backbone, worker_memory
+from benchmark.forecast import Forecast
+from benchmark.plan import Plan, fetch_backbone, worker_memory
 from benchmark.run import Workplace
 from benchmark.store import RunDirectory
 

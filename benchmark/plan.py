@@ -1,4 +1,4 @@
-"""The plan of a grid: which jobs, in which order, how many images, about how long.
+"""The plan of a grid: which jobs, in which order, how many images.
 
 plan(load_suite("pocket"), ["dreambooth", "untuned"], subjects=["dog-biscuit"]).jobs
 """
@@ -8,30 +8,18 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from benchmark import plugins
-from benchmark.data import Dataset, verify
+from benchmark.data import verify
 from benchmark.model_files import identify
 from benchmark.protocol import Protocol
-from benchmark.records import (
-    PROMPT_KINDS,
-    SUBJECT_IMAGES,
-    Job,
-    JobRecord,
-    Prompt,
-    Subject,
-    UserError,
-)
+from benchmark.records import SUBJECT_IMAGES, Job, Prompt, Subject, UserError
 from benchmark.sampling import Sampler
+from benchmark.selection import choose_prompts, choose_subjects, method_names
 from benchmark.suite import Suite
-
-#: `all` leaves these out: they compare identifiers, not methods.
-NOT_IN_ALL = "identifier-*"
 
 
 @dataclass(frozen=True)
@@ -151,71 +139,6 @@ def _check_subject_images(settings: dict[str, dict[str, Any]], subjects: Sequenc
                 )
 
 
-def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
-    """`names` with `all` and patterns like `identifier-*` spelled out.
-
-    Raises UserError for a table of no known method, and for a pattern that fits none.
-    """
-    installed = list(plugins.available("methods"))
-    for name in suite.methods:
-        base, _ = plugins.variant(name)
-        if base not in installed and ":" not in name:
-            raise UserError(
-                f"suite '{suite.name}' has settings for an unknown method '{name}'; "
-                f"known: {', '.join(installed)}"
-            )
-    if not names:
-        raise UserError(f"no method chosen; known: all, {', '.join(installed)}")
-    found = []
-    for name in names:
-        if name == "all":
-            found += [one for one in installed if not fnmatchcase(one, NOT_IN_ALL)]
-        elif "*" in name and "[" not in name:
-            fitting = [one for one in installed if fnmatchcase(one, name)]
-            if not fitting:
-                raise UserError(f"no method fits '{name}'; known: {', '.join(installed)}")
-            found += fitting
-        else:
-            found.append(name)
-    return list(dict.fromkeys(found))
-
-
-def choose_subjects(dataset: Dataset, names: Sequence[str]) -> list[Subject]:
-    """The subjects called `names`, in the dataset's order; all of them if there are no names."""
-    known = [subject.name for subject in dataset.subjects]
-    for name in names:
-        if name not in known:
-            raise UserError(f"unknown subject '{name}'; known: {', '.join(known)}")
-    return [s for s in dataset.subjects if not names or s.name in names]
-
-
-def choose_prompts(
-    dataset: Dataset, subject: Subject, choices: Sequence[str]
-) -> tuple[Prompt, ...]:
-    """Those of the subject's prompts that are chosen, in their order; all if nothing is.
-
-    A choice is a kind, a template, or a number counted from 1. Raises UserError if it fits
-    neither the live subjects' list nor the objects'.
-    """
-    lists = (dataset.prompts_live, dataset.prompts_object)
-    for choice in choices:
-        if not any(_chosen(choice, i, p) for prompts in lists for i, p in enumerate(prompts, 1)):
-            templates = dict.fromkeys(p.template for prompts in lists for p in prompts)
-            raise UserError(
-                f"unknown prompt '{choice}'; known: {', '.join(PROMPT_KINDS)}; "
-                f"1 to {max(map(len, lists))}; {'; '.join(templates)}"
-            )
-    return tuple(
-        prompt
-        for number, prompt in enumerate(dataset.prompts_for(subject), 1)
-        if not choices or any(_chosen(choice, number, prompt) for choice in choices)
-    )
-
-
-def _chosen(choice: str, number: int, prompt: Prompt) -> bool:
-    return choice in (str(number), prompt.kind, prompt.template)
-
-
 def _resolved(
     suite: Suite,
     settings: dict[str, dict[str, Any]],
@@ -284,45 +207,3 @@ def load_metrics(protocol: Protocol) -> dict[str, plugins.Metric]:
     points = plugins.available("metrics")
     others = [name for name, p in points.items() if not p.value.startswith("benchmark.metrics:")]
     return {name: plugins.load("metrics", name) for name in sorted({*protocol.metrics, *others})}
-
-
-class Forecast:
-    """How long jobs take: as those of the same method took, else by the suite's `[estimate]`."""
-
-    def __init__(self, grid: Plan) -> None:
-        self._grid = grid
-        self._taken: dict[str, list[float]] = {}
-
-    def learn(self, job: Job, record: JobRecord) -> None:
-        """Take a finished job into account."""
-        seconds = record.train_seconds + record.sample_seconds + record.score_seconds
-        self._taken.setdefault(job.method, []).append(seconds)
-
-    def seconds(self, jobs: Sequence[Job]) -> float | None:
-        """Seconds for all of `jobs`, one after the other; None if one of them is unknown."""
-        each = [self._seconds(job) for job in jobs]
-        known = [seconds for seconds in each if seconds is not None]
-        return sum(known) if len(known) == len(each) else None
-
-    def _seconds(self, job: Job) -> float | None:
-        taken, rates = self._taken.get(job.method), self._grid.suite.estimate
-        if taken:
-            return sum(taken) / len(taken)
-        if rates is None:
-            return None
-        steps = job.settings.get("steps", 0)
-        return steps * rates.train_step_seconds + self._grid.images[job.key] * rates.image_seconds
-
-    def order(self, jobs: Sequence[Job]) -> list[Job]:
-        """The order to run `jobs` in: long ones first, neighbours of different classes.
-
-        So the workers end together, and seldom wait for each other's prior images of a class.
-        """
-        position = {name: i for i, name in enumerate(self._grid.methods)}
-        seen: Counter[tuple[str, int, str]] = Counter()
-        keys = {}
-        for job in jobs:
-            group = (job.method, job.seed, job.class_noun)
-            seen[group] += 1
-            keys[job.key] = (-(self._seconds(job) or 0.0), position[job.method], seen[group])
-        return sorted(jobs, key=lambda job: keys[job.key])

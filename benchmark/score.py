@@ -10,51 +10,32 @@ written again from the run directory alone.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import re
 import time
-from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmark import plugins
-from benchmark.data import Dataset, read_image, verify
+from benchmark.data import read_image, verify
+from benchmark.matching import OWN_IMAGES, match_files
 from benchmark.model_files import identify
-from benchmark.plan import choose_subjects, load_metrics
+from benchmark.plan import load_metrics
 from benchmark.records import (
     ELSEWHERE,
-    PRIOR,
     PRIOR_PROMPT,
     REAL_PROMPT,
     Job,
     JobRecord,
-    Prompt,
     Request,
     Subject,
     UserError,
 )
 from benchmark.run import Workplace, score
-from benchmark.store import RunDirectory, prompt_slug, provenance, write_atomically
+from benchmark.selection import choose_subjects
+from benchmark.store import RunDirectory, provenance, write_atomically
 from benchmark.suite import Suite
-
-_REAL = "real-images"
-_COLUMNS, _OPTIONAL = ("file", "subject", "prompt"), ("sample", "seed", "method")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file as it is named, by its place in the folder or by its row in the CSV."""
-
-    file: Path
-    subject: str = ""
-    prompt: str = ""
-    sample: str = ""  #: empty: its place among the files of its prompt
-    seed: str = "0"
-    method: str = ""
-    problem: str = ""  #: why it can be no image of ours
 
 
 @dataclass(frozen=True)
@@ -85,22 +66,16 @@ def collect(images: Path, suite: Suite, *, method: str = "") -> Work:
     """
     dataset = suite.data.load()
     subjects = {s.name: s for s in choose_subjects(dataset, suite.data.subjects)}
-    entries = _rows(images) if images.is_file() else _files(images)
-    default = method or images.resolve().stem
-    found: dict[tuple[str, str, int], dict[Request, Path]] = defaultdict(dict)
-    unmatched = []
-    for entry in entries:
-        try:
-            group, request = _matched(entry, subjects, dataset, suite, found, default)
-            read_image(entry.file)
-        except UserError as error:
-            named = str(entry.file) in str(error)
-            unmatched.append(str(error) if named else f"{entry.file}: {error}")
-        else:
-            found[group][request] = entry.file
+    found, unmatched = match_files(
+        images,
+        dataset,
+        subjects,
+        identifier=suite.backbone.identifier,
+        method=method or images.resolve().stem,
+    )
     if not found:
         reason = f"; the first: {unmatched[0]}" if unmatched else ""
-        raise UserError(f"{images}: none of {len(entries)} files is an image to score{reason}")
+        raise UserError(f"{images}: none of {len(unmatched)} files is an image to score{reason}")
     scored = [subjects[name] for name in dict.fromkeys(name for _, name, _ in found)]
     verify(dataset, scored)
     encoders = identify(suite.encoder_tables())
@@ -166,100 +141,6 @@ def _score_batch(batch: Batch, workplace: Workplace) -> None:
     directory.write_job(record, batch.job, dict(zip(paths, images, strict=True)), scores)
 
 
-def _files(folder: Path) -> list[Entry]:
-    """Every file under `folder`, those of a prompt in the order of their numbers."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder or CSV file")
-
-    def position(path: Path) -> tuple[Any, ...]:
-        number = int(path.stem) if path.stem.isdecimal() else -1
-        return (path.parent, number, path.name)
-
-    entries = []
-    for path in sorted((p for p in folder.rglob("*") if not p.is_dir()), key=position):
-        parts = path.relative_to(folder).parts
-        if len(parts) == 3:
-            entries.append(Entry(path, subject=parts[0], prompt=parts[1]))
-        else:
-            entries.append(Entry(path, problem="it should lie in <subject>/<prompt>/"))
-    return entries
-
-
-def _rows(table: Path) -> list[Entry]:
-    """The rows of a CSV; files are looked for beside it."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns, rows = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise UserError(f"{table} cannot be read as a CSV: {error}") from error
-    for column in (*_COLUMNS, *columns):
-        if column not in columns or column not in (*_COLUMNS, *_OPTIONAL):
-            problem = "is missing" if column not in columns else "is unknown"
-            raise UserError(
-                f"{table}: column '{column}' {problem}; columns: {','.join(_COLUMNS)}"
-                f"[,{','.join(_OPTIONAL)}]"
-            )
-    entries = []
-    for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise UserError(f"{table}, line {number}: not as many values as columns")
-        given = {key: value.strip() for key, value in row.items() if value.strip()}
-        image = table.parent / given.pop("file", "")
-        entries.append(Entry(image, **given))
-    return entries
-
-
-def _matched(
-    entry: Entry,
-    subjects: dict[str, Subject],
-    dataset: Dataset,
-    suite: Suite,
-    found: dict[tuple[str, str, int], dict[Request, Path]],
-    default: str,
-) -> tuple[tuple[str, str, int], Request]:
-    """Which job and request the file is for. Raises UserError saying what it does not fit."""
-    if entry.problem:
-        raise UserError(entry.problem)
-    if entry.subject not in subjects:
-        raise UserError(
-            f"unknown subject '{entry.subject}'; known: {', '.join(subjects)}; --data and --suite "
-            "name others"
-        )
-    for name, value in (("seed", entry.seed), ("sample", entry.sample or "0")):
-        if not (value.isascii() and value.isdigit()):
-            raise UserError(f"{name} '{value}' is no whole number from 0")
-    group = (entry.method or default, entry.subject, int(entry.seed))
-    if group[0] == _REAL:
-        raise UserError(f"method '{_REAL}' is the data set's own images: choose another --method")
-    prompt = _prompt(entry.prompt, subjects[entry.subject], dataset, suite.backbone.identifier)
-    taken = {r.index for r in found[group] if r.prompt == prompt} if group in found else set()
-    sample = int(entry.sample) if entry.sample else len(taken)
-    if sample in taken:
-        raise UserError(f"there is a sample {sample} of '{entry.prompt}' already")
-    return group, Request(prompt, sample, 0)
-
-
-def _prompt(text: str, subject: Subject, dataset: Dataset, identifier: str) -> Prompt:
-    """The subject's prompt that `text` is: as text, template or part of a file name."""
-    wanted = _plain(text)
-    prompts = dataset.prompts_for(subject)
-    for prompt in (*prompts, PRIOR_PROMPT):
-        names = {prompt.text(subject.class_noun), prompt.template, prompt_slug(prompt)}
-        if prompt.kind != PRIOR:
-            names.add(prompt.text(f"{identifier} {subject.class_noun}"))
-        if wanted in map(_plain, names):
-            return prompt
-    example = prompts[0].text(subject.class_noun)
-    raise UserError(
-        f"'{text}' is no prompt of '{dataset.name}' for {subject.name}, as '{example}' is"
-    )
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\W+", "-", text.lower()).strip("-")
-
-
 def _batch(
     method: str,
     subject: Subject,
@@ -300,8 +181,8 @@ def _real_images(
 ) -> Batch:
     """The subject's own images, as a run's method of that name has them: the two reports join."""
     requests = {Request(REAL_PROMPT, i, 0): path for i, path in enumerate(subject.images)}
-    batch = _batch(_REAL, subject, seed, requests, suite, encoders)
-    version = plugins.load_method(_REAL).version
+    batch = _batch(OWN_IMAGES, subject, seed, requests, suite, encoders)
+    version = plugins.load_method(OWN_IMAGES).version
     return replace(batch, job=replace(batch.job, method_version=version, settings={}))
 
 

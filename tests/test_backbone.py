@@ -15,16 +15,11 @@ from safetensors.torch import load_file
 from tiny_pipeline import LENGTH, save_tiny_pipeline
 
 from benchmark import prior_store
-from benchmark.backbone import (
-    SCHEDULERS,
-    Backbone,
-    Sampler,
-    backbone_id,
-    load_backbone,
-    resolve_precision,
-)
-from benchmark.model_files import locate
+from benchmark.backbone import Backbone
+from benchmark.backbone_loading import load_backbone, resolve_precision
+from benchmark.model_files import backbone_id, locate
 from benchmark.records import UserError, noise_seed
+from benchmark.sampling import SCHEDULERS, Sampler
 
 TEXTS = ["a dog", "a sks dog in the snow", "a dog"]
 SEEDS = [11, 12, 13]

@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from tiny_pipeline import save_tiny_pipeline
 
 from benchmark import model_files
-from benchmark.backbone import Backbone, Sampler, backbone_id, load_backbone
+from benchmark.backbone import Backbone
+from benchmark.backbone_loading import load_backbone
 from benchmark.checkpoints import mapped_weights, read_tokenizer
-from benchmark.model_files import WORKER_BYTES, file_digest, worker_memory
+from benchmark.model_files import WORKER_BYTES, backbone_id, file_digest, worker_memory
 from benchmark.records import UserError
+from benchmark.sampling import Sampler
 from benchmark.single_file import clip_tokenizer
 
 #: As `scheduler_config.json` of Stable Diffusion 1.5 has it: written long before diffusers 0.42.

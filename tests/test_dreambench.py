@@ -14,8 +14,9 @@ from benchmark.data import dataset_directory, load_dataset
 from benchmark.fetch import check_copy
 from benchmark.images import image_size
 from benchmark.manifest import make_manifest, read_manifest
-from benchmark.plan import choose_prompts, choose_subjects, method_names, plan
+from benchmark.plan import plan
 from benchmark.plugins import available, load_method, settings_of
+from benchmark.selection import choose_prompts, choose_subjects, method_names
 from benchmark.suite import load_suite
 
 COPY = os.environ.get("DREAMBENCH_DATA")

@@ -16,9 +16,10 @@ from huggingface_hub.utils import filter_repo_objects
 from tiny_pipeline import save_tiny_pipeline
 
 from benchmark import hub
-from benchmark.backbone import backbone_id, load_backbone
+from benchmark.backbone_loading import load_backbone
 from benchmark.hub import NAMED, HubModel, fetch_command, hub_model
 from benchmark.loaders import fetch
+from benchmark.model_files import backbone_id
 from benchmark.records import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -10,7 +10,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from tiny_pipeline import save_tiny_pipeline
 from transformers import CLIPTokenizer
 
-from benchmark.backbone import load_backbone
+from benchmark.backbone_loading import load_backbone
 from benchmark.identifiers import (
     Candidate,
     candidate_table,

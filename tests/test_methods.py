@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 from tiny_pipeline import save_tiny_pipeline
 
-from benchmark.backbone import Backbone, Sampler, load_backbone
+from benchmark.backbone import Backbone
+from benchmark.backbone_loading import load_backbone
 from benchmark.plugins import Method, configure, load_method, settings_of
 from benchmark.records import PRIOR_PROMPT, REAL_PROMPT, Prompt, Request, Subject, UserError
+from benchmark.sampling import Sampler
 from methods.ablations import (
     IDENTIFIER_COMMON_WORD,
     IDENTIFIER_RANDOM_STRING,

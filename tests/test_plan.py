@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.plan import Forecast, Plan, plan
+from benchmark.forecast import Forecast
+from benchmark.plan import Plan, plan
 from benchmark.records import JobRecord, UserError
 from benchmark.suite import Estimate, Suite, load_suite
 from tests import toy

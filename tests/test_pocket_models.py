@@ -273,7 +273,7 @@ def test_other_tools_load_the_generator() -> None:
 
 
 def test_each_identifier_and_name_changes_the_encoding_at_the_noun() -> None:
-    from benchmark.backbone import load_backbone
+    from benchmark.backbone_loading import load_backbone
 
     backbone = load_backbone("pocket", precision="fp32")
     names, known = named()

@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmark import single_file
-from benchmark.backbone import Sampler, backbone_id, load_backbone
-from benchmark.model_files import SingleFile
+from benchmark.backbone_loading import load_backbone
+from benchmark.model_files import SingleFile, backbone_id
 from benchmark.records import UserError
+from benchmark.sampling import Sampler
 
 #: Parameters of the true models, as published with them.
 PARAMETERS = {

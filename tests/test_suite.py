@@ -4,9 +4,10 @@ from typing import ClassVar
 
 import pytest
 
-from benchmark.plan import NOT_IN_ALL, method_names, plan
+from benchmark.plan import plan
 from benchmark.plugins import settings_of
 from benchmark.records import UserError
+from benchmark.selection import NOT_IN_ALL, method_names
 from benchmark.suite import load_suite, suite_names
 from tests import toy
 

@@ -12,7 +12,8 @@ from PIL import Image
 from reference import finetuning
 from tiny_pipeline import save_tiny_pipeline
 
-from benchmark.backbone import Backbone, load_backbone
+from benchmark.backbone import Backbone
+from benchmark.backbone_loading import load_backbone
 from benchmark.records import Prompt, Request, Subject
 from methods import training
 from methods.dreambooth import DreamBooth

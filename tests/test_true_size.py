@@ -13,8 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.backbone import backbone_id
-from benchmark.model_files import identify, worker_memory
+from benchmark.model_files import backbone_id, identify, worker_memory
 from benchmark.suite import load_suite
 from tests import true_size
 

@@ -49,8 +49,9 @@ def evaluate(suite: Suite, *, per_cell: int, device: str, card: bool) -> None:
 
     `suite` is the pocket suite: its encoders, its sampler.
     """
-    from benchmark.backbone import Sampler, load_backbone
+    from benchmark.backbone_loading import load_backbone
     from benchmark.encoders import load_encoders
+    from benchmark.sampling import Sampler
 
     sampler = Sampler(**suite.sampler.model_dump())
     backbone = load_backbone("pocket", device=device, sampler=sampler)
