@@ -39,6 +39,12 @@ def run(
             "my_module:METHOD.",
         ),
     ] = "all",
+    controls: Annotated[
+        bool,
+        typer.Option(
+            help="Real images and the untuned model too, which every report has as its measures."
+        ),
+    ] = True,
     suite: SuiteOption = "pocket",
     backbone: BackboneOption = None,
     precision: PrecisionOption = None,
@@ -62,12 +68,13 @@ def run(
 
       python -m benchmark run --methods all
 
-      python -m benchmark run --methods dreambooth,untuned --prompts accessory
+      python -m benchmark run --methods dreambooth --prompts accessory
 
       python -m benchmark run --methods my_module:METHOD --seed 0,1,2
     """
     from benchmark.grid import run_grid
     from benchmark.plan import plan
+    from benchmark.stats import CONTROLS
 
     grid = plan(
         load_suite(suite)
@@ -79,6 +86,7 @@ def run(
         prompts=items(prompts),
         seeds=seed_numbers(seed),
         images_per_prompt=images_per_prompt,
+        controls=CONTROLS if controls else (),
     )
     directory = out or Path("runs") / f"{grid.suite.name}-{grid.configuration[:8]}"
     raise typer.Exit(run_grid(grid, directory, workers=workers, dry_run=dry_run))

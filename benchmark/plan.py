@@ -44,24 +44,30 @@ def plan(
     prompts: Sequence[str] = (),
     seeds: Sequence[int] = (),
     images_per_prompt: int | None = None,
+    controls: Sequence[str] = (),
 ) -> Plan:
     """Lay out the grid: every method on every subject with every seed.
 
     `methods`: names, `module:ATTRIBUTE`, patterns like `identifier-*`, or `all` for every
-    installed one but the identifiers' ablation. `subjects`, `prompts`
-    (kinds, templates, or numbers counted from 1 in the subject's list) and `seeds`: the suite's
-    if empty. Checks the subjects' images. Raises UserError naming what is not known.
+    installed one but the identifiers' ablation. `controls`: methods that come along where the
+    subjects have images enough for them. `subjects`, `prompts` (kinds, templates, or numbers
+    counted from 1 in the subject's list) and `seeds`: the suite's if empty. Checks the subjects'
+    images. Raises UserError naming what is not known.
     """
-    configured = {name: suite.method(name) for name in method_names(suite, methods)}
-    settings = {name: suite.settings(name) for name in configured}
+    names = method_names(suite, methods)
     prompts = prompts or suite.evaluation.prompts
-    suite = _resolved(suite, settings, prompts, images_per_prompt)
     dataset = suite.data.load()
     chosen = choose_subjects(dataset, subjects or suite.data.subjects)
     asked = {subject.name: choose_prompts(dataset, subject, prompts) for subject in chosen}
     kept = [subject for subject in chosen if asked[subject.name]]
     if not kept:
         raise UserError(f"prompts {', '.join(prompts)}: not meant for any of the chosen subjects")
+    configured = {name: suite.method(name) for name in names}
+    for name in controls:
+        if not _alone(method := suite.method(name), kept):
+            configured.setdefault(name, method)
+    settings = {name: suite.settings(name) for name in configured}
+    suite = _resolved(suite, settings, prompts, images_per_prompt)
     _check_subject_images(settings, kept)
     _check_counts(configured, kept)
     verify(dataset, kept)
@@ -94,12 +100,16 @@ def plan(
 def _check_counts(methods: dict[str, plugins.Method], subjects: Sequence[Subject]) -> None:
     """Refuse real images to be compared with each other where there is one only."""
     for name, method in methods.items():
-        alone = [s.name for s in subjects if not method.prompted and len(s.images) < 2]
-        if alone:
+        if alone := _alone(method, subjects):
             raise UserError(
                 f"method '{name}' compares a subject's images with each other, and there is one of "
                 f"{', '.join(alone)}: add another, or choose other methods or subjects"
             )
+
+
+def _alone(method: plugins.Method, subjects: Sequence[Subject]) -> list[str]:
+    """The subjects with too few images for a method that is those images themselves."""
+    return [s.name for s in subjects if not method.prompted and len(s.images) < 2]
 
 
 def _shared(suite: Suite) -> dict[str, Any]:

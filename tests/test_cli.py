@@ -44,7 +44,8 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return Shell(monkeypatch, capsys)
 
 
-RUN = ("run", "--suite", "toy.toml", "--methods", "tests.toy:PAINT", "--workers", "1")
+TOY = ("run", "--suite", "toy.toml", "--methods", "tests.toy:PAINT", "--workers", "1")
+RUN = (*TOY, "--no-controls")
 
 
 def test_a_run_from_plan_to_report_and_again(shell: Shell, tmp_path: Path) -> None:
@@ -82,6 +83,23 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(shell: Shell, tmp_path: Pa
     assert "jobs        2, 14 images" in shell.out
     assert "left out    vase-green: none of the chosen prompts is for them" in shell.out
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_controls_come_along_unasked(shell: Shell) -> None:
+    assert shell(*TOY, "--dry-run") == 0
+    assert "methods     3: tests.toy:PAINT, real-images, untuned" in shell.out.splitlines()
+    assert shell(*TOY, "--dry-run", "--methods", "untuned,tests.toy:PAINT") == 0
+    assert "methods     3: untuned, tests.toy:PAINT, real-images" in shell.out.splitlines()
+    assert shell(*RUN, "--dry-run") == 0
+    assert "methods     1: tests.toy:PAINT" in shell.out.splitlines()
+
+
+def test_a_single_real_image_has_none_to_be_compared_with(shell: Shell, tmp_path: Path) -> None:
+    own = own_subjects(tmp_path)
+    for image in sorted((own / "mine").iterdir())[1:]:
+        image.unlink()
+    assert shell(*TOY, "--dry-run", "--data", "own") == 0
+    assert "methods     2: tests.toy:PAINT, untuned" in shell.out.splitlines()
 
 
 def test_another_backbone_and_precision_take_the_suites_place(shell: Shell, tmp_path: Path) -> None:
