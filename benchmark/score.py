@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmark import plugins
 from benchmark.data import read_image, verify
-from benchmark.matching import OWN_IMAGES, match_files
+from benchmark.matching import OWN_IMAGES, match_files, name_of
 from benchmark.model_files import identify
 from benchmark.plan import load_metrics
 from benchmark.records import (
@@ -70,7 +70,7 @@ def collect(images: Path, suite: Suite, *, method: str = "") -> Work:
         dataset,
         subjects,
         identifier=suite.backbone.identifier,
-        method=method or images.resolve().stem,
+        method=method or name_of(images),
     )
     if not found:
         reason = f"; the first: {unmatched[0]}" if unmatched else ""

@@ -142,6 +142,18 @@ def test_a_csv_names_the_same_images_in_any_of_the_ways(suite: Suite, tmp_path: 
     assert found == {"dino", "clip_i", "clip_t", "div", "pres"}
 
 
+def test_a_folders_name_is_taken_whole(
+    suite: Suite,
+    tmp_path: Path,
+    shell: Shell,  # noqa: F811
+) -> None:
+    picture(tmp_path / "sd-1.5/dog-red/a dog in the snow/0.png")
+    assert shell("score", "sd-1.5", "--suite", "toy.toml") == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("sd-1.5-")
+    assert scores(run, "sd-1.5")
+
+
 def test_images_with_numbers_of_their_own_are_in_the_gallery(suite: Suite, tmp_path: Path) -> None:
     lines = ["file,subject,prompt,sample"]
     for sample in (2, 7):
