@@ -18,7 +18,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from benchmark.baseline import Baseline, measure_baseline, read_baseline, subject_means
-from benchmark.finished import Run, missing_jobs, read_run
+from benchmark.finished import Run, check_finished, missing_jobs, read_run
 from benchmark.join import join, uneven_prompts
 from benchmark.manifest import some
 from benchmark.records import UserError
@@ -104,7 +104,7 @@ def load_runs(directories: Sequence[Path]) -> Run:
     """The finished runs as one. Raises UserError if a job is missing, or they do not compare."""
     runs = [read_run(directory) for directory in directories]
     for run in runs:
-        _check_finished(run)
+        check_finished(run)
     run = join(runs, directories[0], partial=True)
     lacking = [f"{m} lacks {', '.join(what)}" for m, what in missing_jobs(run.scores).items()]
     if uneven := uneven_prompts(run):
@@ -112,24 +112,6 @@ def load_runs(directories: Sequence[Path]) -> Run:
     if lacking:
         raise UserError(f"the grid is incomplete: {some(lacking)}; run what is missing")
     return run
-
-
-def _check_finished(run: Run) -> None:
-    """Refuse a run of which a planned job has no record, or a score no job."""
-    missing = []
-    plan = run.directory / "run.json"
-    if plan.is_file():
-        try:
-            planned = json.loads(plan.read_text("utf-8"))["jobs"]
-            missing = [job for job in planned if not (run.directory / f"{job}.json").is_file()]
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise UserError(f"{plan} is no plan of a run ({error}): run it again") from error
-    scored = run.scores[["method", "subject", "seed"]].drop_duplicates()
-    if missing or len(scored) != len(run.records):
-        what = some(missing) if missing else "scores.csv and jobs/ do not hold the same jobs"
-        raise UserError(
-            f"{run.directory} is not finished: {what}; the same `run` command again goes on"
-        )
 
 
 def compare(run: Run, baseline: Baseline, path: Path) -> tuple[list[Verdict], list[str]]:

@@ -136,7 +136,12 @@ def _check_activation(name: str, table: Mapping[str, Any]) -> None:
 
 def _check_tokenizer_is_own(config: Path) -> None:
     """Without that key, open_clip silently takes OpenAI's vocabulary of 49408 words."""
-    text = json.loads(config.read_text(encoding="utf-8")).get("model_cfg", {}).get("text_cfg", {})
+    try:
+        text = json.loads(config.read_text("utf-8")).get("model_cfg", {}).get("text_cfg", {})
+    except (AttributeError, OSError, ValueError) as error:
+        raise UserError(
+            f"{config} is no open_clip configuration ({error}): fetch it anew"
+        ) from error
     if not text.get("hf_tokenizer_name"):
         raise UserError(f"{config}: model_cfg.text_cfg.hf_tokenizer_name is missing or empty")
 

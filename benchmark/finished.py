@@ -1,4 +1,7 @@
-"""What a run directory holds once jobs have finished, read for a report."""
+"""What a run directory holds once jobs have finished, read for a report.
+
+read_run(Path("runs/pocket-1a2b3c4d")).methods
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.manifest import some
 from benchmark.orderings import Verdict, judge, load_orderings
 from benchmark.pairs import by_image
 from benchmark.records import ELSEWHERE, REAL, Prompt, UserError
@@ -127,6 +131,24 @@ def read_run(run_directory: Path) -> Run:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{where} is no job's record ({error}): remove it") from error
     return Run(run_directory, suite, scores, in_order(found, scores))
+
+
+def check_finished(run: Run) -> None:
+    """Raise UserError if a planned job of `run` has no record, or a score no job."""
+    missing = []
+    plan = run.directory / "run.json"
+    if plan.is_file():
+        try:
+            planned = json.loads(plan.read_text("utf-8"))["jobs"]
+            missing = [job for job in planned if not (run.directory / f"{job}.json").is_file()]
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise UserError(f"{plan} is no plan of a run ({error}): run it again") from error
+    scored = run.scores[["method", "subject", "seed"]].drop_duplicates()
+    if missing or len(scored) != len(run.records):
+        what = some(missing) if missing else "scores.csv and jobs/ do not hold the same jobs"
+        raise UserError(
+            f"{run.directory} is not finished: {what}; the same `run` command again goes on"
+        )
 
 
 def in_a_row(run: Run) -> str:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,12 +116,15 @@ def _rows(
 ) -> dict[_Row, list[_Cell | None]]:
     """The rows in the order that jobs ask for their images, those of one subject together."""
     values = {metric: _values(run, metric) for metric in metrics}
+    numbers: dict[tuple[Any, ...], set[int]] = defaultdict(set)
+    for *drawn, sample in set().union(*values.values()):
+        numbers[tuple(drawn)].add(sample)
     found: dict[_Row, list[_Cell | None]] = {}
     records = [record for record in run.records if record["job"]["method"] in methods]
     for record in sorted(records, key=lambda r: (r["job"]["subject"], r["job"]["seed"])):
         job = record["job"]
         subject, seed, column = job["subject"], job["seed"], methods.index(job["method"])
-        for prompt, sample in _asked(job):
+        for prompt, sample in _asked(job, numbers):
             row = (subject, seed, prompt.kind, prompt.template, sample)
             image = run.image(job["method"], subject, prompt, seed, sample)
             key = (job["method"], *row)
@@ -131,12 +135,15 @@ def _rows(
     return found
 
 
-def _asked(job: dict[str, Any]) -> Iterable[tuple[Prompt, int]]:
-    for prompt in job["prompts"]:
-        for sample in range(job["images_per_prompt"]):
-            yield Prompt(**prompt), sample
-    for sample in range(job["prior_prompt_images"]):
-        yield PRIOR_PROMPT, sample
+def _asked(
+    job: dict[str, Any], numbers: Mapping[tuple[Any, ...], set[int]]
+) -> Iterable[tuple[Prompt, int]]:
+    """The job's images; those made elsewhere may have any numbers: they are among the scores'."""
+    counts = [(Prompt(**prompt), job["images_per_prompt"]) for prompt in job["prompts"]]
+    for prompt, count in [*counts, (PRIOR_PROMPT, job["prior_prompt_images"])]:
+        key = (job["method"], job["subject"], job["seed"], prompt.kind, prompt.template)
+        for sample in sorted({*range(count), *numbers.get(key, ())}):
+            yield prompt, sample
 
 
 def _values(run: Run, metric: str) -> dict[tuple[Any, ...], float]:

@@ -5,7 +5,6 @@ python -m benchmark run --methods dreambooth,untuned --dry-run
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -88,8 +87,7 @@ def run(
         images_per_prompt=images_per_prompt,
         controls=CONTROLS if controls else (),
     )
-    directory = out or Path("runs") / f"{grid.suite.name}-{grid.configuration[:8]}"
-    raise typer.Exit(run_grid(grid, directory, workers=workers, dry_run=dry_run))
+    raise typer.Exit(run_grid(grid, out or grid.directory, workers=workers, dry_run=dry_run))
 
 
 def sweep(
@@ -142,7 +140,7 @@ def sweep(
         seeds=seed_numbers(seed),
         images_per_prompt=images_per_prompt,
     )
-    directory = out or Path("runs") / f"{grid.suite.name}-{grid.configuration[:8]}"
+    directory = out or grid.directory
     code = run_grid(grid, directory, dry_run=dry_run)
     if not dry_run and code != 130:
         print(write_sweep(directory))
@@ -211,5 +209,5 @@ def curve(
         seeds=seed_numbers(seed),
         images_per_prompt=images_per_prompt,
     )
-    directory = out or Path("runs") / f"{grid.suite.name}-{grid.configuration[:8]}"
+    directory = out or grid.directory
     raise typer.Exit(run_curve(asked, grid, directory, workers=workers, dry_run=dry_run))

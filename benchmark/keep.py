@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmark.finished import Run, missing_jobs, read_run
+from benchmark.finished import Run, check_finished, missing_jobs, read_run
 from benchmark.join import scores_csv, uneven_prompts
 from benchmark.records import PRIOR_PROMPT, REAL_PROMPT, Prompt, UserError
 from benchmark.report import grid_prompts, grid_subjects, write_report
@@ -30,6 +30,7 @@ def keep_run(run_directory: Path, directory: Path) -> Path:
     anything but an earlier copy, which is replaced.
     """
     run = read_run(run_directory)
+    check_finished(run)
     if missing_jobs(run.scores) or uneven_prompts(run) or not run.records:
         raise UserError(
             f"{run_directory} is not finished: the same `run` command again goes on; keep it then"

@@ -41,6 +41,12 @@ class Entry:
     problem: str = ""  #: why it can be no image of ours
 
 
+def name_of(images: Path) -> str:
+    """The folder's own name, or the CSV's without its suffix."""
+    place = images.resolve()
+    return place.stem if place.is_file() else place.name
+
+
 def match_files(
     images: Path,
     dataset: Dataset,

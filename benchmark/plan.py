@@ -10,6 +10,7 @@ import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmark import plugins
@@ -34,6 +35,11 @@ class Plan:
     images: dict[str, int]  #: job key -> images to make
     left_out: tuple[str, ...]  #: subjects for which none of the chosen prompts is meant
     configuration: str  #: 16 hex digits over all that decides the scores
+
+    @property
+    def directory(self) -> Path:
+        """Where its run goes unless it is told otherwise."""
+        return Path("runs") / f"{self.suite.name}-{self.configuration[:8]}"
 
 
 def plan(

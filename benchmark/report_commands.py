@@ -49,6 +49,7 @@ def score(
 
         python -m benchmark score my-images --suite pocket --method my-tool
     """
+    from benchmark.matching import name_of
     from benchmark.score import collect, score_images
 
     found = load_suite(suite).with_images(data).under(protocol, encoders=encoders)
@@ -60,7 +61,7 @@ def score(
             f"{len(work.unmatched)} files of {images} are unmatched, so nothing was scored: mend "
             "them, or leave them out with --skip-unmatched"
         )
-    directory = out or Path("runs") / f"{images.resolve().stem}-{work.configuration[:8]}"
+    directory = out or Path("runs") / f"{name_of(images)}-{work.configuration[:8]}"
     print(f"report: {score_images(work, directory)}")
 
 

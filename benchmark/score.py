@@ -3,9 +3,8 @@
     work = collect(Path("my-images"), load_suite("pocket"), method="my-tool")
     score_images(work, Path("runs/my-tool"))    # -> runs/my-tool/report.md
 
-Images lie in a folder, `<subject>/<prompt>/<n>.png`, or are named by a CSV with the columns
-file,subject,prompt and, if wanted, sample,seed,method. They are copied, so that the report can be
-written again from the run directory alone.
+`benchmark.matching` says which file is an image of what. The images are copied, so that the report
+can be written again from the run directory alone.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any
 
 from benchmark import plugins
 from benchmark.data import read_image, verify
-from benchmark.matching import OWN_IMAGES, match_files
+from benchmark.matching import OWN_IMAGES, match_files, name_of
 from benchmark.model_files import identify
 from benchmark.plan import load_metrics
 from benchmark.records import (
@@ -71,7 +70,7 @@ def collect(images: Path, suite: Suite, *, method: str = "") -> Work:
         dataset,
         subjects,
         identifier=suite.backbone.identifier,
-        method=method or images.resolve().stem,
+        method=method or name_of(images),
     )
     if not found:
         reason = f"; the first: {unmatched[0]}" if unmatched else ""
@@ -105,6 +104,8 @@ def score_images(work: Work, path: Path) -> Path:
         )
         if work.unmatched:
             write_atomically(path / "unmatched.txt", "\n".join(work.unmatched) + "\n")
+        else:
+            (path / "unmatched.txt").unlink(missing_ok=True)
         workplace = Workplace(work.suite, directory)
         for number, batch in enumerate(work.batches, 1):
             if not directory.record(batch.job):

@@ -16,6 +16,7 @@ from benchmark.pairs import compare, paired
 from benchmark.runs_text import under
 from benchmark.stats import CONTROLS
 from benchmark.tables import LABELS, count, escape, shown, title
+from benchmark.task import run_seeds
 
 #: What each metric is about, in the order of the sentences.
 _ABOUT = {
@@ -62,11 +63,17 @@ def _against(run: Run, metric: str, leader: str, others: Sequence[str]) -> str:
     pairs = list(combinations([leader, *others], 2))
     found = compare([paired(run.by_image[metric], *pair) for pair in pairs])[: len(others)]
     tested = [o for o, d in zip(others, found, strict=True) if not math.isnan(d.p)]
-    told = [o for o, d in zip(others, found, strict=True) if d.shown]
-    alike = [other for other in tested if other not in told]
+    sign = 1 if LABELS[metric].endswith("↑") else -1
+    told = [o for o, d in zip(others, found, strict=True) if d.shown and sign * d.mean > 0]
+    # Where a method lacks subjects, the better mean may be of easier ones.
+    behind = [o for o, d in zip(others, found, strict=True) if d.shown and sign * d.mean < 0]
+    alike = [other for other in tested if other not in (*told, *behind)]
     parts = []
     if told:
         parts.append(f"better than {_names(told, others, all_of_them='every other')}")
+    if behind:
+        names = _names(behind, others, all_of_them="every other")
+        parts.append(f"worse than {names} on the subjects of both")
     if alike:
         parts.append(f"no difference shown from {_names(alike, others, all_of_them='any other')}")
     return f": {'; '.join(parts)}" if parts else ", the best mean"
@@ -130,10 +137,10 @@ def copier(run: Run, method: str) -> str:
 
 def _certainty(run: Run) -> str:
     subjects = count(run.scores["subject"].nunique(), "subject")
-    seeds = sorted(run.scores["seed"].unique(), key=int)
+    seeds = run_seeds(run)
     if len(seeds) == 1:
         return (
-            f"**Certainty**: {subjects}, seed {escape(seeds[0])} only. Intervals and tests say how "
+            f"**Certainty**: {subjects}, seed {seeds[0]} only. Intervals and tests say how "
             "far other subjects would move the means, not how far another seed would."
         )
     return (

@@ -350,6 +350,14 @@ def test_a_clip_directory_without_a_tokenizer_of_its_own_is_refused(settings, tm
         load_encoders(changed(settings, "clip", model=str(directory)), device="cpu")
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model_cfg": null}'])
+def test_a_clip_directory_with_a_broken_configuration_is_named(settings, tmp_path, content):
+    directory = save_clip(tmp_path / "clip")
+    (directory / "open_clip_config.json").write_text(content)
+    with pytest.raises(UserError, match="clip/open_clip_config.json is no open_clip configuration"):
+        load_encoders(changed(settings, "clip", model=str(directory)), device="cpu")
+
+
 def test_identity_follows_the_weights_and_not_the_place(settings, tmp_path):
     def digest(directory):
         return identify({"dino": {**settings["dino"], "model": str(directory)}})["dino"]["weights"]

@@ -114,6 +114,15 @@ def test_an_unfinished_run_is_not_kept(tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
+def test_a_run_that_lacks_a_planned_subject_altogether_is_not_kept(tmp_path):
+    run = write_run(tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:2])
+    for method in METHODS:
+        remove_job(run, method, "dog-b")
+    with pytest.raises(UserError, match="is not finished: jobs/dreambooth/dog-b-s0; "):
+        keep_run(run, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
 @pytest.mark.parametrize("folder", KEPT, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_our_kept_reports_are_what_is_written_from_their_scores(folder, tmp_path):
     copy = tmp_path / "copy"

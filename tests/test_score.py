@@ -12,6 +12,8 @@ from PIL import Image
 
 import benchmark.encoders
 from benchmark.data import load_dataset
+from benchmark.finished import read_run
+from benchmark.gallery import gallery
 from benchmark.grid import run_grid
 from benchmark.plan import plan
 from benchmark.records import UserError
@@ -140,6 +142,33 @@ def test_a_csv_names_the_same_images_in_any_of_the_ways(suite: Suite, tmp_path: 
     assert found == {"dino", "clip_i", "clip_t", "div", "pres"}
 
 
+def test_a_folders_name_is_taken_whole(
+    suite: Suite,
+    tmp_path: Path,
+    shell: Shell,  # noqa: F811
+) -> None:
+    picture(tmp_path / "sd-1.5/dog-red/a dog in the snow/0.png")
+    assert shell("score", "sd-1.5", "--suite", "toy.toml") == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("sd-1.5-")
+    assert scores(run, "sd-1.5")
+
+
+def test_images_with_numbers_of_their_own_are_in_the_gallery(suite: Suite, tmp_path: Path) -> None:
+    lines = ["file,subject,prompt,sample"]
+    for sample in (2, 7):
+        picture(tmp_path / f"{sample}.png", sample)
+        lines.append(f"{sample}.png,dog-red,a dog in the snow,{sample}")
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    score_images(collect(tmp_path / "all.csv", suite), tmp_path / "scored")
+    rows = gallery(read_run(tmp_path / "scored"))["rows"]
+    assert [row["sample"] for row in rows] == [2, 7]
+    for row in rows:
+        (cell,) = row["cells"]
+        assert (tmp_path / "scored" / cell[2]).is_file()
+        assert cell[3][0] is not None
+
+
 def test_files_of_a_prompt_are_counted_in_the_order_of_their_numbers(
     suite: Suite, tmp_path: Path
 ) -> None:
@@ -192,6 +221,10 @@ def test_what_fits_nothing_is_listed_and_nothing_is_written(
         ("dog-red", "a {} in the snow", "recontextualization", "0")
     }
     assert shell("report", "scored") == 0
+    shutil.rmtree(folder)
+    picture(good)
+    assert shell(*arguments) == 0
+    assert not (tmp_path / "scored/unmatched.txt").exists()
 
 
 def test_the_same_folder_again_is_not_scored_again_but_a_changed_one_is_refused(

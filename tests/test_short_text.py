@@ -5,10 +5,11 @@ import re
 import pytest
 
 from benchmark.finished import read_run
+from benchmark.join import join
 from benchmark.report_tables import report_tables
 from benchmark.report_text import report_text
 from benchmark.short_text import in_short
-from tests.made_up_run import write_run
+from tests.made_up_run import remove_job, write_run
 
 SUBJECTS = tuple(f"cat-{letter}" for letter in "abcdefghij")
 #: DINO of each method; the other metrics are the same, but PRES.
@@ -69,6 +70,31 @@ def test_too_few_subjects_are_no_test(tmp_path):
     found = sentences(tmp_path / "run", methods=methods, subjects=SUBJECTS[:2])
     assert found["DINO"] == "(subject fidelity): dreambooth, 0.701, the best mean."
     assert found["Certainty"].startswith("2 subjects, seed 0 only.")
+
+
+@pytest.mark.parametrize("metric", ["DINO", "PRES"])
+def test_a_lead_by_easier_subjects_is_not_called_better(tmp_path, metric):
+    run = tmp_path / "run"
+    ease = dict(zip(SUBJECTS, (0.4, 0.41, 0.42, 0.43, 0.44, 0.45, 0, 0, 0, 0), strict=True))
+
+    def eased(job, request, name):
+        score = 0.3 + ease[job.subject] + 0.05 * (job.method == "as-good")
+        return 1 - score if name == "pres" else score
+
+    write_run(run, eased, methods=("dreambooth", "as-good"), subjects=SUBJECTS)
+    for subject in SUBJECTS[6:]:
+        remove_job(run, "dreambooth", subject)
+    text = in_short(read_run(run))
+    (line,) = [line for line in text.splitlines() if line.startswith(f"- **{metric}**")]
+    assert ": dreambooth, " in line
+    assert line.endswith(": worse than as-good on the subjects of both.")
+
+
+def test_real_images_bring_no_seed_of_their_own(tmp_path):
+    real = write_run(tmp_path / "a", value, methods=["real-images"], subjects=SUBJECTS)
+    drawn = write_run(tmp_path / "b", value, methods=["dreambooth"], subjects=SUBJECTS, seeds=(7,))
+    run = join([read_run(real), read_run(drawn)], tmp_path / "both")
+    assert "**Certainty**: 10 subjects, seed 7 only." in in_short(run)
 
 
 def test_one_method_stands_beside_the_controls(tmp_path):
