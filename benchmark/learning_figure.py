@@ -39,6 +39,7 @@ def draw_learning(records: Sequence[dict[str, Any]]) -> Any | None:
         axes.set_title(plain(f"{term} term"), fontsize=10)
         axes.set_xlabel("training steps", fontsize=9)
         axes.set_ylabel("denoising loss", fontsize=9)
+        axes.tick_params(labelsize=9)
         tidy(axes)
     for axes in panels[len(terms) :]:
         axes.set_visible(False)
@@ -83,4 +84,6 @@ def _draw_term(axes: Any, losses: pd.DataFrame, methods: Sequence[str]) -> dict[
             points["step"], points["loss"], color=colour, marker=marker, markersize=5,
             markevery=(first, every), linewidth=1.3,
         )  # fmt: skip
+    if losses["loss"].min() > 0:
+        axes.set_ylim(bottom=0)  # else noise alone would fill a panel whose lines are level
     return handles

@@ -36,7 +36,7 @@ class Progress(Protocol):
     """What a fit calls as it goes on: `progress(done, steps)`, steps done of steps in all."""
 
     def __call__(
-        self, done: int, steps: int, *, losses: Mapping[str, float] | None = None
+        self, done: int, steps: int, /, *, losses: Mapping[str, float] | None = None
     ) -> None:
         """Take note of the steps and, where `losses` are given, of how the training goes.
 

@@ -89,9 +89,7 @@ class Pace:
     _seen: list[tuple[int, float]] = field(default_factory=list)  # the first and the last step
     _told: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
-    def __call__(
-        self, done: int, steps: int, *, losses: Mapping[str, float] | None = None
-    ) -> None:
+    def __call__(self, done: int, steps: int, *, losses: Mapping[str, float] | None = None) -> None:
         self._seen[1:] = [(done, time.perf_counter())]
         for term, loss in (losses or {}).items():
             if math.isfinite(loss):

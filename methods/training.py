@@ -141,9 +141,10 @@ def train(
     """Change `parameters` in place so that the weighted sum of the terms falls.
 
     `encode` turns b prompts into (b, length, width) conditions, with gradients if they are to flow
-    there. `progress` is told every step, and some 40 times each term's mean unweighted loss since
-    the time before. In fp16 a step whose scaled gradients overflow is left out, as GradScaler does, and the
-    scale is halved. Raises FloatingPointError if the loss stops being finite, or no scale helps.
+    there. `progress` is told of every step, and some 40 times of each term's unweighted loss, the
+    mean since the time before. In fp16 a step whose scaled gradients overflow is left out, as
+    GradScaler does, and the scale is halved. Raises FloatingPointError if the loss stops being
+    finite, or no scale helps.
     """
     optimiser = torch.optim.AdamW(
         parameters,
