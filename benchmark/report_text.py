@@ -219,8 +219,9 @@ def _learning(figures: set[str]) -> str:
         "The denoising loss is how far the model's answer to a noisy image is from the right one, "
         "squared: for the subject's own images (instance) and for its class's (prior). A point is "
         "the mean since the one before, over each subject's seeds, then over subjects. It is noisy "
-        "since every step draws other images, noise and timesteps, and methods with other settings "
-        "draw others again: compare shapes only. A falling loss says nothing about fidelity.\n"
+        "since every step draws other images, noise and timesteps, and a method with other "
+        "settings may draw others again: compare shapes only. A falling loss says nothing about "
+        "fidelity.\n"
     )
 
 
