@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -27,11 +27,24 @@ if TYPE_CHECKING:
 
     from benchmark.backbone import Backbone
 
-#: Called with (steps done, steps in all) as a fit goes on.
-Progress = Callable[[int, int], None]
 #: What a fit returns: requests in, images out, in their order: (3, height, width) float32 in [0, 1]
 #: on the CPU, as one (n, 3, height, width) tensor or, where sizes differ, as a sequence of them.
 Generate = Callable[[Sequence[Request]], "Tensor | Sequence[Tensor]"]
+
+
+class Progress(Protocol):
+    """What a fit calls as it goes on: `progress(done, steps)`, steps done of steps in all."""
+
+    def __call__(
+        self, done: int, steps: int, /, *, losses: Mapping[str, float] | None = None
+    ) -> None:
+        """Take note of the steps and, where `losses` are given, of how the training goes.
+
+        `losses`: each loss term's mean since it was last told, by the term's name, e.g.
+        `{"instance": 0.12, "prior": 0.08}`. They make the report's learning curves; tell them some
+        40 times in a training. What is not finite is left out.
+        """
+        ...
 
 
 @runtime_checkable
@@ -53,7 +66,8 @@ class Method(Protocol):
         """Learn `subject`, changing `backbone`'s weights in place as it likes.
 
         The suite puts the pristine weights back after the job. Raises what it likes: a failed
-        job does not stop the grid.
+        job does not stop the grid. `progress(done, steps)` is called after each training step, if
+        there are any; `progress(done, steps, losses={"instance": 0.12})` also tells its losses.
         """
         ...
 

@@ -162,3 +162,5 @@ class JobRecord:
     images: int
     files: dict[str, str] = field(default_factory=dict)  #: relative image path -> prompt text
     steps_per_second: float | None = None  #: of training, what goes before it left out
+    #: loss term -> at most 40 of (step, mean loss since the one before), unweighted
+    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)

@@ -57,12 +57,14 @@ def _write(run: Run) -> Path:
     from benchmark.figures import draw_bars, draw_fidelity, png_of, svg_of
     from benchmark.gallery import gallery
     from benchmark.heat_map import draw_heat_map
+    from benchmark.learning_figure import draw_learning
     from benchmark.page_html import page_html
 
     drawn = {
         "fidelity": draw_fidelity(run.summary),
         "bars": draw_bars(run.summary),
         "subjects": draw_heat_map(run.scores),
+        "learning": draw_learning(run.records),
     }
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
     vectors = {name: svg_of(figure) for name, figure in figures.items()}

@@ -49,6 +49,7 @@ def report_text(run: Run, *, figures: set[str]) -> str:
         _by_subject(figures),
         seed_to_seed(run),
         _cost(run),
+        _learning(figures),
         runs(run),
         _what_was_run(run),
     ]
@@ -222,6 +223,20 @@ def _cost(run: Run) -> str:
         "prior images and the VAE too. Images a second: of sampling. Memory: the most of any job, "
         "of the GPU if there is one, else of the process, the files that it has mapped included. "
         "Left: what a job leaves on disk, images, scores and record; mean a job.\n"
+    )
+
+
+def _learning(figures: set[str]) -> str:
+    if "learning" not in figures:
+        return ""
+    return (
+        "## Learning curves\n\n![Denoising losses in training](figures/learning.png)\n\n"
+        "The denoising loss is how far the model's answer to a noisy image is from the right one, "
+        "squared: for the subject's own images (instance) and for its class's (prior). A point is "
+        "the mean since the one before, over each subject's seeds, then over subjects. It is noisy "
+        "since every step draws other images, noise and timesteps, and a method with other "
+        "settings may draw others again: compare shapes only. A falling loss says nothing about "
+        "fidelity.\n"
     )
 
 

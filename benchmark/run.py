@@ -12,10 +12,11 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 
     from benchmark.backbone import Backbone
     from benchmark.encoders import Encoders
+
+#: Called with (steps done, steps in all) as a fit goes on.
+StepListener = Callable[[int, int], None]
+
+_LOSSES = 40  #: at most so many points of a term's losses are kept
 
 
 @dataclass
@@ -73,18 +79,22 @@ class Workplace:
 
 @dataclass
 class Pace:
-    """Passes a fit's progress on, and measures its steps from the end of the first one.
+    """Passes a fit's steps on, measures them from the end of the first one, and keeps its losses.
 
-    So neither what goes before them (the prior images, the VAE) counts, nor what only the first
-    step has to do.
+    So neither what goes before them (the prior images, the VAE) counts in the pace, nor what only
+    the first step has to do.
     """
 
-    progress: plugins.Progress
+    listen: StepListener
     _seen: list[tuple[int, float]] = field(default_factory=list)  # the first and the last step
+    _told: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
-    def __call__(self, done: int, steps: int) -> None:
+    def __call__(self, done: int, steps: int, *, losses: Mapping[str, float] | None = None) -> None:
         self._seen[1:] = [(done, time.perf_counter())]
-        self.progress(done, steps)
+        for term, loss in (losses or {}).items():
+            if math.isfinite(loss):
+                self._told.setdefault(term, []).append((done, float(loss)))
+        self.listen(done, steps)
 
     @property
     def steps_per_second(self) -> float | None:
@@ -94,8 +104,19 @@ class Pace:
         (first, start), (last, end) = self._seen
         return (last - first) / (end - start) if end > start else None
 
+    @property
+    def losses(self) -> dict[str, list[tuple[int, float]]]:
+        """As a record has them: to 4 digits, and of a term told more often, means of several."""
+        kept = {}
+        for term, told in self._told.items():
+            size = math.ceil(len(told) / _LOSSES)
+            parts = [told[i : i + size] for i in range(0, len(told), size)]
+            means = [(part[-1][0], fmean(loss for _, loss in part)) for part in parts]
+            kept[term] = [(step, float(f"{mean:.4g}")) for step, mean in means]
+        return kept
 
-def run_job(job: Job, workplace: Workplace, *, progress: plugins.Progress) -> JobRecord:
+
+def run_job(job: Job, workplace: Workplace, *, progress: StepListener) -> JobRecord:
     """Fit, generate, score, and write the job's files, its record last.
 
     Raises whatever the method raises; the backbone's pristine weights are put back in any case.
@@ -132,6 +153,7 @@ def run_job(job: Job, workplace: Workplace, *, progress: plugins.Progress) -> Jo
         images=len(images),
         files={path: _text(r, subject) for path, r in zip(paths, requests, strict=True)},
         steps_per_second=pace.steps_per_second,
+        losses=pace.losses,
     )
     workplace.directory.write_job(record, job, dict(zip(paths, images, strict=True)), scores)
     return record

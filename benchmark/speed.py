@@ -144,7 +144,7 @@ def _training(suite: Suite, backbone: Backbone, subject: Subject) -> Race:
     def ours() -> float:
         times = {}
 
-        def progress(done: int, _total: int) -> None:
+        def progress(done: int, _steps: int, *, losses: object = None) -> None:
             if done in (WARM_STEPS, WARM_STEPS + STEPS):
                 times[done] = _now(backbone)
 

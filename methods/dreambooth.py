@@ -106,6 +106,7 @@ class DreamBooth:
             *backbone.latent_moments(instance_images(subject, backbone.resolution)),
             prompts=[f"a {phrase}"],
             generator=seeded(seed, subject.name, "instance"),
+            name="instance",
             batch_size=self.batch_size,
         )
         if not self.prior_weight:
@@ -115,6 +116,7 @@ class DreamBooth:
             *backbone.prior_moments(noun, self.prior_images, sampler=sampler, seed=seed),
             prompts=[f"a {noun}"],
             generator=seeded(seed, subject.name, "prior"),
+            name="prior",
             batch_size=self.batch_size,
             weight=self.prior_weight,
         )

@@ -53,6 +53,7 @@ class TextualInversion:
             *backbone.latent_moments(instance_images(subject, backbone.resolution)),
             prompts=[template.format(self.identifier) for template in self.templates],
             generator=seeded(seed, subject.name, "instance"),
+            name="instance",
             batch_size=self.batch_size,
         )
         train(

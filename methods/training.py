@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,6 +30,8 @@ Encode = Callable[[Sequence[str]], Tensor]
 
 #: Every how many steps the loss is looked at; in between nothing waits for the device.
 CHECK_EVERY = 25
+#: At most how often a training tells its losses, which waits for the device too.
+TELLINGS = 40
 
 
 class Draw(NamedTuple):
@@ -52,6 +55,7 @@ class Term:
     std: Tensor  #: the same shape
     prompts: Sequence[str]
     generator: Generator
+    name: str  #: what its losses are told by; no two terms of a training are called alike
     batch_size: int = 1
     weight: float = 1.0
 
@@ -137,8 +141,10 @@ def train(
     """Change `parameters` in place so that the weighted sum of the terms falls.
 
     `encode` turns b prompts into (b, length, width) conditions, with gradients if they are to flow
-    there. In fp16 a step whose scaled gradients overflow is left out, as GradScaler does, and the
-    scale is halved. Raises FloatingPointError if the loss stops being finite, or no scale helps.
+    there. `progress` is told of every step, and some 40 times of each term's unweighted loss, the
+    mean since the time before. In fp16 a step whose scaled gradients overflow is left out, as
+    GradScaler does, and the scale is halved. Raises FloatingPointError if the loss stops being
+    finite, or no scale helps.
     """
     optimiser = torch.optim.AdamW(
         parameters,
@@ -149,8 +155,11 @@ def train(
     # Only float16 needs its loss scaled; otherwise this passes everything through.
     scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.precision == "fp16")
     seen = torch.zeros((), device=backbone.device)
+    untold = _Untold(terms, backbone.device)
+    every = math.ceil(optimisation.steps / TELLINGS)
     for step in range(1, optimisation.steps + 1):
-        loss = denoising_loss(backbone, terms, encode)
+        losses = denoising_losses(backbone, terms, encode)
+        loss = weighted_sum(terms, losses)
         scaler.scale(loss).backward()
         if optimisation.max_grad_norm:
             scaler.unscale_(optimiser)
@@ -159,6 +168,7 @@ def train(
         scaler.update()
         optimiser.zero_grad(set_to_none=True)
         seen += loss.detach()
+        untold.add(losses)
         if step % CHECK_EVERY == 0 or step == optimisation.steps:
             if not seen.isfinite():
                 raise FloatingPointError(
@@ -170,11 +180,32 @@ def train(
                 raise FloatingPointError(
                     f"gradients overflow float16 at every scale by step {step}: use bf16 or fp32"
                 )
-        progress(step, optimisation.steps)
+        due = step % every == 0 or step == optimisation.steps
+        progress(step, optimisation.steps, losses=untold.tell() if due else None)
 
 
-def denoising_loss(backbone: Backbone, terms: Sequence[Term], encode: Encode) -> Tensor:
-    """The weighted sum of the terms' denoising losses (paper, Eq. 1 and 2), a float32 scalar.
+class _Untold:
+    """The terms' losses since they were last told, summed on the device."""
+
+    def __init__(self, terms: Sequence[Term], device: torch.device) -> None:
+        self._names = [term.name for term in terms]
+        self._sums = torch.zeros(len(terms), device=device)
+        self._steps = 0
+
+    def add(self, losses: list[Tensor]) -> None:
+        self._sums += torch.stack(losses).detach()
+        self._steps += 1
+
+    def tell(self) -> dict[str, float]:
+        """Each term's mean since the time before. Waits for the device."""
+        means = (self._sums / self._steps).tolist()
+        self._sums.zero_()
+        self._steps = 0
+        return dict(zip(self._names, means, strict=True))
+
+
+def denoising_losses(backbone: Backbone, terms: Sequence[Term], encode: Encode) -> list[Tensor]:
+    """Each term's denoising loss (paper, Eq. 1), unweighted: a float32 scalar a term.
 
     All terms go through the U-Net in one batch.
     """
@@ -189,13 +220,14 @@ def denoising_loss(backbone: Backbone, terms: Sequence[Term], encode: Encode) ->
         predicted = backbone.unet(noisy, timesteps, conditions, return_dict=False)[0]
     target = _target(scheduler, latents, noise, timesteps)
     sizes = [term.batch_size for term in terms]
-    losses = [
-        term.weight * mse_loss(part.float(), wanted)
-        for term, part, wanted in zip(
-            terms, predicted.split(sizes), target.split(sizes), strict=True
-        )
-    ]
-    return torch.stack(losses).sum()
+    parts = zip(predicted.split(sizes), target.split(sizes), strict=True)
+    return [mse_loss(part.float(), wanted) for part, wanted in parts]
+
+
+def weighted_sum(terms: Sequence[Term], losses: Sequence[Tensor]) -> Tensor:
+    """What training lowers (paper, Eq. 2), a float32 scalar."""
+    weighted = [term.weight * loss for term, loss in zip(terms, losses, strict=True)]
+    return torch.stack(weighted).sum()
 
 
 def _target(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

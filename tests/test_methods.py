@@ -46,7 +46,7 @@ SNOW = Prompt("a {} in the snow", "recontextualization")
 REQUESTS = [Request(SNOW, 0, 21), Request(SNOW, 1, 22), Request(PRIOR_PROMPT, 0, 23)]
 
 
-def quiet(done: int, total: int) -> None:
+def quiet(done: int, total: int, *, losses: object = None) -> None:
     """Nobody is told."""
 
 

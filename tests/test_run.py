@@ -61,6 +61,7 @@ def test_a_job_leaves_images_scores_and_a_record_that_agree(
     workplace = Workplace(grid.suite, directory)
     record = run_job(job, workplace, progress=lambda *done: steps.append(done))
     assert steps == [(1, 2), (2, 2)]
+    assert record.losses == {}  # it calls progress with the steps alone
     assert workplace.backbone.weight == 0.0
     kept = directory.record(job)
     assert kept is not None
@@ -130,6 +131,36 @@ def test_the_pace_of_training_leaves_out_what_is_before_its_first_step(
     pace(5, 5)
     assert pace.steps_per_second == 2.0  # four steps in the two seconds from 10 to 12
     assert seen == [(1, 5), (2, 5), (3, 5), (5, 5)]
+
+
+def test_losses_are_kept_to_four_digits_and_if_told_often_as_means() -> None:
+    pace = Pace(lambda done, steps: None)
+    for step in range(1, 101):
+        told = {"instance": 1 / 3, "prior": step / 7}
+        pace(step, 101, losses=told)
+    pace(101, 101)
+    assert pace.losses["instance"][:2] == [(3, 0.3333), (6, 0.3333)]
+    assert pace.losses["prior"][:2] == [(3, 0.2857), (6, 0.7143)]  # 2/7 and 5/7
+    assert pace.losses["prior"][-1] == (100, 14.29)  # of step 100 alone: 100/7
+    assert len(pace.losses["prior"]) == 34
+
+
+def test_a_record_has_the_losses_that_were_told_but_for_what_is_no_number(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    grid = grid_of(suite_file, "tests.toy:TELL")
+    directory = prepared(grid, tmp_path / "run")
+    record = run_job(grid.jobs[0], Workplace(grid.suite, directory), progress=lambda *_: None)
+    assert record.losses == {"instance": [(1, 0.3333), (2, 0.1667)], "prior": [(2, 0.25)]}
+    kept = directory.record(grid.jobs[0])
+    assert kept is not None
+    assert kept.losses == {"instance": [[1, 0.3333], [2, 0.1667]], "prior": [[2, 0.25]]}
+    path = next((tmp_path / "run").glob("jobs/*/*.json"))
+    old = json.loads(path.read_text())
+    del old["losses"]
+    path.write_text(json.dumps(old))
+    read = directory.record(grid.jobs[0])
+    assert read is not None and read.losses == {}
 
 
 def test_a_record_has_the_pace_of_what_was_trained_and_a_peak_of_its_own(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from methods.dreambooth import DreamBooth
 from methods.textual_inversion import TextualInversion
 from methods.training import Optimisation, Term, instance_images, seeded
 
-QUIET = lambda done, total: None  # noqa: E731
+QUIET = lambda done, steps, losses=None: None  # noqa: E731
 TINY = DreamBooth(
     identifier="sks",
     steps=3,
@@ -58,7 +58,7 @@ def subject(tmp_path_factory) -> Subject:
 def recorded(monkeypatch) -> tuple[list[training.Draw], list[float]]:
     """Every draw and every loss of the fits in a test."""
     draws, losses = [], []
-    draw, loss = Term.draw, training.denoising_loss
+    draw, loss = Term.draw, training.weighted_sum
 
     def recording_draw(self, backbone):
         draws.append(draw(self, backbone))
@@ -70,8 +70,21 @@ def recorded(monkeypatch) -> tuple[list[training.Draw], list[float]]:
         return result
 
     monkeypatch.setattr(Term, "draw", recording_draw)
-    monkeypatch.setattr(training, "denoising_loss", recording_loss)
+    monkeypatch.setattr(training, "weighted_sum", recording_loss)
     return draws, losses
+
+
+@dataclass
+class Told:
+    """What a fit tells of its progress."""
+
+    steps: list[tuple[int, int]] = field(default_factory=list)
+    losses: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def __call__(self, done, steps, *, losses=None):
+        self.steps.append((done, steps))
+        if losses is not None:
+            self.losses[done] = losses
 
 
 def weights(backbone: Backbone) -> dict[str, torch.Tensor]:
@@ -96,7 +109,8 @@ def test_dreambooth_steps_are_the_papers(
         prior_weight=prior_weight,
         max_grad_norm=max_grad_norm,
     )
-    method.fit(subject, backbone, seed=0, progress=QUIET)
+    told = Told()
+    method.fit(subject, backbone, seed=0, progress=told)
     terms = 2 if prior_weight else 1
     given = [finetuning.Given(*draw) for draw in draws]
     assert len(given) == 3 * terms
@@ -113,6 +127,9 @@ def test_dreambooth_steps_are_the_papers(
         train_text_encoder=train_text_encoder,
     )
     np.testing.assert_allclose(losses, expected.losses, rtol=1e-5, atol=1e-5)
+    assert {tuple(told.losses[step]) for step in (1, 2, 3)} == {("instance", "prior")[:terms]}
+    unweighted = [list(told.losses[step].values()) for step in (1, 2, 3)]
+    np.testing.assert_allclose(unweighted, expected.terms, rtol=1e-5, atol=1e-5)
     found, compared, total = weights(backbone), 0, 0
     for name, weight in expected.weights.items():
         sure = expected.smallest[name] > 1e-5
@@ -133,7 +150,8 @@ def test_textual_inversion_steps_move_one_vector_and_nothing_else(
     draws, losses = recorded
     before = weights(backbone)
     method = TextualInversion(identifier="sks", steps=4)
-    generate = method.fit(subject, backbone, seed=0, progress=QUIET)
+    told = Told()
+    generate = method.fit(subject, backbone, seed=0, progress=told)
     assert all(torch.equal(before[name], w) for name, w in weights(backbone).items())
     assert not any(p.requires_grad for p in backbone.unet.parameters())
     given = [finetuning.Given(*draw) for draw in draws]
@@ -147,6 +165,8 @@ def test_textual_inversion_steps_move_one_vector_and_nothing_else(
         weight_decay=method.weight_decay,
     )
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
+    found = [told.losses[step]["instance"] for step in (1, 2, 3, 4)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     asked = {}
 
     def sample(texts, noise_seeds, *, replace):
@@ -206,8 +226,8 @@ def test_prompts_are_encoded_once_unless_the_text_encoder_learns(
 
 def test_half_precision_that_overflows_at_every_scale_is_an_error(directory, subject, monkeypatch):
     backbone = load_backbone(str(directory), precision="fp16", device="cpu")
-    loss = training.denoising_loss
-    monkeypatch.setattr(training, "denoising_loss", lambda *a: _Overflowing.apply(loss(*a)))
+    loss = training.weighted_sum
+    monkeypatch.setattr(training, "weighted_sum", lambda *a: _Overflowing.apply(loss(*a)))
     method = replace(TINY, prior_weight=0.0, steps=25)
     before = weights(backbone)
     with pytest.raises(FloatingPointError, match="overflow float16 at every scale by step 25"):
@@ -233,6 +253,7 @@ def test_draws_are_spread_evenly(backbone):
         torch.zeros(4, 1, 1, 1),
         prompts=["a dog", "a cat"],
         generator=seeded(0),
+        name="instance",
         batch_size=8000,
     )
     draw = term.draw(backbone)
@@ -293,10 +314,36 @@ def test_a_loss_that_explodes_is_an_error(backbone, subject):
 
 
 def test_progress_counts_every_step(backbone, subject):
-    seen = []
+    told = Told()
     method = replace(TINY, prior_weight=0.0)
-    method.fit(subject, backbone, seed=0, progress=lambda *step: seen.append(step))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    method.fit(subject, backbone, seed=0, progress=told)
+    assert told.steps == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_losses_are_told_evenly_as_means_since_they_were_last_told(backbone, subject, monkeypatch):
+    each, reads = [], []
+    losses, tolist = training.denoising_losses, torch.Tensor.tolist
+
+    def recording(*arguments):
+        result = losses(*arguments)
+        each.append([loss.item() for loss in result])
+        return result
+
+    def counted(self):
+        reads.append(self)
+        return tolist(self)
+
+    monkeypatch.setattr(training, "denoising_losses", recording)
+    monkeypatch.setattr(torch.Tensor, "tolist", counted)
+    told = Told()
+    replace(TINY, steps=85, batch_size=1).fit(subject, backbone, seed=0, progress=told)
+    # In 85 steps every third and the last: 29 times, and the losses are read at no other step.
+    assert list(told.losses) == [*range(3, 85, 3), 85]
+    assert len(told.steps) == 85 and len(reads) == 29
+    assert each[0][0] != each[0][1]
+    for first, last in [(0, 3), (3, 6), (81, 84), (84, 85)]:
+        means = np.mean(each[first:last], axis=0)
+        np.testing.assert_allclose(list(told.losses[last].values()), means, rtol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -323,7 +370,7 @@ def test_training_lowers_the_loss(backbone, subject):
     def loss() -> float:
         with torch.no_grad():
             fresh = replace(term, generator=seeded(9))
-            return training.denoising_loss(backbone, [fresh], encode).item()
+            return training.denoising_losses(backbone, [fresh], encode)[0].item()
 
     before = loss()
     backbone.unet.requires_grad_(True)

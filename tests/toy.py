@@ -193,6 +193,18 @@ class Paint:
         return generate
 
 
+@dataclass(frozen=True)
+class Tell(Paint):
+    """Paints, and tells losses of its own at every step."""
+
+    def fit(self, subject: Subject, backbone: Canvas, *, seed: int, progress: Any) -> Any:
+        def telling(done: int, steps: int) -> None:
+            losses = {"instance": 1 / (3 * done), "prior": float("nan") if done == 1 else 0.25}
+            progress(done, steps, losses=losses)
+
+        return super().fit(subject, backbone, seed=seed, progress=telling)
+
+
 def meet(mishap: str) -> None:
     if mishap == "raise":
         raise RuntimeError("the paint is dry\nand more")
@@ -203,6 +215,7 @@ def meet(mishap: str) -> None:
 
 
 PAINT = Paint()
+TELL = Tell()
 SLOW = replace(PAINT, seconds=0.4)
 RAISES = replace(PAINT, mishap="raise")
 INTERRUPTED = replace(PAINT, mishap="interrupt")

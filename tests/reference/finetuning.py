@@ -27,6 +27,7 @@ class Given:
 @dataclass
 class Result:
     losses: list[float] = field(default_factory=list)
+    terms: list[list[float]] = field(default_factory=list)  #: the same before they are weighted
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     #: The smallest gradient magnitude an entry has had. AdamW divides by it: where it is nothing
     #: but rounding noise, the direction of the update is noise as well.
@@ -103,9 +104,12 @@ def dreambooth_steps(
     result = Result()
     for terms in steps:
         optimiser.zero_grad()
-        loss = term_loss(pipe, terms[0])
+        loss = instance_loss = term_loss(pipe, terms[0])
+        result.terms.append([instance_loss.item()])
         if len(terms) == 2:
-            loss = loss + prior_weight * term_loss(pipe, terms[1])
+            prior_loss = term_loss(pipe, terms[1])
+            result.terms[-1].append(prior_loss.item())
+            loss = loss + prior_weight * prior_loss
         loss.backward()
         for name, parameter in named.items():
             size = parameter.grad.abs()
