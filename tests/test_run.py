@@ -315,6 +315,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(suite_file: Path, tmp_path: Path
         "run",
         "--methods",
         "tests.toy:SLOW",
+        "--no-controls",
         "--workers",
         "1",
     ]
