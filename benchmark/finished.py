@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from benchmark.manifest import some
 from benchmark.orderings import Verdict, judge, load_orderings
 from benchmark.pairs import by_image
-from benchmark.records import ELSEWHERE, REAL, Prompt, UserError
+from benchmark.records import ELSEWHERE, REAL, Job, Prompt, UserError
 from benchmark.stats import read_scores, sort_methods, summarise
-from benchmark.store import RECORDS, image_path
+from benchmark.store import RECORDS, image_path, job_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,16 +133,26 @@ def read_run(run_directory: Path) -> Run:
     return Run(run_directory, suite, scores, in_order(found, scores))
 
 
+def unfinished(run: Run) -> list[str]:
+    """The jobs that were planned and have no record, as `jobs/<method>/<subject>-s<seed>`.
+
+    Of several runs, those that none of them has done. Raises UserError for a plan that is none.
+    """
+    done = {job_path(Job(**record["job"])) for record in run.records}
+    missing = []
+    for plan in (part.directory / "run.json" for part in run.origins):
+        if plan.is_file():
+            try:
+                planned = json.loads(plan.read_text("utf-8"))["jobs"]
+                missing += [job for job in planned if job not in done]
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                raise UserError(f"{plan} is no plan of a run ({error}): run it again") from error
+    return list(dict.fromkeys(missing))
+
+
 def check_finished(run: Run) -> None:
     """Raise UserError if a planned job of `run` has no record, or a score no job."""
-    missing = []
-    plan = run.directory / "run.json"
-    if plan.is_file():
-        try:
-            planned = json.loads(plan.read_text("utf-8"))["jobs"]
-            missing = [job for job in planned if not (run.directory / f"{job}.json").is_file()]
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise UserError(f"{plan} is no plan of a run ({error}): run it again") from error
+    missing = unfinished(run)
     scored = run.scores[["method", "subject", "seed"]].drop_duplicates()
     if missing or len(scored) != len(run.records):
         what = some(missing) if missing else "scores.csv and jobs/ do not hold the same jobs"

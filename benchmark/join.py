@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.finished import Run, in_order, missing_jobs
+from benchmark.finished import Run, in_order, missing_jobs, unfinished
+from benchmark.manifest import some
 from benchmark.records import ELSEWHERE, REAL, SCORE_COLUMNS, UserError
 from benchmark.stats import sort_methods, sort_metrics
 
@@ -67,7 +68,7 @@ def join(runs: Sequence[Run], directory: Path, *, partial: bool = False) -> Run:
     }
     run = Run(directory, suite, scores, in_order(records, scores), parts)
     if not partial:
-        _check_complete(run)
+        check_complete(run)
     return run
 
 
@@ -171,11 +172,14 @@ def _check_same_values(rows: pd.DataFrame, runs: Sequence[Run]) -> None:
     )
 
 
-def _check_complete(run: Run) -> None:
+def check_complete(run: Run) -> None:
+    """Raise UserError naming what is missing of `run`'s grid."""
     lacking = [f"{m} lacks {', '.join(what)}" for m, what in missing_jobs(run.scores).items()]
     uneven = uneven_prompts(run)
     if uneven:
         lacking.append(f"not every method drew the same prompts of {', '.join(uneven)}")
+    if not lacking and (missing := unfinished(run)):
+        lacking.append(f"not finished: {some(missing)}")
     if lacking:
         raise UserError(
             f"the grid is incomplete: {'; '.join(lacking)}; run what is missing, or report what "

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmark.finished import Run, read_run
 from benchmark.image_grid import Block, Row, grid_png
-from benchmark.join import SOURCES, check_folder, join, scores_csv, sources_toml
+from benchmark.join import SOURCES, check_complete, check_folder, join, scores_csv, sources_toml
 from benchmark.records import PRIOR_PROMPT, Prompt, UserError
 from benchmark.references import reference_images
 from benchmark.report_tables import report_tables
@@ -27,12 +27,16 @@ _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
 _OURS = (".png", ".svg", ".csv", ".tex")  #: what a report leaves in its folders
 
 
-def write_report(run_directory: Path) -> Path:
+def write_report(run_directory: Path, *, partial: bool = True) -> Path:
     """Write index.html, report.md, summary.csv, tables/ and figures/; returns report.md's path.
 
-    Raises UserError if it is no run directory, or if no job has finished.
+    Raises UserError if it is no run directory, if no job has finished, or if `partial` is not set
+    and a job is missing.
     """
-    return _write(read_run(run_directory))
+    run = read_run(run_directory)
+    if not partial:
+        check_complete(run)
+    return _write(run)
 
 
 def write_joint_report(

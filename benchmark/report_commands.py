@@ -73,7 +73,7 @@ def report(
     ] = None,
     partial: Annotated[
         bool,
-        typer.Option("--partial", help="Report several runs even if jobs are missing."),
+        typer.Option("--partial", help="Report what there is even if jobs are missing."),
     ] = False,
 ) -> None:
     """Write a run's summary, tables and figures anew, or put several runs into one report.
@@ -96,7 +96,7 @@ def report(
         if not RunDirectory(directory).assemble_scores():
             raise UserError(f"{directory} has no finished job to report: run it first")
     if out is None:
-        print(write_report(runs[0]))
+        print(write_report(runs[0], partial=partial))
     else:
         print(write_joint_report(runs, out, partial=partial))
 

@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from benchmark.finished import Run, missing_jobs
+from benchmark.finished import Run, missing_jobs, unfinished
 from benchmark.join import run_names, uneven_prompts
-from benchmark.tables import NOTHING, escape, markdown_table
+from benchmark.manifest import some
+from benchmark.tables import NOTHING, count, escape, markdown_table
 
 #: What may differ between jobs without their scores being of another kind, and where it stands.
 _MAY_DIFFER: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -59,7 +60,7 @@ def mixed(run: Run) -> list[str]:
 
 
 def incomplete(run: Run) -> list[str]:
-    """Say what some methods have and others lack."""
+    """Say what was planned and not done, and what some methods have and others lack."""
     text = []
     lacking = missing_jobs(run.scores)
     if lacking:
@@ -67,6 +68,9 @@ def incomplete(run: Run) -> list[str]:
             f"{escape(m)} lacks {', '.join(map(escape, w))}" for m, w in lacking.items()
         )
         text.append(f"**The grid is incomplete**: {lines}.\n")
+    elif missing := unfinished(run):
+        planned = count(len(missing), "planned job")
+        text.append(f"**Not finished**: {planned}, {escape(some(missing))}.\n")
     uneven = uneven_prompts(run)
     if uneven:
         text.append(

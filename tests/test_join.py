@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmark import report
 from benchmark.comparison_text import differences
-from benchmark.finished import in_a_row, read_run
+from benchmark.finished import in_a_row, read_run, unfinished
 from benchmark.gallery import gallery
 from benchmark.join import join
 from benchmark.records import ELSEWHERE, Prompt, UserError
@@ -244,6 +244,22 @@ def test_a_run_with_failed_jobs_keeps_its_own_report(tmp_path):
     remove_job(run, "untuned", "cat")
     text = write_report(run).read_text()
     assert "**The grid is incomplete**: untuned lacks cat." in text
+
+
+def test_a_method_that_failed_everywhere_is_missed(tmp_path):
+    runs = [make(tmp_path / "a"), make(tmp_path / "b", seeds=(1,))]
+    for subject in ("cat", "dog", "owl"):
+        remove_job(runs[0], "untuned", subject)
+    lost = "jobs/untuned/cat-s0; jobs/untuned/dog-s0; jobs/untuned/owl-s0"
+    assert f"**Not finished**: 3 planned jobs, {lost}." in write_report(runs[0]).read_text()
+    assert "Not finished" not in write_report(runs[1]).read_text()
+    done = command("report", runs[0])
+    assert done.returncode == 2
+    assert f"not finished: {lost}; run what is missing" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert command("report", runs[0], "--partial").returncode == 0
+    again = make(tmp_path / "again", methods=("untuned",))
+    assert unfinished(join([read_run(run) for run in (*runs, again)], tmp_path / "all")) == []
 
 
 def test_the_report_and_its_sources_name_the_runs(tmp_path):
