@@ -36,7 +36,7 @@ def agreement(run: Run) -> str:
         return "\n".join([*text, "None of the paper's comparisons is in this run.\n"])
     counts = Counter(verdict.words for verdict in verdicts)
     summary = "; ".join(f"{words}: {number}" for words, number in counts.most_common())
-    header = ["ordering", "metric", "here", "p", "paper", "source", "verdict"]
+    header = ["ordering", "metric", "verdict", "here", "p", "paper", "source"]
     text += [
         f"Of {len(verdicts)} comparisons, {summary}.\n",
         markdown_table(
@@ -65,11 +65,11 @@ def _ordering_row(verdict: Verdict) -> list[str]:
     return [
         f"{ordering.id}. {escape(claim)}",
         title(ordering.metric),
+        verdict.words,
         signed(verdict.mean, verdict.low, verdict.high) if found.subjects else NOTHING,
         probability(found.p),
         NOTHING if paper is None else f"{paper:+.3f}",
         escape(ordering.source) or NOTHING,
-        verdict.words,
     ]
 
 
@@ -118,22 +118,22 @@ def _reference(methods: Sequence[str]) -> str:
 
 
 def _difference_table(metric: str, found: dict[str, Difference], limit: float | None) -> str:
-    header = ["method", "difference", "p", "subjects", "verdict"]
+    header = ["method", "verdict", "difference", "p", "subjects"]
     rows = [
         [
             escape(method),
+            _verdict(metric, difference),
             signed(difference.mean, difference.low, difference.high),
             probability(difference.p),
             str(difference.subjects),
-            _verdict(metric, difference),
         ]
         for method, difference in found.items()
     ]
     if limit is not None:
-        header.append("matters to people")
+        header.insert(2, "matters to people")
         for row, difference in zip(rows, found.values(), strict=True):
             # As it is shown: 0.7 - 0.6 should count as 0.1.
-            row.append("yes" if round(abs(difference.mean), 3) >= limit else "no")
+            row.insert(2, "yes" if round(abs(difference.mean), 3) >= limit else "no")
     return markdown_table(header, rows, text=_columns(header))
 
 

@@ -113,21 +113,30 @@ def read_report(text: str, figures: Mapping[str, bytes]) -> tuple[str, str, list
 
 
 def _glimpse(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of a few subjects a row of the gallery, by the first methods: a real image and theirs."""
+    """Of a few subjects a row of the gallery, by the first methods: a real image and theirs.
+
+    `place` is the row's in the gallery; a cell is its method, its image, and its column there.
+    """
     methods = content["methods"][:_GLIMPSED_METHODS]
-    fullest: dict[int, dict[str, Any]] = {}
-    for row in content["rows"]:
-        known = fullest.setdefault(row["subject"], row)
+    fullest: dict[int, int] = {}
+    for place, row in enumerate(content["rows"]):
+        known = content["rows"][fullest.setdefault(row["subject"], place)]
         if _images(row, methods) > _images(known, methods):
-            fullest[row["subject"]] = row
-    places = sorted(place for place, row in fullest.items() if _images(row, methods))
+            fullest[row["subject"]] = place
+    subjects = sorted(s for s, p in fullest.items() if _images(content["rows"][p], methods))
     rows = []
-    for place in dict.fromkeys([*places[:1], *places[len(places) // 2 :][:1]]):
-        row, subject = fullest[place], content["subjects"][place]
+    for chosen in dict.fromkeys(
+        [*subjects[:1], *subjects[len(subjects) // 2 :][:1], *subjects[-1:]]
+    ):
+        row, subject = content["rows"][fullest[chosen]], content["subjects"][chosen]
         template = content["prompts"][row["prompt"]]["template"]
-        cells = [(m, cell and cell[1]) for m, cell in zip(methods, row["cells"], strict=False)]
-        real = [("real image", subject["references"][0])] if subject["references"] else []
-        rows.append({"prompt": template.replace("{}", subject["noun"]), "cells": [*real, *cells]})
+        real = [("real image", subject["references"][0], None)] if subject["references"] else []
+        cells = [
+            (method, cell and cell[1], column if cell else None)
+            for column, (method, cell) in enumerate(zip(methods, row["cells"], strict=False))
+        ]
+        prompt = template.replace("{}", subject["noun"])
+        rows.append({"prompt": prompt, "place": fullest[chosen], "cells": [*real, *cells]})
     return rows
 
 

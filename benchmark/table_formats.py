@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmark.tables import NOTHING, escape, markdown_table, with_interval
+from benchmark.tables import NOTHING, escape, markdown_table, shown, with_interval
 
 _ARROWS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
 _LATEX = {
@@ -26,10 +27,16 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': r"\texttt{\char34}",  # \textquotedbl takes another font encoding than the default one
     "`": r"\textasciigrave{}",
     "'": r"\textquotesingle{}",
 } | {mark: f"\\{mark}" for mark in "&%$#_{}"}
+_LINES_OF_A_PAGE = 45
+_LONG = "% It goes over pages: not for a table float, nor for two columns."
+_FOREIGN = (
+    "% Letters that pdfLaTeX does not know take LuaLaTeX or XeLaTeX, and a font that has them."
+)
+_PUBLISHED = r"Ruiz et al.\ (2023), other backbones: directions, not targets"
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,10 @@ class Estimate:
     low: float = math.nan
     high: float = math.nan
     best: bool = False
+
+    @property
+    def has_interval(self) -> bool:
+        return not (math.isnan(self.low) or math.isnan(self.high))
 
 
 Content = str | float | Estimate | None  #: None: there is nothing
@@ -119,43 +130,89 @@ def csv_text(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table as a LaTeX tabular with booktabs' rules, the caption and what it needs above it."""
-    body = [_latex_row(row, table.columns) for row in table.rows if not row.published]
-    paper = [_latex_row(row, table.columns) for row in table.rows if row.published]
-    kinds = "".join("l" if _is_text(table, place) else "r" for place in range(len(table.columns)))
+    """The table for a paper: booktabs' rules, the caption and what it needs above it.
+
+    An interval stands in small print below its mean, so that a table of three metrics is no wider
+    than a page's text. Where rows share their first cell, it becomes a line of its own above them.
+    What would be longer than a page is a longtable. The paper's rows come last, under their source.
+    """
+    ours = [row for row in table.rows if not row.published]
+    paper = [row for row in table.rows if row.published]
+    grouped = not paper and len({row.cells[0] for row in ours}) < len(ours)
+    columns = table.columns[grouped:]
+    kinds = "".join("l" if _is_text(table, p) else "r" for p in range(len(table.columns)))[grouped:]
+    body = _latex_groups(ours, columns) if grouped else _latex_rows(ours, columns)
+    if paper:
+        body += [r"\midrule", _latex_heading(_PUBLISHED, columns), *_latex_rows(paper, columns)]
+    long = len(body) > _LINES_OF_A_PAGE
+    environment = "longtable" if long else "tabular"
     lines = [
         f"% {_latex_text(table.caption)}",
-        r"% \usepackage{booktabs,textcomp}",
-        f"\\begin{{tabular}}{{{kinds}}}",
+        rf"% \usepackage{{booktabs,textcomp{',longtable' if long else ''}}}",
+        *([_LONG] if long else []),
+        *([_FOREIGN] if not "".join(body).isascii() else []),
+        r"\begingroup\small\setlength{\tabcolsep}{3.5pt}%",
+        rf"\begin{{{environment}}}{{@{{}}{kinds}@{{}}}}",
         r"\toprule",
-        " & ".join(_latex_text(column.title) for column in table.columns) + r" \\",
+        " & ".join(_latex_text(column.title) for column in columns) + r" \\",
         r"\midrule",
+        *([r"\endhead", r"\bottomrule", r"\endfoot"] if long else []),
         *body,
-        *([r"\midrule", *paper] if paper else []),
-        r"\bottomrule",
-        r"\end{tabular}",
+        *([] if long else [r"\bottomrule"]),
+        rf"\end{{{environment}}}%",
+        r"\endgroup",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _latex_row(row: Row, columns: Sequence[Column]) -> str:
-    cells = []
-    for place, (content, column) in enumerate(zip(row.cells, columns, strict=True)):
-        text = _latex_text(_shown(content, column), minus=not isinstance(content, str))
-        if isinstance(content, Estimate) and content.best:
-            text = rf"\textbf{{{text}}}"
-        if row.published and content is not None:
-            text = rf"\textit{{{'paper: ' if place == 0 else ''}{text}}}"
-        cells.append(text)
-    return " & ".join(cells) + r" \\"
+def _latex_groups(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """The lines of rows that are told apart by more than their first cell, which heads them."""
+    lines: list[str] = []
+    for name, group in itertools.groupby(rows, lambda row: str(row.cells[0])):
+        lines += [r"\addlinespace"] if lines else []
+        lines.append(_latex_heading(_latex_text(name), columns))
+        lines += _latex_rows([Row(row.cells[1:]) for row in group], columns)
+    return lines
+
+
+def _latex_heading(text: str, columns: Sequence[Column]) -> str:
+    return rf"\multicolumn{{{len(columns)}}}{{@{{}}l@{{}}}}{{\textit{{{text}}}}} \\*"
+
+
+def _latex_rows(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    lines = []
+    for row in rows:
+        cells = [_latex_cell(*cell) for cell in zip(row.cells, columns, strict=True)]
+        intervals = [_latex_interval(content) for content in row.cells]
+        if any(intervals):
+            lines += [" & ".join(cells) + r" \\*[-2pt]", " & ".join(intervals) + r" \\[1pt]"]
+        else:
+            lines.append(" & ".join(cells) + r" \\")
+    return lines
+
+
+def _latex_cell(content: Content, column: Column) -> str:
+    if content is None:
+        return "--"
+    if isinstance(content, Estimate):
+        text = _latex_text(shown(content.mean), minus=True)
+        return rf"\textbf{{{text}}}" if content.best else text
+    return _latex_text(_shown(content, column), minus=not isinstance(content, str))
+
+
+def _latex_interval(content: Content) -> str:
+    if not isinstance(content, Estimate) or not content.has_interval:
+        return ""
+    low, high = (_latex_text(shown(end), minus=True) for end in (content.low, content.high))
+    return rf"{{\scriptsize [{low}, {high}]}}"
 
 
 def _latex_text(text: str, *, minus: bool = False) -> str:
     """`text` so that LaTeX shows exactly it, on one line. `minus`: a hyphen is a minus sign."""
-    letters = _LATEX | _ARROWS | ({"-": "$-$"} if minus and text != NOTHING else {})
-    shown = "".join(letters.get(letter, letter) for letter in " ".join(text.split()))
-    shown = re.sub("-(?=-)", "-{}", shown)  # two hyphens would become a dash
-    return re.sub(r"^[\[*]", r"{\g<0>}", shown)  # after a row's \\, they would be its arguments
+    letters = _LATEX | _ARROWS | ({"-": "$-$"} if minus else {})
+    escaped = "".join(letters.get(letter, letter) for letter in " ".join(text.split()))
+    escaped = re.sub(r"([-,])(?=\1)", r"\1{}", escaped)  # two would become a dash or a quote
+    return re.sub(r"^[\[*]", r"{\g<0>}", escaped)  # after a row's \\, they would be its arguments
 
 
 def _is_text(table: Table, place: int) -> bool:

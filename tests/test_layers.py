@@ -1,11 +1,16 @@
 """The floors: each module stands only on those before it, and the front door opens quickly."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+
+from tests.made_up_run import write_run
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
@@ -31,7 +36,11 @@ FLOORS = (
     ("__main__",),
 )
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "timm", "open_clip"}
-SLOW_TO_IMPORT = {"scipy", "pandas", "matplotlib"}
+#: The distributions that bring models, and nothing that a report or a gate needs.
+MODELS = (HEAVY - {"open_clip"}) | {"open-clip-torch", "torchmetrics", "safetensors"}
+OWNERS = packages_distributions()
+#: Of the packages that pyproject.toml asks for, those that every command may load to start.
+LIGHT = {"numpy", "pillow", "pydantic", "typer"}
 #: Modules that may import the heavy libraries when they are imported themselves.
 WITH_TORCH = {
     "single_file",
@@ -155,14 +164,55 @@ def test_the_datasets_are_data() -> None:
     ids=" ".join,
 )
 def test_the_front_door_opens_quickly_without_torch(arguments: list[str]) -> None:
-    code = (
-        "import sys\n"
-        f"sys.argv = ['benchmark', *{arguments!r}]\n"
-        "from benchmark.cli import main\n"
-        "try:\n    main()\n"
-        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        f"assert not {HEAVY | SLOW_TO_IMPORT!r} & sys.modules.keys()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    loaded, said = loaded_by(*arguments)
+    assert said
+    assert not loaded & (asked_for() - LIGHT)
+
+
+def loaded_by(*arguments: object) -> tuple[set[str], str]:
+    """The distributions that a command, as one types it, loads until its end; what it prints."""
+    command = [sys.executable, "-X", "importtime", "-m", "benchmark", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout
+    names = re.findall(r"^import time: .*\| +([\w.]+)$", done.stderr, re.M)
+    packages = {name.partition(".")[0] for name in names}
+    loaded = {spelt(owner) for package in packages for owner in OWNERS.get(package, ())}
+    assert "typer" in loaded  # the names are found at all
+    return loaded, done.stdout
+
+
+def asked_for() -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.match(r"[\w.-]+", wanted)[0] for wanted in project["dependencies"]}
+    return set(map(spelt, names))
+
+
+def spelt(distribution: str) -> str:
+    return distribution.lower().replace("_", "-")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> tuple[Path, Path]:
+    """A run of three seeds, and one of another."""
+
+    def value(job, request, metric):
+        return 0.5 + 0.01 * (job.seed % 3) * (job.method == "dreambooth")
+
+    folder = tmp_path_factory.mktemp("runs")
+    grid = {"methods": ("dreambooth", "real-images", "untuned"), "subjects": ("cat", "dog", "owl")}
+    seeds = write_run(folder / "seeds", value, seeds=(0, 1, 2), **grid)
+    return seeds, write_run(folder / "one", value, seeds=(4,), **grid)
+
+
+def test_whole_commands_that_read_runs_load_no_models_library(runs, tmp_path) -> None:
+    seeds, one = runs
+    baseline, junit = tmp_path / "baseline.toml", tmp_path / "junit.xml"
+    commands = (
+        ("check", seeds, "--baseline", baseline, "--update"),
+        ("check", one, "--baseline", baseline, "--junit", junit),
+        ("report", one, "--out", tmp_path / "report"),
+    )
+    for arguments in commands:
+        loaded, said = loaded_by(*arguments)
+        assert said, arguments
+        assert not loaded & MODELS, arguments

@@ -1,5 +1,7 @@
 """The page in a real browser: what people do with it, by mouse and by keyboard."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -181,4 +183,49 @@ def test_a_page_alone_shows_its_small_copies(browser, index, tmp_path):
     page.locator(".cell").first.click()
     page.wait_for_function("document.getElementById('large').naturalWidth === 160")
     assert "small copy" in page.locator("#aside").text_content()
+    page.close()
+
+
+def test_a_picture_above_the_gallery_opens_and_gets_the_focus_back(page):
+    page.select_option("#method", label="untuned")
+    picture = page.locator(".glimpse a", has_text="textual-inversion").last
+    picture.focus()
+    page.keyboard.press("Enter")
+    title = page.locator("#viewer-title").text_content()
+    assert title.startswith("textual-inversion: ")
+    assert picture.get_attribute("aria-label") == title
+    assert page.locator("#viewer-scores dd").first.is_visible()
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == title
+    assert len(cells(page)) == 30  # the filter that hid its row is gone
+    # An image of the gallery gets it back as before.
+    page.locator(".cell").nth(1).click()
+    page.keyboard.press("Escape")
+    assert "cell" in page.evaluate("document.activeElement.className")
+
+
+KEPT = Path(__file__).parent.parent / "reports/pocket/reference/index.html"
+STICKS_OUT = """cells => cells.filter(cell => {
+    const text = document.createRange();
+    text.selectNodeContents(cell);
+    return text.getBoundingClientRect().right > cell.getBoundingClientRect().right + 1;
+}).map(cell => cell.textContent)"""
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 900)])
+def test_the_kept_report_answers_on_one_screen(browser, width, height):
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(KEPT.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for part in (
+        ".short li >> nth=-1",
+        ".strip >> nth=0",
+    ):  # what was found, and what it looks like
+        box = page.locator(part).bounding_box()
+        assert box["y"] + box["height"] <= height
+    # Which method, and the verdict on it: before anything that takes sideways scrolling.
+    for heading in page.locator("th", has_text="verdict").all():
+        box = heading.bounding_box()
+        assert box["x"] + box["width"] <= width
+    assert page.locator("td:first-child").evaluate_all(STICKS_OUT) == []
     page.close()

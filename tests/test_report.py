@@ -147,8 +147,8 @@ PRIOR_TABLE = """\
 | dreambooth                                        | **0.420** | **0.300** | **0.500**   | 0.700     | 0.800     | **0.310** | 2 |
 | dreambooth-no-prior                               | 0.900     | 0.200     | 0.200       | **0.750** | **0.820** | 0.300     | 2 |
 | untuned                                           | 0.400     | 0.500     | 0.600       | 0.400     | 0.500     | 0.320     | 2 |
-| *paper: with prior-preservation loss (Imagen)*    | *0.493*   | *0.391*   | -           | *0.684*   | *0.815*   | *0.308*   | - |
-| *paper: without prior-preservation loss (Imagen)* | *0.664*   | *0.371*   | -           | *0.712*   | *0.828*   | *0.306*   | - |
+| *paper: with prior loss (Imagen)*    | *0.493*   | *0.391*   | -           | *0.684*   | *0.815*   | *0.308*   | - |
+| *paper: without prior loss (Imagen)* | *0.664*   | *0.371*   | -           | *0.712*   | *0.828*   | *0.306*   | - |
 """  # noqa: E501
 CLASS_NOUN_TABLE = """\
 | method                          | DINO ↑    | CLIP-I ↑  | subjects |

@@ -11,7 +11,8 @@
   const BATCH = 24, AHEAD = 1500;  // rows; pixels
   let shown = [];  // the rows that are chosen, in order
   let drawn = 0;  // how many of them stand in the page
-  let open = null;  // {row, column} in the viewer
+  let open = null;  // {place, column} in the viewer
+  let opener = null;  // the picture above the gallery that opened it
 
   // An element with properties and children; strings become text.
   function make(tag, properties = {}, ...children) {
@@ -218,6 +219,17 @@
     if (full) at("aside").replaceChildren(make("a", { href: full, target: "_blank", rel: "noopener" }, "The image itself"));
   }
 
+  document.querySelectorAll(".glimpse [data-row]").forEach((link) => link.addEventListener("click", (event) => {
+    event.preventDefault();
+    const row = rows[link.dataset.row], column = Number(link.dataset.column);
+    if (!shown.includes(row) || !columns().includes(column)) {
+      Object.values(choice).forEach((select) => { select.selectedIndex = 0; });
+      choose();
+    }
+    opener = link;
+    show({ place: shown.indexOf(row), column });
+  }));
+
   function move(across, down) {
     const next = open && step(open.place, open.column, across, down);
     if (next) show(next);
@@ -226,7 +238,11 @@
   at("next").addEventListener("click", () => move(1, 0));
   at("close").addEventListener("click", () => viewer.close());
   viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });
-  viewer.addEventListener("close", () => { if (open) focusOn(open); open = null; });
+  viewer.addEventListener("close", () => {
+    if (opener) opener.focus();
+    else if (open) focusOn(open);
+    open = opener = null;
+  });
   viewer.addEventListener("keydown", (event) => {
     const by = STEPS[event.key];
     if (!by || event.altKey || event.ctrlKey || event.metaKey) return;
