@@ -151,7 +151,8 @@ def measure_baseline(run: Run, *, level: float = LEVEL) -> Baseline:
     tables = {
         key: table for key, table in subject_means(run.scores).items() if key[1] in task.metrics
     }
-    random = [key for key in tables if key[0] not in unprompted(run.scores)]
+    steady = unprompted(run.scores)
+    random = [key for key in tables if key[0] not in steady]
     if random and len(seeds) < MINIMUM_SEEDS:
         raise UserError(
             f"a baseline's tolerances come from the spread over at least {MINIMUM_SEEDS} seeds, "
