@@ -85,5 +85,6 @@ def _draw_term(axes: Any, losses: pd.DataFrame, methods: Sequence[str]) -> dict[
             markevery=(first, every), linewidth=1.3,
         )  # fmt: skip
     if losses["loss"].min() > 0:
-        axes.set_ylim(bottom=0)  # else noise alone would fill a panel whose lines are level
+        # From 0: else noise alone would fill a panel whose lines are level.
+        axes.set_ylim(0, 1.05 * losses["loss"].max())
     return handles
