@@ -63,11 +63,13 @@ def _write(run: Run) -> Path:
     from benchmark.heat_map import draw_heat_map
     from benchmark.learning_figure import draw_learning
     from benchmark.page_html import page_html
+    from benchmark.steps_figure import draw_steps
 
     drawn = {
         "fidelity": draw_fidelity(run.summary),
         "bars": draw_bars(run.summary),
         "subjects": draw_heat_map(run.scores),
+        "steps": draw_steps(run.summary, run.records),
         "learning": draw_learning(run.records),
     }
     figures = {name: figure for name, figure in drawn.items() if figure is not None}

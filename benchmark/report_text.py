@@ -49,6 +49,7 @@ def report_text(run: Run, *, figures: set[str]) -> str:
         _by_subject(figures),
         seed_to_seed(run),
         _cost(run),
+        _steps(figures),
         _learning(figures),
         runs(run),
         _what_was_run(run),
@@ -223,6 +224,16 @@ def _cost(run: Run) -> str:
         "prior images and the VAE too. Images a second: of sampling. Memory: the most of any job, "
         "of the GPU if there is one, else of the process, the files that it has mapped included. "
         "Left: what a job leaves on disk, images, scores and record; mean a job.\n"
+    )
+
+
+def _steps(figures: set[str]) -> str:
+    if "steps" not in figures:
+        return ""
+    return (
+        "## Training steps\n\n![Scores by training steps](figures/steps.png)\n\n"
+        "Methods that differ in nothing but their steps. Each point was trained from the start; it "
+        "is no checkpoint of a longer training.\n"
     )
 
 

@@ -23,7 +23,7 @@ FLOORS = (
     ("methods",),
     ("selection", "plan", "forecast", "run", "execute"),
     ("stats", "pairs", "orderings"),
-    ("tables", "figures", "curve_figure", "heat_map", "learning_figure"),
+    ("tables", "figures", "curve_figure", "heat_map", "learning_figure", "steps_figure"),
     ("finished", "join", "image_grid"),
     ("task", "table_formats", "report_tables"),
     ("references", "thumbnails", "gallery", "page_html"),
