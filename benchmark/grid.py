@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 
-from benchmark.console import Display, print_memory, print_plan, print_table
-from benchmark.execute import execute, free_memory, on_cuda, worker_count
-from benchmark.forecast import Forecast
-from benchmark.plan import Plan, fetch_backbone, worker_memory
-from benchmark.run import Workplace
-from benchmark.store import RunDirectory
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.runs.job import Workplace
+from benchmark.runs.plan import Plan, fetch_backbone, worker_memory
+from benchmark.runs.progress import Display, print_memory, print_plan
+from benchmark.runs.time_left import Forecast
+from benchmark.runs.workers import execute, free_memory, on_cuda, worker_count
+from benchmark.store.directory import RunDirectory
 
 
 def run_grid(grid: Plan, path: Path, *, workers: int | None = None, dry_run: bool = False) -> int:
@@ -67,7 +72,7 @@ def run_grid(grid: Plan, path: Path, *, workers: int | None = None, dry_run: boo
 
 
 def _report(grid: Plan, directory: RunDirectory, *, failed: list[str]) -> int:
-    from benchmark.report import write_report
+    from benchmark.report.write import write_report
 
     done = directory.assemble_scores()
     if done:
@@ -85,3 +90,30 @@ def _report(grid: Plan, directory: RunDirectory, *, failed: list[str]) -> int:
     ]
     print("\n".join(lines), file=sys.stderr)
     return 1
+
+
+def print_table(summary: Path) -> None:
+    """Print summary.csv: a row a method, a column a metric, the mean over its 95 % interval."""
+    from benchmark.report.markdown import LABELS, NOTHING
+    from benchmark.results.statistics import sort_methods, sort_metrics
+
+    with summary.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    cells = {(row["method"], row["metric"]): _cell(row) for row in rows}
+    metrics = sort_metrics(row["metric"] for row in rows)
+    table = Table(title="mean over subjects; below it, its 95 % interval", box=None, pad_edge=False)
+    table.add_column("method", overflow="fold")
+    for metric in metrics:
+        table.add_column(LABELS.get(metric, metric), justify="right", overflow="fold")
+    for method in sort_methods(row["method"] for row in rows):
+        table.add_row(Text(method), *(cells.get((method, name), NOTHING) for name in metrics))
+    # Off a terminal rich assumes 80 columns, and would break the rows.
+    width = None if Console().is_terminal else 160
+    Console(highlight=False, width=width).print(table)
+
+
+def _cell(row: dict[str, str]) -> str:
+    mean = f"{float(row['mean']):.3f}"
+    if not row["low"]:
+        return mean
+    return f"{mean}\n[dim]{float(row['low']):.3f} {float(row['high']):.3f}[/dim]"

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from benchmark.plugins import Generate, Progress
-from benchmark.records import Request, Subject
+from benchmark.api import Generate, Progress, Request, Subject
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchmark.backbone import Backbone
+    from benchmark.models.stable_diffusion import Backbone
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def real_image(subject: Subject, index: int) -> Tensor:
     """Image `index` of the subject: (3, height, width) float32 of its own size, exactly n/255."""
     import torch
 
-    from benchmark.data import read_image
+    from benchmark.data.dataset import read_image
 
     return torch.from_numpy(read_image(subject.images[index])).permute(2, 0, 1).float() / 255
 

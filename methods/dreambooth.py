@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from benchmark.plugins import Generate, Progress
-from benchmark.records import PRIOR, Request, Subject, UserError
-from benchmark.sampling import Sampler
+from benchmark.api import PRIOR, Generate, Progress, Request, Subject, UserError
+from benchmark.models.sampling import Sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from benchmark.backbone import Backbone
+    from benchmark.models.stable_diffusion import Backbone
     from methods.training import Encode, Term
 
 NOUNS = ("correct", "wrong", "none")

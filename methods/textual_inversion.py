@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from benchmark.plugins import Generate, Progress
-from benchmark.records import PRIOR, Request, Subject, UserError
+from benchmark.api import PRIOR, Generate, Progress, Request, Subject, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchmark.backbone import Backbone
+    from benchmark.models.stable_diffusion import Backbone
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from diffusers import DDPMScheduler
 from torch import Generator, Tensor, nn
 from torch.nn.functional import interpolate, mse_loss
 
-from benchmark.backbone import Backbone
-from benchmark.plugins import Progress
-from benchmark.records import Subject
+from benchmark.api import Progress, Subject
+from benchmark.models.stable_diffusion import Backbone
 
 #: b prompts -> (b, length, width) text conditions.
 Encode = Callable[[Sequence[str]], Tensor]
@@ -105,7 +104,7 @@ def instance_images(subject: Subject, resolution: int) -> Tensor:
     The short side is resized (bicubic, anti-aliased), the centre cropped; an image that has the
     size already is not touched. Raises UserError for an image that cannot be read.
     """
-    from benchmark.data import read_image
+    from benchmark.data.dataset import read_image
 
     return torch.stack([_fitted(torch.tensor(read_image(p)), resolution) for p in subject.images])
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.records import PRIOR, REAL, Job, JobRecord, Prompt, Request, Score
-from benchmark.store import RunDirectory, job_path
+from benchmark.api import PRIOR, REAL, Prompt, Request
+from benchmark.store.directory import RunDirectory, job_path
+from benchmark.store.records import Job, JobRecord, Score
 
 PROMPTS = (Prompt("a {} in the snow", "recontextualization"), Prompt("a red {}", "property"))
 METRICS = {PRIOR: ("pres", "prior_div"), REAL: ("dino", "clip_i")}

@@ -13,75 +13,43 @@ import pytest
 from tests.made_up_run import write_run
 
 ROOT = Path(__file__).parent.parent
-FLOORS = (
-    ("records",),
-    ("store", "images", "manifest", "plugins", "data", "fetch", "protocol", "suite"),
-    ("diffusers_layout", "hub", "model_files", "sampling", "metrics"),
-    ("single_file", "checkpoints"),
-    ("encoder_models", "encoder_loading", "prior_store", "encoders", "backbone"),
-    ("backbone_loading", "loaders"),
-    ("methods",),
-    ("selection", "plan", "forecast", "run", "execute"),
-    ("stats", "pairs", "orderings"),
-    ("tables", "figures", "curve_figure", "heat_map", "learning_figure", "steps_figure"),
-    ("finished", "join", "image_grid"),
-    ("task", "table_formats", "report_tables"),
-    ("references", "thumbnails", "gallery", "page_html"),
-    ("comparison_text", "runs_text", "short_text", "report_text", "report", "keep", "baseline"),
-    ("check",),
-    ("console", "grid", "speed", "sweep", "curve", "identifiers", "matching", "score"),
-    ("options",),
-    ("data_commands", "grid_commands", "report_commands", "model_commands"),
-    ("cli",),
-    ("__main__",),
+#: Each room imports only from those before it.
+ROOMS = (
+    "api",
+    "store",
+    "data",
+    "config",
+    "models",
+    "scoring",
+    "runs",
+    "results",
+    "report",
+    "pocket",
+    "grid",
+    "studies",
+    "cli",
+    "__main__",
 )
+#: What reads runs needs neither a model nor what ran it.
+READERS, RUNNERS = {"results", "report"}, {"models", "scoring", "runs"}
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "timm", "open_clip"}
 #: The distributions that bring models, and nothing that a report or a gate needs.
 MODELS = (HEAVY - {"open_clip"}) | {"open-clip-torch", "torchmetrics", "safetensors"}
 OWNERS = packages_distributions()
 #: Of the packages that pyproject.toml asks for, those that every command may load to start.
 LIGHT = {"numpy", "pillow", "pydantic", "typer"}
-#: Modules that may import the heavy libraries when they are imported themselves.
-WITH_TORCH = {
-    "single_file",
-    "checkpoints",
-    "encoder_models",
-    "encoder_loading",
-    "prior_store",
-    "encoders",
-    "backbone",
-    "backbone_loading",
-    "methods.training",
-}
-#: What a method may see of the suite (plugins for types).
-FOR_METHODS = {"records", "plugins", "backbone", "sampling"}
 
 
-def name_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("benchmark.")
-
-
-def modules() -> dict[str, Path]:
-    paths = [*ROOT.glob("benchmark/*.py"), *ROOT.glob("methods/*.py")]
-    return {name_of(path): path for path in paths if path.name != "__init__.py"}
-
-
-def imports(path: Path, *, lazy: bool) -> set[str]:
-    """The modules `path` imports: at its top only, or (`lazy`) inside functions as well.
-
-    Imports for type checkers only never count.
-    """
+def imports(path: Path) -> set[str]:
+    """The modules that `path` imports anywhere, but for type checkers only."""
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             return
-        if isinstance(node, ast.FunctionDef) and not lazy:
-            return
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         if isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
         for child in ast.iter_child_nodes(node):
             visit(child)
@@ -90,55 +58,30 @@ def imports(path: Path, *, lazy: bool) -> set[str]:
     return found
 
 
-def ours(path: Path) -> set[str]:
-    """The suite's own modules that `path` imports anywhere, without the prefix `benchmark`."""
-    names = {name.removeprefix("benchmark.") for name in imports(path, lazy=True)}
-    return names & modules().keys()
+def rooms_of(path: Path) -> set[str]:
+    """The rooms that `path` imports from."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("benchmark.")}
 
 
-def floor(name: str) -> int:
-    key = "methods" if name.startswith("methods.") else name
-    return next(i for i, names in enumerate(FLOORS) if key in names)
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_those_before_it(room: str) -> None:
+    allowed = set(ROOMS[: ROOMS.index(room) + 1]) - (RUNNERS if room in READERS else set())
+    paths = [*ROOT.glob(f"benchmark/{room}.py"), *ROOT.glob(f"benchmark/{room}/**/*.py")]
+    assert paths
+    for path in paths:
+        assert rooms_of(path) <= allowed, path
+        if room in READERS:
+            assert not {name.partition(".")[0] for name in imports(path)} & HEAVY, path
 
 
-def test_every_module_has_its_floor() -> None:
-    known = {name for names in FLOORS for name in names}
-    assert {name for name in modules() if not name.startswith("methods.")} <= known
+def test_every_folder_is_a_room() -> None:
+    found = {p.stem for p in ROOT.glob("benchmark/*") if p.stem not in ("__init__", "__pycache__")}
+    assert found - {"shipped"} == set(ROOMS)
 
 
-@pytest.mark.parametrize("name", sorted(modules()))
-def test_a_module_stands_only_on_its_own_floor_and_those_below(name: str) -> None:
-    above = {other for other in ours(modules()[name]) if floor(other) > floor(name)}
-    assert not above
-
-
-@pytest.mark.parametrize("name", sorted(modules()))
-def test_no_circle(name: str) -> None:
-    def reaches(start: str, seen: set[str]) -> set[str]:
-        for other in ours(modules()[start]) - seen:
-            seen |= {other} | reaches(other, seen | {other})
-        return seen
-
-    assert name not in reaches(name, set())
-
-
-def test_methods_see_records_plugins_and_backbone_and_nobody_sees_them() -> None:
-    for name, path in modules().items():
-        if name.startswith("methods."):
-            seen = {other for other in ours(path) if not other.startswith("methods.")}
-            assert seen <= FOR_METHODS | {"data"}, name
-        else:
-            roots = {other.partition(".")[0] for other in imports(path, lazy=True)}
-            assert "methods" not in roots, name
-
-
-@pytest.mark.parametrize("name", sorted(modules().keys() - WITH_TORCH))
-def test_no_heavy_library_comes_in_with_a_light_module(name: str) -> None:
-    path = modules()[name]
-    roots = {other.partition(".")[0] for other in imports(path, lazy=False)}
-    assert not roots & HEAVY
-    top = {other.removeprefix("benchmark.") for other in imports(path, lazy=False)}
-    assert not top & WITH_TORCH
+def test_nothing_in_the_suite_imports_a_method() -> None:
+    for path in ROOT.glob("benchmark/**/*.py"):
+        assert not {name for name in imports(path) if name.startswith("methods")}, path
 
 
 def test_the_datasets_are_data() -> None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from benchmark.records import PRIOR, Request, Subject
+from benchmark.api import PRIOR, Request, Subject
 
 SIZE = 12
 SUBJECTS = {"dog-red": ("dog", True), "dog-blue": ("dog", True), "vase-green": ("vase", False)}
@@ -109,9 +109,9 @@ class Canvas:
 
 def load(model: str, **_options: Any) -> Canvas:
     # Its own encoders come with it, so that workers and child processes have them too.
-    import benchmark.encoders
+    import benchmark.scoring.features
 
-    benchmark.encoders.load_encoders = load_encoders
+    benchmark.scoring.features.load_encoders = load_encoders
     return Canvas(SimpleNamespace(type="cpu"))
 
 

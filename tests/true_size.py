@@ -29,9 +29,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
-from benchmark import single_file
-from benchmark.protocol import Protocol, load_protocol
-from benchmark.suite import Suite, load_suite
+from benchmark.config.protocol import Protocol, load_protocol
+from benchmark.config.suite import Suite, load_suite
+from benchmark.models import single_file
 
 PIPELINE, ENCODERS, PROTOCOL, SUITE = (
     "stable-diffusion",

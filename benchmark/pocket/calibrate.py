@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmark.encoders import Encoders, load_encoders
+from benchmark.config.suite import load_suite
 from benchmark.pocket.calibration_arithmetic import (
     Finding,
     graded,
@@ -64,7 +64,7 @@ from benchmark.pocket.world import (
     sample_identities,
     sample_scenes,
 )
-from benchmark.suite import load_suite
+from benchmark.scoring.features import Encoders, load_encoders
 
 RUN = 512  #: pictures drawn and encoded at a time: many, since the renderer is slow at few
 #: What the encoders see in n pictures: "dino" (n, d) and "clip_i" (n, e), rows of unit length.

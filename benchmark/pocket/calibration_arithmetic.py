@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap, mannwhitneyu, spearmanr
 
-from benchmark.stats import CONFIDENCE
+from benchmark.results.statistics import CONFIDENCE
 
 RESAMPLES = 2_000  #: fewer than a run's, since there are many intervals and many subjects
 

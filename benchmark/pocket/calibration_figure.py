@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.figures import new_figure, png_of, tidy
 from benchmark.pocket.calibration_arithmetic import Finding, at
 from benchmark.pocket.calibration_scenes import AMOUNTS, MORPHS, STANDARD
+from benchmark.report.figures.scatter_and_bars import new_figure, png_of, tidy
 
 # Okabe and Ito's colours, from dark to light: told apart in grey as well.
 LOOKS = {

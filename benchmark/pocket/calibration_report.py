@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmark.api import UserError
 from benchmark.pocket.calibration_arithmetic import Finding, at
 from benchmark.pocket.calibration_figure import calibration_png
 from benchmark.pocket.calibration_scenes import AMOUNTS, INSTEAD, MORPHS, STANDARD
-from benchmark.records import UserError
-from benchmark.store import write_atomically
-from benchmark.tables import NOTHING, markdown_table, with_interval
+from benchmark.report.markdown import NOTHING, markdown_table, with_interval
+from benchmark.store.directory import write_atomically
 
 FILES = ("calibration.csv", "calibration.md", "calibration.png")
 NAMES = {"dino": "DINO", "clip_i": "CLIP-I", "clip_t": "CLIP-T"}

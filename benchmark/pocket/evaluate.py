@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.backbone import Backbone
-from benchmark.encoders import Encoders
+from benchmark.models.stable_diffusion import Backbone
 from benchmark.pocket.captions import IDENTIFIERS, accessory_phrase
 from benchmark.pocket.generator import draw
 from benchmark.pocket.training import step_generator
@@ -33,6 +32,7 @@ from benchmark.pocket.world import (
     sample_identities,
     sample_scenes,
 )
+from benchmark.scoring.features import Encoders
 
 PLACES = tuple(b for b in BACKGROUNDS if BACKGROUND_PHRASES[b])
 WORN = ACCESSORIES[1:]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
+from benchmark.api import UserError
+from benchmark.config.suite import Suite
 from benchmark.pocket.evaluate import quality, sample_sheet, write_model_card
 from benchmark.pocket.generator import GeneratorRecipe, pretrain_generator
 from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
-from benchmark.records import UserError
-from benchmark.suite import Suite
 
 PARTS = ("generator", "clip", "dino")
 SHIPPED = Path(__file__).parent / "weights"
@@ -49,9 +49,9 @@ def evaluate(suite: Suite, *, per_cell: int, device: str, card: bool) -> None:
 
     `suite` is the pocket suite: its encoders, its sampler.
     """
-    from benchmark.backbone_loading import load_backbone
-    from benchmark.encoders import load_encoders
-    from benchmark.sampling import Sampler
+    from benchmark.models.loading import load_backbone
+    from benchmark.models.sampling import Sampler
+    from benchmark.scoring.features import load_encoders
 
     sampler = Sampler(**suite.sampler.model_dump())
     backbone = load_backbone("pocket", device=device, sampler=sampler)

@@ -1,0 +1,63 @@
+"""The command line: reads arguments, calls the one path, turns errors into exit codes.
+
+0  done      1  a job failed, or `check` found a regression      2  bad input, in one line
+130  interrupted
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from benchmark.api import UserError
+from benchmark.cli.data_commands import fetch, list_, manifest
+from benchmark.cli.grid_commands import curve, run, sweep
+from benchmark.cli.model_commands import calibrate, draw_subjects, identifier, pretrain, speed
+from benchmark.cli.report_commands import check, keep, report, score
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=(
+        "Train every method on every subject, sample the evaluation prompts, score the images, "
+        "and write the comparison.\n\n"
+        "`python -m benchmark run --methods all --dry-run` shows what a full run would do; "
+        "without --dry-run it does it."
+    ),
+)
+
+#: In the order of `--help`.
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run,
+    "list": list_,
+    "score": score,
+    "fetch": fetch,
+    "manifest": manifest,
+    "report": report,
+    "keep": keep,
+    "check": check,
+    "sweep": sweep,
+    "curve": curve,
+    "speed": speed,
+    "identifier": identifier,
+    "pretrain": pretrain,
+    "calibrate": calibrate,
+    "draw-subjects": draw_subjects,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_command)
+
+
+def main() -> None:
+    """Run the command line; ends the process with its exit code."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,124 @@
+"""The commands that show what there is and look after images: list, fetch, manifest.
+
+python -m benchmark list subjects --data my-subjects
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.api import UserError
+from benchmark.cli.options import DataOption, SuiteOption
+from benchmark.config import registry as plugins
+from benchmark.config.protocol import load_protocol, protocol_names
+from benchmark.config.suite import load_suite, suite_names
+from benchmark.data.dataset import describe, verify
+
+
+class Kind(StrEnum):
+    """What `list` can list."""
+
+    METHODS = "methods"
+    SUBJECTS = "subjects"
+    SUITES = "suites"
+    METRICS = "metrics"
+    PROTOCOLS = "protocols"
+
+
+def list_(
+    kind: Annotated[Kind, typer.Argument(metavar="methods|subjects|suites|metrics|protocols")],
+    suite: SuiteOption = "pocket",
+    data: DataOption = None,
+) -> None:
+    """List what there is, one per line: the name, then what it is.
+
+    With --data every image is checked, and the sizes of the smallest and the largest are shown.
+
+    Examples:
+
+      python -m benchmark list subjects --suite pocket
+
+      python -m benchmark list subjects --data my-subjects
+    """
+    match kind:
+        case Kind.SUITES:
+            rows = {name: load_suite(name).description for name in suite_names()}
+        case Kind.PROTOCOLS:
+            rows = {name: load_protocol(name).description for name in protocol_names()}
+        case Kind.SUBJECTS:
+            choice = load_suite(suite).with_images(data).data
+            dataset = choice.load()
+            chosen = [
+                s for s in dataset.subjects if not choice.subjects or s.name in choice.subjects
+            ]
+            if data:
+                verify(dataset, chosen)
+            rows = {s.name: describe(s, sizes=data is not None) for s in chosen}
+        case Kind.METHODS | Kind.METRICS:
+            rows = {name: _description(kind, name) for name in plugins.available(kind)}
+    width = max(map(len, rows), default=0)
+    for name, description in rows.items():
+        print(f"{name:<{width}}  {description}")
+
+
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="A dataset whose photographs lie elsewhere.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Else your cache folder, where runs look.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Check the copy at DIR and download nothing."),
+    ] = None,
+) -> None:
+    """Bring a dataset's photographs here, and check every one of them.
+
+    Only what is missing or altered is downloaded, so it may be interrupted and run again.
+
+    Examples:
+
+      python -m benchmark fetch dreambench
+
+      python -m benchmark fetch dreambench --data my-copy
+    """
+    from benchmark.data.download import check_copy, fetch_images
+
+    if out and data:
+        raise UserError("--out says where to download to, --data what to check: give one of them")
+    found = check_copy(dataset, data) if data else fetch_images(dataset, out)
+    images = sum(len(subject.images) for subject in found.subjects)
+    print(f"{len(found.subjects)} subjects, {images} images, each as it should be: {found.root}")
+
+
+def manifest(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Your own subjects, with a subjects.toml.")
+    ],
+    name: Annotated[str, typer.Option(help="The dataset's; else the folder's.")] = "",
+    source: Annotated[
+        str, typer.Option(metavar="URL", help="Where `fetch` shall find <subject>/<image>.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Else DIR/manifest.toml.")
+    ] = None,
+) -> None:
+    """Write down the SHA-256 of every image, so that any later change of them is noticed.
+
+    Example:
+
+        python -m benchmark manifest my-subjects
+    """
+    from benchmark.data.download import write_manifest
+
+    print(write_manifest(directory, out, name=name or None, source=source or None))
+
+
+def _description(kind: Kind, name: str) -> str:
+    try:
+        return plugins.load(kind, name).description
+    except Exception as error:  # one broken plugin of somebody's should not hide the others
+        return f"cannot be loaded: {type(error).__name__}: {error}"

@@ -1,0 +1,165 @@
+"""The commands about models: speed, identifier, and the pocket world's pretrain, calibrate, draw.
+
+python -m benchmark identifier --backbone sd15
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.api import UserError
+from benchmark.cli.options import (
+    BackboneOption,
+    DataOption,
+    EncodersOption,
+    PrecisionOption,
+    ProtocolOption,
+    SuiteOption,
+)
+from benchmark.config.suite import load_suite
+
+
+def speed(
+    suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
+    data: DataOption = None,
+    protocol: ProtocolOption = "",
+    encoders: EncodersOption = None,
+    repetitions: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 5,
+) -> None:
+    """Measure training, sampling and scoring against the bare modules, by turns in one process."""
+    from benchmark.studies.speed import measure, speed_table
+
+    chosen = load_suite(suite).on(backbone).with_images(data).under(protocol, encoders=encoders)
+    print(speed_table(measure(chosen, repetitions=repetitions)))
+
+
+def identifier(
+    suite: SuiteOption = "pocket",
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = None,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="How many to list.")] = 20,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Draw with each, and measure how far it pulls the class."),
+    ] = False,
+    class_noun: Annotated[
+        str, typer.Option(metavar="NOUN", help="With --probe: what is drawn with each.")
+    ] = "dog",
+    images: Annotated[
+        int, typer.Option(metavar="N", min=2, help="With --probe: images of each.")
+    ] = 8,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE.toml", help="With --probe: whose CLIP looks; else the suite's."
+        ),
+    ] = "",
+    encoders: EncodersOption = None,
+) -> None:
+    """List rare tokens of a backbone's vocabulary that can stand for a subject, rarest first.
+
+    Whole words of a single token and at most three letters. With --probe the weakest prior comes
+    first: `pull` is 0 for a token that changes no image of the class, and 1 for one that changes
+    it as much as other noise does. Without it no weights are needed.
+
+    Examples:
+
+      python -m benchmark identifier --backbone sd15
+
+      python -m benchmark identifier --probe --class-noun teapot
+    """
+    from benchmark.studies.identifiers import candidate_table, find_candidates, probe_candidates
+
+    chosen = load_suite(suite).on(backbone, precision).under(protocol, encoders=encoders)
+    found = find_candidates(chosen.backbone.model, count)
+    if probe:
+        found = probe_candidates(chosen, found, class_noun, images=images)
+    print(candidate_table(found))
+
+
+def pretrain(
+    part: Annotated[
+        str, typer.Argument(help="`generator`, `clip`, `dino`, or `all` of them.")
+    ] = "all",
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Measure the shipped models instead of training.")
+    ] = False,
+    card: Annotated[
+        bool, typer.Option("--card", help="With --evaluate: write the model card anew.")
+    ] = False,
+    per_cell: Annotated[
+        int, typer.Option(min=1, help="Pictures sampled for each class x background.")
+    ] = 8,
+    work: Annotated[
+        Path, typer.Option(metavar="DIR", help="Checkpoints and logs; taken up if they are there.")
+    ] = Path("runs/pretrain"),
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Default: the shipped weights' place.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace weights that are there.")
+    ] = False,
+) -> None:
+    """Rebuild the pocket models from nothing, or measure the shipped ones.
+
+    Hours on two CPU cores; an interrupted training goes on where its last checkpoint was.
+
+    Examples:
+
+        python -m benchmark pretrain all --output my-weights
+
+        python -m benchmark pretrain --evaluate
+    """
+    from benchmark.pocket import pretrain as pocket
+
+    if evaluate:
+        pocket.evaluate(load_suite("pocket"), per_cell=per_cell, device=device, card=card)
+        return
+    output = output or pocket.SHIPPED
+    for directory in pocket.pretrain(
+        part, work=work, output=output, device=device, overwrite=overwrite
+    ):
+        print(directory)
+
+
+def calibrate(
+    subjects: Annotated[
+        int, typer.Option(metavar="N", min=10, help="Subjects to draw; ten are one a class.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Another draws others.")] = 0,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where calibration.csv, .md and .png go.")
+    ] = Path("reports/pocket/calibration"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a calibration that is there.")
+    ] = False,
+) -> None:
+    """Measure the metrics themselves, on pocket pictures of which the truth is known.
+
+    How surely DINO, CLIP-I and CLIP-T tell right from wrong, whether they follow identity from one
+    subject to another, and what else moves them.
+
+    Example:
+
+        python -m benchmark calibrate --subjects 50 --out my-calibration
+    """
+    from benchmark.pocket.calibrate import run_calibration
+
+    run_calibration(subjects=subjects, seed=seed, out=out, overwrite=overwrite)
+
+
+def draw_subjects(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, e.g. my-subjects.")],
+) -> None:
+    """Draw the pocket subjects' images, manifest and prompts anew (`datasets/pocket`)."""
+    from benchmark.pocket.individuals import write_dataset
+
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: nothing was drawn; choose a new folder")
+    write_dataset(out)
+    print(out)

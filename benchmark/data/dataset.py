@@ -1,0 +1,253 @@
+"""Datasets: a manifest and prompts in TOML, images in one folder a subject.
+
+    datasets/pocket/manifest.toml           class nouns, splits, SHA-256 of every image
+    datasets/pocket/prompts.toml            the evaluation prompts, for live subjects and objects
+    datasets/pocket/<subject>/00.png ...
+
+The images of a manifest with a `source` lie where `fetch` puts them, or in a folder that `--data`
+names. Your own subjects need no manifest (`benchmark/manifest.py`) and no prompts.
+
+>>> dataset = load_dataset("pocket", split="test")
+>>> [subject.name for subject in dataset.subjects]
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmark.api import PROMPT_KINDS, Prompt, Subject, UserError
+from benchmark.data.images import image_size, read_image
+from benchmark.data.manifest import (
+    MANIFEST,
+    OWN,
+    SubjectEntry,
+    Table,
+    is_dataset,
+    make_manifest,
+    read_manifest,
+    read_toml,
+    sha256,
+    some,
+    visible_files,
+)
+from benchmark.store.directory import prompt_slug
+
+_PROMPTS_OF = "dreambench"  #: whose prompts serve a dataset without any
+
+
+class _Prompts(Table):
+    live: dict[str, list[str]]
+    object: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Subjects, in the manifest's order, and the two lists of prompts."""
+
+    name: str
+    asked: str  #: the name or path it was loaded by
+    root: Path  #: the folder that holds a folder of images for each subject
+    source: str | None  #: the images' address, if they do not come with the manifest
+    subjects: tuple[Subject, ...]
+    prompts_live: tuple[Prompt, ...]
+    prompts_object: tuple[Prompt, ...]
+    hashes: dict[Path, str]  #: image -> its SHA-256 in the manifest; empty without a manifest
+
+    def prompts_for(self, subject: Subject) -> tuple[Prompt, ...]:
+        """Live subjects and objects have their own prompts (paper, section 4.1)."""
+        return self.prompts_live if subject.live else self.prompts_object
+
+
+def datasets_directory() -> Path:
+    """The folder of the datasets that come with the suite."""
+    # In a wheel they lie in the package: a `datasets` beside it is Hugging Face's library.
+    shipped = Path(__file__).parent.parent / "shipped"
+    return shipped if shipped.is_dir() else Path(__file__).parent.parent.parent / "datasets"
+
+
+def dataset_names() -> list[str]:
+    """The datasets that come with the suite, sorted."""
+    return sorted(file.parent.name for file in datasets_directory().glob(f"*/{MANIFEST}"))
+
+
+def dataset_directory(name_or_path: str) -> Path:
+    """The folder of a dataset: one of ours by name, or a path. Raises UserError."""
+    for folder in (datasets_directory() / name_or_path, Path(name_or_path).expanduser()):
+        if is_dataset(folder):
+            return folder
+    raise UserError(
+        f"unknown dataset '{name_or_path}'; known: {', '.join(dataset_names())}; "
+        f"or give a folder that holds a {MANIFEST} or a {OWN}"
+    )
+
+
+def load_dataset(
+    name_or_path: str, *, split: str | None = None, folder: str | None = None
+) -> Dataset:
+    """The dataset, or its subjects of one split; subjects without a split are in every one.
+
+    `folder`: where its images lie, if neither with the manifest nor where `fetch` puts them. Looks
+    at no image, except that those of a dataset without a manifest are hashed: `verify` does.
+    Raises UserError.
+    """
+    definition = dataset_directory(name_or_path)
+    pinned = (definition / MANIFEST).is_file()
+    manifest = read_manifest(definition) if pinned else make_manifest(definition)
+    if folder is not None:
+        root = Path(folder)
+    else:
+        root = fetched_directory(manifest.name) if manifest.source else definition
+    entries = {
+        name: entry
+        for name, entry in manifest.subjects.items()
+        if split is None or entry.split is None or entry.split == split
+    }
+    if not entries:
+        known = sorted({entry.split for entry in manifest.subjects.values() if entry.split})
+        raise UserError(f"{definition}: no subject of split '{split}'; splits: {', '.join(known)}")
+    own_prompts = definition / "prompts.toml"
+    shared_prompts = datasets_directory() / _PROMPTS_OF / "prompts.toml"
+    prompts_file = own_prompts if own_prompts.is_file() else shared_prompts
+    prompts = read_toml(prompts_file, _Prompts)
+    hashes = {root / n / f: h for n, e in entries.items() for f, h in e.files.items()}
+    return Dataset(
+        name=manifest.name,
+        asked=name_or_path,
+        root=root,
+        source=manifest.source,
+        subjects=tuple(_subject(root, name, entry) for name, entry in entries.items()),
+        prompts_live=_prompts(prompts_file, prompts.live),
+        prompts_object=_prompts(prompts_file, prompts.object),
+        hashes=hashes if pinned else {},
+    )
+
+
+def fetched_directory(name: str) -> Path:
+    """Where `fetch` puts a dataset's images unless it is told otherwise."""
+    import pooch
+
+    return Path(pooch.os_cache("dreambooth-benchmark")) / name
+
+
+def locate_images(folder: Path, preferred: str) -> tuple[str, Path]:
+    """What lies at `folder`: a dataset, by name or path, and the folder of its images.
+
+    A folder with a manifest or a subjects.toml is a dataset itself. Any other must be, or have in
+    its folder `dataset`, a copy of the images of `preferred` or one of ours. Raises UserError.
+    """
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give one that holds a folder for each subject")
+    if is_dataset(folder):
+        return str(folder), folder
+    found = {}
+    for name in dict.fromkeys([preferred, *dataset_names()]):
+        dataset = load_dataset(name)
+        images = [path.relative_to(dataset.root) for path in dataset.hashes]
+        for root in (folder, folder / "dataset"):
+            found[name, root] = sum((root / image).is_file() for image in images)
+    best = max(found, key=lambda place: found[place])
+    if not found[best]:
+        raise UserError(
+            f"{folder} holds no image of {' or '.join(dataset_names())}; to use subjects of your "
+            f"own, write {folder / OWN} with three lines for each folder of images, like "
+            '[my-dog] and class_noun = "dog" and live = true'
+        )
+    return best
+
+
+def _subject(root: Path, name: str, entry: SubjectEntry) -> Subject:
+    return Subject(
+        name=name,
+        class_noun=entry.class_noun,
+        live=entry.live,
+        images=tuple(root / name / file for file in entry.files),
+        digest=_digest(entry.files.values()),
+    )
+
+
+def first_images(subject: Subject, count: int) -> Subject:
+    """`subject` as if it had its first `count` images alone; 1 <= count <= their number."""
+    images = subject.images[:count]
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in images]
+    return replace(subject, images=images, digest=_digest(hashes))
+
+
+def _digest(hashes: Iterable[str]) -> str:
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _prompts(path: Path, kinds: dict[str, list[str]]) -> tuple[Prompt, ...]:
+    found: dict[str, Prompt] = {}
+    for kind, templates in kinds.items():
+        if kind not in PROMPT_KINDS:
+            raise UserError(f"{path}: unknown kind '{kind}'; known: {', '.join(PROMPT_KINDS)}")
+        for template in templates:
+            if template.count("{}") != 1 or template.count("{") + template.count("}") != 2:
+                raise UserError(f"{path}: prompt '{template}' needs {{}} once, for the subject")
+            prompt = Prompt(template, kind)
+            other = found.setdefault(prompt_slug(prompt), prompt)
+            if other is not prompt:
+                raise UserError(f"{path}: prompts '{other.template}' and '{template}' are alike")
+    return tuple(found.values())
+
+
+def verify(dataset: Dataset, subjects: Sequence[Subject] | None = None) -> None:
+    """Check the images of `subjects`, or of all: that they are there, whole, and no others.
+
+    Those in a manifest must have its SHA-256; the others are read. Raises UserError naming what is
+    not so, and the way out.
+    """
+    chosen = dataset.subjects if subjects is None else subjects
+    if dataset.source and not any((dataset.root / s.name).is_dir() for s in chosen):
+        raise UserError(
+            f"the images of '{dataset.name}' are not in {dataset.root}: `python -m benchmark fetch "
+            f"{dataset.asked}` brings them there, `--data DIR` uses a copy that you have, and "
+            "`--suite pocket` runs without"
+        )
+    problems = [p for subject in chosen for p in _problems(dataset, subject)]
+    if problems:
+        raise UserError(f"dataset '{dataset.name}': {some(problems)}. {_remedy(dataset)}")
+
+
+def _problems(dataset: Dataset, subject: Subject) -> list[str]:
+    problems = []
+    for path in subject.images:
+        try:
+            if path not in dataset.hashes:
+                read_image(path)
+            elif (found := sha256(path)) != dataset.hashes[path]:
+                problems.append(
+                    f"{path} has SHA-256 {found}, but the manifest says {dataset.hashes[path]}"
+                )
+        except UserError as error:
+            problems.append(str(error))
+    for path in visible_files(dataset.root / subject.name):
+        if path not in subject.images:
+            problems.append(f"{path} is not in the manifest")
+    return problems
+
+
+def _remedy(dataset: Dataset) -> str:
+    if not dataset.hashes:
+        return "Repair these files or take them away"
+    if not dataset.source:
+        return "Restore these files, and take away those that are not in the manifest"
+    return (
+        f"`python -m benchmark fetch {dataset.asked} --out {dataset.root}` puts missing and "
+        "altered files right; take away those that are not in the manifest"
+    )
+
+
+def describe(subject: Subject, *, sizes: bool) -> str:
+    """`dog, live, 5 images`, and with `sizes` that of the smallest and the largest image."""
+    text = f"{subject.class_noun}, {'live' if subject.live else 'object'}"
+    text += f", {len(subject.images)} image{'s' * (len(subject.images) != 1)}"
+    if not sizes:
+        return text
+    pixels = sorted((image_size(path) for path in subject.images), key=lambda s: s[0] * s[1])
+    smallest, largest = (f"{width} x {height}" for width, height in (pixels[0], pixels[-1]))
+    return f"{text}, {smallest}" + (f" to {largest}" if largest != smallest else "")

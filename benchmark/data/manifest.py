@@ -1,0 +1,159 @@
+"""What a dataset holds: a manifest with the SHA-256 of every image, or a folder of your own.
+
+    my-subjects/subjects.toml               a table for each folder:
+                                                [my-dog]
+                                                class_noun = "dog"
+                                                live = true
+    my-subjects/my-dog/garden.jpg ...
+
+`python -m benchmark manifest my-subjects` makes a manifest of such a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+
+from benchmark.api import UserError
+
+MANIFEST, OWN = "manifest.toml", "subjects.toml"
+_LEFT_BY_SYSTEMS = {"Thumbs.db", "desktop.ini"}
+_NAMED_AT_MOST = 5  # problems in one message
+
+
+class Table(BaseModel):
+    """A table of one of our TOML files: no key we do not know, no value of another type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+_TableType = TypeVar("_TableType", bound=BaseModel)
+
+
+class _Described(Table):
+    class_noun: str = Field(pattern=r"^\S(.*\S)?$")
+    live: bool
+    split: str | None = None
+
+
+class _OwnSubjects(RootModel[dict[str, _Described]]):
+    pass
+
+
+class SubjectEntry(_Described):
+    """One subject: its class noun, and file name -> SHA-256 for each of its images."""
+
+    files: dict[str, str] = Field(min_length=1)
+
+
+class Manifest(Table):
+    """A dataset's subjects. `source`: the address of the images' folder, if they are elsewhere."""
+
+    name: str
+    source: str | None = None
+    subjects: dict[str, SubjectEntry] = Field(min_length=1)
+
+    def dump_toml(self) -> str:
+        """The manifest as TOML; reading it again gives an equal one."""
+        import tomli_w
+
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def read_toml(path: Path, table: type[_TableType]) -> _TableType:
+    """The TOML file at `path` as a `table`. Raises UserError naming the file and each bad key."""
+    try:
+        return table.model_validate(tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no TOML: {error}") from error
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (it is {e['input']!r:.60})"
+            for e in error.errors()
+        ]
+        raise UserError(f"{path}: {'; '.join(problems)}") from error
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether `folder` says what it holds."""
+    return (folder / MANIFEST).is_file() or (folder / OWN).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest in `folder`. Raises UserError."""
+    path = folder / MANIFEST
+    manifest = read_toml(path, Manifest)
+    for name, entry in manifest.subjects.items():
+        for part in (name, *entry.files):
+            if Path(part).name != part or part.startswith("."):
+                raise UserError(f"{path}: '{part}' is no plain file name")
+    return manifest
+
+
+def make_manifest(folder: Path, *, name: str | None = None, source: str | None = None) -> Manifest:
+    """The manifest of the images that lie in `folder` now, as its subjects.toml describes them.
+
+    `name`: else the folder's. Raises UserError naming each folder that the file does not describe
+    and each table without images.
+    """
+    path = folder / OWN
+    described = read_toml(path, _OwnSubjects).root
+    images = {subject: visible_files(folder / subject) for subject in described}
+    problems = [] if described else ["it has no table: write one for each folder of images"]
+    for subject in described:
+        # Commas and brackets would not pass through `--subjects`.
+        if not re.fullmatch(r"\w[\w.+-]*( [\w.+-]+)*", subject):
+            problems.append(f"'{subject}' is no name for a folder: take letters, digits, -, _, .")
+        elif not (folder / subject).is_dir():
+            problems.append(f"[{subject}] has no folder {folder / subject}")
+        elif not images[subject]:
+            problems.append(f"[{subject}]: {folder / subject} holds no image")
+    problems += [
+        f"folder '{other.name}' has no table [{other.name}]: write one, or take the folder away"
+        for other in visible_files(folder)
+        if other.is_dir() and other.name not in described
+    ]
+    if problems:
+        raise UserError(f"{path}: {some(problems)}")
+    return Manifest(
+        name=name or folder.absolute().name,
+        source=source,
+        subjects={
+            subject: SubjectEntry(
+                **dict(entry), files={image.name: sha256(image) for image in images[subject]}
+            )
+            for subject, entry in described.items()
+        },
+    )
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """What lies in `folder`, sorted, but for hidden files; nothing if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name not in _LEFT_BY_SYSTEMS
+    )
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex. Raises UserError."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+
+
+def some(problems: list[str]) -> str:
+    """The first few of `problems` in one line, and how many more there are."""
+    more = len(problems) - _NAMED_AT_MOST
+    return "; ".join(problems[:_NAMED_AT_MOST]) + (f"; and {more} more" if more > 0 else "")

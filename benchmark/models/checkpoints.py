@@ -1,0 +1,123 @@
+"""The parts of a model, read from wherever it lies: diffusers' layout, the hub, a single file.
+
+parts = read_parts("pocket")        # {"unet": ..., "vae": ..., "text_encoder": ..., ...}
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from benchmark.api import UserError
+from benchmark.models.diffusers_layout import STEMS, variant, weight_files
+from benchmark.models.hub import NAMED
+from benchmark.models.identity import SingleFile, locate
+
+#: What StableDiffusionPipeline makes of every scheduler: latents are not bounded by 1, and the
+#: first timestep is 1.
+SCHEDULER = {"clip_sample": False, "steps_offset": 1}
+
+
+def read_parts(model: str) -> dict[str, Any]:
+    """The parts of a Backbone by name, in the precision they are stored in, on the CPU.
+
+    `model` is as in `model_files.locate`. A safety checker is never read. Raises UserError naming
+    the file or directory if a part is missing, broken, or not of Stable Diffusion 1's or 2's shape.
+    """
+    place = locate(model)
+    try:
+        if isinstance(place, SingleFile):
+            from benchmark.models.single_file import read_single_file
+
+            parts = read_single_file(place)
+        else:
+            parts = _read_directory(place)
+    except (OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        path = place.path if isinstance(place, SingleFile) else place
+        raise UserError(f"model '{model}' cannot be loaded from {path}: {error}") from error
+    _check(model, parts)
+    return parts
+
+
+def mapped_weights(model: str, parts: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """The weights of `parts`, straight from the files of `model` and in their precision.
+
+    They take no memory of their own: the files are mapped, and the system may drop what it can read
+    again. Parts whose files name the weights otherwise (old names, a single file) are left out.
+    """
+    place, found = locate(model), {}
+    if isinstance(place, SingleFile):
+        return {}
+    for name in STEMS:
+        stored: dict[str, Tensor] = {}
+        for file in weight_files(place / name):
+            if file.suffix == ".safetensors":  # the index of shards is none
+                stored |= load_file(file)
+        if stored.keys() == parts[name].state_dict().keys():
+            found[name] = stored
+    return found
+
+
+def read_tokenizer(model: str) -> CLIPTokenizer:
+    """The tokenizer of `model` alone; for a name on the hub's list no weights need be there."""
+    from benchmark.models.single_file import clip_tokenizer
+
+    if model.partition("@")[0] in NAMED:
+        return clip_tokenizer()  # all of them read CLIP's vocabulary
+    place = locate(model)
+    if isinstance(place, SingleFile):
+        return clip_tokenizer()
+    return CLIPTokenizer.from_pretrained(place / "tokenizer")
+
+
+def _read_directory(directory: Path) -> dict[str, Any]:
+    disable_progress_bar()
+    text_encoder, tokenizer = directory / "text_encoder", directory / "tokenizer"
+    scheduler = DDPMScheduler.load_config(directory / "scheduler")
+    parts = {
+        "unet": _read_weights(UNet2DConditionModel, directory / "unet", low_cpu_mem_usage=False),
+        "vae": _read_weights(AutoencoderKL, directory / "vae", low_cpu_mem_usage=False),
+        "text_encoder": _read_weights(CLIPTextModel, text_encoder),
+        "tokenizer": CLIPTokenizer.from_pretrained(tokenizer),
+        "noise_scheduler": DDPMScheduler.from_config(scheduler, **SCHEDULER),
+    }
+    length = parts["text_encoder"].config.max_position_embeddings
+    parts["tokenizer"].model_max_length = min(parts["tokenizer"].model_max_length, length)
+    return parts
+
+
+def _read_weights(kind: Any, folder: Path, **options: Any) -> Any:
+    module, loading = kind.from_pretrained(
+        folder, use_safetensors=True, variant=variant(folder), output_loading_info=True, **options
+    )
+    # The libraries only warn, and leave what is missing random.
+    if loading["missing_keys"]:
+        raise ValueError(
+            f"{folder} lacks {len(loading['missing_keys'])} weights, "
+            f"{min(loading['missing_keys'])} among them"
+        )
+    return module
+
+
+def _check(model: str, parts: dict[str, Any]) -> None:
+    unet, vae, text_encoder = (parts[name].config for name in ("unet", "vae", "text_encoder"))
+    faults = {
+        f"its U-Net takes {unet.in_channels} channels and its VAE makes {vae.latent_channels}": (
+            unet.in_channels == vae.latent_channels
+        ),
+        "its U-Net wants more than a text and a time (Stable Diffusion XL?)": (
+            unet.addition_embed_type is None and unet.class_embed_type is None
+        ),
+        f"its U-Net reads texts of width {unet.cross_attention_dim}, its text encoder makes "
+        f"{text_encoder.hidden_size}": unet.cross_attention_dim == text_encoder.hidden_size,
+    }
+    for fault, well in faults.items():
+        if not well:
+            raise UserError(f"model '{model}' is no Stable Diffusion 1 or 2: {fault}")

@@ -1,0 +1,285 @@
+"""Where a model's files lie and which exact files they are. No torch here.
+
+backbone_id("pocket")       # "pocket@" and 12 hexadecimal digits
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.api import UserError
+from benchmark.models.diffusers_layout import (
+    PICKLES,
+    STEMS,
+    SUFFIXES,
+    check_layout,
+    identifying_files,
+    weight_files,
+)
+from benchmark.models.hub import NAMED, HubModel, hub_model, snapshot
+from benchmark.store.directory import write_atomically
+
+POCKET = Path(__file__).parent.parent / "pocket" / "weights"
+#: What an encoder's own directory must hold. Named files only, so that no pickle is ever picked up.
+ENCODER_FILES = {
+    "timm": ("config.json", "model.safetensors"),
+    "intermediate": ("config.json", "model.safetensors"),
+    "open_clip": ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer_config.json"),
+}
+#: The weights' file in the hub's repository of a model that its library knows by name.
+HUB_FILES = {
+    "timm": "model.safetensors",
+    "intermediate": "model.safetensors",
+    "open_clip": "open_clip_model.safetensors",
+}
+#: LPIPS's network, as torchvision publishes it. Eight digits of its SHA-256 stand in its name.
+ALEXNET = "alexnet-owt-7be5be79.pth"
+ALEXNET_ADDRESS = f"https://download.pytorch.org/models/{ALEXNET}"
+#: What a single file predicts, where its shape does not tell: `model.safetensors@v_prediction`.
+PREDICTIONS = ("epsilon", "v_prediction")
+#: What a worker takes beside weights and optimiser: libraries, encoders, activations.
+WORKER_BYTES = 12 * 10**8
+LARGE = 2**26  #: bytes from which on a file's digest is remembered
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """All weights of a model in one safetensors file, in Stable Diffusion's original layout."""
+
+    path: Path
+    prediction: str | None  #: of PREDICTIONS, or None if it was not said
+
+
+def locate(model: str) -> Path | SingleFile:
+    """Where `model` lies: a directory in diffusers' layout, or a single file.
+
+    `model` is "pocket", a name in `hub.NAMED`, a directory, a hub id (`owner/name`, both with
+    `@revision` if wanted), or a safetensors file (with `@epsilon` or `@v_prediction`). What is on
+    the hub is fetched unless its cache has it. Raises UserError naming what is missing.
+    """
+    if model == "pocket":
+        return POCKET / "generator"
+    single = _single_file(model)
+    if single is not None:
+        return single
+    hub = _on_hub(model)
+    if hub is not None:
+        return snapshot(hub)
+    path = Path(model).expanduser()
+    if not path.is_dir():
+        raise UserError(
+            f"unknown model '{model}': no such directory; known: pocket, {', '.join(NAMED)}, a "
+            "directory in diffusers' layout, owner/name on the Hugging Face hub, FILE.safetensors"
+        )
+    try:
+        check_layout(path)
+    except UserError as error:
+        raise UserError(f"model '{model}': {error}") from error
+    return path
+
+
+def _on_hub(model: str) -> HubModel | None:
+    if model.partition("@")[0] not in NAMED and Path(model).expanduser().exists():
+        return None
+    return hub_model(model)
+
+
+def _single_file(model: str) -> SingleFile | None:
+    name, _, last = model.rpartition("@")
+    name, prediction = (name, last) if last in PREDICTIONS else (model, None)
+    path = Path(name).expanduser()
+    if path.suffix in PICKLES:
+        raise UserError(
+            f"{path} is a pickle, which can run code when it is read: only safetensors are; "
+            "convert it, or name the model's safetensors file"
+        )
+    if path.suffix != ".safetensors":
+        return None
+    if not path.is_file():
+        raise UserError(f"model '{model}': no such file {path}")
+    return SingleFile(path, prediction)
+
+
+def fetch(model: str) -> None:
+    """See to it that the files of `model` are on this machine. Raises UserError."""
+    locate(model)
+
+
+def worker_memory(model: str) -> int:
+    """Bytes of main memory that a process takes, about, to train the whole model on a CPU.
+
+    16 a parameter: the float32 weight, its gradient and AdamW's two moments; and WORKER_BYTES.
+    Fetches the model if it is not here. Raises UserError as `locate` does.
+    """
+    place = locate(model)
+    if isinstance(place, SingleFile):
+        files = [place.path]
+    else:
+        files = [file for part in STEMS for file in weight_files(place / part)]
+    weights = [file for file in files if file.suffix == ".safetensors"]
+    return 16 * sum(map(_parameters, weights)) + WORKER_BYTES
+
+
+def _parameters(file: Path) -> int:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return sum(math.prod(tensors.get_slice(k).get_shape()) for k in tensors.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{file} is no safetensors file: {error}") from error
+
+
+def backbone_id(model: str) -> str:
+    """`<name>@<12 hexadecimal digits>`: which exact weights and configuration `model` is.
+
+    Of a model on the hub these are its commit's, and a pinned one need not be here; else of a
+    SHA-256 over the files that are read. The name of a model given as a path is its last part, so
+    that the id is the same wherever the model lies. Raises UserError as `locate` does.
+    """
+    hub = None if model == "pocket" else _on_hub(model)
+    if hub is not None:
+        return f"{hub.name}@{(hub.commit or snapshot(hub).name)[:12]}"
+    place = locate(model)
+    if isinstance(place, SingleFile):
+        content = f"{file_digest(place.path).hex()} {place.prediction}"
+        return f"{place.path.stem}@{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256()
+    for path in identifying_files(place):
+        digest.update(path.relative_to(place).as_posix().encode())
+        digest.update(file_digest(path))
+    name = model if model == "pocket" else place.resolve().name
+    return f"{name}@{digest.hexdigest()[:12]}"
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file; a large file's is remembered for as long as the file is not touched."""
+    status = path.stat()
+    if status.st_size < LARGE:
+        return _digest(path)
+    # A change of the content changes ctime, even where a tool sets mtime back.
+    touched = (path.resolve(), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    key = hashlib.sha256(repr(touched).encode()).hexdigest()[:32]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    known = cache / "dreambooth-benchmark" / "digests" / key
+    with suppress(OSError, ValueError):
+        digest = bytes.fromhex(known.read_text())
+        if len(digest) == hashlib.sha256().digest_size:
+            return digest
+    digest = _digest(path)
+    with suppress(OSError):  # no place for a cache is no reason to fail
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(known, digest.hex())
+    return digest
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def identify(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same tables with `weights`: 12 hex digits of the SHA-256 over a model's files.
+
+    So that scores of one encoder are never taken for another's. Where the files lie is no part of
+    it. Raises UserError that says of every missing model how to fetch it.
+    """
+    identified, missing = {}, []
+    for name, table in settings.items():
+        identified[name] = {key: value for key, value in table.items() if key != "directory"}
+        try:
+            identified[name]["weights"] = _weights_digest(encoder_files(name, table))
+        except UserError as error:
+            missing.append(str(error))
+    if missing:
+        raise UserError(
+            f"{'; '.join(missing)}; `--encoders DIR` looks for them in another folder, and "
+            "`--suite pocket` runs without"
+        )
+    return identified
+
+
+def _weights_digest(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + file_digest(path))
+    return digest.hexdigest()[:12]
+
+
+def encoder_files(name: str, table: Mapping[str, Any]) -> list[Path]:
+    """The files that make up the encoder of a table: weights, configuration, vocabulary."""
+    directory = encoder_directory(name, table)
+    if directory is None:
+        return [encoder_weights(name, table)]
+    return [path for path in sorted(directory.iterdir()) if path.suffix in SUFFIXES]
+
+
+def encoder_directory(name: str, table: Mapping[str, Any]) -> Path | None:
+    """The directory of a model that is given as one, or None for a model known by name."""
+    model = str(table.get("model", ""))
+    if model == "pocket":
+        directory = POCKET / ("clip" if table.get("kind") == "open_clip" else "dino")
+    elif "/" in model:
+        directory = Path(model).expanduser()
+    else:
+        return None
+    files = ENCODER_FILES.get(str(table.get("kind")), ())
+    missing = [file for file in files if not (directory / file).is_file()]
+    if missing:
+        raise UserError(f"encoders.{name}.model: {directory} has no {', '.join(missing)}")
+    return directory
+
+
+def encoder_weights(name: str, table: Mapping[str, Any]) -> Path:
+    """The weights' file of a model known by name: in the table's `directory`, or in the caches.
+
+    Nothing is downloaded. Raises UserError that names the model and says how to fetch it.
+    """
+    kind = table.get("kind")
+    if kind == "lpips":
+        return _alexnet(name, table)
+    if kind not in HUB_FILES:
+        raise UserError(f"encoders.{name}.kind is {kind!r}; known: {', '.join(HUB_FILES)}, lpips")
+    if "hub" not in table:
+        raise UserError(
+            f"encoders.{name}.hub is missing: the hub's repository of '{table.get('model')}'; or "
+            "give model as 'pocket', or as a directory written with a slash (./directory)"
+        )
+    hub, revision = str(table["hub"]), str(table.get("revision", "main"))
+    file = HUB_FILES[kind]
+    if "directory" in table:
+        path = Path(table["directory"]).expanduser() / hub.rpartition("/")[2] / file
+        place = f" --local-dir {path.parent}"
+        if path.is_file():
+            return path
+    else:
+        from huggingface_hub import try_to_load_from_cache
+
+        found, place = try_to_load_from_cache(hub, file, revision=revision), ""
+        if isinstance(found, str):
+            return Path(found)
+    raise UserError(
+        f"encoders.{name}: the weights of '{hub}' are not here; fetch them: "
+        f"hf download {hub} {file} --revision {revision}{place}"
+    )
+
+
+def _alexnet(name: str, table: Mapping[str, Any]) -> Path:
+    if "directory" in table:
+        path = Path(table["directory"]).expanduser() / ALEXNET
+    else:  # where torch.hub keeps it
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
+        path = Path(os.environ.get("TORCH_HOME", cache)).expanduser() / "hub/checkpoints" / ALEXNET
+    if not path.is_file():
+        raise UserError(
+            f"encoders.{name}: the weights of LPIPS's network are not here; fetch them: "
+            f"curl --create-dirs -o {path} {ALEXNET_ADDRESS}"
+        )
+    return path

@@ -1,0 +1,134 @@
+"""The figure of a curve: a panel a metric, a line a method, the controls as level lines.
+
+Methods differ in colour, marker and dashes, so that it can be read in grey and with any colour
+vision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchmark.report.figures.scatter_and_bars import new_figure, plain, styles, tidy
+from benchmark.report.markdown import LABELS
+from benchmark.results.statistics import CONTROLS, sort_metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_DASHES = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)))
+_CONTROL_DASHES = {"real-images": (0, (9, 2)), "untuned": (0, (1, 1.5))}
+_PAPER_STYLES = (((0, (6, 3)), "1"), ((0, (3, 3)), "2"), ((0, (6, 2, 1, 2)), "3"))
+_COLUMNS = 3
+_WIDE = 10.0  #: values that span more than this are laid out by their logarithm
+
+
+def draw_curve(
+    table: pd.DataFrame, *, setting: str, title: str, published: Sequence[dict[str, Any]]
+) -> Any:
+    """The matplotlib figure of `curve.curve_table`'s table.
+
+    `published`: the paper's rows for this setting, each with `label`, `backbone`, `values` and its
+    metrics' scores at these.
+    """
+    metrics = sort_metrics(table["metric"])
+    lines = math.ceil(len(metrics) / _COLUMNS)
+    columns = min(_COLUMNS, len(metrics))
+    figure = new_figure(1.0 + 3.1 * columns, 1.6 + 2.5 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    method_styles = _styles(table)
+    handles: dict[str, Any] = {}
+    for axes, metric in zip(panels, metrics, strict=False):
+        rows = table[table["metric"] == metric]
+        paper = [row for row in published if metric in row]
+        _lay_out_values(axes, [*table["value"], *(v for row in paper for v in row["values"])])
+        handles |= _draw_methods(axes, rows, method_styles)
+        handles |= _draw_controls(axes, rows)
+        handles |= _draw_published(axes, metric, paper)
+        axes.set_title(plain(LABELS.get(metric, metric)), fontsize=10)
+        axes.set_xlabel(plain(setting.replace("_", " ")), fontsize=9)
+        tidy(axes)
+    for axes in panels[len(metrics) :]:
+        axes.set_visible(False)
+    figure.suptitle(plain(title), fontsize=10)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=min(_COLUMNS, len(handles)),
+        fontsize=9,
+        handlelength=4,
+        frameon=False,
+    )
+    return figure
+
+
+def _styles(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """method -> its line's colour, marker and dashes, no two of them alike up to 16 methods."""
+    methods = list(dict.fromkeys(table.loc[table["value"] != "", "method"]))
+    given = styles(methods)
+    return {
+        method: {
+            "color": given[method][0],
+            "marker": given[method][1],
+            "linestyle": _DASHES[(place + place // len(_DASHES)) % len(_DASHES)],
+        }
+        for place, method in enumerate(methods)
+    }
+
+
+def _draw_methods(
+    axes: Any, rows: pd.DataFrame, method_styles: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    handles = {}
+    for method, style in method_styles.items():
+        points = rows[(rows["method"] == method) & (rows["value"] != "")]
+        if points.empty:
+            continue
+        x = points["value"].astype(float)
+        (line,) = axes.plot(x, points["mean"], linewidth=1.6, markersize=6, **style)
+        axes.fill_between(
+            x, points["low"], points["high"], color=style["color"], alpha=0.15, linewidth=0
+        )
+        handles[plain(method)] = line
+    return handles
+
+
+def _draw_controls(axes: Any, rows: pd.DataFrame) -> dict[str, Any]:
+    handles = {}
+    for row in rows[rows["value"] == ""].itertuples():
+        colour = styles(CONTROLS)[row.method][0]
+        handles[plain(f"{row.method} (control)")] = axes.axhline(
+            row.mean, color=colour, linestyle=_CONTROL_DASHES[row.method], linewidth=1.3
+        )
+        if not math.isnan(row.low):
+            axes.axhspan(row.low, row.high, color=colour, alpha=0.07, linewidth=0)
+    return handles
+
+
+def _draw_published(axes: Any, metric: str, published: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    handles = {}
+    for place, row in enumerate(published):
+        dashes, marker = _PAPER_STYLES[place % len(_PAPER_STYLES)]
+        (line,) = axes.plot(
+            row["values"], row[metric], color="#555555", linestyle=dashes, marker=marker,
+            linewidth=0.8, markersize=6,
+        )  # fmt: skip
+        handles[plain(f"paper: {row['label']} ({row['backbone']})")] = line
+    return handles
+
+
+def _lay_out_values(axes: Any, values: Sequence[Any]) -> None:
+    """A tick a value; a logarithmic scale where they span much, linear from 0 to the first."""
+    from matplotlib.ticker import NullLocator
+
+    written = {float(value): str(value) for value in reversed(values) if value != ""}
+    positive = [number for number in written if number > 0]
+    if positive and min(written) >= 0 and max(positive) > _WIDE * min(positive):
+        if min(written) > 0:
+            axes.set_xscale("log")
+        else:
+            axes.set_xscale("symlog", linthresh=min(positive), linscale=0.5)
+    axes.set_xticks(list(written), [plain(text) for text in written.values()], fontsize=9)
+    axes.xaxis.set_minor_locator(NullLocator())

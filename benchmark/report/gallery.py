@@ -1,0 +1,200 @@
+"""What the gallery shows, as data for its page: every image with its scores and how it was made.
+
+    content = gallery(read_run(Path("runs/pocket-1a2b3c4d")))
+
+A row is one prompt and one noise of one subject, with a cell for each method; images that were made
+elsewhere have their place by their number, and noise of their own. Names are plain text
+throughout: who shows them, escapes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from benchmark.api import PRIOR, PRIOR_PROMPT, PROMPT_KINDS, REAL, Prompt, noise_seed
+from benchmark.report.markdown import LABELS
+from benchmark.report.references import reference_images
+from benchmark.report.thumbnails import thumbnails
+from benchmark.results.run import Run, in_a_row
+from benchmark.results.statistics import sort_metrics
+from benchmark.store.records import ELSEWHERE
+
+#: subject, seed, prompt kind, template, sample: what a row is of.
+_Row = tuple[str, int, str, str, int]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One method's image of a row: where it is, if it is there, and its scores."""
+
+    record: dict[str, Any]
+    image: Path | None
+    scores: tuple[float | None, ...]
+
+
+def gallery(run: Run) -> dict[str, Any]:
+    """All that the page's script needs, in what JSON holds. Writes thumbnails beside the page.
+
+    `rows` name subject, kind and prompt by their place in the lists beside; a cell is null, or
+    [place in `jobs`, thumbnail, full image, scores in the order of `metrics`]. A row without any
+    image is left out; `left_out` counts these.
+    """
+    prompted = set(run.scores.loc[run.scores["prompt_kind"] != REAL, "method"])
+    methods = [method for method in run.methods if method in prompted]
+    metrics = sort_metrics(run.summary["metric"])
+    asked = _rows(run, methods, metrics)
+    rows = {row: cells for row, cells in asked.items() if any(c and c.image for c in cells)}
+    references = reference_images(run)
+    images = [cell.image for cells in rows.values() for cell in cells if cell and cell.image]
+    images += [path for paths in references.values() for path in paths]
+    small = dict(zip(images, thumbnails(images, run.directory), strict=True))
+    jobs = {id(record): place for place, record in enumerate(run.records)}
+    subjects = sorted(references)
+    prompts = sorted({(kind, template) for _, _, kind, template, _ in rows})
+    places = {prompt: place for place, prompt in enumerate(prompts)}
+
+    def cell_json(cell: _Cell | None) -> list[Any] | None:
+        if cell is None:
+            return None
+        full = cell.image and _link(cell.image, run.directory)
+        return [jobs[id(cell.record)], cell.image and small[cell.image], full, cell.scores]
+
+    return {
+        "row": in_a_row(run),
+        "methods": methods,
+        "left_out": len(asked) - len(rows),
+        "metrics": [
+            {"name": LABELS.get(m, m).rstrip(" ↑↓"), "lower": LABELS.get(m, "").endswith("↓")}
+            for m in metrics
+        ],
+        "kinds": [*PROMPT_KINDS, PRIOR],
+        "subjects": [
+            {
+                "name": s,
+                "noun": _noun(run, s),
+                "references": [small[path] for path in references[s]],
+            }
+            for s in subjects
+        ],
+        "prompts": [
+            {"kind": kind, "template": template, "option": _prompts_option(kind, template)}
+            for kind, template in prompts
+        ],
+        "jobs": [_job_json(run, record) for record in run.records],
+        "rows": [
+            {
+                "subject": subjects.index(subject),
+                "prompt": places[kind, template],
+                "seed": seed,
+                "sample": sample,
+                # A string: JavaScript's numbers have 53 bits, and this has 63.
+                "noise": str(noise_seed(subject, template, sample, seed)),
+                "cells": [cell_json(cell) for cell in cells],
+            }
+            for (subject, seed, kind, template, sample), cells in rows.items()
+        ],
+    }
+
+
+def _rows(
+    run: Run, methods: Sequence[str], metrics: Sequence[str]
+) -> dict[_Row, list[_Cell | None]]:
+    """The rows in the order that jobs ask for their images, those of one subject together."""
+    values = {metric: _values(run, metric) for metric in metrics}
+    numbers: dict[tuple[Any, ...], set[int]] = defaultdict(set)
+    for *drawn, sample in set().union(*values.values()):
+        numbers[tuple(drawn)].add(sample)
+    found: dict[_Row, list[_Cell | None]] = {}
+    records = [record for record in run.records if record["job"]["method"] in methods]
+    for record in sorted(records, key=lambda r: (r["job"]["subject"], r["job"]["seed"])):
+        job = record["job"]
+        subject, seed, column = job["subject"], job["seed"], methods.index(job["method"])
+        for prompt, sample in _asked(job, numbers):
+            row = (subject, seed, prompt.kind, prompt.template, sample)
+            image = run.image(job["method"], subject, prompt, seed, sample)
+            key = (job["method"], *row)
+            scores = tuple(values[metric].get(key) for metric in metrics)
+            if image or any(score is not None for score in scores):
+                cells = found.setdefault(row, [None] * len(methods))
+                cells[column] = _Cell(record, image, scores)
+    return found
+
+
+def _asked(
+    job: dict[str, Any], numbers: Mapping[tuple[Any, ...], set[int]]
+) -> Iterable[tuple[Prompt, int]]:
+    """The job's images; those made elsewhere may have any numbers: they are among the scores'."""
+    counts = [(Prompt(**prompt), job["images_per_prompt"]) for prompt in job["prompts"]]
+    for prompt, count in [*counts, (PRIOR_PROMPT, job["prior_prompt_images"])]:
+        key = (job["method"], job["subject"], job["seed"], prompt.kind, prompt.template)
+        for sample in sorted({*range(count), *numbers.get(key, ())}):
+            yield prompt, sample
+
+
+def _values(run: Run, metric: str) -> dict[tuple[Any, ...], float]:
+    """(method, subject, seed, prompt kind, template, sample) -> score."""
+    rows = run.scores[(run.scores["metric"] == metric) & (run.scores["prompt_kind"] != REAL)]
+    columns = ("method", "subject", "seed", "prompt_kind", "prompt", "sample", "value")
+    return {
+        (method, subject, int(seed), kind, prompt, int(sample)): round(value, 4)
+        for method, subject, seed, kind, prompt, sample, value in zip(
+            *(rows[column].tolist() for column in columns), strict=True
+        )
+    }
+
+
+def _noun(run: Run, subject: str) -> str:
+    nouns = (r["job"]["class_noun"] for r in run.records if r["job"]["subject"] == subject)
+    return next(nouns, "")
+
+
+def _job_json(run: Run, record: dict[str, Any]) -> dict[str, Any]:
+    """What the viewer says of a job; there is no command to make again what came from elsewhere."""
+    job, origin = record["job"], record["provenance"]
+    suite = os.path.relpath(run.origin(record).directory / "suite.toml", run.directory)
+    options = {
+        "suite": suite,
+        "methods": job["method"],
+        "subjects": job["subject"],
+        "seed": str(job["seed"]),
+        "images-per-prompt": str(job["images_per_prompt"]),
+    }
+    settings = {**job["settings"], **{f"sampler {k}": v for k, v in job["sampler"].items()}}
+    return {
+        "settings": {
+            **{name: _plain(value) for name, value in settings.items()},
+            "backbone": job["backbone"],
+            "precision": _plain(origin.get("precision")),
+            "commit": _plain(origin.get("commit")),
+        },
+        "command": []
+        if job["method_version"] == ELSEWHERE
+        else [
+            "python -m benchmark run",
+            *(f"--{name} {shlex.quote(value)}" for name, value in options.items()),
+        ],
+    }
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _prompts_option(kind: str, template: str) -> str:
+    """The option that chooses this prompt; none where a comma would part it in two.
+
+    The prior prompt comes with any.
+    """
+    return "" if kind == PRIOR or "," in template else f"--prompts {shlex.quote(template)}"
+
+
+def _link(image: Path, directory: Path) -> str:
+    return quote(Path(os.path.relpath(image, directory)).as_posix())

@@ -1,0 +1,102 @@
+"""Tables as Markdown: aligned in the source too, safe for any name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from benchmark.results.statistics import CONTROLS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LABELS = {
+    "dino": "DINO ↑",
+    "clip_i": "CLIP-I ↑",
+    "clip_t": "CLIP-T ↑",
+    "pres": "PRES ↓",
+    "div": "DIV ↑",
+    "prior_div": "prior DIV ↑",
+    "dino_nearest": "nearest DINO",
+}
+NOTHING = "-"
+
+
+def escape(text: str) -> str:
+    """`text` so that Markdown shows exactly it, in a table cell as well: no markup, one line."""
+    return re.sub(r"([\\`*_~|<>\[\]{}#&])", r"\\\1", " ".join(text.split()))
+
+
+def markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, text: Collection[int] = (0,)
+) -> str:
+    """A Markdown table, columns `text` to the left, others to the right; cells as they are."""
+    table = [list(header), *map(list, rows)]
+    widths = [max(3, *(len(row[column]) for row in table)) for column in range(len(header))]
+    lines = [
+        " | ".join(
+            f"{cell:<{width}}" if place in text else f"{cell:>{width}}"
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]
+    rule = " | ".join(
+        "-" * width if place in text else "-" * (width - 1) + ":"
+        for place, width in enumerate(widths)
+    )
+    return "".join(f"| {line} |\n" for line in (lines[0], rule, *lines[1:]))
+
+
+def count(number: int, noun: str) -> str:
+    """`1 subject`, `2 subjects`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def title(metric: str) -> str:
+    """The metric's name without its arrow, escaped."""
+    return LABELS[metric].rstrip(" ↑↓") if metric in LABELS else escape(metric)
+
+
+def with_interval(mean: float, low: float, high: float) -> str:
+    """`0.842 [0.811, 0.870]`, or the mean alone where there is no interval."""
+    if math.isnan(low) or math.isnan(high):
+        return shown(mean)
+    return f"{shown(mean)} [{shown(low)}, {shown(high)}]"
+
+
+def signed(mean: float, low: float, high: float) -> str:
+    """A difference: `+0.050 [-0.011, +0.110]`, or the mean alone where there is no interval."""
+    if math.isnan(low) or math.isnan(high):
+        return f"{mean:+.3f}"
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def probability(p: float) -> str:
+    """A p-value: `0.031`, `< 0.001`, or nothing where there is none."""
+    if math.isnan(p):
+        return NOTHING
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}"
+
+
+def best(summary: pd.DataFrame, methods: Sequence[str], metric: str) -> set[str]:
+    """The best mean of `methods` in `metric` as it is shown, ties included, and none of one alone.
+
+    Controls do not compete.
+    """
+    rivals = [method for method in methods if method not in CONTROLS]
+    means = summary.loc[
+        (summary["metric"] == metric) & summary["method"].isin(rivals), "mean"
+    ].tolist()
+    if len(means) < 2:
+        return set()
+    better = {"↑": max, "↓": min}.get(LABELS.get(metric, " ")[-1])
+    if better is None:  # no end is the good one, or, of an outside metric, nobody has told us which
+        return set()
+    return {shown(better(means))}
+
+
+def shown(value: float) -> str:
+    """A score as every table shows it."""
+    return f"{value:.3f}"

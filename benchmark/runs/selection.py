@@ -1,0 +1,83 @@
+"""What is chosen by name: methods, and a data set's subjects and prompts.
+
+dataset = load_dataset("pocket")
+choose_prompts(dataset, choose_subjects(dataset, ["dog"])[0], ["accessory", "1"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from benchmark.api import PROMPT_KINDS, Prompt, Subject, UserError
+from benchmark.config import registry as plugins
+from benchmark.config.suite import Suite
+from benchmark.data.dataset import Dataset
+
+#: `all` leaves these out: they compare identifiers, not methods.
+NOT_IN_ALL = "identifier-*"
+
+
+def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
+    """`names` with `all` and patterns like `identifier-*` spelled out.
+
+    Raises UserError for a table of no known method, and for a pattern that fits none.
+    """
+    installed = list(plugins.available("methods"))
+    for name in suite.methods:
+        base, _ = plugins.variant(name)
+        if base not in installed and ":" not in name:
+            raise UserError(
+                f"suite '{suite.name}' has settings for an unknown method '{name}'; "
+                f"known: {', '.join(installed)}"
+            )
+    if not names:
+        raise UserError(f"no method chosen; known: all, {', '.join(installed)}")
+    found = []
+    for name in names:
+        if name == "all":
+            found += [one for one in installed if not fnmatchcase(one, NOT_IN_ALL)]
+        elif "*" in name and "[" not in name:
+            fitting = [one for one in installed if fnmatchcase(one, name)]
+            if not fitting:
+                raise UserError(f"no method fits '{name}'; known: {', '.join(installed)}")
+            found += fitting
+        else:
+            found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def choose_subjects(dataset: Dataset, names: Sequence[str]) -> list[Subject]:
+    """The subjects called `names`, in the dataset's order; all of them if there are no names."""
+    known = [subject.name for subject in dataset.subjects]
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown subject '{name}'; known: {', '.join(known)}")
+    return [s for s in dataset.subjects if not names or s.name in names]
+
+
+def choose_prompts(
+    dataset: Dataset, subject: Subject, choices: Sequence[str]
+) -> tuple[Prompt, ...]:
+    """Those of the subject's prompts that are chosen, in their order; all if nothing is.
+
+    A choice is a kind, a template, or a number counted from 1. Raises UserError if it fits
+    neither the live subjects' list nor the objects'.
+    """
+    lists = (dataset.prompts_live, dataset.prompts_object)
+    for choice in choices:
+        if not any(_chosen(choice, i, p) for prompts in lists for i, p in enumerate(prompts, 1)):
+            templates = dict.fromkeys(p.template for prompts in lists for p in prompts)
+            raise UserError(
+                f"unknown prompt '{choice}'; known: {', '.join(PROMPT_KINDS)}; "
+                f"1 to {max(map(len, lists))}; {'; '.join(templates)}"
+            )
+    return tuple(
+        prompt
+        for number, prompt in enumerate(dataset.prompts_for(subject), 1)
+        if not choices or any(_chosen(choice, number, prompt) for choice in choices)
+    )
+
+
+def _chosen(choice: str, number: int, prompt: Prompt) -> bool:
+    return choice in (str(number), prompt.kind, prompt.template)

@@ -1,0 +1,224 @@
+"""Scores along one setting: where a method overfits, how many images of a subject it needs.
+
+    python -m benchmark curve dreambooth,textual-inversion --over steps=25,50,100,200
+    python -m benchmark curve dreambooth --over subject_images=1,2,3,4,5
+
+Each point of a curve is a variant of its method, `dreambooth[steps=25]`, and a run like any other:
+trained from the start, scored on the same prompts and noise. The controls are drawn beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmark.api import SUBJECT_IMAGES, UserError
+from benchmark.config.registry import variant
+from benchmark.config.suite import Suite
+from benchmark.grid import run_grid
+from benchmark.report.markdown import LABELS, NOTHING, escape, markdown_table, with_interval
+from benchmark.report.provenance import under
+from benchmark.results.claims import published
+from benchmark.results.run import Run, read_run
+from benchmark.results.statistics import CONTROLS, MINIMUM_SUBJECTS, sort_metrics
+from benchmark.runs.plan import Plan
+from benchmark.store.directory import write_atomically
+from benchmark.studies.sweep import SPLIT, development
+
+COLUMNS = ("method", "value", "metric", "mean", "low", "high", "subjects")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What is asked for: each of `methods` with each of `values` for `setting`."""
+
+    methods: tuple[str, ...]
+    setting: str
+    values: tuple[str, ...]  #: as they were written, the lowest first
+
+    def variant(self, method: str, value: str) -> str:
+        """`dreambooth` -> `dreambooth[steps=25]`; `a[b=1]` -> `a[b=1,steps=25]`."""
+        opened = f"{method.removesuffix(']')}," if method.endswith("]") else f"{method}["
+        return f"{opened}{self.setting}={value}]"
+
+    @property
+    def runs(self) -> list[str]:
+        """The methods to run: every point, then the controls."""
+        points = [self.variant(m, value) for m in self.methods for value in self.values]
+        return [*points, *CONTROLS]
+
+
+def read_curve(methods: Sequence[str], over: str) -> Curve:
+    """`["dreambooth"], "steps=50,25"` -> a Curve. Raises UserError for what cannot be drawn."""
+    setting, equals, text = over.partition("=")
+    values = [value.strip() for value in text.split(",") if value.strip()]
+    if not equals or not setting.strip() or not values:
+        raise UserError(f"--over '{over}' should read KEY=VALUE,VALUE[,VALUE...]")
+    numbers = [_number(value, over) for value in values]
+    if len(set(numbers)) < max(2, len(numbers)):
+        raise UserError(f"--over '{over}': a curve takes two values or more, each of them once")
+    curve = Curve(tuple(dict.fromkeys(methods)), setting.strip(), tuple(sorted(values, key=float)))
+    if not methods:
+        raise UserError("no method chosen: name one or more, as `list methods` does")
+    for method in curve.methods:
+        if method in CONTROLS:
+            raise UserError(
+                f"'{method}' learns nothing, so it has no curve: it is drawn beside every one"
+            )
+        if curve.setting in variant(method)[1]:
+            raise UserError(f"method '{method}' has its '{curve.setting}' already: leave it out")
+    return curve
+
+
+def _number(value: str, over: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(
+            f"--over '{over}': '{value}' is no number to draw a curve along; "
+            "`sweep` tries settings of any kind"
+        )
+    return number
+
+
+def on_split(suite: Suite, split: str) -> Suite:
+    """`suite` on all its subjects of `split`. Raises UserError if it has no development split."""
+    if split == SPLIT:
+        return development(suite)
+    data = suite.data.model_copy(update={"split": split, "subjects": []})
+    return suite.model_copy(update={"data": data})
+
+
+def run_curve(
+    curve: Curve, grid: Plan, path: Path, *, workers: int | None = None, dry_run: bool = False
+) -> int:
+    """Run the grid of `curve.runs`, then write the curve; the exit code as of `run_grid`."""
+    print(f"curve       over {curve.setting}: {', '.join(curve.values)}")
+    print(f"split       {_about_split(grid.suite.data.split)}")
+    code = run_grid(grid, path, workers=workers, dry_run=dry_run)
+    if not dry_run and code != 130 and (path / "summary.csv").is_file():
+        print(write_curve(path, curve))
+    return code
+
+
+def write_curve(run_directory: Path, curve: Curve) -> Path:
+    """Write curve.csv, curve.md, curve.png and curve.svg of a run; returns the picture's path."""
+    from benchmark.report.figures.curve import draw_curve
+    from benchmark.report.figures.scatter_and_bars import png_of, svg_of
+
+    run = read_run(run_directory)
+    table = curve_table(run.summary, curve)
+    paper = published()
+    # Its values are raw cosines, which go beside no others.
+    alike = all(run.factor(metric) == 1 for metric in table["metric"].unique())
+    rows = [row for row in paper["curve"] if alike and row["setting"] == curve.setting]
+    text = _text(run, table, curve, rows, source=paper["source"])
+    figure = draw_curve(table, setting=curve.setting, title=_title(run), published=rows)
+    contents = {
+        "csv": table.to_csv(index=False, float_format="%.6f", lineterminator="\n"),
+        "md": text,
+        "svg": svg_of(figure),
+        "png": png_of(figure),
+    }
+    for suffix, content in contents.items():
+        write_atomically(run_directory / f"curve.{suffix}", content)
+    print(text)
+    return run_directory / "curve.png"
+
+
+def curve_table(summary: pd.DataFrame, curve: Curve) -> pd.DataFrame:
+    """COLUMNS: a row for each method, value and metric that has scores; then the controls.
+
+    `summary` is summary.csv's. `value` is as it was written, and empty for a control.
+    """
+    found = {(row.method, row.metric): row for row in summary.itertuples()}
+    points = [(m, value, curve.variant(m, value)) for m in curve.methods for value in curve.values]
+    rows = []
+    for method, value, name in [*points, *((control, "", control) for control in CONTROLS)]:
+        for metric in sort_metrics(summary["metric"]):
+            row: Any = found.get((name, metric))
+            if row is not None:
+                rows.append((method, value, metric, row.mean, row.low, row.high, row.subjects))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _text(
+    run: Run, table: pd.DataFrame, curve: Curve, published: Sequence[dict[str, Any]], *, source: str
+) -> str:
+    words = escape(curve.setting.replace("_", " "))
+    metrics = sort_metrics(table["metric"])
+    header = ["method", words, *(LABELS.get(m, escape(m)) for m in metrics), "subjects"]
+    rows = [*_rows(table, metrics), *_published_rows(published, metrics)]
+    text = [
+        f"# {escape(run.suite['name'])}: scores by {words} {under(run)}\n",
+        f"Subjects: {_about_split(run.suite['data'].get('split'))}.\n",
+        markdown_table(header, rows),
+        "Means over subjects, and in brackets their 95 % bootstrap intervals, resampling subjects; "
+        f"fewer than {MINIMUM_SUBJECTS} subjects give none.\n",
+    ]
+    finished = set(run.scores["method"])
+    missing = [name for name in curve.runs if name not in finished]
+    if missing:
+        text.append(f"**Not finished**: {', '.join(map(escape, missing))}.\n")
+    if table.groupby(["method", "value"])["subjects"].max().nunique() > 1:
+        text.append(
+            "**Not every point has every subject**, so these means are over different subjects and "
+            "do not compare.\n"
+        )
+    if curve.setting == SUBJECT_IMAGES:
+        text.append(
+            "Trained on a subject's first images, scored against all of its real images, those "
+            "among them.\n"
+        )
+    if published:
+        text.append(
+            f"The *paper* rows are of single subjects, from {escape(source)}: another backbone, "
+            "other subjects and encoders than here. They show directions and are no targets.\n"
+        )
+    return "\n".join([*text, f"![Scores by {words}](curve.png)\n"])
+
+
+def _rows(table: pd.DataFrame, metrics: Sequence[str]) -> list[list[str]]:
+    rows = []
+    for (method, value), group in table.groupby(["method", "value"], sort=False):
+        scores = {row.metric: row for row in group.itertuples()}
+        cells = [
+            with_interval(scores[m].mean, scores[m].low, scores[m].high) if m in scores else NOTHING
+            for m in metrics
+        ]
+        rows.append([escape(method), value or NOTHING, *cells, str(group["subjects"].max())])
+    return rows
+
+
+def _published_rows(published: Sequence[dict[str, Any]], metrics: Sequence[str]) -> list[list[str]]:
+    return [
+        [
+            f"*paper: {escape(row['label'])} ({escape(row['backbone'])})*",
+            str(value),
+            *(f"*{row[metric][i]:.3f}*" if metric in row else NOTHING for metric in metrics),
+            NOTHING,
+        ]
+        for row in published
+        for i, value in enumerate(row["values"])
+    ]
+
+
+def _about_split(split: str | None) -> str:
+    if split == SPLIT:
+        return "development, on which settings may be chosen"
+    return f"{split}, on which no setting may be chosen"
+
+
+def _title(run: Run) -> str:
+    subjects, seeds = run.scores["subject"].nunique(), run.scores["seed"].nunique()
+    return (
+        f"{run.suite['data'].get('split')} subjects: {subjects}, seeds: {seeds}; "
+        "shaded: 95 % interval over subjects"
+    )

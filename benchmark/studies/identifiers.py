@@ -1,0 +1,143 @@
+"""Which token should stand for a subject: rare ones in a vocabulary, and what each already means.
+
+    print(candidate_table(find_candidates("sd15", 20)))
+
+The paper (section 3.2) looks for a rare token, so that it has a weak prior in both models: a
+random string falls apart into letters that have priors of their own, and a common word means
+something. Rare is not enough, though: `sks` is a rifle. So a candidate can be probed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmark.api import UserError, noise_seed
+from benchmark.models.sampling import Sampler
+from benchmark.report.markdown import markdown_table
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+    from benchmark.config.suite import Suite
+
+LETTERS = 3  #: at most, as in the paper
+END_OF_WORD = "</w>"  #: closes CLIP's whole words; other tokens are pieces of words
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A word that is one token, and how far it pulls images of a class, if it was probed."""
+
+    word: str
+    token: int
+    pull: float | None = None
+
+
+def find_candidates(model: str, count: int) -> list[Candidate]:
+    """The `count` rarest words of `model`'s vocabulary that can be an identifier, rarest first.
+
+    The pocket vocabulary is made of captions' words and names, and rare words were added to it on
+    purpose: there it is these. Raises UserError if there are none.
+    """
+    from benchmark.models.checkpoints import read_tokenizer
+
+    tokenizer = read_tokenizer(model)
+    if model == "pocket":
+        from benchmark.pocket.captions import IDENTIFIERS
+
+        ids = [tokenizer.convert_tokens_to_ids(word + END_OF_WORD) for word in IDENTIFIERS]
+        found = [Candidate(*pair) for pair in zip(IDENTIFIERS, ids, strict=True)]
+    else:
+        found = rare_words(tokenizer)
+    if not found:
+        raise UserError(f"the vocabulary of '{model}' has no word of at most {LETTERS} letters")
+    return found[:count]
+
+
+def rare_words(tokenizer: CLIPTokenizer) -> list[Candidate]:
+    """All words of one token and at most three letters a to z, rarest first.
+
+    A token's id is the rank of its byte pair's merge, the most frequent pairs first: the higher,
+    the rarer. Each word encodes to its token and that decodes to the word.
+    """
+    found = []
+    for token, number in tokenizer.get_vocab().items():
+        word = token.removesuffix(END_OF_WORD)
+        if word == token or len(word) > LETTERS or not (word.isascii() and word.isalpha()):
+            continue
+        encoded = tokenizer(word, add_special_tokens=False).input_ids
+        if encoded == [number] and tokenizer.decode([number]).strip() == word:
+            found.append(Candidate(word, number))
+    return sorted(found, key=lambda candidate: -candidate.token)
+
+
+def probe_candidates(
+    suite: Suite, candidates: Sequence[Candidate], class_noun: str, *, images: int
+) -> list[Candidate]:
+    """`candidates` and the suite's own identifier with their `pull`, the weakest prior first.
+
+    Draws `images` images of "a [class noun]" and as many of "a [V] [class noun]" from the same
+    noise, with the suite's backbone and sampler, and compares them by the CLIP of its protocol
+    (`pull`). Raises UserError if backbone or encoder is missing.
+    """
+    from benchmark.config import registry as plugins
+    from benchmark.models.identity import identify
+    from benchmark.scoring.encoder_loading import load_clip
+    from benchmark.scoring.encoders import as_pixels
+
+    table = suite.encoder_tables()["clip"]
+    identify({"clip": table})  # what is missing is named before anything is loaded
+    backbone = plugins.load("backbones", suite.backbone.kind)(
+        suite.backbone.model,
+        **suite.backbone.options(),
+        device="auto",
+        sampler=Sampler(**suite.sampler.model_dump()),
+        prior_directory=None,
+    )
+    clip = load_clip("clip", table, backbone.device)
+    own = suite.backbone.identifier
+    ids = backbone.token_ids(own)
+    if len(ids) == 1 and ids[0] not in [candidate.token for candidate in candidates]:
+        candidates = [*candidates, Candidate(own, ids[0])]
+    text = f"a {class_noun}"
+    seeds = [noise_seed("identifier", text, index, 0) for index in range(images)]
+
+    def features(text: str) -> np.ndarray:
+        return clip.image(as_pixels(backbone.sample([text] * images, seeds)))
+
+    plain = features(text)
+    probed = [
+        replace(candidate, pull=pull(plain, features(f"a {candidate.word} {class_noun}")))
+        for candidate in candidates
+    ]
+    return sorted(probed, key=lambda candidate: (candidate.pull, -candidate.token))
+
+
+def pull(plain: np.ndarray, named: np.ndarray) -> float:
+    """How far a token moves images of a class, in units of how far these lie from each other.
+
+    `plain` and `named` are (n, d) of unit length, row i of both drawn from the same noise:
+    mean_i (1 - cos(plain_i, named_i)) / mean_{i<j} (1 - cos(plain_i, plain_j)). It is 0 if the
+    token changes nothing, and 1 if it changes an image as much as other noise would. Raises
+    UserError if the images of the class are all alike, so that there is no unit.
+    """
+    distances = 1 - plain.astype(np.float64) @ plain.astype(np.float64).T
+    spread = distances[np.triu_indices(len(plain), 1)].mean()
+    if spread < 1e-9:
+        raise UserError("the images of the class without the token are all alike: nothing to tell")
+    return float((1 - (plain.astype(np.float64) * named).sum(axis=1)).mean() / spread)
+
+
+def candidate_table(candidates: Sequence[Candidate]) -> str:
+    """Markdown: one row a candidate."""
+    probed = any(candidate.pull is not None for candidate in candidates)
+    header = ["identifier", "token id", *(["pull"] if probed else [])]
+    rows = [
+        [c.word, str(c.token), *([f"{c.pull:.3f}"] if c.pull is not None else [])]
+        for c in candidates
+    ]
+    return markdown_table(header, rows)

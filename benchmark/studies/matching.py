@@ -1,0 +1,172 @@
+"""Which subject and prompt each file of a folder, or each row of a CSV, is an image of.
+
+    subjects = {subject.name: subject for subject in dataset.subjects}
+    match_files(Path("my-images"), dataset, subjects, identifier="sks", method="my-tool")
+
+Images lie in a folder, `<subject>/<prompt>/<n>.png`, or are named by a CSV with the columns
+file,subject,prompt and, if wanted, sample,seed,method.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmark.api import PRIOR, PRIOR_PROMPT, Prompt, Request, Subject, UserError
+from benchmark.data.dataset import Dataset, read_image
+from benchmark.store.directory import prompt_slug
+
+#: The method whose images are the data set's own: nobody else's may be called so.
+OWN_IMAGES = "real-images"
+_COLUMNS, _OPTIONAL = ("file", "subject", "prompt"), ("sample", "seed", "method")
+
+#: method, subject, seed: what a job is of.
+Group = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file as it is named, by its place in the folder or by its row in the CSV."""
+
+    file: Path
+    subject: str = ""
+    prompt: str = ""
+    sample: str = ""  #: empty: its place among the files of its prompt
+    seed: str = "0"
+    method: str = ""
+    problem: str = ""  #: why it can be no image of ours
+
+
+def name_of(images: Path) -> str:
+    """The folder's own name, or the CSV's without its suffix."""
+    place = images.resolve()
+    return place.stem if place.is_file() else place.name
+
+
+def match_files(
+    images: Path,
+    dataset: Dataset,
+    subjects: dict[str, Subject],
+    *,
+    identifier: str,
+    method: str,
+) -> tuple[dict[Group, dict[Request, Path]], list[str]]:
+    """The readable images of `images` (a folder or a CSV) by job and request; and what fits none.
+
+    `subjects`: those of `dataset` that are looked for, by name. A prompt may have `identifier`
+    before its class noun; `method` made what a CSV names no method for. The second list has a line
+    a file: its name, and why. Raises UserError if `images` cannot be read at all.
+    """
+    found: dict[Group, dict[Request, Path]] = defaultdict(dict)
+    unmatched = []
+    for entry in _rows(images) if images.is_file() else _files(images):
+        entry = replace(entry, method=entry.method or method)
+        try:
+            group, request = _matched(entry, dataset, subjects, found, identifier=identifier)
+            read_image(entry.file)
+        except UserError as error:
+            named = str(entry.file) in str(error)
+            unmatched.append(str(error) if named else f"{entry.file}: {error}")
+        else:
+            found[group][request] = entry.file
+    return found, unmatched
+
+
+def _files(folder: Path) -> list[Entry]:
+    """Every file under `folder`, those of a prompt in the order of their numbers."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder or CSV file")
+
+    def position(path: Path) -> tuple[Any, ...]:
+        number = int(path.stem) if path.stem.isdecimal() else -1
+        return (path.parent, number, path.name)
+
+    entries = []
+    for path in sorted((p for p in folder.rglob("*") if not p.is_dir()), key=position):
+        parts = path.relative_to(folder).parts
+        if len(parts) == 3:
+            entries.append(Entry(path, subject=parts[0], prompt=parts[1]))
+        else:
+            entries.append(Entry(path, problem="it should lie in <subject>/<prompt>/"))
+    return entries
+
+
+def _rows(table: Path) -> list[Entry]:
+    """The rows of a CSV; files are looked for beside it."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UserError(f"{table} cannot be read as a CSV: {error}") from error
+    for column in (*_COLUMNS, *columns):
+        if column not in columns or column not in (*_COLUMNS, *_OPTIONAL):
+            problem = "is missing" if column not in columns else "is unknown"
+            raise UserError(
+                f"{table}: column '{column}' {problem}; columns: {','.join(_COLUMNS)}"
+                f"[,{','.join(_OPTIONAL)}]"
+            )
+    entries = []
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise UserError(f"{table}, line {number}: not as many values as columns")
+        given = {key: value.strip() for key, value in row.items() if value.strip()}
+        image = table.parent / given.pop("file", "")
+        entries.append(Entry(image, **given))
+    return entries
+
+
+def _matched(
+    entry: Entry,
+    dataset: Dataset,
+    subjects: dict[str, Subject],
+    found: dict[Group, dict[Request, Path]],
+    *,
+    identifier: str,
+) -> tuple[Group, Request]:
+    """Which job and request the file is for. Raises UserError saying what it does not fit."""
+    if entry.problem:
+        raise UserError(entry.problem)
+    if entry.subject not in subjects:
+        raise UserError(
+            f"unknown subject '{entry.subject}'; known: {', '.join(subjects)}; --data and --suite "
+            "name others"
+        )
+    for name, value in (("seed", entry.seed), ("sample", entry.sample or "0")):
+        if not (value.isascii() and value.isdigit()):
+            raise UserError(f"{name} '{value}' is no whole number from 0")
+    group = (entry.method, entry.subject, int(entry.seed))
+    if entry.method == OWN_IMAGES:
+        raise UserError(
+            f"method '{OWN_IMAGES}' is the data set's own images: choose another --method"
+        )
+    prompt = _prompt(entry.prompt, subjects[entry.subject], dataset, identifier)
+    taken = {r.index for r in found[group] if r.prompt == prompt} if group in found else set()
+    sample = int(entry.sample) if entry.sample else len(taken)
+    if sample in taken:
+        raise UserError(f"there is a sample {sample} of '{entry.prompt}' already")
+    return group, Request(prompt, sample, 0)
+
+
+def _prompt(text: str, subject: Subject, dataset: Dataset, identifier: str) -> Prompt:
+    """The subject's prompt that `text` is: as text, template or part of a file name."""
+    wanted = _plain(text)
+    prompts = dataset.prompts_for(subject)
+    for prompt in (*prompts, PRIOR_PROMPT):
+        names = {prompt.text(subject.class_noun), prompt.template, prompt_slug(prompt)}
+        if prompt.kind != PRIOR:
+            names.add(prompt.text(f"{identifier} {subject.class_noun}"))
+        if wanted in map(_plain, names):
+            return prompt
+    example = prompts[0].text(subject.class_noun)
+    raise UserError(
+        f"'{text}' is no prompt of '{dataset.name}' for {subject.name}, as '{example}' is"
+    )
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\W+", "-", text.lower()).strip("-")

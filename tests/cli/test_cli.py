@@ -1,0 +1,334 @@
+"""Exit codes and what is printed. Grids themselves are test_run's."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pooch
+import pytest
+
+import benchmark.scoring.features
+from benchmark.cli import app as cli
+from benchmark.config.protocol import protocol_names
+from benchmark.config.registry import available
+from benchmark.config.suite import load_suite, suite_names
+from tests import toy
+
+
+@pytest.fixture(autouse=True)
+def suite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(benchmark.scoring.features, "load_encoders", toy.load_encoders)
+    suite = toy.write_world(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return suite
+
+
+class Shell:
+    """`shell("run", "--dry-run")` -> exit code; what was printed is in `out` and `error`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+        self.out = self.error = ""
+
+    def __call__(self, *arguments: str) -> int:
+        self._monkeypatch.setattr("sys.argv", ["benchmark", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        self.out, self.error = self._capsys.readouterr()
+        return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(monkeypatch, capsys)
+
+
+TOY = ("run", "--suite", "toy.toml", "--methods", "tests.toy:PAINT", "--workers", "1")
+RUN = (*TOY, "--no-controls")
+
+
+def test_a_run_from_plan_to_report_and_again(shell: Shell, tmp_path: Path) -> None:
+    assert shell(*RUN, "--methods", "tests.toy:PAINT,real-images", "--seed", "0,1") == 0
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert directory.name.startswith("toy-")
+    lines = shell.out.splitlines()
+    assert "methods     2: tests.toy:PAINT, real-images" in lines
+    assert "jobs        12, 60 images" in lines
+    finished = [line for line in lines if line.startswith("[")]
+    assert len(finished) == 12
+    assert finished[0].startswith("[ 1/12] tests.toy:PAINT / dog-red / seed 0  ")
+    assert " DINO 0." in finished[0]
+    assert " CLIP-T " not in finished[-1], "real images have no prompt"
+    assert f"report: {directory.relative_to(tmp_path)}/report.md" in lines
+    with (directory / "summary.csv").open() as file:
+        means = {(row["method"], row["metric"]): row["mean"] for row in csv.DictReader(file)}
+    (row,) = [line for line in lines if line.startswith("tests.toy:PAINT  ")]
+    assert f"{float(means['tests.toy:PAINT', 'dino']):.3f}" in row
+
+    scores = (directory / "scores.csv").read_bytes()
+    assert shell(*RUN, "--methods", "tests.toy:PAINT,real-images", "--seed", "0,1") == 0
+    assert "12 of the 12 jobs are done and will be skipped" in shell.out
+    assert "[12/12]" not in shell.out
+    assert (directory / "scores.csv").read_bytes() == scores
+
+    (directory / "report.md").unlink()
+    assert shell("report", str(directory)) == 0
+    assert shell.out == f"{directory}/report.md\n"
+    assert (directory / "report.md").exists()
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(shell: Shell, tmp_path: Path) -> None:
+    assert shell(*RUN, "--dry-run", "--prompts", "accessory", "--images-per-prompt", "5") == 0
+    assert "jobs        2, 14 images" in shell.out
+    assert "left out    vase-green: none of the chosen prompts is for them" in shell.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_controls_come_along_unasked(shell: Shell) -> None:
+    assert shell(*TOY, "--dry-run") == 0
+    assert "methods     3: tests.toy:PAINT, real-images, untuned" in shell.out.splitlines()
+    assert shell(*TOY, "--dry-run", "--methods", "untuned,tests.toy:PAINT") == 0
+    assert "methods     3: untuned, tests.toy:PAINT, real-images" in shell.out.splitlines()
+    assert shell(*RUN, "--dry-run") == 0
+    assert "methods     1: tests.toy:PAINT" in shell.out.splitlines()
+
+
+def test_a_single_real_image_has_none_to_be_compared_with(shell: Shell, tmp_path: Path) -> None:
+    own = own_subjects(tmp_path)
+    for image in sorted((own / "mine").iterdir())[1:]:
+        image.unlink()
+    assert shell(*TOY, "--dry-run", "--data", "own") == 0
+    assert "methods     2: tests.toy:PAINT, untuned" in shell.out.splitlines()
+
+
+def test_another_backbone_and_precision_take_the_suites_place(shell: Shell, tmp_path: Path) -> None:
+    assert shell(*RUN, "--subjects", "dog-red") == 0
+    options = ("--backbone", "crayons", "--precision", "bf16")
+    assert shell(*RUN, "--subjects", "dog-red", *options) == 0
+    found = {
+        (job["backbone"], load_suite(str(run / "suite.toml")).backbone.precision)
+        for run in (tmp_path / "runs").iterdir()
+        for job in [json.loads(next(run.glob("jobs/*/*.json")).read_text())["job"]]
+    }
+    assert found == {("tests.toy:load:colours", "auto"), ("tests.toy:load:crayons", "bf16")}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--methods", "tests.toy:PAINT"),
+        ("sweep", "tests.toy:PAINT", "--set", "steps=1,2"),
+        ("curve", "tests.toy:PAINT", "--over", "steps=1,2"),
+    ],
+)
+def test_a_protocol_takes_the_suites_own_place(
+    shell: Shell, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    suite = (tmp_path / "toy.toml").read_text().replace("[data]", '[data]\nsplit = "development"')
+    (tmp_path / "split.toml").write_text(suite)
+    found = []
+    for options in ((), ("--protocol", "pocket")):
+        assert shell(*command, "--suite", "split.toml", *options, "--dry-run") == 0
+        found += [line for line in shell.out.splitlines() if line.startswith("directory")]
+    assert len(set(found)) == 2
+    assert (
+        shell(*command, "--suite", "split.toml", "--protocol", "kosmos-g", "--encoders", "no") == 2
+    )
+    assert "--local-dir no/vit_small_patch16_224.dino" in shell.error
+    assert shell.error.count("\n") == 1
+
+
+def test_a_missing_backbone_stops_a_run_before_it_begins_but_no_dry_run(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    run = ("run", "--methods", "dreambooth", "--subjects", "dog", "--backbone", "sd15")
+    assert shell(*run, "--dry-run") == 0
+    assert shell(*run) == 2
+    assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --revision" in shell.error
+    assert "`--suite pocket` runs without" in shell.error
+    assert shell.error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--methods", "nonesuch"), "unknown method 'nonesuch'; known: dreambooth, "),
+        (("--methods", "no_module:M"), "cannot import 'no_module'"),
+        (("--subjects", "cat"), "unknown subject 'cat'; known: dog-red, dog-blue, vase-green"),
+        (("--suite", "nonesuch"), "unknown suite 'nonesuch'; known: "),
+        (("--prompts", "9"), "unknown prompt '9'; known: recontextualization, "),
+        (("--seed", "x"), "--seed 'x' is no seed"),
+        (("--seed", "-1"), "--seed '-1' is no seed"),
+        (("--out", "taken"), "taken is not empty and no run directory"),
+        (("--out", "toy.toml"), "cannot use toy.toml as --out: Not a directory"),
+        (("--out", "toy.toml/below"), "toy.toml/below"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2_and_writes_nothing(
+    shell: Shell, tmp_path: Path, arguments: tuple[str, str], message: str
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert shell(*RUN, *arguments) == 2
+    assert shell.error.startswith("error: ")
+    assert message in shell.error
+    assert shell.error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_directory_of_another_configuration_stays_as_it_is(
+    shell: Shell, tmp_path: Path
+) -> None:
+    assert shell(*RUN, "--out", "mine", "--subjects", "dog-red") == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    for change in (("--subjects", "dog-blue"), ("--subjects", "dog-red", "--seed", "1")):
+        assert shell(*RUN, "--out", "mine", *change) == 2
+        assert "mine holds a run of another configuration" in shell.error
+    after = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    assert after == before
+
+
+def own_subjects(folder: Path) -> Path:
+    """Two of one's own, with images of the toy world."""
+    for name, image in (("mine", "dog-red"), ("yours", "vase-green")):
+        shutil.copytree(folder / "data" / image, folder / "own" / name)
+    (folder / "own" / "subjects.toml").write_text(
+        '[mine]\nclass_noun = "dog"\nlive = true\n[yours]\nclass_noun = "cup"\nlive = false\n'
+    )
+    return folder / "own"
+
+
+def test_ones_own_subjects_are_listed_and_run(shell: Shell, tmp_path: Path) -> None:
+    own = own_subjects(tmp_path)
+    assert shell("list", "subjects", "--data", "own") == 0
+    assert shell.out == (
+        "mine   dog, live, 2 images, 12 x 12\nyours  cup, object, 2 images, 12 x 12\n"
+    )
+    assert shell(*RUN, "--data", "own", "--prompts", "property", "--subjects", "mine") == 0
+    assert f"data        {own}: images in {own}" in shell.out
+    assert "jobs        1, 12 images" in shell.out, "5 of DreamBench's prompts, and the prior one"
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert shell("run", "--suite", str(directory / "suite.toml"), "--dry-run", "--methods",
+                 "tests.toy:PAINT") == 0  # fmt: skip
+    assert "subjects    1: mine" in shell.out
+
+
+def test_a_copy_of_the_suites_images_gives_the_same_run_wherever_it_lies(
+    shell: Shell, tmp_path: Path
+) -> None:
+    assert shell(*RUN, "--dry-run", "--subjects", "dog-red") == 0
+    (expected,) = [line for line in shell.out.splitlines() if line.startswith("directory")]
+    for place in ("here", "there/dataset"):
+        for subject in toy.SUBJECTS:
+            shutil.copytree(tmp_path / "data" / subject, tmp_path / place / subject)
+        data = place.partition("/")[0]
+        assert shell(*RUN, "--dry-run", "--subjects", "dog-red", "--data", data) == 0
+        assert expected in shell.out.splitlines()
+        assert f"images in {tmp_path / place}\n" in shell.out
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0 cut"])
+def test_a_bad_image_of_ones_own_is_named_before_any_job_runs(
+    shell: Shell, tmp_path: Path, content: bytes
+) -> None:
+    own = own_subjects(tmp_path)
+    (own / "yours" / "bad.jpg").write_bytes(content)
+    for command in (RUN, ("list", "subjects")):
+        assert shell(*command, "--data", "own") == 2
+        assert f"cannot read image {own}/yours/bad.jpg: " in shell.error
+        assert shell.error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+    assert shell(*RUN, "--data", "own", "--subjects", "mine", "--dry-run") == 0
+
+
+def test_one_image_cannot_be_compared_with_another_but_is_enough_to_run(
+    shell: Shell, tmp_path: Path
+) -> None:
+    (own_subjects(tmp_path) / "yours" / "01.png").unlink()
+    assert shell(*RUN, "--data", "own", "--methods", "tests.toy:PAINT,real-images") == 2
+    assert "method 'real-images' compares" in shell.error
+    assert "there is one of yours: add another" in shell.error
+    assert shell(*RUN, "--data", "own", "--subjects", "yours", "--prompts", "1") == 0
+
+
+def test_photographs_that_were_not_fetched_are_asked_for(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache")
+    suite = (tmp_path / "toy.toml").read_text().replace(str(tmp_path / "data"), "dreambench")
+    (tmp_path / "photographs.toml").write_text(suite)
+    assert shell("list", "subjects", "--suite", "photographs.toml") == 0
+    assert len(shell.out.splitlines()) == 30
+    assert shell(*RUN, "--suite", "photographs.toml", "--subjects", "dog") == 2
+    for part in ("python -m benchmark fetch dreambench", "--data DIR", "--suite pocket"):
+        assert part in shell.error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_fetch_checks_a_copy_and_manifest_makes_one_that_can_be_checked(
+    shell: Shell, tmp_path: Path
+) -> None:
+    own = own_subjects(tmp_path)
+    assert shell("manifest", "own", "--source", "https://example.org/own", "--out", "m.toml") == 0
+    (tmp_path / "pinned").mkdir()
+    (tmp_path / "m.toml").rename(tmp_path / "pinned" / "manifest.toml")
+    (own / "subjects.toml").unlink()
+    assert shell("fetch", str(tmp_path / "pinned"), "--data", "own") == 0
+    assert shell.out == f"2 subjects, 4 images, each as it should be: {own}\n"
+    assert shell("fetch", "pinned", "--data", "own", "--out", "other") == 2
+    assert "give one of them" in shell.error
+    (own / "mine" / "01.png").unlink()
+    assert shell("fetch", str(tmp_path / "pinned"), "--data", "own") == 2
+    assert f"{own}/mine/01.png: No such file" in shell.error
+    assert shell("manifest", "own") == 2
+    assert not (own / "manifest.toml").exists()
+
+
+def test_a_failed_job_is_code_1(shell: Shell) -> None:
+    assert shell(*RUN, "--methods", "tests.toy:RAISES") == 1
+    assert "1 of 3 jobs failed" in shell.error
+
+
+def test_an_interruption_is_code_130(shell: Shell) -> None:
+    assert shell(*RUN, "--methods", "tests.toy:INTERRUPTED") == 130
+    assert "run the same command again to go on" in shell.error
+
+
+@pytest.mark.parametrize("kind", ["methods", "metrics", "protocols", "suites", "subjects"])
+def test_lists_have_one_name_and_description_a_line(shell: Shell, kind: str) -> None:
+    assert shell("list", kind, "--suite", "toy.toml") == 0
+    names = {
+        "methods": list(available("methods")),
+        "metrics": list(available("metrics")),
+        "protocols": protocol_names(),
+        "suites": suite_names(),
+        "subjects": list(toy.SUBJECTS),
+    }[kind]
+    lines = shell.out.splitlines()
+    assert [line.split()[0] for line in lines] == names
+    assert all(len(line.split()) > 1 for line in lines)
+    assert "cannot be loaded" not in shell.out
+
+
+def test_report_wants_a_run_directory_with_something_in_it(shell: Shell, tmp_path: Path) -> None:
+    assert shell("report", "nowhere") == 2
+    assert shell.error == "error: nowhere is no run directory: it has no run.json\n"
+    assert shell(*RUN, "--methods", "tests.toy:RAISES", "--subjects", "dog-blue") == 1
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert shell("report", str(directory)) == 2
+    assert "has no finished job to report" in shell.error
+
+
+def test_help_teaches(shell: Shell) -> None:
+    assert shell("run", "--help") == 0
+    for part in (
+        "my_module:METHOD",
+        "--images-per-prompt",
+        "python -m benchmark run --methods all",
+    ):
+        assert part in shell.out

@@ -1,0 +1,127 @@
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+
+from benchmark.api import Method, Metric, UserError
+from benchmark.config import registry as plugins
+
+
+@dataclass(frozen=True)
+class Quiet:
+    version: ClassVar[str] = "1"
+    prompted: ClassVar[bool] = True
+    description: str = "does nothing"
+    steps: int = 3
+    rate: float = 0.5
+    trained: bool = False
+    word: str | None = None
+
+    def fit(self) -> None:
+        """Never called here."""
+
+
+QUIET = Quiet()
+NO_METHOD = SimpleNamespace(version="1", prompted=True, description="no dataclass", fit=print)
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
+    group = "dreambooth_benchmark.methods"
+    found = [EntryPoint(name, value, group) for name, value in points]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: found)
+
+
+def test_the_built_in_plugins_come_in_by_entry_point() -> None:
+    assert set(plugins.available("methods")) >= {
+        "dreambooth",
+        "dreambooth-no-prior",
+        "dreambooth-wrong-class",
+        "dreambooth-no-class",
+        "textual-inversion",
+        "untuned",
+        "real-images",
+    }
+    assert set(plugins.available("metrics")) >= {"dino", "clip_i", "clip_t", "pres", "div"}
+    assert "diffusers" in plugins.available("backbones")
+
+
+@pytest.mark.parametrize("name", sorted(plugins.available("methods")))
+def test_every_installed_method_keeps_to_the_protocol(name: str) -> None:
+    method = plugins.load_method(name)
+    assert isinstance(method, Method)
+    assert method.description
+    assert isinstance(method.version, str)
+    with pytest.raises(AttributeError):
+        method.description = "changed"  # frozen
+
+
+@pytest.mark.parametrize("name", sorted(plugins.available("metrics")))
+def test_every_installed_metric_keeps_to_the_protocol(name: str) -> None:
+    metric = plugins.load("metrics", name)
+    assert isinstance(metric, Metric)
+    assert metric.higher_is_better in (True, False, None)
+
+
+def test_plugins_are_sorted_and_loaded_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, ("b", f"{__name__}:QUIET"), ("a", f"{__name__}:QUIET"))
+    assert list(plugins.available("methods")) == ["a", "b"]
+    assert plugins.load_method("b") == QUIET
+
+
+def test_two_plugins_of_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, ("a", f"{__name__}:QUIET"), ("a", "other:QUIET"))
+    with pytest.raises(UserError, match="two methods are called 'a': .*QUIET and other:QUIET"):
+        plugins.available("methods")
+    offer(monkeypatch, ("a", f"{__name__}:QUIET"), ("a", f"{__name__}:QUIET"))
+    assert list(plugins.available("methods")) == ["a"], "the same one twice is one"
+
+
+def test_an_outside_method_is_found_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside_for_test.py").write_text(f"from {__name__} import QUIET as MINE\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in plugins.sys.path if path])
+    assert plugins.load_method("outside_for_test:MINE") == QUIET
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nonesuch", "unknown method 'nonesuch'; known: dreambooth, .*as module:ATTRIBUTE"),
+        ("no_such_module:M", "cannot import 'no_such_module'"),
+        (f"{__name__}:NONE", "has no 'NONE'"),
+        (f"{__name__}:NO_METHOD", "is no method: .*missing: dataclass instance"),
+        (f"{__name__}:Quiet", "is no method"),
+    ],
+)
+def test_what_is_no_method_is_named(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plugins.load_method(name)
+
+
+def test_settings_are_the_fields_and_are_put_in_by_name() -> None:
+    known = {"steps": 3, "rate": 0.5, "trained": False, "word": None}
+    assert plugins.settings_of(QUIET) == known
+    changed = plugins.configure("quiet", QUIET, {"steps": 5, "rate": 1, "word": "sks"})
+    assert plugins.settings_of(changed) == known | {"steps": 5, "rate": 1, "word": "sks"}
+    assert QUIET.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step": 5}, "method 'quiet' has no setting 'step'; it has: steps, rate, trained, word"),
+        ({"description": "x"}, "no setting 'description'"),
+        ({"steps": 0.5}, "setting 'steps' of method 'quiet' is 0.5, but should be like 3"),
+        ({"steps": True}, "is True, but should be like 3"),
+        ({"trained": 1}, "is 1, but should be like False"),
+        ({"rate": "fast"}, "is 'fast', but should be like 0.5"),
+    ],
+)
+def test_a_wrong_setting_is_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plugins.configure("quiet", QUIET, settings)

@@ -1,0 +1,159 @@
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from benchmark.api import UserError
+from benchmark.config.registry import settings_of
+from benchmark.config.suite import load_suite, suite_names
+from benchmark.runs.plan import plan
+from benchmark.runs.selection import NOT_IN_ALL, method_names
+from tests import toy
+
+
+@pytest.fixture
+def suite_file(tmp_path: Path) -> Path:
+    return toy.write_world(tmp_path)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_a_shipped_suite_sets_only_what_its_methods_have(name: str) -> None:
+    suite = load_suite(name)
+    assert suite.name == name
+    for method in suite.methods:
+        settings = settings_of(suite.method(method))
+        assert settings.items() >= suite.methods[method].items()
+
+
+def test_a_dumped_suite_reads_back_equal(suite_file: Path, tmp_path: Path) -> None:
+    for suite in (load_suite("pocket"), load_suite(str(suite_file))):
+        again = tmp_path / "again.toml"
+        again.write_text(suite.dump_toml())
+        assert load_suite(str(again)) == suite
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("guidance = 1.0", "guidence = 1.0", "sampler.guidance: .*sampler.guidence: Extra"),
+        ("steps = 2", 'steps = "2"', r"sampler.steps: .*valid integer \(it is '2'\)"),
+        ("steps = 2", "steps = 0", "sampler.steps: .*greater than 0"),
+        ("images_per_prompt = 2", "images_per_prompt = true", "evaluation.images_per_prompt: "),
+        ('identifier = "sks"', "resolution = 100", "backbone.resolution: .*multiple of 8"),
+        ('identifier = "sks"', 'precision = "fp8"', "backbone.precision: .*'auto', 'fp32'"),
+        ('name = "toy"', 'name = "../toy"', "name: .*pattern"),
+        ('name = "toy"', "name = ", "is no TOML"),
+    ],
+)
+def test_a_bad_suite_is_named_with_file_and_key(
+    suite_file: Path, old: str, new: str, message: str
+) -> None:
+    text = suite_file.read_text()
+    assert old in text
+    suite_file.write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=message) as caught:
+        load_suite(str(suite_file))
+    assert str(suite_file) in str(caught.value)
+
+
+def test_an_unknown_suite_is_named_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown suite 'nonesuch'; known: .*pocket"):
+        load_suite("nonesuch")
+    with pytest.raises(UserError, match="cannot read .*none.toml: No such file"):
+        load_suite(str(tmp_path / "none.toml"))
+
+
+def test_settings_and_the_suites_identifier_reach_the_method(suite_file: Path) -> None:
+    with suite_file.open("a") as file:
+        file.write('[methods."tests.toy:PAINT"]\nsteps = 7\n')
+    suite = load_suite(str(suite_file))
+    method = suite.method("tests.toy:PAINT")
+    assert (method.steps, method.identifier) == (7, "sks")
+    with suite_file.open("a") as file:
+        file.write('identifier = "zwx"\n')
+    assert load_suite(str(suite_file)).method("tests.toy:PAINT").identifier == "zwx"
+
+
+def test_a_method_without_an_identifier_is_left_alone(
+    suite_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy, "BARE", Bare(), raising=False)
+    assert settings_of(load_suite(str(suite_file)).method("tests.toy:BARE")) == {"steps": 1}
+
+
+@dataclass(frozen=True)
+class Bare:
+    version: ClassVar[str] = "1"
+    prompted: ClassVar[bool] = True
+    description: str = "has no identifier"
+    steps: int = 1
+
+    def fit(self) -> None:
+        """Never called here."""
+
+
+def test_dreambench_is_the_papers_protocol() -> None:
+    """Section 4 of the paper, and section 3.2 for the training."""
+    suite = load_suite("dreambench")
+    assert suite.protocol.name == "paper"
+    assert (suite.data.subjects, suite.evaluation.prompts) == ([], [])  # all 30, all 25
+    assert suite.evaluation.images_per_prompt == 4
+    settings = settings_of(suite.method("dreambooth"))
+    paper = {"steps": 1000, "learning_rate": 5e-6, "prior_weight": 1.0, "prior_images": 1000}
+    assert settings.items() >= {**paper, "prior_scheduler": "ddpm", "identifier": "sks"}.items()
+    inversion = settings_of(suite.method("textual-inversion"))
+    theirs = {"steps": 6100, "learning_rate": 5e-3, "batch_size": 2}
+    assert inversion.items() >= theirs.items()
+
+
+@pytest.mark.parametrize("name", ["pocket", "dreambench", "dreambench-mini"])
+def test_ablations_differ_from_dreambooth_in_what_is_ablated(name: str) -> None:
+    suite = load_suite(name)
+    whole = settings_of(suite.method("dreambooth"))
+    changes = {
+        "no-prior": {"prior_weight"},
+        "wrong-class": {"noun"},
+        "no-class": {"noun", "prior_weight"},
+    }
+    for ablation, changed in changes.items():
+        settings = settings_of(suite.method(f"dreambooth-{ablation}"))
+        differ = {key for key in whole if settings[key] != whole[key]}
+        # Without a prior term, how its images are drawn says nothing.
+        unused = {"prior_images", "prior_steps"} if settings["prior_weight"] == 0 else set()
+        assert changed <= differ <= changed | unused
+
+
+@pytest.mark.parametrize("name", ["pocket", "dreambench", "dreambench-mini"])
+def test_the_identifiers_ablation_differs_from_dreambooth_in_the_identifier_alone(
+    name: str,
+) -> None:
+    suite = load_suite(name)
+    whole = settings_of(suite.method("dreambooth"))
+    found = set()
+    for ablation in method_names(suite, [NOT_IN_ALL]):
+        settings = settings_of(suite.method(ablation))
+        found.add(settings["identifier"])
+        assert settings == whole | {"identifier": settings["identifier"]}
+    assert len(found) == 3
+
+
+def test_the_suites_prompts_are_those_that_are_planned(suite_file: Path) -> None:
+    text = suite_file.read_text().replace("[evaluation]", '[evaluation]\nprompts = ["1"]')
+    suite_file.write_text(text)
+    suite = load_suite(str(suite_file))
+    for given, expected in (([], ["1"]), (["2"], ["2"])):
+        grid = plan(suite, ["real-images"], prompts=given)
+        assert grid.suite.evaluation.prompts == expected
+        assert {len(job.prompts) for job in grid.jobs} == {1}
+
+
+def test_a_suite_on_another_backbone_keeps_the_rest_but_its_times() -> None:
+    suite = load_suite("pocket")
+    assert suite.on() == suite.on("pocket") == suite
+    other = suite.on("sd15", "bf16")
+    assert (other.backbone.model, other.backbone.precision) == ("sd15", "bf16")
+    assert other.estimate is None and suite.estimate is not None
+    same = other.model_copy(update={"backbone": suite.backbone, "estimate": suite.estimate})
+    assert same == suite
+    assert suite.on(precision="fp32").estimate == suite.estimate

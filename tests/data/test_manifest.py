@@ -1,0 +1,183 @@
+"""Subjects of one's own: a folder of images each, and a few lines of TOML."""
+
+import hashlib
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmark.api import UserError
+from benchmark.config.suite import load_suite
+from benchmark.data.dataset import describe, load_dataset, locate_images, verify
+from benchmark.data.download import write_manifest
+from benchmark.data.manifest import Manifest, make_manifest, read_manifest
+
+OWN = """
+[my-dog]
+class_noun = "dog"
+live = true
+
+["red mug"]
+class_noun = "coffee mug"
+live = false
+split = "test"
+"""
+
+
+def picture(path: Path, width: int = 8, height: int = 8) -> None:
+    draw = np.random.default_rng(list(path.name.encode()))
+    pixels = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    folder = tmp_path / "mine"
+    picture(folder / "my-dog" / "b.jpg", 30, 20)
+    picture(folder / "my-dog" / "a.png", 10, 12)
+    picture(folder / "red mug" / "only one (1), really.webp")
+    for hidden in (".DS_Store", "my-dog/.DS_Store", "my-dog/Thumbs.db", "my-dog/desktop.ini"):
+        (folder / hidden).write_bytes(b"\0")
+    (folder / ".git").mkdir()
+    (folder / "notes.txt").write_text("beside the folders anything may lie")
+    (folder / "subjects.toml").write_text(OWN)
+    return folder
+
+
+def test_a_folder_and_a_few_lines_are_a_dataset(own: Path) -> None:
+    dataset = load_dataset(str(own))
+    dog, mug = dataset.subjects
+    assert (dog.name, dog.class_noun, dog.live) == ("my-dog", "dog", True)
+    assert (mug.name, mug.class_noun, mug.live) == ("red mug", "coffee mug", False)
+    assert dog.images == (own / "my-dog" / "a.png", own / "my-dog" / "b.jpg")
+    hashes = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in dog.images)
+    assert dog.digest == hashlib.sha256(hashes.encode()).hexdigest()
+    verify(dataset)
+    assert describe(dog, sizes=True) == "dog, live, 2 images, 10 x 12 to 30 x 20"
+    assert describe(mug, sizes=True) == "coffee mug, object, 1 image, 8 x 8"
+    assert describe(mug, sizes=False) == "coffee mug, object, 1 image"
+    names = [s.name for s in load_dataset(str(own), split="development").subjects]
+    assert names == ["my-dog"], "who has no split is in every one"
+
+
+def test_prompts_are_dreambenchs_or_those_that_lie_there(own: Path) -> None:
+    dataset, dreambench = load_dataset(str(own)), load_dataset("dreambench")
+    assert dataset.prompts_live == dreambench.prompts_live
+    assert dataset.prompts_object == dreambench.prompts_object
+    prompts = '[live]\nproperty = ["a blue {}"]\n[object]\nproperty = ["a new {}"]\n'
+    (own / "prompts.toml").write_text(prompts)
+    dataset = load_dataset(str(own))
+    assert [p.template for p in dataset.prompts_for(dataset.subjects[0])] == ["a blue {}"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[my-dog]", "[my-cat]", r"\[my-cat\] has no folder .*my-cat; folder 'my-dog' has no tab"),
+        ("live = true\n", "", r"subjects.toml: my-dog.live: Field required"),
+        ("live = true", 'live = "yes"', r"my-dog.live: .*boolean.* \(it is 'yes'\)"),
+        ('"dog"', '" "', r"my-dog.class_noun: "),
+        ("split", "spilt", r"red mug.spilt: Extra inputs"),
+        ("[my-dog]", "[my-dog", "subjects.toml is no TOML"),
+        ("[my-dog]", '["../mine/my-dog"]', r"'../mine/my-dog' is no name for a folder"),
+        ("[my-dog]", '["a,b"]', "'a,b' is no name for a folder"),
+        (OWN, "", "subjects.toml: it has no table"),
+    ],
+)
+def test_what_was_not_understood_is_named(own: Path, old: str, new: str, message: str) -> None:
+    assert old in OWN
+    (own / "subjects.toml").write_text(OWN.replace(old, new))
+    with pytest.raises(UserError, match=message) as caught:
+        load_dataset(str(own))
+    assert str(own / "subjects.toml") in str(caught.value)
+
+
+def test_a_folder_without_images_or_without_a_table_is_named(own: Path) -> None:
+    for image in (own / "my-dog").glob("[!.]*"):
+        image.unlink()
+    picture(own / "cat" / "0.png")
+    with pytest.raises(
+        UserError, match=r"\[my-dog\]: .*my-dog holds no image; folder 'cat' has no table \[cat\]"
+    ):
+        load_dataset(str(own))
+
+
+def test_every_image_of_ones_own_is_read_before_it_is_used(own: Path) -> None:
+    whole = (own / "my-dog" / "b.jpg").read_bytes()
+    (own / "my-dog" / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    (own / "my-dog" / "caption.txt").write_text("a dog")
+    dataset = load_dataset(str(own))
+    with pytest.raises(
+        UserError,
+        match="dataset 'mine': .*b.jpg: .*[Tt]runcated.*; .*caption.txt: it is no JPEG, PNG",
+    ):
+        verify(dataset)
+    verify(dataset, dataset.subjects[1:])
+    (own / "my-dog" / "inner").mkdir()
+    with pytest.raises(UserError, match=r"my-dog/inner: Is a directory"):
+        load_dataset(str(own))
+
+
+def test_many_problems_are_the_first_five_and_a_number(own: Path) -> None:
+    for i in range(8):
+        (own / "my-dog" / f"{i}.txt").touch()
+    with pytest.raises(UserError, match=r"4.txt: [^;]*; and 3 more\. Repair") as caught:
+        verify(load_dataset(str(own)))
+    assert "5.txt" not in str(caught.value)
+
+
+def test_a_manifest_pins_the_images(own: Path) -> None:
+    made = make_manifest(own, name="pets", source="https://example.org/pets")
+    assert tomllib.loads(made.dump_toml())["subjects"]["my-dog"]["files"] == {
+        name: hashlib.sha256((own / "my-dog" / name).read_bytes()).hexdigest()
+        for name in ("a.png", "b.jpg")
+    }
+    before = load_dataset(str(own))
+    assert write_manifest(own, None, name=None, source=None) == own / "manifest.toml"
+    assert read_manifest(own) == Manifest(name="mine", subjects=made.subjects)
+    dataset = load_dataset(str(own))
+    assert dataset.subjects == before.subjects, "the same jobs, pinned or not"
+    verify(dataset)
+    picture(own / "my-dog" / "c.png")
+    with pytest.raises(UserError, match=r"c.png is not in the manifest"):
+        verify(dataset)
+    (own / "my-dog" / "c.png").unlink()
+    (own / "my-dog" / "a.png").unlink()
+    with pytest.raises(UserError, match=r"my-dog/a.png: No such file.*\. Restore these files"):
+        verify(dataset)
+
+
+def test_what_lies_at_a_folder_is_found_out(own: Path, tmp_path: Path) -> None:
+    assert locate_images(own, "pocket") == (str(own), own)
+    copy = tmp_path / "copy"
+    picture(copy / "dataset" / "dog" / "00.jpg")
+    assert locate_images(copy, "pocket") == ("dreambench", copy / "dataset")
+    assert locate_images(copy / "dataset", "pocket") == ("dreambench", copy / "dataset")
+    picture(copy / "dog" / "00.png")
+    picture(copy / "dog" / "01.png")
+    assert locate_images(copy, "dreambench") == ("pocket", copy)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty holds no image of dreambench or pocket; .*my-dog"):
+        locate_images(tmp_path / "empty", "pocket")
+    with pytest.raises(UserError, match="nowhere is no folder"):
+        locate_images(tmp_path / "nowhere", "pocket")
+
+
+def test_a_suite_takes_other_images_and_drops_its_choice_only_for_others(
+    own: Path, tmp_path: Path
+) -> None:
+    suite = load_suite("pocket")
+    assert suite.with_images(None) is suite
+    data = suite.data.model_copy(update={"subjects": ["dog"]})
+    suite = suite.model_copy(update={"data": data})
+    other = suite.with_images(own)
+    assert other.data.subjects == []
+    assert [s.name for s in other.data.load().subjects] == ["my-dog", "red mug"]
+    picture(tmp_path / "copy" / "dog" / "00.png")
+    copy = suite.with_images(tmp_path / "copy")
+    assert (copy.data.dataset, copy.data.subjects) == ("pocket", ["dog"])
+    (dog,) = [s for s in copy.data.load().subjects if s.name == "dog"]
+    assert dog.images[0] == tmp_path / "copy" / "dog" / "00.png"

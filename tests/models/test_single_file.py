@@ -1,0 +1,255 @@
+"""Single files in the original layout against the diffusers modules they were made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from benchmark.api import UserError
+from benchmark.models import single_file
+from benchmark.models.identity import SingleFile, backbone_id
+from benchmark.models.loading import load_backbone
+from benchmark.models.sampling import Sampler
+from tests.reference import ldm_layout
+
+#: Parameters of the true models, as published with them.
+PARAMETERS = {
+    "1": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
+    "2": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},
+}
+#: Some tensors of `v1-5-pruned.safetensors` and `v2-1_768-ema-pruned.safetensors`.
+SHAPES = {
+    "1": {
+        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+        "model.diffusion_model.input_blocks.1.1.proj_in.weight": (320, 320, 1, 1),
+        "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (640, 768),
+        "model.diffusion_model.input_blocks.9.0.op.weight": (1280, 1280, 3, 3),
+        "model.diffusion_model.output_blocks.2.1.conv.weight": (1280, 1280, 3, 3),
+        "model.diffusion_model.output_blocks.5.2.conv.weight": (1280, 1280, 3, 3),
+        "model.diffusion_model.output_blocks.11.0.skip_connection.weight": (320, 640, 1, 1),
+        "first_stage_model.encoder.mid.attn_1.q.weight": (512, 512, 1, 1),
+        "first_stage_model.decoder.up.0.block.0.nin_shortcut.weight": (128, 256, 1, 1),
+        "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight": (77, 768),
+    },
+    "2": {
+        "model.diffusion_model.input_blocks.1.1.proj_in.weight": (320, 320),
+        "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight": (
+            320,
+            1024,
+        ),
+        "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight": (3072, 1024),
+        "cond_stage_model.model.positional_embedding": (77, 1024),
+    },
+}
+TEXTS, SEEDS = ["a sks dog", "a photo of a cat!"], [3, 4]
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same structure with few channels."""
+    channels = {"block_out_channels": (32, 64), "cross_attention_dim": 32}
+    blocks = {
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }
+    first = channels | blocks | {"attention_head_dim": 4}
+    second = channels | blocks | {"attention_head_dim": (2, 4), "use_linear_projection": True}
+    monkeypatch.setattr(single_file, "UNET", {"1": first, "2": second})
+    vae = {
+        "block_out_channels": (32, 64),
+        "layers_per_block": 2,
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "scaling_factor": 0.18215,
+    }
+    monkeypatch.setattr(single_file, "VAE", vae)
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    texts = {
+        "1": text | {"num_hidden_layers": 2},
+        "2": text | {"num_hidden_layers": 3, "hidden_act": "gelu"},
+    }
+    monkeypatch.setattr(single_file, "TEXT_ENCODER", texts)
+    sizes = {("1", "epsilon"): 8, ("2", "epsilon"): 8, ("2", "v_prediction"): 12}
+    monkeypatch.setattr(single_file, "SAMPLE_SIZE", sizes)
+
+
+@dataclass
+class Original:
+    """A model in the original layout, and diffusers' pipeline of the same weights."""
+
+    weights: dict[str, torch.Tensor]
+    pipe: StableDiffusionPipeline
+
+
+def original(generation: str, prediction: str) -> Original:
+    torch.manual_seed(0)
+    size = single_file.SAMPLE_SIZE[generation, prediction]
+    unet = UNet2DConditionModel(sample_size=size, **single_file.UNET[generation])
+    vae = AutoencoderKL(sample_size=2 * size, **single_file.VAE)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            max_position_embeddings=77,
+            bos_token_id=49406,
+            eos_token_id=49407,
+            **single_file.TEXT_ENCODER[generation],
+        )
+    ).eval()
+    with torch.no_grad():
+        text_encoder.get_input_embeddings().weight.mul_(30)
+        vae.decoder.conv_out.weight.mul_(4)
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=single_file.clip_tokenizer(pad="!" if generation == "2" else "<|endoftext|>"),
+        unet=unet,
+        scheduler=DDIMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type=prediction,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return Original(in_original_layout(unet, vae, text_encoder, generation), pipe)
+
+
+def in_original_layout(unet, vae, text_encoder, generation: str) -> dict[str, torch.Tensor]:
+    text = ldm_layout.original_text_encoder(text_encoder.state_dict(), generation)
+    return {
+        **ldm_layout.original_unet(unet.state_dict(), unet.config.layers_per_block),
+        **ldm_layout.original_vae(vae.state_dict()),
+        **text,
+        "betas": torch.zeros(1000),
+        "model_ema.decay": torch.zeros(()),
+    }
+
+
+def save(weights: dict[str, torch.Tensor], path: Path) -> Path:
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("generation", "prediction", "said"),
+    [
+        ("1", "epsilon", ""),
+        ("1", "epsilon", "@epsilon"),
+        ("2", "epsilon", "@epsilon"),
+        ("2", "v_prediction", "@v_prediction"),
+    ],
+)
+def test_images_are_those_of_the_pipeline_the_file_was_made_from(
+    tiny, tmp_path, generation, prediction, said
+):
+    made = original(generation, prediction)
+    path = save(made.weights, tmp_path / "model.safetensors")
+    backbone = load_backbone(f"{path}{said}", precision="fp32", device="cpu")
+    side = 24 if prediction == "v_prediction" else 16
+    expected = made.pipe(
+        TEXTS,
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+        output_type="pt",
+    ).images
+    images = backbone.sample(TEXTS, SEEDS, sampler=Sampler("ddim", 3, 4.0))
+    assert images.shape == expected.shape == (2, 3, side, side)
+    assert (images - expected).abs().max() < 1e-4
+    assert (images[0] - images[1]).abs().max() > 0.05
+    for name in ("unet", "vae", "text_encoder"):
+        ours, theirs = (getattr(owner, name).state_dict() for owner in (backbone, made.pipe))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("generation", ["1", "2"])
+def test_the_true_configurations_have_the_true_models_sizes_and_names(monkeypatch, generation):
+    prediction = "epsilon" if generation == "1" else "v_prediction"
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**single_file.UNET[generation])
+        vae = AutoencoderKL(**single_file.VAE)
+        text_encoder = CLIPTextModel(single_file._text_configuration(generation))
+        weights = in_original_layout(unet, vae, text_encoder, generation)
+        for name, shape in SHAPES[generation].items():
+            assert tuple(weights[name].shape) == shape
+        assert len([name for name in weights if name.startswith("model.diffusion_model.")]) == 686
+        assert len([name for name in weights if name.startswith("first_stage_model.")]) == 248
+        monkeypatch.setattr(single_file, "load_file", lambda path: weights)
+        parts = single_file.read_single_file(SingleFile(Path("true.safetensors"), prediction))
+    for name, count in PARAMETERS[generation].items():
+        assert sum(p.numel() for p in parts[name].parameters()) == count
+    assert parts["unet"].config.sample_size == (64 if generation == "1" else 96)
+
+
+def test_what_a_file_cannot_say_has_to_be_said(tiny, tmp_path):
+    path = save(original("2", "epsilon").weights, tmp_path / "two.safetensors")
+    with pytest.raises(UserError, match=r"say which, two.safetensors@epsilon or two.safetens"):
+        load_backbone(str(path), device="cpu")
+
+
+def test_the_id_is_of_the_content_and_of_what_was_said(tiny, tmp_path):
+    weights = {"anything": torch.zeros(3)}
+    path = save(weights, tmp_path / "model.safetensors")
+    ids = {backbone_id(f"{path}{said}") for said in ("", "@epsilon", "@v_prediction")}
+    assert len(ids) == 3 and all(name.startswith("model@") for name in ids)
+    other = save({"anything": torch.ones(3)}, tmp_path / "other.safetensors")
+    assert backbone_id(str(other)).partition("@")[2] not in {i.partition("@")[2] for i in ids}
+
+
+def test_broken_and_foreign_files_are_named(tiny, tmp_path):
+    made = original("1", "epsilon")
+
+    def refusal(name: str, weights: dict[str, torch.Tensor]) -> str:
+        path = save(weights, tmp_path / f"{name}.safetensors")
+        with pytest.raises(UserError, match=rf"{name}\.safetensors") as caught:
+            load_backbone(str(path), device="cpu")
+        return str(caught.value)
+
+    unet = {k: v for k, v in made.weights.items() if k.startswith("model.")}
+    assert "no whole Stable Diffusion 1 or 2" in refusal("unet", unet)
+    lost = "model.diffusion_model.output_blocks.1.0.in_layers.0.weight"
+    partial = {k: v for k, v in made.weights.items() if k != lost}
+    assert "not of Stable Diffusion 1's shape" in refusal("partial", partial)
+    entry = "model.diffusion_model.input_blocks.0.0.weight"
+    inpainting = made.weights | {entry: torch.zeros(32, 9, 3, 3)}
+    assert "size mismatch for conv_in.weight" in refusal("inpainting", inpainting)
+    (tmp_path / "cut.safetensors").write_bytes(b"\x20\0\0")
+    with pytest.raises(UserError, match="cannot be loaded from .*cut.safetensors"):
+        load_backbone(str(tmp_path / "cut.safetensors"), device="cpu")
+    with pytest.raises(UserError, match="no such file .*none.safetensors"):
+        load_backbone(str(tmp_path / "none.safetensors"), device="cpu")
+    (tmp_path / "old.ckpt").write_bytes(b"anything")
+    with pytest.raises(UserError, match="old.ckpt is a pickle"):
+        load_backbone(str(tmp_path / "old.ckpt"), device="cpu")
+
+
+def test_the_tokenizer_is_clips():
+    ours, theirs = single_file.clip_tokenizer(), SimpleTokenizer()
+    texts = ["a sks dog", "an ohwx backpack on a cobblestone street", "xxy5syt00!", "Café 3"]
+    for text in texts:
+        assert ours(text, add_special_tokens=False).input_ids == theirs.encode(text)
+        padded = ours(text, padding="max_length", max_length=77).input_ids
+        length = len(theirs.encode(text)) + 1
+        assert padded[:length] == theirs(text)[0, :length].tolist()
+        assert set(padded[length:]) == {49407}
+    with_marks = single_file.clip_tokenizer(pad="!")
+    assert with_marks("a", padding="max_length").input_ids[:5] == [49406, 320, 49407, 0, 0]

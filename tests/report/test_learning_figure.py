@@ -1,0 +1,132 @@
+"""The learning curves, read back from matplotlib, and their section of the report."""
+
+import json
+
+import pytest
+
+from benchmark.report.figures.learning import draw_learning
+from benchmark.report.write import write_report
+from benchmark.studies.archive import keep_run
+from tests.made_up_run import write_run
+
+
+def record(method, subject, seed=0, **losses):
+    return {"job": {"method": method, "subject": subject, "seed": seed}, "losses": losses}
+
+
+RECORDS = [
+    record("textual-inversion", "dog", instance=[[4, 0.5], [8, 0.5]]),
+    # Two seeds of the dog and one of the cat: either animal counts once.
+    record("dreambooth", "dog", 0, prior=[[5, 0.2]], instance=[[5, 0.4], [10, 0.3]]),
+    record("dreambooth", "dog", 1, prior=[[5, 0.4]], instance=[[5, 0.8], [10, 0.1]]),
+    record("dreambooth", "cat", 0, prior=[[5, 0.7]], instance=[[5, 0.2], [10, 0.4]]),
+    record("untuned", "dog"),
+    {"job": {"method": "untuned", "subject": "cat", "seed": 0}},  # of an earlier version
+]
+
+
+def lines(figure):
+    """panel -> the data of its lines, each under its name in the legend."""
+    (legend,) = figure.legends
+    colours = {
+        handle.get_color(): text.get_text()
+        for handle, text in zip(legend.get_lines(), legend.get_texts(), strict=True)
+    }
+    return {
+        axes.get_title(): {
+            colours[line.get_color()]: line.get_xydata().tolist() for line in axes.get_lines()
+        }
+        for axes in figure.axes
+        if axes.get_visible()
+    }
+
+
+def test_lines_are_means_over_each_subjects_seeds_then_over_subjects():
+    drawn = lines(draw_learning(RECORDS))
+    assert list(drawn) == ["instance term", "prior term"]
+    assert drawn["instance term"].keys() == {"dreambooth", "textual-inversion"}
+    dreambooth = drawn["instance term"]["dreambooth"]
+    # At step 5 (0.4 + 0.8) / 2 = 0.6 of the dog and 0.2 of the cat; at 10 0.2 and 0.4.
+    assert dreambooth == [[5, pytest.approx(0.4)], [10, pytest.approx(0.3)]]
+    assert drawn["instance term"]["textual-inversion"] == [[4, 0.5], [8, 0.5]]
+    assert drawn["prior term"] == {"dreambooth": [[5, pytest.approx(0.5)]]}
+
+
+def test_lines_can_be_told_apart_in_grey():
+    long = [[step, 0.1] for step in range(1, 41)]
+    methods = ("dreambooth", "dreambooth-no-prior", "textual-inversion", "mine")
+    (axes,) = draw_learning([record(method, "dog", instance=long) for method in methods]).axes
+    marks = [(line.get_marker(), line.get_markevery()) for line in axes.get_lines()]
+    assert len({marker for marker, _ in marks}) == len({first for _, (first, _) in marks}) == 4
+    assert {every for _, (_, every) in marks} == {5}
+    assert axes.get_ylim()[0] == 0
+
+
+def test_nothing_is_drawn_of_records_without_losses():
+    assert draw_learning(RECORDS[-2:]) is None
+    assert draw_learning([]) is None
+
+
+@pytest.mark.parametrize("term", ["a $5_{x}$ term", "regulariser"])
+def test_terms_of_other_methods_come_last_under_their_own_names(term):
+    records = [*RECORDS, record("mine", "dog", **{term: [[1, -0.5]]})]
+    drawn = lines(draw_learning(records))
+    assert list(drawn)[:2] == ["instance term", "prior term"]
+    assert list(drawn)[2].replace("\\$", "$") == f"{term} term"
+    assert drawn[list(drawn)[2]] == {"mine": [[1, -0.5]]}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run, whose DreamBooth jobs have losses."""
+    path = write_run(
+        tmp_path / "run",
+        lambda job, request, metric: 0.5,
+        methods=("dreambooth", "real-images", "untuned"),
+        subjects=("cat", "dog", "owl"),
+    )
+    for number, file in enumerate(sorted(path.glob("jobs/dreambooth/*.json"))):
+        losses = {"instance": [[5, 0.25 + 0.125 * number], [10, 0.125]]}
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"losses": losses}))
+    return path
+
+
+def test_the_report_and_its_page_show_them_after_the_cost(run):
+    text = write_report(run).read_text()
+    assert text.index("## Cost\n") < text.index("## Learning curves\n")
+    assert "![Denoising losses in training](figures/learning.png)" in text
+    assert (run / "figures/learning.png").read_bytes().startswith(b"\x89PNG")
+    assert ">instance term<" in (run / "figures/learning.svg").read_text()
+    html = (run / "index.html").read_text()
+    section = html.partition('id="learning-curves"')[2].partition("</section>")[0]
+    assert section.count('<img class="plot" src="data:image/svg+xml;base64,') == 1
+
+
+def test_a_report_without_losses_has_no_such_section(run):
+    write_report(run)
+    for file in run.glob("jobs/dreambooth/*.json"):
+        record = json.loads(file.read_text())
+        del record["losses"]
+        file.write_text(json.dumps(record))
+    text = write_report(run).read_text()
+    assert "Learning curves" not in text + (run / "index.html").read_text()
+    assert not list(run.glob("figures/learning.*"))
+
+
+def test_a_kept_run_has_them_and_its_report_is_the_same(run, tmp_path):
+    write_report(run)
+    kept = keep_run(run, tmp_path / "kept").parent
+    lines = (kept / "records.jsonl").read_text().splitlines()
+    found = [json.loads(line)["losses"] for line in lines]
+    # The tables' order: real images first.
+    assert found[:3] == [{}] * 3
+    assert found[4] == {"instance": [[5, 0.375], [10, 0.125]]}
+    names = ("report.md", "figures/learning.png", "figures/learning.svg")
+    for name in names:
+        assert (kept / name).read_bytes() == (run / name).read_bytes()
+        (kept / name).unlink()
+    page = (kept / "index.html").read_bytes()
+    write_report(kept)
+    assert (kept / "index.html").read_bytes() == page
+    for name in names:
+        assert (kept / name).read_bytes() == (run / name).read_bytes()

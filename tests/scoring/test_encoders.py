@@ -1,0 +1,380 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision import transforms
+
+from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Prompt, Request, UserError
+from benchmark.models import identity as model_files
+from benchmark.models.identity import identify
+from benchmark.scoring.encoders import BATCH, Preprocessing, TimmModel, as_pixels
+from benchmark.scoring.features import features, load_encoders
+from tests.reference.metrics import lpips as reference_lpips
+
+HALF = [0.5, 0.5, 0.5]
+WORDS = ("a", "dog", "cat", "red", "in", "the", "snow")
+
+
+def save_dino(directory, *, seed=0):
+    import timm
+
+    torch.manual_seed(seed)
+    arguments = {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 24,
+        "depth": 3,
+        "num_heads": 2,
+        "num_classes": 0,
+    }
+    model = timm.create_model("vit_tiny_patch16_224", **arguments)
+    directory.mkdir()
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 0,
+        "num_features": 24,
+        "model_args": arguments,
+        "pretrained_cfg": {"input_size": [3, 32, 32], "num_classes": 0, "classifier": "head"},
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    half = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file(half, directory / "model.safetensors")
+    return directory
+
+
+def save_clip(directory):
+    import open_clip
+    from transformers import CLIPTokenizer
+
+    vocabulary, merges = [], []
+    for letter in "abcdefghijklmnopqrstuvwxyz":
+        vocabulary += [letter, f"{letter}</w>"]
+    for word in WORDS:
+        pieces = [*word[:-1], f"{word[-1]}</w>"]
+        while len(pieces) > 1:
+            merges.append((pieces[0], pieces[1]))
+            pieces = [pieces[0] + pieces[1], *pieces[2:]]
+            vocabulary.append(pieces[0])
+    vocabulary = list(dict.fromkeys([*vocabulary, "<|startoftext|>", "<|endoftext|>"]))
+    tokenizer = CLIPTokenizer(
+        vocab={token: i for i, token in enumerate(vocabulary)},
+        merges=list(dict.fromkeys(merges)),
+        model_max_length=12,
+    )
+    tokenizer.save_pretrained(directory)
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8},
+        "text_cfg": {
+            "context_length": 12,
+            "vocab_size": len(vocabulary),
+            "width": 16,
+            "heads": 2,
+            "layers": 1,
+            "hf_tokenizer_name": "own",
+        },
+    }
+    torch.manual_seed(0)
+    weights = open_clip.CLIP(**config).state_dict()
+    half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+    save_file(
+        {k: v.contiguous() for k, v in half.items()}, directory / "open_clip_model.safetensors"
+    )
+    (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoders")
+    preprocessing = {"resize": 32, "crop": 32, "mean": HALF, "std": HALF}
+    return {
+        "dino": {"kind": "timm", "model": str(save_dino(folder / "dino")), **preprocessing},
+        "clip": {"kind": "open_clip", "model": str(save_clip(folder / "clip")), **preprocessing},
+        "lpips": {"kind": "intermediate", "model": str(folder / "dino"), "layers": [0, 2]},
+    }
+
+
+@pytest.fixture(scope="module")
+def encoders(settings):
+    return load_encoders(settings, device="cpu")
+
+
+def pictures(*sizes, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = [rng.integers(0, 256, (h // 4 + 1, w // 4 + 1, 3), np.uint8) for h, w in sizes]
+    return [
+        np.asarray(Image.fromarray(c).resize((w, h), Image.Resampling.BILINEAR))
+        for c, (h, w) in zip(coarse, sizes, strict=True)
+    ]
+
+
+# --- preprocessing
+
+
+@pytest.mark.parametrize("size", [(64, 64), (67, 131), (131, 67), (33, 32), (20, 45), (256, 255)])
+def test_preprocessing_is_torchvisions_on_pillow_images(size):
+    mean, std = (0.48, 0.45, 0.41), (0.27, 0.26, 0.28)
+    (image,) = pictures(size)
+    expected = transforms.Compose(
+        [
+            transforms.Resize(36, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(32),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )(Image.fromarray(image))
+    found = Preprocessing(36, 32, mean, std)([image])
+    assert found.shape == (1, 3, 32, 32)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-6)
+
+
+def test_an_image_of_the_size_is_not_touched():
+    (image,) = pictures((32, 32))
+    found = Preprocessing(32, 32, (0.0,) * 3, (1.0,) * 3)([image])[0]
+    assert np.array_equal((found * 255).round().to(torch.uint8).permute(1, 2, 0).numpy(), image)
+
+
+def test_pixels_are_those_of_the_png(tmp_path):
+    images = torch.rand(2, 3, 8, 8)
+    for found, image in zip(as_pixels(images), images, strict=True):
+        transforms.ToPILImage()((image * 255).round().to(torch.uint8)).save(tmp_path / "a.png")
+        assert np.array_equal(found, np.asarray(Image.open(tmp_path / "a.png")))
+        assert np.array_equal(as_pixels([found])[0], found)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.full((1, 3, 4, 4), torch.nan),
+        torch.full((1, 3, 4, 4), 1.01),
+        torch.full((1, 3, 4, 4), -0.1),
+        torch.zeros(1, 4, 4, 3),
+        torch.zeros(3, 4, 4),
+        [np.zeros((4, 4, 3), np.float32)],
+        [np.zeros((4, 4), np.uint8)],
+    ],
+    ids=["nan", "above", "below", "channels last", "no batch", "float array", "grey"],
+)
+def test_what_is_no_image_is_refused(images):
+    with pytest.raises(ValueError, match="image"):
+        as_pixels(images)
+
+
+# --- the encoders against their libraries
+
+
+def test_dino_is_the_class_token_of_unit_length(encoders, settings):
+    import timm
+
+    images = pictures((32, 32), (40, 50))
+    model = timm.create_model(f"local-dir:{settings['dino']['model']}", pretrained=True).eval()
+    batch = Preprocessing(32, 32, tuple(HALF), tuple(HALF))(images)
+    with torch.no_grad():
+        token = model.forward_features(batch)[:, 0].numpy()
+    expected = token / np.linalg.norm(token, axis=1, keepdims=True)
+    found = encoders.dino(images)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_clip_equals_open_clip_itself(encoders, settings):
+    import open_clip
+
+    name = f"local-dir:{settings['clip']['model']}"
+    model = open_clip.create_model(name).eval()
+    images, texts = pictures((32, 32), (32, 32)), ["a red dog", "a cat in the snow", "a"]
+    with torch.no_grad():
+        batch = Preprocessing(32, 32, tuple(HALF), tuple(HALF))(images)
+        image = model.encode_image(batch).numpy()
+        text = model.encode_text(open_clip.get_tokenizer(name)(texts)).numpy()
+    found = encoders.clip_image(images), encoders.clip_text(texts)
+    for rows, expected in zip(found, (image, text), strict=True):
+        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
+    assert np.abs(found[1][0] - found[1][1]).max() > 1e-3
+
+
+def test_lpips_equals_its_formula_in_plain_loops(encoders, settings):
+    import timm
+
+    images = pictures((32, 32), (32, 32), (32, 32))
+    model = timm.create_model(f"local-dir:{settings['lpips']['model']}", pretrained=True).eval()
+    seen = []
+    for layer in settings["lpips"]["layers"]:
+        model.blocks[layer].register_forward_hook(lambda *call: seen.append(call[2]))
+    with torch.no_grad():
+        model(Preprocessing(32, 32, tuple(HALF), tuple(HALF))(images))
+    # (n, 1 + 16, 24): a class token, then 4 x 4 positions
+    layers = [s[:, 1:].permute(0, 2, 1).reshape(3, 24, 4, 4).numpy() for s in seen]
+    found = encoders.lpips(images)
+    for i in range(3):
+        for j in range(3):
+            expected = reference_lpips([x[i] for x in layers], [x[j] for x in layers])
+            assert found[i, j] == pytest.approx(expected, abs=1e-5)
+    assert (np.diag(found) == 0).all()
+    assert np.array_equal(found, found.T)
+
+
+def test_weights_are_computed_with_in_single_precision(encoders):
+    for encoder in encoders.models.values():
+        assert {p.dtype for p in encoder.model.parameters()} == {torch.float32}
+        assert not encoder.model.training
+
+
+@pytest.mark.parametrize("count", [1, BATCH, BATCH + 3])
+def test_results_do_not_depend_on_the_batch_they_came_in(encoders, count):
+    images = pictures(*[(32, 32)] * count, seed=count)
+    together = encoders.dino(images)
+    assert together.shape[0] == count
+    np.testing.assert_allclose(together[-1:], encoders.dino(images[-1:]), atol=1e-6)
+
+
+def test_what_has_been_seen_is_not_computed_again(settings, monkeypatch):
+    encoders = load_encoders(settings, device="cpu")
+    images = pictures((32, 32), (32, 32))
+    first = encoders.dino(images)
+    text = encoders.clip_text(["a dog"])
+    monkeypatch.setattr(encoders.models["dino"], "model", None)
+    monkeypatch.setattr(encoders.models["clip"], "model", None)
+    assert encoders.dino([image.copy() for image in images]) is first
+    assert encoders.clip_text(["a dog"]) is text
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = 0
+
+
+def test_the_same_bytes_whatever_was_seen_before(settings):
+    images = pictures(*[(32, 32)] * 7)
+    fresh, used = (load_encoders(settings, device="cpu") for _ in range(2))
+    used.dino(images[:3])
+    used.clip_image(images[2:])
+    assert used.dino(images).tobytes() == fresh.dino(images).tobytes()
+    assert used.clip_image(images).tobytes() == fresh.clip_image(images).tobytes()
+
+
+# --- putting it together
+
+SNOW = Prompt("a {} in the snow", "recontextualization")
+
+
+def test_features_of_a_group(encoders):
+    prompts = [SNOW, SNOW, PRIOR_PROMPT, PRIOR_PROMPT]
+    requests = [Request(prompt, i % 2, i) for i, prompt in enumerate(prompts)]
+    images = torch.rand(4, 3, 32, 32)
+    references = pictures((32, 32), (64, 48))
+    references.append(as_pixels(images)[1])
+    found = features(encoders, requests, images, references, phrase="dog")
+    assert np.array_equal(np.argwhere(found.same), [[1, 2]])
+    pixels = as_pixels(images)
+    np.testing.assert_allclose(found.dino, encoders.dino(pixels))
+    np.testing.assert_allclose(found.reference_clip, encoders.clip_image(references))
+    texts = encoders.clip_text(["a dog in the snow", "a dog"])
+    assert np.array_equal(found.clip_text, texts[[0, 0, 1, 1]])
+    nan = np.isnan(found.lpips)
+    assert np.array_equal(~nan, np.kron(np.eye(2), np.ones((2, 2))).astype(bool))
+    assert found.lpips[2, 3] == pytest.approx(encoders.lpips(pixels[2:])[0, 1], abs=1e-6)
+
+
+def test_real_images_are_their_own_references_even_if_resized(encoders):
+    references = pictures((64, 64), (64, 64))
+    images = [np.asarray(Image.fromarray(r).resize((32, 32))) for r in references]
+    requests = [Request(REAL_PROMPT, i, 0) for i in range(2)]
+    found = features(encoders, requests, images, references, phrase="dog")
+    assert np.array_equal(found.same, np.eye(2, dtype=bool))
+    assert not found.clip_text.any()
+
+
+def test_images_that_are_missing_are_an_error(encoders):
+    with pytest.raises(ValueError, match="1 images were asked for, 2 came"):
+        features(encoders, [Request(SNOW, 0, 0)], torch.rand(2, 3, 32, 32), [], phrase="dog")
+
+
+# --- settings
+
+
+def changed(settings, name, **change):
+    return {**settings, name: {**settings[name], **change}}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("dino", {"kind": "torch"}, r"encoders.dino.kind is 'torch'; known: 'timm'"),
+        ("dino", {"sise": 3}, r"encoders.dino.sise is unknown; the keys are kind, model, hub"),
+        ("dino", {"model": "./nowhere"}, r"encoders.dino.model: nowhere has no config.json, model"),
+        ("dino", {"model": "vit_of_nobody"}, r"cannot load 'vit_of_nobody'.*with a slash"),
+        ("dino", {"model": "vit_small_patch16_224.dino"}, r"encoders.dino.hub is missing.*slash"),
+        ("dino", {"crop": 64}, r"encoders.dino.crop is 64, more than resize, 32"),
+        ("lpips", {"layers": [7]}, r"encoders.lpips.layers has 7; .* has layers 0 to 2"),
+        ("lpips", {"layers": []}, r"encoders.lpips.layers should name"),
+        ("clip", {"model": "ViT-B-32"}, r"encoders.clip.pretrained is 'None'; .*openai"),
+        ("clip", {"model": "ViT-B-32", "pretrained": "openai"}, r"use 'ViT-B-32-quickgelu'"),
+        ("style", {"kind": "timm"}, r"dino, clip and, if wanted, dinov2, lpips; see 'style'"),
+    ],
+)
+def test_bad_settings_are_named(settings, name, change, message):
+    bad = changed(settings, name, **change) if name in settings else {**settings, name: change}
+    with pytest.raises(UserError, match=message):
+        load_encoders(bad, device="cpu")
+
+
+def test_missing_settings_are_named(settings):
+    without = {name: table for name, table in settings.items() if name != "clip"}
+    with pytest.raises(UserError, match="see 'clip'"):
+        load_encoders(without, device="cpu")
+    dino = {key: value for key, value in settings["dino"].items() if key != "mean"}
+    with pytest.raises(UserError, match=r"encoders\.dino\.mean is missing"):
+        load_encoders({**settings, "dino": dino}, device="cpu")
+
+
+def test_the_shipped_encoders_are_found_by_name(settings, monkeypatch, tmp_path):
+    (tmp_path / "dino").symlink_to(settings["dino"]["model"])
+    (tmp_path / "clip").symlink_to(settings["clip"]["model"])
+    monkeypatch.setattr(model_files, "POCKET", tmp_path)
+    pocket = {name: {**table, "model": "pocket"} for name, table in settings.items()}
+    (image,) = pictures((32, 32))
+    found = load_encoders(pocket, device="cpu").dino([image])
+    assert np.array_equal(found, load_encoders(settings, device="cpu").dino([image]))
+
+
+def test_a_clip_directory_without_a_tokenizer_of_its_own_is_refused(settings, tmp_path):
+    directory = save_clip(tmp_path / "clip")
+    config = json.loads((directory / "open_clip_config.json").read_text())
+    del config["model_cfg"]["text_cfg"]["hf_tokenizer_name"]
+    (directory / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="hf_tokenizer_name"):
+        load_encoders(changed(settings, "clip", model=str(directory)), device="cpu")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model_cfg": null}'])
+def test_a_clip_directory_with_a_broken_configuration_is_named(settings, tmp_path, content):
+    directory = save_clip(tmp_path / "clip")
+    (directory / "open_clip_config.json").write_text(content)
+    with pytest.raises(UserError, match="clip/open_clip_config.json is no open_clip configuration"):
+        load_encoders(changed(settings, "clip", model=str(directory)), device="cpu")
+
+
+def test_identity_follows_the_weights_and_not_the_place(settings, tmp_path):
+    def digest(directory):
+        return identify({"dino": {**settings["dino"], "model": str(directory)}})["dino"]["weights"]
+
+    first, second = save_dino(tmp_path / "a"), save_dino(tmp_path / "b")
+    assert digest(first) == digest(second) == identify(settings)["dino"]["weights"]
+    assert digest(save_dino(tmp_path / "c", seed=1)) != digest(first)
+
+
+def test_the_papers_dino_architecture_fits_the_same_path(tmp_path):
+    import timm
+
+    model = timm.create_model("vit_small_patch16_224.dino", pretrained=False, num_classes=0).eval()
+    preprocessing = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    encoder = TimmModel(model, preprocessing, torch.device("cpu"), layers=[2, 5, 8, 11])
+    images = pictures((300, 280), (224, 260))
+    tokens = encoder.class_tokens(images)
+    assert tokens.shape == (2, 384)
+    np.testing.assert_allclose(np.linalg.norm(tokens, axis=1), 1, atol=1e-5)
+    assert encoder.distances(images, [[0, 1]]).shape == (2, 2)

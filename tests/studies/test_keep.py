@@ -1,0 +1,142 @@
+"""Runs kept without most of their images: what stays, and that reports can be written anew."""
+
+import io
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmark.api import UserError
+from benchmark.report.write import write_report
+from benchmark.results.baseline import measure_baseline
+from benchmark.results.gate import load_runs
+from benchmark.store.directory import RunDirectory, png_bytes, write_atomically
+from benchmark.studies.archive import keep_run
+from tests.made_up_run import remove_job, write_run
+
+ROOT = Path(__file__).parent.parent.parent
+KEPT = [path.parent for path in sorted(ROOT.glob("reports/**/records.jsonl"))]
+METHODS = ("dreambooth", "real-images", "untuned")
+SUBJECTS = ("cat-a", "dog-b", "fox-c", "owl-d", "pot-e", "vase-f")
+LEFT_OUT = ("dog-b", "pot-e")  # of six subjects, the grid shows four
+
+
+def value(job, request, metric):
+    own = 0.1 * METHODS.index(job.method) + 0.01 * SUBJECTS.index(job.subject)
+    return own + 0.02 * request.index + 0.003 * job.seed
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    write_run(path, value, methods=METHODS, subjects=SUBJECTS, seeds=(0, 1, 2))
+    for i, image in enumerate(sorted(path.glob("images/*/*/*.png"))):
+        write_atomically(image, png_bytes(np.full((8, 8, 3), i % 256, np.uint8)))
+    write_report(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def kept(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reports") / "kept"
+    assert keep_run(run, folder) == folder / "report.md"
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_its_report_is_the_runs_own_but_for_the_images(run, kept):
+    ours, theirs = files(kept), files(run)
+    same = {name for name in ours if name.startswith(("tables/", "figures/"))}
+    assert {"tables/cost.csv", "figures/grid.png", "figures/bars.svg"} <= same
+    for name in (*same, "report.md", "summary.csv", "suite.toml"):
+        assert ours[name] == theirs[name], name
+    assert not [name for name in ours if name.startswith(("jobs/", "prior/", "gallery/"))]
+
+
+def test_one_image_of_a_prompt_stays_and_of_the_grids_subjects_one_of_each(run, kept):
+    for method, counts in {"untuned": (3, 1), "real-images": (3, 3)}.items():
+        for subject in SUBJECTS:
+            folder = f"images/{method}/{subject}"
+            names = sorted(path.name for path in (kept / folder).iterdir())
+            assert len(names) == counts[subject in LEFT_OUT], (method, subject)
+            assert all("-s0-" in name for name in names)
+            for name in names:
+                assert (kept / folder / name).read_bytes() == (run / folder / name).read_bytes()
+    html = (kept / "index.html").read_text()
+    # Of 6 subjects and 3 seeds 5 rows each: two prompts of two images, and the prior prompt's.
+    rows = 4 * 3 + 2
+    assert len(re.findall(r'"noise":', html)) == rows
+    assert f"{6 * 3 * 5 - rows} more rows do not lie with this report" in html
+
+
+@pytest.mark.parametrize("again", ["keep", "report"])
+def test_writing_it_again_gives_the_same_bytes(run, kept, tmp_path, again):
+    copy = tmp_path / "copy"
+    shutil.copytree(kept, copy)
+    if again == "keep":
+        (copy / "images/untuned/cat-a/old.png").write_bytes(b"")
+        keep_run(run, copy)
+    else:
+        for name in ("report.md", "index.html", "summary.csv", "figures/bars.svg"):
+            (copy / name).unlink()
+        assert RunDirectory(copy).assemble_scores() == len(METHODS) * len(SUBJECTS) * 3
+        write_report(copy)
+    assert files(copy) == files(kept)
+
+
+def test_a_gate_takes_it_as_the_run(run, kept):
+    ours, theirs = (measure_baseline(load_runs([path])) for path in (kept, run))
+    assert ours.methods == theirs.methods
+    assert ours.task == theirs.task
+
+
+def test_what_is_no_earlier_copy_is_left_alone(run, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty and holds no run kept earlier"):
+        keep_run(run, tmp_path)
+    assert files(tmp_path) == {"notes.txt": b"mine"}
+    with pytest.raises(UserError, match="is the run itself"):
+        keep_run(run, run)
+
+
+def test_an_unfinished_run_is_not_kept(tmp_path):
+    run = write_run(tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:2])
+    remove_job(run, "untuned", "dog-b")
+    with pytest.raises(UserError, match="is not finished"):
+        keep_run(run, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_run_that_lacks_a_planned_subject_altogether_is_not_kept(tmp_path):
+    run = write_run(tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:2])
+    for method in METHODS:
+        remove_job(run, method, "dog-b")
+    with pytest.raises(UserError, match="is not finished: jobs/dreambooth/dog-b-s0; "):
+        keep_run(run, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_our_kept_reports_are_what_is_written_from_their_scores(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    write_report(copy)
+    ours, theirs = files(copy), files(folder)
+    assert set(ours) == set(theirs)
+    for name, content in ours.items():
+        assert _shown(name, content) == _shown(name, theirs[name]), name
+
+
+def _shown(name: str, content: bytes) -> bytes:
+    """What is to agree on any machine: of PNGs the pixels, of the page all but its thumbnails."""
+    if name.endswith(".png"):
+        with Image.open(io.BytesIO(content)) as image:
+            return image.convert("RGB").tobytes()
+    return re.sub(rb"data:image/webp;base64,[\w+/=]+", b"", content)
