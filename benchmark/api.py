@@ -1,26 +1,37 @@
-"""What a plugin author sees: the protocols and the records that they exchange. No torch here."""
+"""What a plugin author sees: four small protocols, and the records that pass between them.
+
+A **Method** learns a subject and draws it; a **Backbone** is the model that it learns on, known
+before it is loaded by its **BackboneKind**; a **Metric** scores images. Nothing is inherited: an
+object that has these names is one. No torch is imported here.
+
+    suite + methods -> plan -> [prior images] -> fit -> generate -> [images] -> score -> report
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+    from torch import Generator, Tensor, device, nn
 
-    from benchmark.models.stable_diffusion import Backbone
+# ---------------------------------------------------------------------------------------------
+# What is asked for
+# ---------------------------------------------------------------------------------------------
 
 #: Prompt kinds of DreamBench (paper, section 4.1), and the two that are no evaluation prompts:
 #: `prior` is the prior prompt "a [class noun]" (paper, section 4.3), `real` marks a real image.
 PROMPT_KINDS = ("recontextualization", "accessory", "property")
 PRIOR, REAL = "prior", "real"
 
-#: The setting that every method has unasked: it is trained on the subject's first so many images
-#: (paper, Table 5), and scored against all of them. It is in a job's settings only if it is given.
+#: The setting that every method accepts: it is trained on the subject's first so many images
+#: (paper, Table 5), and scored against all of them. No method has a field of this name.
 SUBJECT_IMAGES = "subject_images"
 
 
@@ -50,6 +61,16 @@ class Prompt:
         """`Prompt("a {} in the snow", ...).text("sks dog")` -> `a sks dog in the snow`."""
         return self.template.format(phrase)
 
+    @property
+    def slug(self) -> str:
+        """The prompt as part of a file name: `a {} in the snow` -> `a-subject-in-the-snow`."""
+        if self.kind in (PRIOR, REAL):
+            return self.kind
+        slug = re.sub(r"\W+", "-", self.text("subject").lower()).strip("-")
+        if len(slug) <= 100:
+            return slug
+        return f"{slug[:90]}-{hashlib.sha256(slug.encode()).hexdigest()[:8]}"
+
 
 PRIOR_PROMPT = Prompt("a {}", PRIOR)
 REAL_PROMPT = Prompt("", REAL)
@@ -74,18 +95,228 @@ def noise_seed(subject: str, template: str, index: int, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-#: What a fit returns: requests in, images out, in their order: (3, height, width) float32 in [0, 1]
-#: on the CPU, as one (n, 3, height, width) tensor or, where sizes differ, as a sequence of them.
-Generate = Callable[[Sequence[Request]], "Tensor | Sequence[Tensor]"]
+@dataclass(frozen=True)
+class Sampler:
+    """How images are drawn: a scheduler's name, its steps and the guidance scale.
+
+    Guidance of 1 or less is none: the unconditional pass is left out. Which names there are is the
+    backbone's to say (`BackboneKind.check_sampler`).
+    """
+
+    scheduler: str = "ddim"
+    steps: int = 20
+    guidance: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"a sampler needs at least one step, not {self.steps}")
 
 
-class Progress(Protocol):
-    """What a fit calls as it goes on: `progress(done, steps)`, steps done of steps in all."""
+# ---------------------------------------------------------------------------------------------
+# Backbone
+# ---------------------------------------------------------------------------------------------
 
-    def __call__(
+#: What a method may need of a backbone; the plan refuses a method on a backbone that lacks it.
+TEXT_TO_IMAGE = "text-to-image"  #: `encode` and `sample`
+TRAINING = "training"  #: `stages`, each with `prepare`, `draw`, `loss` and a `denoiser`
+WORDS = "words"  #: `new_word`
+CAPABILITIES = (TEXT_TO_IMAGE, TRAINING, WORDS)
+
+
+class Rows(Protocol):
+    """n rows whose insides are the backbone's own affair: they can be taken and joined.
+
+    `benchmark.models.rows.TensorRows` makes one of any dataclass of tensors.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Sequence[int] | slice) -> Self: ...
+
+    def join(self, *others: Self) -> Self:
+        """These rows, then those of `others`."""
+        ...
+
+
+Condition = Rows  #: n texts, as the denoiser takes them
+Clean = Rows  #: n prepared images: latent moments, or pixels
+Draw = Rows  #: n training examples: clean images, noise and timesteps
+
+
+@dataclass(eq=False)
+class Word:
+    """A word to be learned: `text` in a prompt stands for it.
+
+    `vectors`: text encoder -> (width,) float32, whatever their widths; with `requires_grad` where
+    `new_word` made them.
+    """
+
+    text: str
+    vectors: dict[str, Tensor]
+
+
+class Stage(Protocol):
+    """One denoising model. A cascade has several, from noise to the full size."""
+
+    name: str
+    resolution: int  #: height and width of the images that it learns from, in pixels
+    denoiser: nn.Module  #: what may be trained or adapted; float32 weights
+
+    def prepare(self, images: Tensor) -> Clean:
+        """(n, 3, resolution, resolution) float32 in [0, 1] -> what training takes, on the device.
+
+        Always computed in float32: it happens once, and every training step lives off it.
+        """
+        ...
+
+    def draw(self, clean: Clean, n: int, generator: Generator) -> Draw:
+        """n training examples of `clean`, all random numbers from `generator`, a CPU generator.
+
+        The same numbers on every device, in a fixed order.
+        """
+        ...
+
+    def loss(self, draw: Draw, condition: Condition) -> Tensor:
+        """(n,) float32: each row's denoising loss (epsilon, v or flow matching), with gradients."""
+        ...
+
+
+class Backbone(Protocol):
+    """A text-to-image model, loaded once and lent to a job at a time.
+
+    A method may change weights in place, add adapters and hooks, and move modes and flags; it takes
+    out what it added before its call ends. What a job leaves behind fails it.
+    """
+
+    id: str  #: "<model>@<12 hexadecimal digits>", as `BackboneKind.identify`
+    resolution: int  #: height and width of the images that `sample` draws, in pixels
+    device: device
+    precision: str  #: of forward passes: "fp32", "bf16" or "fp16"; weights are float32
+    sampler: Sampler  #: the suite's, for the evaluation images
+    stages: Sequence[Stage]
+    text_encoders: Mapping[str, nn.Module]  #: what may be trained beside the denoisers
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Every module, by name: what is compared and put back after a job."""
+        ...
+
+    def encode(self, texts: Sequence[str], *, words: Sequence[Word] = ()) -> Condition:
+        """One row a text; gradients flow to text encoders and words that want them.
+
+        Raises UserError for a text that is longer than the model reads, or has no tokens.
+        """
+        ...
+
+    def new_word(self, text: str, *, init: str) -> Word:
+        """A word called `text`, to be learned from the embedding of `init` on.
+
+        Raises UserError if `text` cannot stand for a word in this model's vocabularies.
+        """
+        ...
+
+    def sample(
+        self,
+        condition: Condition,
+        seeds: Sequence[int],
+        *,
+        unconditional: Condition | None = None,
+        sampler: Sampler | None = None,
+    ) -> Tensor:
+        """(n, 3, resolution, resolution) float32 in [0, 1] on the CPU, an image a row.
+
+        Row i's noise comes from a CPU generator seeded with `seeds[i]`, so that it does not depend
+        on the images beside it. `unconditional`: one row, else that of the empty text; `sampler`:
+        else the suite's.
+        """
+        ...
+
+
+class BackboneKind(Protocol):
+    """What is known of a family of models before one is loaded. No torch is imported by it.
+
+    A suite names it as `kind = "..."` under `[backbone]`.
+    """
+
+    def identify(self, model: str) -> str:
+        """`<name>@<12 hexadecimal digits>`: which exact weights and configuration `model` is."""
+        ...
+
+    def fetch(self, model: str) -> None:
+        """See to it that the files of `model` are here. Raises UserError saying how."""
+        ...
+
+    def memory(self, model: str) -> int | None:
+        """Bytes of main memory that a process takes to train `model` on a CPU; None: unknown."""
+        ...
+
+    def capabilities(self, model: str) -> frozenset[str]:
+        """Which of CAPABILITIES (or of its own) `model` has."""
+        ...
+
+    def check_sampler(self, model: str, sampler: Sampler) -> None:
+        """Raise UserError if `model` cannot be sampled so."""
+        ...
+
+    def load(
+        self,
+        model: str,
+        *,
+        sampler: Sampler,
+        precision: str = "fp32",
+        device: str = "cpu",
+        resolution: int | None = None,
+    ) -> Backbone:
+        """The model, with float32 weights. `resolution`: else the model's own. Raises UserError."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------------
+# Method
+# ---------------------------------------------------------------------------------------------
+
+#: What a method learned, as named tensors on any device. What cannot be told from these is lost.
+Weights = Mapping[str, "Tensor"]
+
+#: Images in the requests' order: (3, height, width) float32 in [0, 1] on the CPU, as one
+#: (n, 3, height, width) tensor or, where sizes differ, as a sequence of them.
+Images: TypeAlias = "Tensor | Sequence[Tensor]"
+
+#: A rival; or a measure that no rival competes with: the best and the least that scores can be.
+Role = Literal["method", "upper bound", "lower bound"]
+
+
+@dataclass(frozen=True)
+class PriorImages:
+    """Images of "a [class noun]" by the untuned model, which a method learns beside the subject.
+
+    The suite draws them once for all jobs that ask alike, before these are fitted.
+    """
+
+    class_noun: str
+    count: int
+    sampler: Sampler
+
+
+class Tools(Protocol):
+    """What the suite hands a method beside the subject and the backbone."""
+
+    seed: int  #: the run's
+
+    def images(self, resolution: int) -> Tensor:
+        """The subject's images: (n, 3, resolution, resolution) float32 in [0, 1], on the CPU.
+
+        The short side is resized (bicubic, anti-aliased), the centre cropped.
+        """
+        ...
+
+    def prior(self, stage: Stage) -> Clean:
+        """What the method's `prior_images` asked for, prepared by `stage`: a copy of its own."""
+        ...
+
+    def progress(
         self, done: int, steps: int, /, *, losses: Mapping[str, float] | None = None
     ) -> None:
-        """Take note of the steps and, where `losses` are given, of how the training goes.
+        """Take note of a step, and where `losses` are given, of how the training goes.
 
         `losses`: each loss term's mean since it was last told, by the term's name, e.g.
         `{"instance": 0.12, "prior": 0.08}`. They make the report's learning curves; tell them some
@@ -98,38 +329,171 @@ class Progress(Protocol):
 class Method(Protocol):
     """A way to personalise a text-to-image model: a frozen dataclass whose fields are settings.
 
-    `description` is a field too, but no setting. `version` rises when its numbers change.
-    No field is called `subject_images`: the suite sees to that setting, for every method.
-    A method that takes no prompts (`prompted = False`) is asked for one image per reference image.
+    All fields but `description` and `variant_of` are settings. A field's type may carry its range:
+    `steps: Annotated[int, Ge(1)] = 1000`; values beyond it are refused when a run is planned. No
+    field is called `subject_images`.
     """
 
-    version: ClassVar[str]
-    prompted: ClassVar[bool]
-    description: str
+    @property
+    def version(self) -> str:
+        """Rises when the method's numbers change."""
+        ...
 
-    def fit(
-        self, subject: Subject, backbone: Backbone, *, seed: int, progress: Progress
-    ) -> Generate:
-        """Learn `subject`, changing `backbone`'s weights in place as it likes.
+    @property
+    def description(self) -> str:
+        """One line for `list methods`."""
+        ...
 
-        The suite puts the pristine weights back after the job. Raises what it likes: a failed
-        job does not stop the grid. `progress(done, steps)` is called after each training step, if
-        there are any; `progress(done, steps, losses={"instance": 0.12})` also tells its losses.
+    @property
+    def role(self) -> Role:
+        """Whether it competes."""
+        ...
+
+    @property
+    def variant_of(self) -> str | None:
+        """The method whose settings it starts from, if it is an ablation of one."""
+        ...
+
+    @property
+    def prompted(self) -> bool:
+        """Whether it takes prompts; if not, it is asked for one image per reference image."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Capabilities of a backbone. Of nothing: then `backbone` is None, and none is loaded."""
+        ...
+
+    def prior_images(self, subject: Subject) -> PriorImages | None:
+        """What is to be drawn before `fit`. No torch is imported by it."""
+        ...
+
+    def fit(self, subject: Subject, backbone: Any, tools: Tools) -> Weights:
+        """Learn `subject`. Raises what it likes: a failed job does not stop the grid.
+
+        What is returned may be the very tensors that the backbone now holds.
         """
+        ...
+
+    def generate(
+        self,
+        weights: Weights,
+        subject: Subject,
+        requests: Sequence[Request],
+        backbone: Any,
+        tools: Tools,
+    ) -> Any:
+        """Draw an image for each request (`Images`), from `weights` and nothing else.
+
+        The backbone is as `fit` left it, or, where the weights were kept, as it was loaded.
+        """
+        ...
+
+
+# ---------------------------------------------------------------------------------------------
+# Metric
+# ---------------------------------------------------------------------------------------------
+
+#: What a metric may be about, in the order of the tables.
+ABOUT = (
+    "subject fidelity",
+    "prompt fidelity",
+    "prior preservation",
+    "diversity",
+    "copying",
+)
+#: What a metric may need beside encoders, by name.
+PIXELS, TEXTS, REFERENCES = "pixels", "texts", "references"
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """In a score's place: why there is none."""
+
+    reason: str
+
+
+class Batch(Protocol):
+    """The images of one method, subject and seed (n), and the subject's references (m).
+
+    Everything is computed when it is first asked for. What a metric did not name in its `needs` it
+    does not get. Embeddings are float32 rows of unit length: a dot product is a cosine in [-1, 1].
+    """
+
+    requests: Sequence[Request]  #: n, in the order of the images
+    subject: Subject
+    same: np.ndarray  #: (n, m) bool: image i is reference j itself, and the pair never counts
+
+    def of_kind(self, *, prior: bool, real: bool) -> list[int]:
+        """The images a metric is about: the prior prompt's, or else the evaluation prompts'.
+
+        Real images count among the latter if `real`.
+        """
+        ...
+
+    def embeddings(self, encoder: str) -> np.ndarray:
+        """(n, d) of the images."""
+        ...
+
+    def reference_embeddings(self, encoder: str) -> np.ndarray:
+        """(m, d) of the references."""
+        ...
+
+    def text_embeddings(self, encoder: str) -> np.ndarray:
+        """(n, d) of the captions; rows of real images are 0."""
+        ...
+
+    def distances(self, encoder: str) -> np.ndarray:
+        """(n, n) perceptual distances >= 0 between images of one prompt; else NaN."""
+        ...
+
+    def pixels(self) -> Sequence[np.ndarray]:
+        """The images: n uint8 (height, width, 3). Needs "pixels"."""
+        ...
+
+    def references(self) -> Sequence[np.ndarray]:
+        """The references: m uint8 (height, width, 3). Needs "references"."""
+        ...
+
+    def texts(self) -> Sequence[str | None]:
+        """The captions by the protocol's rule; None for a real image. Needs "texts"."""
         ...
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """A score per generated image from one (method, subject, seed) group's features.
+    """A score per generated image. An instance of a frozen dataclass, without state."""
 
-    Where neither end of it is the better one, `higher_is_better` is None, and no gate looks at it.
-    """
+    @property
+    def version(self) -> str:
+        """Rises when the metric's numbers change."""
+        ...
 
-    version: ClassVar[str]
-    description: str
-    higher_is_better: bool | None
+    @property
+    def label(self) -> str:
+        """Its name in tables, without an arrow: "CLIP-T"."""
+        ...
 
-    def __call__(self, features: Any) -> dict[int, float]:
-        """Map the index of each image the metric applies to onto its score. Never NaN."""
+    @property
+    def description(self) -> str:
+        """One line for `list metrics`."""
+        ...
+
+    @property
+    def about(self) -> str:
+        """One of ABOUT, or anything else: then it stands in a table of its own."""
+        ...
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """None where neither direction is better: no table calls a method the best, no gate."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Encoders by their names in the protocol, and PIXELS, TEXTS, REFERENCES."""
+        ...
+
+    def __call__(self, batch: Any) -> dict[int, float | Unscored]:
+        """The index of each image that it applies to -> its score, or why it has none."""
         ...

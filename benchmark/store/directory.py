@@ -1,133 +1,126 @@
-"""The run directory: where each thing lies, atomic writes, provenance.
+"""The run directory: where each thing lies, and how it is written and read.
 
     runs/pocket-1a2b3c4d/
-        run.json                                    the configuration, and the jobs in plan order
-        suite.toml                                  the suite with every setting filled in
+        run.json                                     what was asked for, and what cannot change
+        suite.toml                                   the suite with every setting filled in
+        protocols/<protocol>.toml                    every protocol that scores here are under
         images/<method>/<subject>/<prompt>-s<seed>-<index>.png
-        jobs/<method>/<subject>-s<seed>.csv         the job's rows of scores.csv
-        jobs/<method>/<subject>-s<seed>.json        the job's record: it exists <=> the job is done
-        jobs/<method>/<subject>-s<seed>.error.txt   why it failed, when it was last tried
-        prior/                                      prior images, shared by all jobs
-        scores.csv                                  the finished jobs' rows, in plan order
+        jobs/<method>/<subject>-s<seed>.json         its record: there <=> its images are drawn
+        jobs/<method>/<subject>-s<seed>.error.txt    why it failed, when it was last tried
+        scores/<protocol>/<method>/<subject>-s<seed>.csv, .json    its scores and their record
+        weights/<method>/<subject>-s<seed>.safetensors             with --keep-weights
+        prior/<key>.safetensors, .json               prior images, shared by all jobs
+        scores.csv                                   all scores, in the plan's order
 
-Everything is written under a temporary name (`*.tmp`) and renamed, so a file that is there is
-whole.
+A kept run (`keep`) has lines of records.jsonl in place of the records' files, and few images.
 """
 
 from __future__ import annotations
 
 import csv
-import functools
-import hashlib
 import io
 import json
-import os
-import platform
 import re
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.api import PRIOR, REAL, Prompt, Request, UserError
-from benchmark.store.records import SCORE_COLUMNS, Job, JobRecord, Score
+from benchmark.api import Prompt, Request, UserError
+from benchmark.store.files import png_bytes, read_json, sha256, write_atomically
+from benchmark.store.records import (
+    FORMAT,
+    SCORE_COLUMNS,
+    JobRecord,
+    PriorRecord,
+    Score,
+    ScoreRecord,
+    digest,
+    from_json,
+    to_json,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
-PACKAGES = (
-    "dreambooth-benchmark",
-    "torch",
-    "diffusers",
-    "transformers",
-    "timm",
-    "open_clip_torch",
-)
 _LOCK = "run.lock"
-RECORDS = "records.jsonl"  #: all jobs' records, in a run that was kept without its images
+PLAN, SUITE, RECORDS = "run.json", "suite.toml", "records.jsonl"
+
+#: Method, subject and seed: what a job is called in a run directory.
+Name = tuple[str, str, int]
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path`, making its folder; a reader sees all of it or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)
+@dataclass(frozen=True)
+class Asked:
+    """A job as it was asked for: how many images it has when it is done."""
+
+    method: str
+    subject: str
+    seed: int
+    images: int
+
+    @property
+    def name(self) -> Name:
+        return self.method, self.subject, self.seed
 
 
-def png_bytes(image: np.ndarray) -> bytes:
-    """`image`, (h, w, 3) uint8, as a PNG: the same bytes each time, no time stamp inside."""
-    from PIL import Image
+@dataclass(frozen=True)
+class Plan:
+    """run.json: the jobs in the order of the scores, and what no later command may change."""
 
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
+    jobs: tuple[Asked, ...]
+    protocols: tuple[str, ...]  #: labels
+    settled: dict[str, Any]  #: backbone, sampler, dataset: a dotted name -> its value
 
 
-def prompt_slug(prompt: Prompt) -> str:
-    """The prompt as part of a file name: `a {} in the snow` -> `a-subject-in-the-snow`."""
-    if prompt.kind in (PRIOR, REAL):
-        return prompt.kind
-    slug = re.sub(r"\W+", "-", prompt.text("subject").lower()).strip("-")
-    if len(slug) <= 100:
-        return slug
-    return f"{slug[:90]}-{hashlib.sha256(slug.encode()).hexdigest()[:8]}"
+def folder_name(name: str) -> str:
+    """`name` as a folder: other methods have other folders, whatever they are called."""
+    # Outside methods are called `my_module:METHOD`, variants `name[key=value]`: not every file
+    # system takes that.
+    plain = re.sub(r"[^\w.=+-]+", "-", name).strip("-.")
+    return plain if plain == name else f"{plain}-{digest(name)[:6]}"
 
 
 def image_path(method: str, subject: str, prompt: Prompt, seed: int, index: int) -> str:
     """Where an image lies, relative to the run directory."""
-    return f"images/{_folder(method)}/{subject}/{prompt_slug(prompt)}-s{seed}-{index}.png"
+    return f"images/{folder_name(method)}/{subject}/{prompt.slug}-s{seed}-{index}.png"
 
 
-def job_path(job: Job) -> str:
+def request_path(name: Name, request: Request) -> str:
+    """Where the image of a job's request lies, relative to the run directory."""
+    method, subject, seed = name
+    return image_path(method, subject, request.prompt, seed, request.index)
+
+
+def job_path(name: Name) -> str:
     """Where a job's files lie, relative to the run directory, without their suffix."""
-    return f"jobs/{_folder(job.method)}/{job.subject}-s{job.seed}"
+    method, subject, seed = name
+    return f"jobs/{folder_name(method)}/{subject}-s{seed}"
 
 
-def _folder(method: str) -> str:
-    # Outside methods are called `my_module:METHOD`, variants `name[key=value]`: not every file
-    # system takes that.
-    return re.sub(r"[^\w.=+-]+", "-", method).strip("-")
+def scores_path(protocol: str, name: Name) -> str:
+    """Where a job's scores lie, relative to the run directory, without their suffix."""
+    method, subject, seed = name
+    return f"scores/{folder_name(protocol)}/{folder_name(method)}/{subject}-s{seed}"
+
+
+def weights_path(name: Name) -> str:
+    """Where what a job learned lies, relative to the run directory."""
+    method, subject, seed = name
+    return f"weights/{folder_name(method)}/{subject}-s{seed}.safetensors"
+
+
+def prior_path(key: str) -> str:
+    """Where prior images lie, relative to the run directory, without their suffix."""
+    return f"prior/{key}"
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The folder one run writes to. Nothing is touched until `prepare`."""
+    """The folder one run writes to. Nothing is touched until something is written."""
 
     path: Path
-
-    def check(self, configuration: str) -> None:
-        """Raise UserError unless the folder is new, empty, or of the same configuration."""
-        manifest = self.path / "run.json"
-        try:
-            if manifest.is_file():
-                found = _read_json(manifest).get("configuration")
-                if found != configuration:
-                    raise UserError(
-                        f"{self.path} holds a run of another configuration ({found}, this one is "
-                        f"{configuration}); nothing was written: choose another --out, or none"
-                    )
-            elif self.path.exists() and any(map(_foreign, self.path.iterdir())):
-                raise UserError(
-                    f"{self.path} is not empty and no run directory; nothing was written: "
-                    "choose another --out"
-                )
-        except OSError as error:
-            raise UserError(f"cannot use {self.path} as --out: {error.strerror}") from error
-
-    def prepare(self, *, configuration: str, suite_toml: str, jobs: Sequence[Job]) -> None:
-        """Make the folder and write what describes the run. Raises UserError if that fails."""
-        self.check(configuration)
-        manifest = {"configuration": configuration, "jobs": [job_path(job) for job in jobs]}
-        try:
-            write_atomically(self.path / "run.json", json.dumps(manifest, indent=1) + "\n")
-            write_atomically(self.path / "suite.toml", suite_toml)
-        except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -147,132 +140,158 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def record(self, job: Job) -> JobRecord | None:
-        """The record of a finished job, or None if the job is not done."""
-        path = self._file(job, "json")
+    # What was asked for ----------------------------------------------------------------------
+
+    def plan(self) -> Plan | None:
+        """run.json, or None if the folder is new or empty. Raises UserError if it is another's."""
+        path = self.path / PLAN
+        if not path.is_file():
+            if self.path.exists() and any(map(_foreign, self.path.iterdir())):
+                raise UserError(
+                    f"{self.path} is not empty and no run directory: choose another --out"
+                )
+            return None
+        content = read_json(path)
+        found = content.get("format", 1) if isinstance(content, dict) else None
+        if found != FORMAT:
+            raise UserError(
+                f"{path} has format {found}, and format {FORMAT} is read: it was made by another "
+                "version; choose another --out"
+            )
+        try:
+            return Plan(
+                jobs=tuple(Asked(**job) for job in content["jobs"]),
+                protocols=tuple(content["protocols"]),
+                settled=content["settled"],
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is no plan of a run ({error}): run it again") from error
+
+    def write_plan(self, plan: Plan, *, suite: str, protocols: dict[str, str]) -> None:
+        """Write run.json, suite.toml, and each protocol's TOML by its label."""
+        try:
+            for label, text in protocols.items():
+                write_atomically(self.path / f"protocols/{folder_name(label)}.toml", text)
+            write_atomically(self.path / SUITE, suite)
+            text = json.dumps({"format": FORMAT} | asdict(plan), indent=1)
+            write_atomically(self.path / PLAN, text + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
+
+    # Jobs ------------------------------------------------------------------------------------
+
+    def job_record(self, name: Name) -> JobRecord | None:
+        """The record of a job whose images are drawn; None if they are not."""
+        path = self.path / f"{job_path(name)}.json"
         if not path.is_file():
             return None
-        try:
-            record = JobRecord(**_read_json(path))
-        except TypeError as error:
-            raise UserError(f"{path} is no job's record ({error}): remove it") from error
-        return record if record.key == job.key else None
+        return from_json(JobRecord, read_json(path), where=str(path))
 
-    def write_job(
-        self, record: JobRecord, job: Job, images: dict[str, np.ndarray], scores: Sequence[Score]
-    ) -> None:
-        """Write a job's images (relative path -> uint8), its scores and, last, its record."""
+    def write_images(self, images: dict[str, np.ndarray]) -> dict[str, str]:
+        """Write images (relative path -> uint8 (h, w, 3)); the SHA-256 of each file."""
+        hashes = {}
         for name, image in images.items():
-            write_atomically(self.path / name, png_bytes(image))
-        write_atomically(self._file(job, "csv"), _csv_text(scores))
-        write_atomically(self._file(job, "json"), json.dumps(asdict(record), indent=1) + "\n")
-        self._file(job, "error.txt").unlink(missing_ok=True)
+            content = png_bytes(image)
+            write_atomically(self.path / name, content)
+            hashes[name] = sha256(content)
+        return hashes
 
-    def write_error(self, job: Job, text: str) -> Path:
+    def write_job(self, record: JobRecord) -> None:
+        """Write a job's record, after all that it vouches for."""
+        path = self.path / job_path(record.job.name)
+        write_atomically(path.with_name(f"{path.name}.json"), _json_text(record))
+        self.clear_error(record.job.name)
+
+    def write_error(self, name: Name, text: str) -> Path:
         """Keep why a job failed. Returns the file."""
-        path = self._file(job, "error.txt")
+        path = self.path / f"{job_path(name)}.error.txt"
         write_atomically(path, text)
         return path
 
-    def job_means(self, job: Job) -> dict[str, float]:
-        """A finished job's mean over its images for each metric."""
-        values: dict[str, list[float]] = {}
-        with self._file(job, "csv").open(newline="") as file:
-            for row in csv.DictReader(file):
-                values.setdefault(row["metric"], []).append(float(row["value"]))
-        return {metric: sum(found) / len(found) for metric, found in values.items()}
+    def clear_error(self, name: Name) -> None:
+        """The job is done: forget why it failed before."""
+        (self.path / f"{job_path(name)}.error.txt").unlink(missing_ok=True)
+
+    # Prior images ----------------------------------------------------------------------------
+
+    def prior_record(self, key: str) -> PriorRecord | None:
+        """The record of prior images that are drawn; None if they are not."""
+        path = self.path / f"{prior_path(key)}.json"
+        if not path.is_file():
+            return None
+        return from_json(PriorRecord, read_json(path), where=str(path))
+
+    def write_prior(self, record: PriorRecord) -> None:
+        """Write the record of prior images, after their file."""
+        write_atomically(self.path / f"{prior_path(record.prior.key)}.json", _json_text(record))
+
+    # Scores ----------------------------------------------------------------------------------
+
+    def score_record(self, protocol: str, name: Name) -> ScoreRecord | None:
+        """The record of a job's scores under a protocol, by its label; None if there are none."""
+        path = self.path / f"{scores_path(protocol, name)}.json"
+        if not path.is_file():
+            return None
+        return from_json(ScoreRecord, read_json(path), where=str(path))
+
+    def read_scores(self, protocol: str, name: Name) -> list[Score]:
+        """A job's scores under a protocol, as they were written; none if there are none."""
+        path = self.path / f"{scores_path(protocol, name)}.csv"
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return [_score(row, path) for row in csv.DictReader(file)]
+
+    def write_scores(self, record: ScoreRecord, text: str) -> None:
+        """Write a job's scores, `score_rows`, and then their record, which has their SHA-256."""
+        path = scores_path(record.scoring.protocol, record.name)
+        write_atomically(self.path / f"{path}.csv", ",".join(SCORE_COLUMNS) + "\n" + text)
+        write_atomically(self.path / f"{path}.json", _json_text(record))
 
     def assemble_scores(self) -> int:
-        """Write scores.csv from the finished jobs, in plan order. Returns how many there are.
+        """Write scores.csv from the scored jobs, in plan order. Returns how many rows it has.
 
-        Raises UserError if the folder is no run directory.
+        Of a kept run it was kept. Raises UserError if the folder is no run directory.
         """
-        manifest, kept = self.path / "run.json", self.path / RECORDS
-        if kept.is_file():
-            return len(kept.read_text("utf-8").splitlines())  # scores.csv was kept with them
-        if not manifest.is_file():
-            raise UserError(f"{self.path} is no run directory: it has no run.json")
-        done = [self.path / job for job in _read_json(manifest)["jobs"]]
-        done = [job for job in done if Path(f"{job}.json").is_file()]
-        header = ",".join(SCORE_COLUMNS) + "\n"
-        rows = [Path(f"{job}.csv").read_text().partition("\n")[2] for job in done]
-        write_atomically(self.path / "scores.csv", header + "".join(rows))
-        return len(done)
-
-    def image_path(self, job: Job, request: Request) -> str:
-        """Where the image of a job's request lies, relative to this folder."""
-        return image_path(job.method, job.subject, request.prompt, job.seed, request.index)
-
-    def _file(self, job: Job, suffix: str) -> Path:
-        return self.path / f"{job_path(job)}.{suffix}"
+        if (self.path / RECORDS).is_file():
+            with (self.path / "scores.csv").open(encoding="utf-8") as file:
+                return sum(1 for _ in file) - 1
+        plan = self.plan()
+        if plan is None:
+            raise UserError(f"{self.path} is no run directory: it has no {PLAN}")
+        texts = []
+        for protocol in plan.protocols:
+            for job in plan.jobs:
+                path = self.path / f"{scores_path(protocol, job.name)}.csv"
+                if path.is_file() and path.with_suffix(".json").is_file():
+                    texts.append(path.read_text("utf-8").partition("\n")[2])
+        write_atomically(self.path / "scores.csv", ",".join(SCORE_COLUMNS) + "\n" + "".join(texts))
+        return sum(text.count("\n") for text in texts)
 
 
-def _foreign(path: Path) -> bool:
-    return path.name != _LOCK and path.suffix != ".tmp"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{path} is no JSON ({error}): remove it, or choose another --out"
-        ) from error
-
-
-def _csv_text(scores: Sequence[Score]) -> str:
+def score_rows(scores: Sequence[Score]) -> str:
+    """`scores` as rows of CSV, without a header: values to six decimals."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(SCORE_COLUMNS)
     for score in scores:
         row = asdict(score)
-        row["value"] = f"{score.value:.6f}"
+        row["value"] = "" if score.value is None else f"{score.value:.6f}"
         writer.writerow([row[column] for column in SCORE_COLUMNS])
     return buffer.getvalue()
 
 
-def provenance() -> dict[str, Any]:
-    """Versions, commit, machine and time of day: they go beside a result, never into its key."""
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "packages": {name: _version(name) for name in PACKAGES},
-    }
-
-
-def _version(package: str) -> str | None:
+def _score(row: dict[str, str], path: Path) -> Score:
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+        numbers = {"sample": int(row["sample"]), "seed": int(row["seed"])}
+        value = float(row["value"]) if row["value"] else None
+        return Score(**row | numbers | {"value": value})  # type: ignore[arg-type]
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{path} has a row that is no score ({error}): remove the file") from error
 
 
-@functools.cache
-def _commit() -> str | None:
-    """The checkout's commit, with "+dirty" if files differ from it; None outside a checkout."""
-    root = Path(__file__).parent.parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        commit = _git(root, "rev-parse", "HEAD").strip()
-        return commit + ("+dirty" if _git(root, "status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def _json_text(record: JobRecord | PriorRecord | ScoreRecord) -> str:
+    return json.dumps(to_json(record), indent=1) + "\n"
 
 
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
-
-
-@functools.cache
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        found = re.search(r"^model name\s*: (.+)$", information.read_text(), re.MULTILINE)
-        if found:
-            return found.group(1)
-    return platform.processor() or platform.machine()
+def _foreign(path: Path) -> bool:
+    return path.name != _LOCK and path.suffix != ".tmp"

@@ -1,16 +1,37 @@
-"""The records that travel along the one path and touch disk. No torch here.
+"""The records that a run leaves on disk, and the keys that say what decides a result.
 
-suite + methods -> plan -> [Job] -> fit -> generate -> score -> [Score] -> report
+Three keys, each a hash over exactly what decides it, in canonical JSON:
+
+    Fit.key        method, version, settings, backbone, precision, subject, images, prior, seed
+    image_key      a fit, a prompt, a sample's index, the sampler, the noise seed
+    Scoring.key    a protocol, its encoders' weights, metric versions
+
+So more prompts need no other fit, and another metric or protocol needs neither fit nor image.
+Records are read back as what they were written as (`to_json`, `from_json`); each file says its
+FORMAT.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeVar
 
-from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Prompt, Request, noise_seed
+from benchmark.api import (
+    PRIOR_PROMPT,
+    REAL_PROMPT,
+    Prompt,
+    Request,
+    Role,
+    Sampler,
+    UserError,
+    noise_seed,
+)
+
+#: Of the files that hold a record. Format 1 knew one key for fit, images and scores.
+FORMAT = 2
 
 #: What a record says of the backbone and the version of a method that did not run here; its one
 #: setting is a hash of the job's images, and so another for each job.
@@ -26,46 +47,110 @@ SCORE_COLUMNS = (
     "metric",
     "value",
     "protocol",
+    "reason",
 )
+
+
+def digest(content: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 over `content` in canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What decides a set of prior images: drawn once, for all fits that name its key."""
+
+    backbone: str
+    precision: str
+    class_noun: str
+    count: int
+    sampler: Sampler
+    seed: int
+
+    @cached_property
+    def key(self) -> str:
+        return digest(asdict(self))
+
+    @property
+    def label(self) -> str:
+        return f"{self.count} prior images of '{self.class_noun}', seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What decides what is learned."""
+
+    method: str  #: the plugin's name, without a variant's brackets
+    version: str
+    settings: dict[str, Any]
+    backbone: str | None  #: None: the method needs none
+    precision: str | None  #: as resolved on the machine, never "auto"
+    subject: str
+    class_noun: str
+    live: bool
+    images: str  #: SHA-256 over those of the images that are learned
+    prior: str | None  #: the key of its prior images
+    seed: int
+
+    @cached_property
+    def key(self) -> str:
+        return digest(asdict(self))
+
+
+def image_key(fit: Fit, request: Request, sampler: Sampler | None) -> str:
+    """What decides one image; `sampler` is None for images that are not drawn."""
+    drawn = None if sampler is None else asdict(sampler)
+    asked = [request.prompt.template, request.index, request.noise_seed]
+    return digest([fit.key, asked, drawn])
 
 
 @dataclass(frozen=True)
 class Job:
     """One method on one subject with one seed: the unit that is run, stored and resumed."""
 
-    method: str
-    method_version: str
-    settings: dict[str, Any]
-    subject: str
-    class_noun: str
-    live: bool
-    images_digest: str
-    backbone: str
-    sampler: dict[str, Any]
-    encoders: dict[str, Any]
+    method: str  #: the row it has in tables: a plugin's name, a variant's, or module:ATTRIBUTE
+    role: Role
+    variant_of: str | None
+    prompted: bool
+    fit: Fit
+    sampler: Sampler | None  #: None: nothing is drawn
+    references: int  #: how many images the subject has
+    references_digest: str  #: SHA-256 over those of all the subject's images
     prompts: tuple[Prompt, ...]
     images_per_prompt: int
     prior_prompt_images: int
-    seed: int
-    protocol: str
 
     @property
-    def key(self) -> str:
-        """16 hex digits over everything above, in canonical JSON, and over nothing else."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    def subject(self) -> str:
+        return self.fit.subject
+
+    @property
+    def seed(self) -> int:
+        return self.fit.seed
+
+    @property
+    def name(self) -> tuple[str, str, int]:
+        """Method, subject and seed: no two jobs of a run directory have the same."""
+        return self.method, self.subject, self.seed
 
     @property
     def label(self) -> str:
         return f"{self.method} / {self.subject} / seed {self.seed}"
 
-    def requests(self, *, prompted: bool, references: int) -> tuple[Request, ...]:
+    @property
+    def elsewhere(self) -> bool:
+        """Whether another tool made its images."""
+        return self.fit.version == ELSEWHERE
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
         """What is to be made: the evaluation prompts' images, then the prior prompt's.
 
-        A method that takes no prompts (`real-images`) is asked for one image per reference.
+        A method that takes no prompts is asked for one image per reference.
         """
-        if not prompted:
-            return tuple(Request(REAL_PROMPT, i, 0) for i in range(references))
+        if not self.prompted:
+            return tuple(Request(REAL_PROMPT, i, 0) for i in range(self.references))
         counts = [(p, self.images_per_prompt) for p in self.prompts]
         counts.append((PRIOR_PROMPT, self.prior_prompt_images))
         return tuple(
@@ -76,8 +161,119 @@ class Job:
 
 
 @dataclass(frozen=True)
+class ImageRecord:
+    """One image of a job."""
+
+    prompt: Prompt
+    index: int
+    noise_seed: int
+    text: str  #: the prompt with the class noun; a real image's file name
+    key: str  #: `image_key`
+    sha256: str  #: of the PNG file
+
+    @property
+    def request(self) -> Request:
+        return Request(self.prompt, self.index, self.noise_seed)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Seconds of a job's phases; several drawings of one job add up."""
+
+    loading: float = 0.0  #: the backbone, where this job was the worker's first to need it
+    fit: float = 0.0  #: without its prior images, which are a job of their own
+    draw: float = 0.0
+
+
+@dataclass(frozen=True)
+class KeptWeights:
+    """The file of what a job learned, relative to the run directory."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What is kept of a job whose images are drawn. Written last."""
+
+    job: Job
+    images: dict[str, ImageRecord]  #: path relative to the run directory -> image, in order
+    drawn: int  #: how many images there are; `images` of a kept run has those that it kept
+    phases: Phases
+    provenance: dict[str, Any]  #: versions, commit, device, time of day: part of no key
+    peak_memory_mb: float
+    steps_per_second: float | None = None  #: of training, what goes before it left out
+    #: loss term -> at most 40 of (step, mean loss since the one before), unweighted
+    losses: dict[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    weights: KeptWeights | None = None
+    bytes_left: int | None = None  #: on disk, all files of the job; told by a kept run only
+
+
+@dataclass(frozen=True)
+class PriorRecord:
+    """What is kept of prior images that are drawn. Written last."""
+
+    prior: Prior
+    seconds: float
+    sha256: str  #: of the file that holds them
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MetricRecord:
+    """A metric as it was declared, so that a report needs no plugin."""
+
+    version: str
+    label: str
+    about: str
+    higher_is_better: bool | None
+    encoders: tuple[str, ...]  #: those of the protocol that it looks through
+    factor: float  #: the protocol's scale
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What decides a score beside the images: a protocol, its encoders and its metrics."""
+
+    protocol: str  #: its label, which stands in every row
+    declaration: str  #: digest over the protocol's own table, without its metrics
+    encoders: dict[str, dict[str, Any]]  #: with `weights`, 12 digits over the model's files
+    metrics: dict[str, MetricRecord]
+
+    def key(self, metric: str) -> str:
+        """What decides the scores of one metric."""
+        own = self.metrics[metric]
+        encoders = {name: self.encoders[name] for name in own.encoders}
+        return digest([self.protocol, self.declaration, encoders, metric, asdict(own)])
+
+
+@dataclass(frozen=True)
+class ScoreRecord:
+    """What is kept of a job's scores under one protocol. Written after them."""
+
+    method: str
+    subject: str
+    seed: int
+    scoring: Scoring
+    images: str  #: digest over the scored images' SHA-256s, by path
+    references: str  #: the job's `references_digest`
+    seconds: float
+    rows: str  #: SHA-256 of the scores' file
+    provenance: dict[str, Any]
+
+    @property
+    def name(self) -> tuple[str, str, int]:
+        return self.method, self.subject, self.seed
+
+
+@dataclass(frozen=True)
 class Score:
-    """One row per image and metric (long form); field order is the column order on disk."""
+    """One row per image and metric (long form); field order is the column order on disk.
+
+    Where there is none, `value` is None and `reason` says why.
+    """
 
     method: str
     subject: str
@@ -86,23 +282,50 @@ class Score:
     sample: int
     seed: int
     metric: str
-    value: float
+    value: float | None
     protocol: str
+    reason: str = ""
 
 
-@dataclass(frozen=True)
-class JobRecord:
-    """What is kept of a finished job beside its images and scores. Written last."""
+def images_digest(images: dict[str, ImageRecord]) -> str:
+    """What `ScoreRecord.images` says of a job's images."""
+    return digest(sorted((path, image.sha256) for path, image in images.items()))
 
-    key: str
-    job: dict[str, Any]
-    provenance: dict[str, Any]  #: versions, commit, device, time of day: no part of the key
-    train_seconds: float
-    sample_seconds: float
-    score_seconds: float
-    peak_memory_mb: float
-    images: int
-    files: dict[str, str] = field(default_factory=dict)  #: relative image path -> prompt text
-    steps_per_second: float | None = None  #: of training, what goes before it left out
-    #: loss term -> at most 40 of (step, mean loss since the one before), unweighted
-    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+def with_images(record: JobRecord, images: dict[str, ImageRecord]) -> JobRecord:
+    """`record` with these images instead of its own."""
+    return replace(record, images=images)
+
+
+Record = TypeVar("Record", JobRecord, PriorRecord, ScoreRecord)
+
+
+def to_json(record: JobRecord | PriorRecord | ScoreRecord) -> dict[str, Any]:
+    """`record` as JSON, with its format and its kind."""
+    return {"format": FORMAT, "kind": type(record).__name__} | asdict(record)
+
+
+def from_json(kind: type[Record], content: Any, *, where: str) -> Record:
+    """What `to_json` made of a `kind`. Raises UserError naming `where`, and what is amiss."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if not isinstance(content, dict) or content.get("kind") != kind.__name__:
+        found = content.get("format", 1) if isinstance(content, dict) else None
+        if found == 1 and isinstance(content, dict) and "job" in content:
+            raise UserError(
+                f"{where} is a record of format 1, and format {FORMAT} is read: its run was made "
+                "by an older version; run it again into a new --out"
+            )
+        raise UserError(f"{where} is no {kind.__name__}: remove it, and run the same command again")
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"{where} has format {content.get('format')!r}, and format {FORMAT} is read: it was "
+            "made by another version; run it again into a new --out"
+        )
+    plain = {key: value for key, value in content.items() if key not in ("format", "kind")}
+    try:
+        return TypeAdapter(kind).validate_python(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where}: {place}: {first['msg']}: remove it, and run again") from error
