@@ -1,0 +1,173 @@
+"""The documents keep their word: their commands are known, their code runs, their links lead on."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from benchmark.cli import app as cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
+    for path in (
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "reports/README.md")),
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
+}
+README, GATE = PAGES["README.md"], PAGES["docs/ci-gate.md"]
+PACKAGE = ROOT / "tests/plugin_package/outside"
+
+
+def benchmark(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmark", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def snippets(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.S)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 110
+
+
+def test_continuous_integration_installs_and_tests_as_the_readme_says() -> None:
+    install, test = re.search(r"^    (pip install .*) && (pytest)$", README, re.M).groups()
+    script = (ROOT / ".ci" / "run").read_text()
+    assert install.removeprefix("pip install ") in script
+    assert re.search(rf"^{test}$", script, re.M)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_one_the_command_line_knows(page: str) -> None:
+    commands = typer.main.get_command(cli.app).commands
+    text = PAGES[page].replace("\\\n", " ")
+    lines = re.findall(r"(?:^    (?:.* && )?|`)python -m benchmark ([^#`\n]+)", text, re.M)
+    for line in lines:
+        command, *arguments = shlex.split(line)
+        if "--help" not in arguments:
+            commands[command].make_context(command, arguments)
+    if page in ("README.md", "reports/README.md"):
+        assert len(lines) > 5
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_something(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    linked = set(re.findall(r"\((docs/[\w-]+\.md)\)", README))
+    assert linked == {page for page in PAGES if page.startswith("docs/")}
+
+
+def test_every_room_stands_in_the_map_and_nothing_else() -> None:
+    rooms = set(re.findall(r"^\| `(benchmark/[\w.]+/?)` \|", PAGES["CONTRIBUTING.md"], re.M))
+    found = {
+        f"benchmark/{path.name}{'/' if path.is_dir() else ''}"
+        for path in (ROOT / "benchmark").iterdir()
+        if not path.name.startswith("__")
+    }
+    assert rooms == found
+
+
+def test_one_grid_is_the_scripts_the_workflows_and_the_baselines() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    kept = PAGES["reports/README.md"]
+    grids = [
+        re.search(r"benchmark run (--methods \S+)[\s\\]+(--subjects \S+ --prompts \S+)", text)
+        for text in (script, GATE[GATE.index("```yaml") :], kept[kept.index(".ci/run") :])
+    ]
+    assert len({grid.groups() for grid in grids}) == 1
+    baseline = "--baseline reports/pocket/ci-baseline.toml"
+    assert baseline in script
+    assert baseline in GATE
+    assert f"{baseline} --update" in kept
+
+
+def test_the_workflow_is_yaml_and_its_options_are_ones_the_command_line_knows() -> None:
+    (text,) = snippets("docs/ci-gate.md", "yaml")
+    steps = yaml.safe_load(text)["jobs"]["gate"]["steps"]
+    scripts = [step["run"] for step in steps if "run" in step]
+    (install,) = re.findall(r"^    (pip install .*) && python", README, re.M)
+    assert scripts[0] == install
+    commands = typer.main.get_command(cli.app).commands
+    made = set()
+    for script in scripts[1:]:
+        python, flag, module, command, *arguments = shlex.split(script)
+        assert (python, flag, module) == ("python", "-m", "benchmark")
+        given = commands[command].make_context(command, arguments).params
+        made |= {given.get("out"), given.get("junit")} - {None}
+        if command == "check":
+            assert set(given["runs"]) <= made
+    # What is uploaded is what the run and the check leave behind.
+    uploaded = {Path(line) for line in steps[-1]["with"]["path"].split()}
+    left = {"report.md", "summary.csv", "figures"}
+    assert uploaded == {Path("runs/gate") / name for name in left} | {Path("runs/gate/junit.xml")}
+    assert made == {Path("runs/gate"), Path("runs/gate/junit.xml")}
+
+
+@pytest.mark.parametrize(
+    ("page", "file"),
+    [("docs/write-a-method.md", "low_rank.py"), ("docs/write-a-backbone.md", "pixels.py")],
+)
+def test_the_pages_code_is_the_packages(page: str, file: str) -> None:
+    (code,) = snippets(page, "python")
+    assert code == (PACKAGE / file).read_text("utf-8")
+
+
+def test_the_methods_page_runs(tmp_path: Path) -> None:
+    (code,) = snippets("docs/write-a-method.md", "python")
+    (tmp_path / "low_rank.py").write_text(code)
+    done = benchmark(
+        *("run", "--methods", "low_rank:METHOD[steps=3]", "--subjects", "dog", "--prompts", "1"),
+        *("--images-per-prompt", "1", "--workers", "1", "--out", "out"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for method in ("low_rank:METHOD[steps=3]", "untuned"):
+        found = {row["metric"] for row in rows if row["method"] == method}
+        assert {"dino", "clip_i", "clip_t", "pres"} <= found
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "low_rank:METHOD" in report.replace("\\", "")
+
+
+def test_the_backbones_page_runs(tmp_path: Path) -> None:
+    (code,) = snippets("docs/write-a-backbone.md", "python")
+    (tables,) = snippets("docs/write-a-backbone.md", "toml")
+    (tmp_path / "pixels.py").write_text(code)
+    rest = '[data]\ndataset = "pocket"\nsplit = "test"\n[evaluation]\nimages_per_prompt = 1\n'
+    head = 'name = "mine"\ndescription = "mine"\nprotocol = "pocket"\n'
+    (tmp_path / "mine.toml").write_text(head + rest + "prior_prompt_images = 1\n" + tables)
+    asked = ("run", "--suite", "mine.toml", "--subjects", "dog", "--prompts", "1", "--out", "out")
+    done = benchmark(*asked, "--methods", "untuned", "--workers", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = benchmark(*asked, "--methods", "textual-inversion", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "words" in done.stderr
+
+
+def test_the_data_pages_subjects_are_understood(tmp_path: Path) -> None:
+    (table,) = snippets("docs/your-own-data.md", "toml")
+    (folder,) = tomllib.loads(table)
+    (tmp_path / "my-subjects" / folder).mkdir(parents=True)
+    (tmp_path / "my-subjects" / "subjects.toml").write_text(table)
+    shutil.copy(ROOT / "datasets/pocket/dog/00.png", tmp_path / "my-subjects" / folder)
+    done = benchmark("list", "subjects", "--data", "my-subjects", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{folder}" in done.stdout
