@@ -18,7 +18,7 @@ class Hostile:
     needs: ClassVar[frozenset[str]] = frozenset({"text-to-image", "training"})
     description: str = "leaves something behind"
 
-    def prior_images(self, subject):
+    def prior(self, subject):
         return None
 
     def fit(self, subject, backbone, tools):

@@ -30,7 +30,7 @@ class Lora:
     steps: Annotated[int, Ge(1)] = 200
     learning_rate: Annotated[float, Gt(0)] = 1e-3
 
-    def prior_images(self, subject):
+    def prior(self, subject):
         return None
 
     def fit(self, subject, backbone, tools):
