@@ -24,7 +24,7 @@ from benchmark.models.diffusers_layout import (
     weight_files,
 )
 from benchmark.models.hub import NAMED, HubModel, hub_model, snapshot
-from benchmark.store.directory import write_atomically
+from benchmark.store.files import write_atomically
 
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
 #: What an encoder's own directory must hold. Named files only, so that no pickle is ever picked up.
