@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmark.pocket.calibration_arithmetic import Finding, at
 from benchmark.pocket.calibration_scenes import AMOUNTS, MORPHS, STANDARD
-from benchmark.report.figures.scatter_and_bars import new_figure, png_of, tidy
+from benchmark.report.figures.drawing import new_figure, png_of, tidy
 
 # Okabe and Ito's colours, from dark to light: told apart in grey as well.
 LOOKS = {
