@@ -176,15 +176,15 @@ def is_scored(record: JobRecord, scored: ScoreRecord | None, scoring: Scoring) -
     )
 
 
-def extra_metrics(protocol: Protocol, held: Held) -> tuple[str, ...]:
-    """The metrics that a directory has scores of beside the protocol's own."""
+def extra_metrics(protocol: Protocol, held: Held, asked: Iterable[str] = ()) -> tuple[str, ...]:
+    """The metrics beside the protocol's own that are asked for, or that `held` has scores of."""
     found = {
         name
         for (label, _), record in held.scores.items()
         if label == protocol.label
         for name in record.scoring.metrics
     }
-    return tuple(sorted(found - set(protocol.metrics)))
+    return tuple(sorted({*found, *asked} - set(protocol.metrics)))
 
 
 def joined_plan(
