@@ -85,7 +85,8 @@ class SuiteOptions:
 
     def load(self) -> Suite:
         """The suite with all that put in. Raises UserError."""
-        suite = load_suite(self.suite).on(self.backbone, self.precision).with_images(self.data)
+        precision = self.precision and self.precision.value
+        suite = load_suite(self.suite).on(self.backbone, precision).with_images(self.data)
         return suite.under(self.protocol, encoders=self.encoders)
 
 

@@ -1,4 +1,4 @@
-"""What a job learned, in a safetensors file: `--keep-weights` keeps it, and no fit is needed then."""
+"""What a job learned, in a safetensors file: with `--keep-weights` no job is fitted twice."""
 
 from __future__ import annotations
 
