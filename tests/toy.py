@@ -312,7 +312,9 @@ class Paint:
 
     def prior(self, subject: Subject) -> PriorImages | None:
         sampler = Sampler(self.prior_scheduler, 2, 1.0)
-        return PriorImages(subject.class_noun, self.prior_count, sampler) if self.prior_count else None
+        return (
+            PriorImages(subject.class_noun, self.prior_count, sampler) if self.prior_count else None
+        )
 
     def fit(self, subject: Subject, backbone: Easel, tools: Tools) -> dict[str, Tensor]:
         assert backbone.canvas.weight == 0.0, "the job before this one left its mark"

@@ -210,10 +210,16 @@ def joined_suite(grid: Grid, jobs: Sequence[Job], held: Held) -> str:
     evaluation = suite["evaluation"]
     for key in ("images_per_prompt", "prior_prompt_images"):
         evaluation[key] = max(getattr(job, key) for job in (*there, *jobs))
-    templates = {prompt.template for job in (*there, *jobs) for prompt in job.prompts}
-    if evaluation["prompts"] and templates > {p.template for job in grid.jobs for p in job.prompts}:
+    templates = _templates((*there, *jobs))
+    if before.get("evaluation", {}).get("prompts") == []:
+        evaluation["prompts"] = []
+    elif evaluation["prompts"] and templates > _templates(grid.jobs):
         evaluation["prompts"] = sorted(templates)
     return tomli_w.dumps(suite)
+
+
+def _templates(jobs: Iterable[Job]) -> set[str]:
+    return {prompt.template for job in jobs for prompt in job.prompts}
 
 
 def _suite_before(held: Held) -> dict[str, Any]:
