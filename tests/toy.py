@@ -1,6 +1,6 @@
 """A world that takes milliseconds: subjects are colours, methods paint, encoders look at colours.
 
-As plugins from outside: `kind = "tests.toy:KIND"` for the backbone, `kind = "tests.toy:EYE"` for the
+As plugins from outside: `kind = "tests.toy:KIND"` for the backbone, "tests.toy:EYE" for encoders,
 encoders, `--methods tests.toy:PAINT`, `--metrics tests.toy:BRIGHTNESS`.
 """
 
