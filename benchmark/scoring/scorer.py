@@ -148,7 +148,10 @@ class Scorer:
         values = {}
         for i, value in self.metrics[metric](declared).items():
             if i not in range(len(batch.requests)):
-                raise ValueError(f"metric '{metric}' scores image {i!r}, which is none of {name}")
+                raise ValueError(
+                    f"metric '{metric}' scores image {i!r}, and {_label(name)} has "
+                    f"{len(batch.requests)} images"
+                )
             if not isinstance(value, Unscored):
                 if not math.isfinite(value):
                     raise ValueError(f"metric '{metric}' gave {value} for {_told(batch, i, name)}")
@@ -168,8 +171,12 @@ def read_only(images: Sequence[np.ndarray]) -> list[np.ndarray]:
     return views
 
 
+def _label(name: Name) -> str:
+    method, subject, seed = name
+    return f"{method} / {subject} / seed {seed}"
+
+
 def _told(batch: ImageBatch, index: int, name: Name) -> str:
     request = batch.requests[index]
     prompt = request.prompt.template or request.prompt.kind
-    method, subject, seed = name
-    return f"image {request.index} of '{prompt}' of {method} / {subject} / seed {seed}"
+    return f"image {request.index} of '{prompt}' of {_label(name)}"
