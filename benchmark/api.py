@@ -310,7 +310,7 @@ class Tools(Protocol):
         ...
 
     def prior(self, stage: Stage) -> Clean:
-        """What the method's `prior_images` asked for, prepared by `stage`: a copy of its own."""
+        """What the method's `prior` asked for, prepared by `stage`: a copy of its own."""
         ...
 
     def progress(
@@ -364,7 +364,7 @@ class Method(Protocol):
         """Capabilities of a backbone. Of nothing: then `backbone` is None, and none is loaded."""
         ...
 
-    def prior_images(self, subject: Subject) -> PriorImages | None:
+    def prior(self, subject: Subject) -> PriorImages | None:
         """What is to be drawn before `fit`. No torch is imported by it."""
         ...
 
