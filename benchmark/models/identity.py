@@ -21,7 +21,7 @@ from benchmark.models.diffusers_layout import (
     weight_files,
 )
 from benchmark.models.hub import NAMED, HubModel, hub_model, snapshot
-from benchmark.store.directory import write_atomically
+from benchmark.store.files import write_atomically
 
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
 #: What a single file predicts, where its shape does not tell: `model.safetensors@v_prediction`.

@@ -16,7 +16,7 @@ from benchmark.pocket.calibration_scenes import (
     OF_SUBJECTS,
     STANDARD,
 )
-from benchmark.report.figures.scatter_and_bars import new_figure, png_of, tidy
+from benchmark.report.figures.drawing import new_figure, png_of, tidy
 
 # Okabe and Ito's colours, from dark to light: told apart in grey as well.
 LOOKS = {
