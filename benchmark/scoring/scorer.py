@@ -141,7 +141,7 @@ class Scorer:
     def _values(self, metric: str, batch: ImageBatch, name: Name) -> dict[int, float | Unscored]:
         """What the metric says, on the protocol's scale."""
         declared = DeclaredBatch(batch, metric, frozenset(self.metrics[metric].needs))
-        values = {}
+        values: dict[int, float | Unscored] = {}
         for i, value in self.metrics[metric](declared).items():
             if i not in range(len(batch.requests)):
                 raise ValueError(
