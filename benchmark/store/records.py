@@ -230,7 +230,9 @@ class MetricRecord:
     about: str
     higher_is_better: bool | None
     encoders: tuple[str, ...]  #: those of the protocol that it looks through
-    factor: float  #: the protocol's scale
+    factor: float  #: the protocol's scale: factor * max(minimum, score)
+    minimum: float | None = None
+    metric: str = ""  #: the plugin's name, where the protocol gives it another
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
     python -m benchmark curve dreambooth --over subject_images=1,2,3,4,5
 
 Each point of a curve is a variant of its method, `dreambooth[steps=25]`, and a run like any other:
-trained from the start, scored on the same prompts and noise. The controls are drawn beside them.
+trained from the start, scored on the same prompts and noise. The bounds are drawn beside them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from benchmark.api import SUBJECT_IMAGES, UserError
 from benchmark.config.registry import variant
 from benchmark.config.suite import Suite
 from benchmark.grid import run_grid
-from benchmark.report.markdown import LABELS, NOTHING, escape, markdown_table, with_interval
-from benchmark.report.provenance import under
+from benchmark.report.caveats import under
+from benchmark.report.markdown import NOTHING, escape, heading, markdown_table, with_interval
 from benchmark.results.claims import published
 from benchmark.results.run import Run, read_run
-from benchmark.results.statistics import CONTROLS, MINIMUM_SUBJECTS, sort_metrics
+from benchmark.results.statistics import MINIMUM_SUBJECTS
 from benchmark.runs.plan import Plan
-from benchmark.store.directory import write_atomically
+from benchmark.store.files import write_atomically
 from benchmark.studies.sweep import SPLIT, development
 
 COLUMNS = ("method", "value", "metric", "mean", "low", "high", "subjects")

@@ -1,6 +1,7 @@
 """The report's first section: what the run shows, in a few plain sentences.
 
-print(in_short(read_run(Path("runs/pocket-1a2b3c4d"))))
+run = read_run(Path("runs/pocket-1a2b3c4d"))
+print(in_short(run.under("pocket-1")))
 """
 
 from __future__ import annotations
@@ -10,22 +11,15 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
-from benchmark.report.markdown import LABELS, count, escape, shown, title
-from benchmark.report.provenance import under
+from benchmark.report.agreement import metric_label
+from benchmark.report.caveats import under
+from benchmark.report.differences import headline
+from benchmark.report.markdown import count, escape, shown
 from benchmark.results.claims import Verdict
 from benchmark.results.comparability import run_seeds
 from benchmark.results.run import Run
-from benchmark.results.significance import compare, paired
-from benchmark.results.statistics import CONTROLS
+from benchmark.results.significance import assess, paired
 
-#: What each metric is about, in the order of the sentences.
-_ABOUT = {
-    "dino": "subject fidelity",
-    "clip_i": "subject fidelity",
-    "clip_t": "prompt fidelity",
-    "pres": "prior preservation",
-    "div": "diversity",
-}
 _NAMED = 3  #: of more methods or orderings than these, the number is said and no names
 
 
@@ -41,16 +35,17 @@ def in_short(run: Run) -> str:
 
 def _best(run: Run) -> list[str]:
     lines = []
-    for metric, about in _ABOUT.items():
-        rows = run.summary[run.summary["metric"] == metric].set_index("method")["mean"]
-        means = {m: float(rows[m]) for m in run.methods if m in rows and m not in CONTROLS}
+    for name in headline(run):
+        metric = run.metric(name)
+        means = {m: run.means[m, name] for m in run.competitors if (m, name) in run.means}
         if means:
-            better = max if LABELS[metric].endswith("↑") else min
+            better = max if metric.higher_is_better else min
             leader = better(means, key=means.__getitem__)
             others = [method for method in means if method != leader]
-            against = _against(run, metric, leader, others) if others else _controls(rows)
+            against = _against(run, name, leader, others) if others else _bounds(run, name)
             lines.append(
-                f"**{title(metric)}** ({about}): {escape(leader)}, {shown(means[leader])}{against}."
+                f"**{escape(metric.label)}** ({escape(metric.about)}): {escape(leader)}, "
+                f"{shown(means[leader])}{against}."
             )
     return lines
 
@@ -61,9 +56,9 @@ def _against(run: Run, metric: str, leader: str, others: Sequence[str]) -> str:
     Corrected over all pairs (Holm): which method leads was not known before the scores were seen.
     """
     pairs = list(combinations([leader, *others], 2))
-    found = compare([paired(run.by_image[metric], *pair) for pair in pairs])[: len(others)]
+    found = assess([paired(run.by_image[metric], *pair) for pair in pairs])[: len(others)]
     tested = [o for o, d in zip(others, found, strict=True) if not math.isnan(d.p)]
-    sign = 1 if LABELS[metric].endswith("↑") else -1
+    sign = 1 if run.metric(metric).higher_is_better else -1
     told = [o for o, d in zip(others, found, strict=True) if d.shown and sign * d.mean > 0]
     # Where a method lacks subjects, the better mean may be of easier ones.
     behind = [o for o, d in zip(others, found, strict=True) if d.shown and sign * d.mean < 0]
@@ -87,9 +82,12 @@ def _names(some: Sequence[str], others: Sequence[str], *, all_of_them: str) -> s
     return " and ".join(filter(None, [", ".join(map(escape, some[:-1])), escape(some[-1])]))
 
 
-def _controls(means: dict[str, float]) -> str:
-    known = [f"{control} {shown(means[control])}" for control in CONTROLS if control in means]
-    return f" ({', '.join(known)})" if known else ""
+def _bounds(run: Run, metric: str) -> str:
+    known = [
+        (name, run.means[name, metric]) for name in run.controls if (name, metric) in run.means
+    ]
+    text = ", ".join(f"{escape(name)} {shown(mean)}" for name, mean in known)
+    return f" ({text})" if text else ""
 
 
 def _paper(run: Run) -> list[str]:
@@ -105,38 +103,41 @@ def _paper(run: Run) -> list[str]:
     if len(against) > _NAMED:
         sentence += f"; {len(against)} do not"
     else:
-        sentence += "".join(f"; {_told(verdict)}" for verdict in against)
+        sentence += "".join(f"; {_told(run, verdict)}" for verdict in against)
     return [f"**The paper**: {sentence}."]
 
 
-def _told(verdict: Verdict) -> str:
+def _told(run: Run, verdict: Verdict) -> str:
     ordering = verdict.ordering
     claim = ordering.claim
     if ordering.bound is not None:
         claim += f", {'by at most' if ordering.within is None else 'within'} {ordering.bound:g}"
-    return f"*{escape(claim)}* ({title(ordering.metric)}): {verdict.words}"
+    return f"*{escape(claim)}* ({metric_label(run, ordering.metric)}): {verdict.words}"
 
 
 def _copies(run: Run) -> list[str]:
-    above = run.above_real_images
-    if not above:
+    if not run.above_upper_bound:
         return []
-    return [
-        f"**Likely copies**: {', '.join(copier(run, method) for method in above)} above the real "
-        "images in DINO; look at the images."
-    ]
+    return [f"**Likely copies**: {copiers(run)}; look at the images."]
 
 
-def copier(run: Run, method: str) -> str:
-    """The method, and how near its images come to a single real one, if that was measured."""
-    nearest, real = run.nearest(method), run.nearest("real-images")
-    if nearest is None or real is None:
-        return escape(method)
-    return f"{escape(method)} (nearest real image {shown(nearest)}, theirs {shown(real)})"
+def copiers(run: Run) -> str:
+    """Who lies above the upper bound, and how near their images come to a single real one."""
+    bound, nearest = str(run.bound("upper bound")), run.about("copying")[:1]
+    texts = []
+    for method in run.above_upper_bound:
+        text = escape(method)
+        if nearest and {(method, nearest[0]), (bound, nearest[0])} <= run.means.keys():
+            own, theirs = (shown(run.means[name, nearest[0]]) for name in (method, bound))
+            label = escape(run.metric(nearest[0]).label)
+            text += f" ({label} {own}, {escape(bound)} {theirs})"
+        texts.append(text)
+    metric = run.metric(run.about("subject fidelity")[0])
+    return f"{', '.join(texts)} above {escape(bound)} in {escape(metric.label)}"
 
 
 def _certainty(run: Run) -> str:
-    subjects = count(run.scores["subject"].nunique(), "subject")
+    subjects = count(len({record.job.subject for record in run.records}), "subject")
     seeds = run_seeds(run)
     if len(seeds) == 1:
         return (
