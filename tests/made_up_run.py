@@ -121,7 +121,9 @@ class World:
 def world(*, nearest: bool = False, scoring: Mapping[str, Any] | None = None, **more: Any) -> World:
     """A World whose only scoring has these fields replaced, with `nearest` by one metric more."""
     own = replace(SCORING, **scoring or {})
-    return World(scorings=(replace(own, metrics=own.metrics | NEAREST) if nearest else own,), **more)
+    return World(
+        scorings=(replace(own, metrics=own.metrics | NEAREST) if nearest else own,), **more
+    )
 
 
 def make_job(method: str, subject: str, seed: int, changed: World) -> Job:
@@ -223,9 +225,7 @@ def write_scores(
     directory.write_scores(scored, rows)
 
 
-def _score(
-    job: Job, request: Request, name: str, found: float | Unscored, protocol: str
-) -> Score:
+def _score(job: Job, request: Request, name: str, found: float | Unscored, protocol: str) -> Score:
     unscored = isinstance(found, Unscored)
     return Score(
         method=job.method,
@@ -257,5 +257,3 @@ def remove_job(path: Path, method: str, subject: str, seed: int = 0) -> None:
         for suffix in (".csv", ".json"):
             (path / f"{scores_path(folder.name, name)}{suffix}").unlink()
     RunDirectory(path).assemble_scores()
-
-
