@@ -60,8 +60,8 @@ BACKEND_FLAGS = (
     (torch.backends.cudnn, "allow_tf32"),
     (torch.backends.cuda.matmul, "allow_tf32"),
 )
-#: Functions that a job may have replaced.
-PATCHED = (torch, torch.nn.functional)
+#: Where a job may have replaced functions. Not torch itself: its own parts do so when imported.
+PATCHED = (torch.nn.functional,)
 
 
 class ProcessState:
