@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from benchmark.api import Prompt, Request, Subject
+from benchmark.models.latent_stage import Moments
 from benchmark.models.loading import load_backbone
 from benchmark.models.loan import Loan
-from benchmark.models.stable_diffusion import TEXT_ENCODER, Moments, StableDiffusion
+from benchmark.models.stable_diffusion import TEXT_ENCODER, StableDiffusion
 from methods.dreambooth import DreamBooth
 from methods.textual_inversion import TextualInversion
 from methods.training import Loss, Optimisation, Term, fixed_conditions, seeded, train

@@ -88,7 +88,7 @@ def test_images_are_those_of_diffusers_pipeline(backbone, pipe, scheduler, guida
     expected = pipeline_images(pipe, scheduler, guidance)
     sampler = Sampler(scheduler, 4, guidance)
     for batch in (1, 2, 16):
-        monkeypatch.setattr("benchmark.models.stable_diffusion.BATCH", batch)
+        monkeypatch.setattr("benchmark.models.latent_stage.BATCH", batch)
         images = sample(backbone, sampler=sampler)
         assert images.shape == (3, 3, 16, 16) and images.dtype == torch.float32
         assert (images - expected).abs().max() < 1e-4
@@ -107,7 +107,7 @@ def test_epsilon_models_are_sampled_alike(epsilon_directory, scheduler, monkeypa
     assert backbone.pipeline.scheduler.config.prediction_type == "epsilon"
     expected = pipeline_images(finetuning.pipeline(epsilon_directory), scheduler, 4.0)
     for batch in (1, 16):
-        monkeypatch.setattr("benchmark.models.stable_diffusion.BATCH", batch)
+        monkeypatch.setattr("benchmark.models.latent_stage.BATCH", batch)
         images = sample(backbone, sampler=Sampler(scheduler, 4, 4.0))
         assert (images - expected).abs().max() < 1e-4
 
@@ -121,7 +121,7 @@ def test_large_images_go_through_the_vae_one_by_one(backbone, monkeypatch):
         whole = getattr(stage.vae, name)
         counted = lambda batch, whole=whole, **o: seen.append(len(batch)) or whole(batch, **o)  # noqa: E731
         monkeypatch.setattr(stage.vae, name, counted)
-    monkeypatch.setattr("benchmark.models.stable_diffusion.VAE_PIXELS", 16 * 16)
+    monkeypatch.setattr("benchmark.models.latent_stage.VAE_PIXELS", 16 * 16)
     assert (sample(backbone) - images).abs().max() < 1e-4
     found = stage.prepare(pixels)
     torch.testing.assert_close(found.mean, moments.mean, atol=1e-5, rtol=1e-5)
@@ -211,7 +211,7 @@ def test_a_new_word_starts_from_the_mean_of_its_tokens(backbone, pipe):
 
 
 def test_prepared_images_are_the_vaes_own_moments(backbone, pipe, monkeypatch):
-    monkeypatch.setattr("benchmark.models.stable_diffusion.BATCH", 2)
+    monkeypatch.setattr("benchmark.models.latent_stage.BATCH", 2)
     images = torch.rand(5, 3, 16, 16)
     half = load_backbone(str(pipe.config._name_or_path), precision="bf16", device="cpu")
     with torch.no_grad():

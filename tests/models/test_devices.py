@@ -12,13 +12,8 @@ from transformers import CLIPTextModel
 
 from benchmark.api import Sampler, Word
 from benchmark.models.checkpoints import read_parts
-from benchmark.models.stable_diffusion import (
-    TEXT_ENCODER,
-    Moments,
-    StableDiffusion,
-    Texts,
-    build_pipeline,
-)
+from benchmark.models.latent_stage import Moments, Texts
+from benchmark.models.stable_diffusion import TEXT_ENCODER, StableDiffusion, build_pipeline
 from tests.tiny_pipeline import save_tiny_pipeline
 
 CUDA = torch.device("cuda", 0)

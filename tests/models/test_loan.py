@@ -402,3 +402,19 @@ def test_a_backbone_of_any_kind_is_lent():
     outsider.precision = "bf16"
     assert loan.settle(thorough=True) == ["attribute 'precision' of 'backbone' was changed"]
     assert outsider.precision == "fp32" and outsider._cache == {} and loan.whole
+
+
+def test_a_tokenizer_that_pads_by_itself_goes_on_padding():
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    outsider = Outsider()
+    outsider.tokenizer = Tokenizer(WordLevel({"a": 0, "dog": 1}, unk_token="a"))
+    outsider.tokenizer.enable_padding(length=4)
+    loan = Loan(outsider)
+    assert len(outsider.tokenizer.encode("dog").ids) == 4
+    outsider.tokenizer.no_padding()
+    outsider.tokenizer.add_tokens(["sks"])
+    assert loan.settle(thorough=True) == ["'backbone.tokenizer' was changed, as if by new tokens"]
+    assert len(outsider.tokenizer.encode("dog").ids) == 4
+    assert outsider.tokenizer.get_vocab() == {"a": 0, "dog": 1}

@@ -26,7 +26,7 @@ from benchmark.scoring.encoders import (
     TimmEncoder,
 )
 from benchmark.scoring.features import Encoders
-from benchmark.studies import speed
+from benchmark.studies import races, speed
 from benchmark.studies.bare_modules import recorded
 from tests.tiny_pipeline import save_tiny_pipeline
 
@@ -127,9 +127,9 @@ def test_the_bare_step_is_the_methods_forward_passes_and_trains_what_it_trains(s
         method = replace(suite.method("dreambooth"), train_text_encoder=encoder_too)
         before = {k: v.clone() for k, v in state(backbone).items()}
         loan = Loan(backbone)
-        step = speed._bare_step("dreambooth", method, backbone, subject)
+        step = races._bare_step("dreambooth", method, backbone, subject)
         assert loan.settle(thorough=True) == [], "recording leaves nothing"
-        step = speed._bare_step("dreambooth", method, backbone, subject)
+        step = races._bare_step("dreambooth", method, backbone, subject)
         with recorded(backbone.modules().values()) as calls:
             step()
         rows = [len(call.arguments[0]) for call in calls if call.module is backbone.pipeline.unet]
@@ -160,7 +160,7 @@ def test_sampling_is_measured_against_its_own_passes(suite, monkeypatch):
     dataset = suite.data.load()
     (subject,) = dataset.subjects
     requests = [Request(prompt, 0, 0) for prompt in dataset.prompts_for(subject)]
-    race = speed._sampling(backbone, subject, requests)
+    race = races.sampling_race(backbone, subject, requests)
     with recorded(backbone.modules().values()) as calls:
         race.bare()
     names = [type(call.module).__name__ for call in calls]
@@ -186,7 +186,7 @@ def test_scoring_is_measured_with_the_encoders_of_any_protocol(
         scorer, "load_encoders", lambda *a, **o: loaded.append(load(*a, **o)) or loaded[-1]
     )
     backbone = SimpleNamespace(device=torch.device("cpu"), resolution=16)
-    race = speed._scoring(suite, backbone, subject, requests)
+    race = races.scoring_race(suite, backbone, subject, requests)
     assert race.ours() > 0 and race.amount == 2 * len(requests) + 2
     models = {key: encoder.model for key, encoder in loaded[0].loaded.items()}
     assert len(models) == encoders
@@ -226,7 +226,7 @@ def test_outermost_calls_are_recorded_and_can_be_done_again():
 
 def test_the_ratio_is_the_median_over_neighbouring_measurements():
     ours, bare = iter([9.0, 2.0, 4.0, 1.0]), iter([9.0, 1.0, 3.0, 2.0])  # the first ones warm up
-    race = speed.Race("training", "steps", 6, lambda: next(ours), lambda: next(bare))
+    race = races.Race("training", "steps", 6, lambda: next(ours), lambda: next(bare))
     row = speed._row(race, "fp32", 3)
     assert row["ours"] == 6 / 2.0 and row["bare"] == 6 / 2.0
     assert row["ratio"] == 0.75  # of 1/2, 3/4 and 2/1
