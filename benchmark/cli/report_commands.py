@@ -85,11 +85,15 @@ def check(
         Path | None,
         typer.Option(metavar="FILE", help="Write the verdicts as JUnit XML, for CI systems."),
     ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(metavar="LABEL", help="One of the runs' protocols; else the baseline's."),
+    ] = "",
 ) -> None:
     """Hold a run's scores against a baseline; the exit code is 1 if one of them got worse.
 
     How far a score may move was measured, from seed to seed, by the runs that made the baseline: at
-    least three seeds, and better five or more. A control that moves either way is a failure too.
+    least three seeds, and better five or more. Any change in a control beyond tolerance fails.
 
     Examples:
 
@@ -101,4 +105,4 @@ def check(
 
     if update and junit:
         raise UserError("--update compares nothing, so there is nothing for --junit: leave one out")
-    raise typer.Exit(check_runs(runs, baseline, update=update, junit=junit))
+    raise typer.Exit(check_runs(runs, baseline, update=update, junit=junit, protocol=protocol))

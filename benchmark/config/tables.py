@@ -40,18 +40,20 @@ class AblationTable(Table):
     paper: str | None = None  #: the key of the paper's rows in published.toml
     note: str = ""  #: Markdown, below the table
 
-    def chosen(self, methods: Iterable[str]) -> list[str]:
-        """Those of `methods` that are members, in their order."""
-        return [name for name in methods if any(_is(name, m) for m in self.members)]
+    def chosen(self, methods: Sequence[str]) -> list[str]:
+        """Those of `methods` that are members, in the members' order."""
+        found = [name for member in self.members for name in methods if fits(name, member)]
+        return list(dict.fromkeys(found))
 
     def absent(self, methods: Sequence[str]) -> list[str]:
         """The members that none of `methods` is."""
-        return [m for m in self.members if not any(_is(name, m) for name in methods)]
+        return [m for m in self.members if not any(fits(name, m) for name in methods)]
 
 
-def _is(name: str, member: str) -> bool:
+def fits(name: str, pattern: str) -> bool:
+    """Whether a method is called so; `*` stands for any letters."""
     # Not fnmatch: the brackets of `dreambooth[steps=50]` are letters like others.
-    return re.fullmatch(".*".join(map(re.escape, member.split("*"))), name) is not None
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name) is not None
 
 
 class Objective(Table):

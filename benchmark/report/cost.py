@@ -15,7 +15,6 @@ from benchmark.store.directory import job_path, scores_path
 from benchmark.store.records import JobRecord
 
 _TEXT = (
-    "Seconds: mean a job, every method alike. Load: the backbone, which a worker loads once. "
     "Prior: the prior images, in equal shares for the jobs of this report that learn them. Fit: "
     "without these. Draw: the evaluation images. Score: under all protocols here. Steps a second: "
     "of the training loop alone. Images a second: of drawing. Memory: the most of any job, of the "
@@ -26,7 +25,11 @@ _TEXT = (
 
 def cost_section(run: Run) -> str:
     """The table, and what its columns mean."""
-    text = [f"## Cost\n\n{markdown(cost(run))}", _TEXT]
+    loading = "Load: the backbone, which a worker loads once. " if _loading(run) else ""
+    text = [
+        f"## Cost\n\n{markdown(cost(run))}",
+        f"Seconds: mean a job, every method alike. {loading}{_TEXT}",
+    ]
     unknown = [
         escape(method)
         for method in run.methods
@@ -42,7 +45,7 @@ def cost_section(run: Run) -> str:
 
 def cost(run: Run) -> ReportTable:
     """A row a method: means a job; of memory, the most."""
-    loading = any(record.phases.loading for record in run.records)
+    loading = _loading(run)
     rows = []
     for method in run.methods:
         records = run.records_of(method)
@@ -75,6 +78,11 @@ def cost(run: Run) -> ReportTable:
         Column("left_mb", "left MB", 2),
     )
     return ReportTable("cost", "Cost: means a job; of memory, the most", columns, tuple(rows))
+
+
+def _loading(run: Run) -> bool:
+    """Whether any job says that it took time to load the backbone."""
+    return any(record.phases.loading for record in run.records)
 
 
 def bytes_left(run: Run, record: JobRecord) -> int | None:

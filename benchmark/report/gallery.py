@@ -23,7 +23,6 @@ from benchmark.api import PRIOR, PRIOR_PROMPT, PROMPT_KINDS, REAL, Prompt, noise
 from benchmark.report.caveats import in_a_row
 from benchmark.report.references import reference_images
 from benchmark.report.thumbnails import thumbnails
-from benchmark.results.order import order_metrics
 from benchmark.results.run import Run
 from benchmark.store.records import Job, JobRecord
 
@@ -105,8 +104,8 @@ def _measures(run: Run) -> list[_Measure]:
     present = set(run.scores[["protocol", "metric"]].drop_duplicates().itertuples(index=False))
     return [
         (label, metric)
-        for label, scoring in run.scorings.items()
-        for metric in order_metrics(scoring)
+        for label in run.protocols
+        for metric in run.under(label).metrics
         if (label, metric) in present
     ]
 

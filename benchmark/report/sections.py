@@ -84,9 +84,11 @@ def _fidelity(run: Run, figures: dict[str, str]) -> str:
         text.append(markdown(table))
     text.append(_about_intervals(run))
     if any(row.published for row in table.rows):
+        paper = paper_of(run)
         text.append(
-            f"The *paper* rows are Table 1 of {escape(paper_of(run)['source'])}: other backbones, "
-            "subjects and encoders than here. They show directions and are no targets.\n"
+            f"The *paper* rows are {paper['table']['fidelity']} of {escape(paper['source'])}: "
+            "other backbones, subjects and encoders than here. They show directions and are no "
+            "targets.\n"
         )
     text += [*uneven_subjects(run), *incomplete(run), *mixed(run), *_copies(run)]
     for name, caption in (
@@ -139,7 +141,7 @@ def _ablation(run: Run, declared: AblationTable) -> str:
     text.append(markdown(table))
     note = declared.note.strip()
     if any(row.published for row in table.rows):
-        note += f" The *paper* rows are from {escape(paper_of(run)['source'])}."
+        note += f" The *paper* rows are its {paper_of(run)['table'][declared.paper]}."
     return "\n".join([*text, f"{note}\n" if note else ""])
 
 
@@ -191,9 +193,9 @@ def _learning(figures: Collection[str]) -> str:
     return (
         "## Learning curves\n\n![Denoising losses in training](figures/learning.png)\n\n"
         "The denoising loss is how far the model's answer to a noisy image is from the right one, "
-        "squared, by the term of the loss: of DreamBooth, for the subject's own images (instance) "
-        "and for its class's (prior). A point is the mean since the one before, over each "
-        "subject's seeds, then over subjects. It is noisy since every step draws other images, "
+        "squared, by the terms of the loss: *instance* for the subject's own images, *prior* for "
+        "its class's. A point is the mean since the one before, over each subject's seeds, then "
+        "over subjects. It is noisy since every step draws other images, "
         "noise and timesteps, and a method with other settings may draw others again: compare "
         "shapes only. A falling loss says nothing about fidelity.\n"
     )

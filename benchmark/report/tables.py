@@ -102,7 +102,8 @@ def about_table(run: Run, topic: Topic) -> ReportTable:
     """Every method in the metrics of a topic; no rows if there are none."""
     own = run.about(*topic.about)
     metrics = [*own, *(name for about in topic.beside for name in run.about(about)[:1])]
-    rows = _score_rows(run, run.summary, run.methods, metrics) if _scored(run, own) else []
+    methods = [method for method in run.methods if any((method, m) in run.means for m in own)]
+    rows = _score_rows(run, run.summary, methods, metrics)
     return ReportTable(topic.name, topic.title, _columns(run, metrics), tuple(rows))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +37,13 @@ from benchmark.store.records import (
 if TYPE_CHECKING:
     import pandas as pd
 
-_KINDS = {kind.__name__: kind for kind in (JobRecord, ScoreRecord, PriorRecord)}
-_FILES = {JobRecord: "jobs/*/*.json", ScoreRecord: "scores/*/*/*.json", PriorRecord: "prior/*.json"}
+_Record = JobRecord | ScoreRecord | PriorRecord
+#: Where the records of each kind lie.
+_FILES: dict[type[_Record], str] = {
+    JobRecord: "jobs/*/*.json",
+    ScoreRecord: "scores/*/*/*.json",
+    PriorRecord: "prior/*.json",
+}
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ class Run:
     @functools.cached_property
     def metrics(self) -> list[str]:
         """What the protocol declares, in the tables' order, whether or not an image has it."""
-        return order_metrics(self.scoring)
+        return order_metrics(self.scoring, self.declarations[self.protocol].get("metrics", ()))
 
     def metric(self, name: str) -> MetricRecord:
         return self.scoring.metrics[name]
@@ -234,7 +239,7 @@ def read_run(run_directory: Path) -> Run:
         declarations={label: _declaration(run_directory, label) for label in labels},
         scores=scores,
         unscored=unscored,
-        records=in_order(jobs, {name for _, name in rows}, plan),
+        records=in_order((jobs[name] for name in {name for _, name in rows}), [suite], plan),
         scored=tuple(kept[key] for key in sorted(kept)),
         priors=tuple(r for r in records if isinstance(r, PriorRecord)),
         scorings={label: scorings[label] for label in [*labels, *sorted(scorings)]},
@@ -254,7 +259,7 @@ def _declaration(run_directory: Path, label: str) -> dict[str, Any]:
     return _read_toml(run_directory / f"protocols/{folder_name(label)}.toml")
 
 
-def _read_records(run_directory: Path) -> Iterator[JobRecord | ScoreRecord | PriorRecord]:
+def _read_records(run_directory: Path) -> Iterator[_Record]:
     """The records: a file each, or of a kept run a line each."""
     import json
 
@@ -262,22 +267,23 @@ def _read_records(run_directory: Path) -> Iterator[JobRecord | ScoreRecord | Pri
     if not kept.is_file():
         for kind, files in _FILES.items():
             for path in sorted(run_directory.glob(files)):
-                yield from_json(kind, read_json(path), where=str(path))
+                yield from_json(kind, read_json(path), where=str(path))  # type: ignore[type-var]
         return
     try:
         for number, line in enumerate(kept.read_text("utf-8").splitlines(), 1):
             content = json.loads(line)
             named = content.get("kind") if isinstance(content, dict) else None
-            yield from_json(
-                _KINDS.get(str(named), JobRecord), content, where=f"{kept} line {number}"
-            )
+            kind = next((k for k in _FILES if k.__name__ == named), JobRecord)
+            yield from_json(kind, content, where=f"{kept} line {number}")  # type: ignore[type-var]
     except (ValueError, OSError) as error:
         raise UserError(f"{kept} cannot be read: {error}") from error
 
 
-def in_order(jobs: dict[Name, JobRecord], names: set[Name], plan: Plan) -> tuple[JobRecord, ...]:
-    """The records of the jobs called `names`, in the tables' order."""
-    found = [record for name, record in jobs.items() if name in names]
-    methods = order_methods((r.job for r in found), (asked.method for asked in plan.jobs))
+def in_order(
+    jobs: Iterable[JobRecord], suites: Iterable[dict[str, Any]], plan: Plan
+) -> tuple[JobRecord, ...]:
+    """The records in the tables' order."""
+    found = list(jobs)
+    methods = order_methods((r.job for r in found), suites, (job.method for job in plan.jobs))
     place = {method: i for i, method in enumerate(methods)}
     return tuple(sorted(found, key=lambda r: (place[r.job.method], r.job.subject, r.job.seed)))

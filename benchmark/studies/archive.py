@@ -39,7 +39,9 @@ def keep_run(run_directory: Path, directory: Path) -> Path:
         )
     _check_folder(directory, run_directory)
     kept = [_kept(run, record) for record in run.records]
-    lines = [json.dumps(to_json(record)) + "\n" for record in (*kept, *run.scored, *run.priors)]
+    records = [to_json(r) for r in kept] + [to_json(r) for r in run.scored]
+    records += [to_json(r) for r in run.priors]
+    lines = [json.dumps(record) + "\n" for record in records]
     protocols = [f"protocols/{folder_name(label)}.toml" for label in run.protocols]
     images = [name for record in kept for name in record.images]
     try:

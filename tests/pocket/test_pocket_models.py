@@ -280,8 +280,8 @@ def test_each_identifier_and_name_changes_the_encoding_at_the_noun() -> None:
     pairs = [(i, noun) for i in IDENTIFIERS for noun in CLASSES]
     pairs += [(n, CLASSES[k]) for n, k in zip(names, known.kind.tolist(), strict=True)]
     with torch.no_grad():
-        plain = backbone.encode_prompts([f"a {noun}" for _, noun in pairs])[:, 2]
-        marked = backbone.encode_prompts([f"a {word} {noun}" for word, noun in pairs])[:, 3]
+        plain = backbone.encode([f"a {noun}" for _, noun in pairs]).embeddings[:, 2]
+        marked = backbone.encode([f"a {word} {noun}" for word, noun in pairs]).embeddings[:, 3]
     assert torch.cosine_similarity(plain, marked, dim=1).max() < 0.9
 
 
@@ -290,7 +290,7 @@ def test_the_judges_know_real_renders() -> None:
     from benchmark.pocket.evaluate import identity_on_renders, judge_on_renders
     from benchmark.scoring.features import load_encoders
 
-    encoders = load_encoders(load_suite("pocket").encoder_tables(), device="cpu")
+    encoders = load_encoders(load_suite("pocket").protocol.encoders, device="cpu")
     values = {row.name: row.value for row in judge_on_renders(encoders, 200)}
     assert values["class right on renders"] > 0.9
     values = {row.name: row.value for row in identity_on_renders(encoders, 50)}
