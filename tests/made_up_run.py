@@ -28,6 +28,7 @@ from benchmark.store.records import (
     JobRecord,
     MetricRecord,
     Phases,
+    Prior,
     PriorRecord,
     Score,
     ScoreRecord,
@@ -98,6 +99,14 @@ JOB = Job(
     prompts=PROMPTS,
     images_per_prompt=2,
     prior_prompt_images=1,
+)
+
+#: Prior images that took 90 seconds.
+DRAWN = PriorRecord(
+    prior=Prior("toy@0123456789ab", "fp32", "dog", 64, Sampler("ddpm", 50, 1.0), 0),
+    seconds=90.0,
+    sha256="0",
+    provenance={},
 )
 
 #: (job, request, metric) -> the score, or why there is none

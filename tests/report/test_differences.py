@@ -162,7 +162,7 @@ def test_too_few_subjects_for_a_test_are_said_to_be(tmp_path, count, said):
     ("methods", "reference"),
     [
         (("textual-inversion", "dreambooth-no-prior", "dreambooth"), "dreambooth"),
-        (("textual-inversion", "dreambooth-no-prior"), "textual-inversion"),
+        (("textual-inversion", "dreambooth-no-prior"), "dreambooth-no-prior"),
         (("textual-inversion", "dreambooth"), "dreambooth"),  # as the suite's groups have them
         (("real-images", "textual-inversion", "untuned"), "textual-inversion"),
         (("real-images", "untuned"), "real-images"),

@@ -6,15 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmark.api import PRIOR, Sampler
+from benchmark.api import PRIOR
 from benchmark.config.registry import available
 from benchmark.config.tables import AblationTable, fits, installed_tables
 from benchmark.report.cost import cost, cost_section
 from benchmark.report.tables import ablation, ablations_of, by_prompt_group, by_subject
 from benchmark.report.write import write_joint_report, write_report
 from benchmark.results.run import read_run
-from benchmark.store.records import Prior, PriorRecord
-from tests.made_up_run import METRICS, SCORING, World, edit_records, remove_job, write_run
+from tests.made_up_run import DRAWN, METRICS, SCORING, World, edit_records, remove_job, write_run
 
 METHODS = ("dreambooth", "identifier-sks", "real-images", "untuned")
 SUBJECTS = ("cat-a", "dog-b", "owl-c")
@@ -168,10 +167,6 @@ def test_the_cost_has_steps_and_images_a_second(run):
     # Two images of each of two prompts and one of the prior prompt, in 4 seconds.
     drawn = dict.fromkeys(("dreambooth", "identifier-sks", "untuned"), 5 / 4)
     assert column(run, "images_per_s") == {"real-images": None} | drawn
-
-
-PRIOR_OF_DOGS = Prior("toy@0123456789ab", "fp32", "dog", 64, Sampler("ddpm", 50, 1.0), 0)
-DRAWN = PriorRecord(PRIOR_OF_DOGS, 90.0, "0", {})
 
 
 def priced(path, **more):
