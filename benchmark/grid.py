@@ -104,8 +104,8 @@ def score_run(
 ) -> int:
     """Score the images of a run directory again, and write its report; nothing is trained or drawn.
 
-    `protocol`: a name or a file, else that of its suite.toml. `metrics`: more than the protocol's,
-    installed or module:ATTRIBUTE. `encoders`, `data`: where they lie, if not where they lay. Returns
+    `protocol`: a name or a file, else that of its suite.toml. `metrics`: beside the protocol's,
+    installed or module:ATTRIBUTE. `encoders`, `data`: folders, if they lie elsewhere now. Returns
     the exit code as of `run_grid`. Raises UserError if it is no run directory, if the subjects'
     images are others, or if a score that is there would change.
     """
@@ -114,12 +114,11 @@ def score_run(
         raise UserError(f"{path} has no finished job to score: run it first")
     assessment = Assessment.read(path / SUITE)
     chosen = load_protocol(protocol) if protocol else assessment.protocol
-    extra = {*metrics, *extra_metrics(chosen, held)} - set(chosen.metrics)
     assessment = replace(
         assessment,
         data=assessment.data.at(data),
         protocol=chosen,
-        metrics=tuple(sorted(extra)),
+        metrics=extra_metrics(chosen, held, metrics),
         encoders=str(encoders) if encoders else assessment.encoders,
     )
     check_scoring(assessment.scoring, held)

@@ -1,68 +1,16 @@
-"""The commands for images and runs that are there: score, report, keep, check.
+"""The commands for runs that are there: report, keep, check.
 
-python -m benchmark score my-images --method my-tool
+python -m benchmark report runs/pocket-1a2b3c4d
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from benchmark.api import UserError
-from benchmark.cli.options import DataOption, EncodersOption, ProtocolOption, SuiteOption
-from benchmark.config.suite import load_suite
-
-
-def score(
-    images: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IMAGES",
-            help="A folder of <subject>/<prompt>/<n>.png, or a CSV: file,subject,prompt[,sample,"
-            "seed,method].",
-        ),
-    ],
-    suite: SuiteOption = "pocket",
-    data: DataOption = None,
-    protocol: ProtocolOption = "",
-    encoders: EncodersOption = None,
-    method: Annotated[
-        str, typer.Option(metavar="NAME", help="What made the images; else the folder's name.")
-    ] = "",
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Else runs/<name of IMAGES>-<hash>.")
-    ] = None,
-    skip_unmatched: Annotated[
-        bool, typer.Option("--skip-unmatched", help="Leave out the files that fit nothing.")
-    ] = False,
-) -> None:
-    """Score images that any other tool made, beside the real images, and report them.
-
-    A prompt is written as its text (`a dog in the snow`), its template (`a {} in the snow`), or as
-    file names have it (`a-subject-in-the-snow`); `prior` is the prior prompt. Files that fit no
-    subject or prompt, or are no images, are listed, and nothing is scored.
-
-    Example:
-
-        python -m benchmark score my-images --suite pocket --method my-tool
-    """
-    from benchmark.studies.matching import name_of
-    from benchmark.studies.outside_images import collect, score_images
-
-    found = load_suite(suite).with_images(data).under(protocol, encoders=encoders)
-    work = collect(images, found, method=method)
-    for line in work.unmatched:
-        print(f"unmatched: {line}", file=sys.stderr)
-    if work.unmatched and not skip_unmatched:
-        raise UserError(
-            f"{len(work.unmatched)} files of {images} are unmatched, so nothing was scored: mend "
-            "them, or leave them out with --skip-unmatched"
-        )
-    directory = out or Path("runs") / f"{name_of(images)}-{work.configuration[:8]}"
-    print(f"report: {score_images(work, directory)}")
 
 
 def report(

@@ -11,13 +11,16 @@ other settings is named by them: `--methods 'dreambooth,dreambooth[prior_weight=
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -40,7 +43,8 @@ _MEMBERS = {
 }
 
 
-def available(group: str) -> dict[str, EntryPoint]:
+@functools.cache  # it reads every installed package
+def available(group: str) -> Mapping[str, EntryPoint]:
     """The installed plugins of `group` ("methods", "backbones", "metrics"), sorted by name.
 
     Raises UserError if two packages offer the same name.
@@ -53,7 +57,7 @@ def available(group: str) -> dict[str, EntryPoint]:
                 f"two {group} are called '{point.name}': {other.value} and {point.value}; "
                 "uninstall one of the packages"
             )
-    return dict(sorted(found.items()))
+    return MappingProxyType(dict(sorted(found.items())))
 
 
 def is_ours(group: str, name: str) -> bool:

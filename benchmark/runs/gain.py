@@ -10,9 +10,10 @@ image or a score that is there is refused by name.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmark.api import Prompt, Request, UserError
@@ -72,10 +73,9 @@ def check(jobs: Sequence[Job], settled: Mapping[str, Any], held: Held) -> None:
     )
     for what, value in (dict(settled) | _facts(jobs)).items():
         if what in before and before[what] != value:
-            was, now = _difference(before[what], value)
             raise UserError(
-                f"{held.directory.path} holds images made with {what}{was}, and now it is{now}: "
-                f"{_WAY_OUT}"
+                f"{held.directory.path} holds images made with {what} {before[what]!r}, and now "
+                f"it is {value!r}: {_WAY_OUT}"
             )
 
 
@@ -86,20 +86,14 @@ def _facts(jobs: Iterable[Job]) -> dict[str, Any]:
         fit, method, subject = job.fit, f"method '{job.method}'", f"subject '{job.subject}'"
         facts[f"version of {method}"] = fit.version
         # Another tool's images are their own settings, and so others in each of its jobs.
-        facts[f"settings of {job.label if job.elsewhere else method}"] = fit.settings
+        whose = job.label if job.elsewhere else method
+        settings = json.loads(json.dumps(fit.settings))  # as a record has them
+        facts |= {f"setting '{key}' of {whose}": value for key, value in settings.items()}
         facts[f"class noun of {subject}"] = fit.class_noun
         facts[f"{subject} being live"] = fit.live
         facts[f"images of {subject}"] = job.references_digest
         facts[f"the fit of {job.label}"] = fit.key
     return facts
-
-
-def _difference(was: Any, now: Any) -> tuple[str, str]:
-    """Of two values, or of the first setting in which two dictionaries differ."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        key = next(k for k in [*was, *now] if was.get(k) != now.get(k))
-        return f" ({key} = {was.get(key)!r})", f" {now.get(key)!r}"
-    return f" {was!r}", f" {now!r}"
 
 
 def check_scoring(scoring: Scoring, held: Held) -> None:
@@ -117,7 +111,7 @@ def check_scoring(scoring: Scoring, held: Held) -> None:
 
 def _scoring_differences(before: Scoring, after: Scoring) -> Iterable[tuple[str, Any, Any]]:
     if before.declaration != after.declaration:
-        yield "another declaration, digest", before.declaration, after.declaration
+        yield "the protocol declared as", before.declaration, after.declaration
     for name, encoder in before.encoders.items():
         if name in after.encoders and encoder != after.encoders[name]:
             other = after.encoders[name]
@@ -126,9 +120,9 @@ def _scoring_differences(before: Scoring, after: Scoring) -> Iterable[tuple[str,
     for name, metric in before.metrics.items():
         if name in after.metrics and before.key(name) != after.key(name):
             other = after.metrics[name]
-            if metric.version != other.version:
-                yield f"version of metric '{name}'", metric.version, other.version
-            yield f"metric '{name}' as", metric, other
+            for key, value in asdict(metric).items():
+                if value != getattr(other, key):
+                    yield f"the {key} of metric '{name}'", value, getattr(other, key)
 
 
 # What is added ---------------------------------------------------------------------------------
@@ -176,15 +170,15 @@ def is_scored(record: JobRecord, scored: ScoreRecord | None, scoring: Scoring) -
     )
 
 
-def extra_metrics(protocol: Protocol, held: Held) -> tuple[str, ...]:
-    """The metrics that a directory has scores of beside the protocol's own."""
+def extra_metrics(protocol: Protocol, held: Held, asked: Iterable[str] = ()) -> tuple[str, ...]:
+    """The metrics beside the protocol's own that are asked for, or that `held` has scores of."""
     found = {
         name
         for (label, _), record in held.scores.items()
         if label == protocol.label
         for name in record.scoring.metrics
     }
-    return tuple(sorted(found - set(protocol.metrics)))
+    return tuple(sorted({*found, *asked} - set(protocol.metrics)))
 
 
 def joined_plan(
@@ -216,10 +210,16 @@ def joined_suite(grid: Grid, jobs: Sequence[Job], held: Held) -> str:
     evaluation = suite["evaluation"]
     for key in ("images_per_prompt", "prior_prompt_images"):
         evaluation[key] = max(getattr(job, key) for job in (*there, *jobs))
-    templates = {prompt.template for job in (*there, *jobs) for prompt in job.prompts}
-    if evaluation["prompts"] and templates > {p.template for job in grid.jobs for p in job.prompts}:
+    templates = _templates((*there, *jobs))
+    if before.get("evaluation", {}).get("prompts") == []:
+        evaluation["prompts"] = []
+    elif evaluation["prompts"] and templates > _templates(grid.jobs):
         evaluation["prompts"] = sorted(templates)
     return tomli_w.dumps(suite)
+
+
+def _templates(jobs: Iterable[Job]) -> set[str]:
+    return {prompt.template for job in jobs for prompt in job.prompts}
 
 
 def _suite_before(held: Held) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class JobTools:
         return torch.stack([fitted(read_image(path), resolution) for path in self.subject.images])
 
     def prior(self, stage: Stage) -> Clean:
-        """A copy of the prior images as `stage` prepared them. Raises UserError if there are none."""
+        """A copy of the prior images as `stage` prepared them. Raises UserError if none are."""
         if stage.name not in self.prepared:
             raise UserError(
                 f"no prior images for stage '{stage.name}': the method's `prior` asked for none"

@@ -1,4 +1,4 @@
-"""What a job learned, as a safetensors file: written with `--keep-weights`, loaded instead of a fit."""
+"""What a job learned, in a safetensors file: with `--keep-weights` no job is fitted twice."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 #: What Linux says of the machine's memory, and of the container's (version 2 of control groups).
 MEMORY, MEMORY_LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 _REPORT_EVERY = 0.5  # seconds between two reports of one phase's steps
+_PATIENCE = 20  # seconds that an idle worker has to end by itself
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,10 @@ class _Worker:
         self.connection.send(task)
 
     def stop(self) -> None:
+        """End the process: by itself if it is idle, else at once."""
+        self.connection.close()
+        if self.task is None:
+            self.process.join(_PATIENCE)
         self.process.terminate()
         self.process.join()
 

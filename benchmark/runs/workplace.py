@@ -63,9 +63,11 @@ class Workplace:
             raise LeftBehind(f"it left in the backbone: {'; '.join(left)}")
 
     def _borrowed(self, task: Job | Prior, precision: str) -> tuple[Backbone, Loan]:
-        from benchmark.models.loan import Loan
-
         if self._lent is None:
+            import torch._dynamo  # it replaces functions of torch, which is no job's doing
+
+            from benchmark.models.loan import Loan
+
             choice = self.suite.backbone
             backbone = choice.load_kind().load(
                 choice.model,

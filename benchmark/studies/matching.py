@@ -58,7 +58,8 @@ def match_files(
 
     `subjects`: those of `dataset` that are looked for, by name. A prompt may have `identifier`
     before its class noun; `method` made what a CSV names no method for, and is none of `reserved`,
-    whose images are the data set's own. The second list has a line a file: its name, and why. Raises UserError if `images` cannot be read at all.
+    whose images are the data set's own. The second list has a line a file: its name, and why.
+    Raises UserError if `images` cannot be read at all.
     """
     found: dict[Group, dict[Request, Path]] = defaultdict(dict)
     unmatched = []

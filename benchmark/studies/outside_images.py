@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,16 +57,17 @@ class Work:
 
     suite: Suite
     batches: tuple[Batch, ...]
+    metrics: tuple[str, ...]  #: beside the protocol's
     measures: tuple[Job, ...]  #: those of the suite's controls that need no backbone
     unmatched: tuple[str, ...]  #: file and why
     directory: Path  #: where it goes unless it is told otherwise
 
 
-def collect(images: Path, suite: Suite, *, method: str = "") -> Work:
+def collect(images: Path, suite: Suite, *, method: str = "", metrics: Sequence[str] = ()) -> Work:
     """Match every file of `images` (a folder or a CSV) with a subject and a prompt, and look at it.
 
-    `method` is what made them, where a CSV does not say; else the folder's name. Raises UserError
-    if no file matches, or if an encoder of the protocol is missing.
+    `method` is what made them, where a CSV does not say; else the folder's name. `metrics` are
+    scored beside the protocol's. Raises UserError if no file matches, or if an encoder is missing.
     """
     dataset = suite.data.load()
     subjects = {s.name: s for s in choose_subjects(dataset, suite.data.subjects)}
@@ -85,7 +86,7 @@ def collect(images: Path, suite: Suite, *, method: str = "") -> Work:
         raise UserError(f"{images}: none of {len(unmatched)} files is an image to score{reason}")
     scored = tuple(subjects[name] for name in dict.fromkeys(name for _, name, _ in found))
     verify(dataset, scored)
-    scoring = Assessment.of(suite).scoring
+    scoring = Assessment.of(suite, tuple(metrics)).scoring
     batches = [
         _batch(name, subjects[subject], seed, files)
         for (name, subject, seed), files in found.items()
@@ -98,9 +99,10 @@ def collect(images: Path, suite: Suite, *, method: str = "") -> Work:
     return Work(
         suite,
         tuple(batches),
-        measures,
-        tuple(unmatched),
-        Path("runs") / f"{name_of(images)}-{key[:8]}",
+        metrics=tuple(metrics),
+        measures=measures,
+        unmatched=tuple(unmatched),
+        directory=Path("runs") / f"{name_of(images)}-{key[:8]}",
     )
 
 
@@ -114,7 +116,7 @@ def score_images(work: Work, path: Path) -> int:
     jobs = [*(batch.job for batch in work.batches), *work.measures]
     check(jobs, {}, held)
     protocol = work.suite.protocol
-    assessment = Assessment.of(work.suite, extra_metrics(protocol, held))
+    assessment = Assessment.of(work.suite, extra_metrics(protocol, held, work.metrics))
     check_scoring(assessment.scoring, held)
     examiner = Examiner(assessment, held.directory)
     one_thread()
