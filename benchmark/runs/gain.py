@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -40,6 +41,17 @@ class Held:
     plan: Plan | None
     jobs: Mapping[Name, JobRecord]
     scores: Mapping[tuple[str, Name], ScoreRecord]  #: by the protocol's label and the job
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out meanwhile. Raises UserError if one is at work, or was since."""
+        with self.directory.locked():
+            if self.directory.plan() != self.plan:
+                raise UserError(
+                    f"another run has added to {self.directory.path} meanwhile: run the same "
+                    "command again"
+                )
+            yield
 
 
 def read_held(directory: RunDirectory) -> Held:
