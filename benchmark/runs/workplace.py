@@ -64,7 +64,6 @@ class Workplace:
 
     def _borrowed(self, task: Job | Prior, precision: str) -> tuple[Backbone, Loan]:
         if self._lent is None:
-            import torch._dynamo  # it replaces functions of torch, which is no job's doing
 
             from benchmark.models.loan import Loan
 
