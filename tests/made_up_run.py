@@ -22,13 +22,13 @@ from benchmark.store.directory import (
 )
 from benchmark.store.files import sha256
 from benchmark.store.records import (
-    SCORE_COLUMNS,
     Fit,
     ImageRecord,
     Job,
     JobRecord,
     MetricRecord,
     Phases,
+    Prior,
     PriorRecord,
     Score,
     ScoreRecord,
@@ -99,6 +99,14 @@ JOB = Job(
     prompts=PROMPTS,
     images_per_prompt=2,
     prior_prompt_images=1,
+)
+
+#: Prior images that took 90 seconds.
+DRAWN = PriorRecord(
+    prior=Prior("toy@0123456789ab", "fp32", "dog", 64, Sampler("ddpm", 50, 1.0), 0),
+    seconds=90.0,
+    sha256="0",
+    provenance={},
 )
 
 #: (job, request, metric) -> the score, or why there is none
@@ -219,7 +227,7 @@ def write_scores(
         images=images_digest(record.images),
         references=record.job.references_digest,
         seconds=1.0,
-        rows=sha256((",".join(SCORE_COLUMNS) + "\n" + rows).encode()),
+        rows=sha256(rows.encode()),
         provenance=dict(record.provenance),
     )
     directory.write_scores(scored, rows)

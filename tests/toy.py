@@ -1,6 +1,6 @@
 """A world that takes milliseconds: subjects are colours, methods paint, encoders look at colours.
 
-As plugins from outside: `kind = "tests.toy:KIND"` for the backbone, `kind = "tests.toy:EYE"` for the
+As plugins from outside: `kind = "tests.toy:KIND"` for the backbone, "tests.toy:EYE" for encoders,
 encoders, `--methods tests.toy:PAINT`, `--metrics tests.toy:BRIGHTNESS`.
 """
 
@@ -22,10 +22,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmark.api import (
+    CAPABILITIES,
     PIXELS,
     PRIOR,
     TEXT_TO_IMAGE,
-    TRAINING,
     Batch,
     PriorImages,
     Request,
@@ -198,7 +198,7 @@ class Easel:
 class Easels:
     """The kind of backbone: every model's name is one."""
 
-    can: frozenset[str] = frozenset({TEXT_TO_IMAGE, TRAINING})
+    can: frozenset[str] = frozenset(CAPABILITIES)
 
     def identify(self, model: str) -> str:
         return f"{model}@{hashlib.sha256(model.encode()).hexdigest()[:12]}"
@@ -312,7 +312,9 @@ class Paint:
 
     def prior(self, subject: Subject) -> PriorImages | None:
         sampler = Sampler(self.prior_scheduler, 2, 1.0)
-        return PriorImages(subject.class_noun, self.prior_count, sampler) if self.prior_count else None
+        return (
+            PriorImages(subject.class_noun, self.prior_count, sampler) if self.prior_count else None
+        )
 
     def fit(self, subject: Subject, backbone: Easel, tools: Tools) -> dict[str, Tensor]:
         assert backbone.canvas.weight == 0.0, "the job before this one left its mark"

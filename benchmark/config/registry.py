@@ -11,13 +11,17 @@ other settings is named by them: `--methods 'dreambooth,dreambooth[prior_weight=
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
+import math
 import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -40,7 +44,8 @@ _MEMBERS = {
 }
 
 
-def available(group: str) -> dict[str, EntryPoint]:
+@functools.cache  # it reads every installed package
+def available(group: str) -> Mapping[str, EntryPoint]:
     """The installed plugins of `group` ("methods", "backbones", "metrics"), sorted by name.
 
     Raises UserError if two packages offer the same name.
@@ -53,7 +58,7 @@ def available(group: str) -> dict[str, EntryPoint]:
                 f"two {group} are called '{point.name}': {other.value} and {point.value}; "
                 "uninstall one of the packages"
             )
-    return dict(sorted(found.items()))
+    return MappingProxyType(dict(sorted(found.items())))
 
 
 def is_ours(group: str, name: str) -> bool:
@@ -139,7 +144,9 @@ def configure(name: str, method: Method, settings: dict[str, Any]) -> Method:
     setting, its value and what it should be.
     """
     known = settings_of(method)
-    for key in settings:
+    for key, value in settings.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"setting '{key}' of method '{name}' is {value}: it should be finite")
         if key not in known:
             raise UserError(
                 f"method '{name}' has no setting '{key}'; it has: {', '.join(known) or 'none'}"
@@ -147,11 +154,11 @@ def configure(name: str, method: Method, settings: dict[str, Any]) -> Method:
     try:
         adapter: TypeAdapter[Method] = TypeAdapter(type(method))
         # As JSON, so that a list may stand for a tuple and yet no string for a number.
-        text = json.dumps(adapter.dump_python(method, mode="json") | settings, allow_nan=False)
+        text = json.dumps(adapter.dump_python(method, mode="json") | settings)
         checked = adapter.validate_json(text, strict=True)
     except ValidationError as error:
         raise UserError("; ".join(_problem(name, one) for one in error.errors())) from error
-    except (ValueError, PydanticUserError, PydanticUndefinedAnnotation) as error:
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         raise UserError(f"settings of method '{name}': {error}") from error
     return replace(method, **{key: getattr(checked, key) for key in settings})  # type: ignore[type-var]
 

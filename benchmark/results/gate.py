@@ -194,12 +194,9 @@ def _check(baseline: Baseline, method: str, metric: str, *, after: float, seeds:
 
 def _check_task(run: Run, task: Task, baseline: Baseline, path: Path) -> None:
     found = task.model_dump()
-    # A metric that the baseline does not know yet is no obstacle, and where better lies is its.
-    found["metrics"] = {
-        name: entry | {"better": baseline.task.metrics[name].better}
-        for name, entry in found["metrics"].items()
-        if name in baseline.task.metrics
-    }
+    # A metric that the baseline does not know yet is no obstacle.
+    known = baseline.task.metrics
+    found["metrics"] = {name: entry for name, entry in found["metrics"].items() if name in known}
     differing = [
         f"{key} ({_short(before)} in the baseline, {_short(after)} in the run)"
         for key, before, after in changes(baseline.task.model_dump(), found)

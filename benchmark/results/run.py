@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Prompt, Role, UserError
-from benchmark.results.order import order_methods, order_metrics, varied
 from benchmark.results.claims import Verdict, judge, load_orderings
-from benchmark.results.scores import read_scores, scored_jobs, union_of_scorings
+from benchmark.results.order import order_methods, order_metrics, varied
+from benchmark.results.scores import check_rows, read_scores, scored_jobs, union_of_scorings
 from benchmark.results.significance import by_image
 from benchmark.results.statistics import summarise
-from benchmark.store.directory import RECORDS, SUITE, Name, Plan, RunDirectory, folder_name
+from benchmark.store.directory import RECORDS, SUITE, Plan, RunDirectory, folder_name
 from benchmark.store.directory import image_path as path_of_image
 from benchmark.store.files import read_json
 from benchmark.store.records import (
@@ -221,17 +221,16 @@ def read_run(run_directory: Path) -> Run:
         raise UserError(f"{run_directory} is no run directory: it has no run.json")
     scores, unscored = read_scores(run_directory / "scores.csv")
     jobs = {r.job.name: r for r in records if isinstance(r, JobRecord)}
-    scored = {(r.scoring.protocol, r.name): r for r in records if isinstance(r, ScoreRecord)}
+    scored = {
+        (r.scoring.protocol, r.name): r
+        for r in records
+        if isinstance(r, ScoreRecord) and r.scoring.protocol in plan.protocols
+    }
     rows = scored_jobs(scores) | scored_jobs(unscored)
-    for label, name in sorted(rows):
-        if (label, name) not in scored or name not in jobs:
-            raise UserError(
-                f"{run_directory / 'scores.csv'} has scores of {' / '.join(map(str, name))} under "
-                f"{label}, and no record of it: run the same command again"
-            )
-    kept = {key: record for key, record in scored.items() if key in rows}
-    labels = [label for label in plan.protocols if any(label == of for of, _ in rows)]
-    scorings = union_of_scorings(kept.values())
+    check_rows(run_directory / "scores.csv", rows, scored, jobs)
+    scorings = union_of_scorings(scored.values())
+    labels = [label for label in plan.protocols if label in scorings]
+    names = {name for _, name in scored}
     return Run(
         directory=run_directory,
         suite=suite,
@@ -239,10 +238,10 @@ def read_run(run_directory: Path) -> Run:
         declarations={label: _declaration(run_directory, label) for label in labels},
         scores=scores,
         unscored=unscored,
-        records=in_order((jobs[name] for name in {name for _, name in rows}), [suite], plan),
-        scored=tuple(kept[key] for key in sorted(kept)),
+        records=in_order((r for name, r in jobs.items() if name in names), [suite], plan),
+        scored=tuple(scored[key] for key in sorted(scored)),
         priors=tuple(r for r in records if isinstance(r, PriorRecord)),
-        scorings={label: scorings[label] for label in [*labels, *sorted(scorings)]},
+        scorings={label: scorings[label] for label in labels},
     )
 
 

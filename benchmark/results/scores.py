@@ -5,13 +5,14 @@ scores, unscored = read_scores(Path("runs/pocket-1a2b3c4d/scores.csv"))
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.api import UserError
 from benchmark.store.directory import Name
+from benchmark.store.files import sha256
 from benchmark.store.records import SCORE_COLUMNS, ScoreRecord, Scoring
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ SCORED = (
 _NUMBERS = ("sample", "seed")
 #: Few texts, each of them often.
 TEXTS = tuple(name for name in SCORE_COLUMNS if name not in (*_NUMBERS, "value"))
+_NO_ROWS = sha256(b"")  #: `ScoreRecord.rows` where no metric applies to the job's images
 
 
 def read_scores(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -76,6 +78,24 @@ def scored_jobs(scores: pd.DataFrame) -> set[tuple[str, Name]]:
     """(protocol, job) of each job that has rows in `scores`."""
     jobs = scores[["protocol", "method", "subject", "seed"]].drop_duplicates()
     return {(label, (m, s, int(k))) for label, m, s, k in jobs.itertuples(index=False, name=None)}
+
+
+def check_rows(
+    path: Path,
+    rows: Collection[tuple[str, Name]],
+    scored: Mapping[tuple[str, Name], ScoreRecord],
+    jobs: Collection[Name],
+) -> None:
+    """Raise UserError unless the scores.csv at `path` and the records are of the same jobs."""
+    for label, name in sorted({*rows, *scored}):
+        what = f"{' / '.join(map(str, name))} under {label}"
+        if (label, name) not in scored or name not in jobs:
+            problem = f"has scores of {what}, and there is no record of it"
+        elif (label, name) not in rows and scored[label, name].rows != _NO_ROWS:
+            problem = f"lacks the scores of {what}"
+        else:
+            continue
+        raise UserError(f"{path} {problem}: the same `run` command again mends it")
 
 
 def union_of_scorings(records: Iterable[ScoreRecord]) -> dict[str, Scoring]:

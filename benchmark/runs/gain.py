@@ -53,10 +53,10 @@ def read_held(directory: RunDirectory) -> Held:
     names = [asked.name for asked in plan.jobs] if plan else []
     jobs = {name: record for name in names if (record := directory.job_record(name))}
     scores = {
-        (protocol, name): record
+        (protocol, name): scored
         for protocol in (plan.protocols if plan else ())
         for name in jobs
-        if (record := directory.score_record(protocol, name))
+        if (scored := directory.score_record(protocol, name))
     }
     return Held(directory, plan, jobs, scores)
 
@@ -119,10 +119,10 @@ def _scoring_differences(before: Scoring, after: Scoring) -> Iterable[tuple[str,
             yield f"the {key} of encoder '{name}'", encoder.get(key), other.get(key)
     for name, metric in before.metrics.items():
         if name in after.metrics and before.key(name) != after.key(name):
-            other = after.metrics[name]
+            now = asdict(after.metrics[name])
             for key, value in asdict(metric).items():
-                if value != getattr(other, key):
-                    yield f"the {key} of metric '{name}'", value, getattr(other, key)
+                if value != now[key]:
+                    yield f"the {key} of metric '{name}'", value, now[key]
 
 
 # What is added ---------------------------------------------------------------------------------
@@ -210,10 +210,16 @@ def joined_suite(grid: Grid, jobs: Sequence[Job], held: Held) -> str:
     evaluation = suite["evaluation"]
     for key in ("images_per_prompt", "prior_prompt_images"):
         evaluation[key] = max(getattr(job, key) for job in (*there, *jobs))
-    templates = {prompt.template for job in (*there, *jobs) for prompt in job.prompts}
-    if evaluation["prompts"] and templates > {p.template for job in grid.jobs for p in job.prompts}:
+    templates = _templates((*there, *jobs))
+    if before.get("evaluation", {}).get("prompts") == []:
+        evaluation["prompts"] = []
+    elif evaluation["prompts"] and templates > _templates(grid.jobs):
         evaluation["prompts"] = sorted(templates)
     return tomli_w.dumps(suite)
+
+
+def _templates(jobs: Iterable[Job]) -> set[str]:
+    return {prompt.template for job in jobs for prompt in job.prompts}
 
 
 def _suite_before(held: Held) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 import re
 
 import pytest
+from benchmark.report.in_short import in_short
 
 from benchmark.report.sections import report_text
-from benchmark.report.summary import in_short
-from benchmark.report.tables import report_tables
+from benchmark.report.tables import score_tables
 from benchmark.results.merge import join
 from benchmark.results.run import read_run
-from tests.made_up_run import remove_job, write_run
+from tests.made_up_run import remove_job, world, write_run
 
 SUBJECTS = tuple(f"cat-{letter}" for letter in "abcdefghij")
 #: DINO of each method; the other metrics are the same, but PRES.
@@ -29,7 +29,7 @@ def value(job, request, metric):
 
 def sentences(path, **more):
     """What each sentence is about -> the sentence."""
-    text = in_short(read_run(write_run(path, value, **more)))
+    text = in_short(read_run(write_run(path, value, **more)).under("toy-1"))
     assert text.startswith("## In short (toy-1)\n")
     return dict(re.findall(r"^- \*\*(.+?)\*\*:? (.*)$", text, re.MULTILINE))
 
@@ -116,21 +116,23 @@ def test_the_papers_orderings_are_counted_and_what_goes_against_them_is_named(tm
 def test_copiers_are_named_and_seeds_counted(tmp_path):
     methods = ("copier", "dreambooth", "real-images")
     found = sentences(tmp_path / "run", methods=methods, subjects=SUBJECTS, seeds=(0, 1))
-    assert found["Likely copies"].startswith("copier above the real images in DINO")
+    assert found["Likely copies"].startswith("copier above real-images in DINO")
     assert found["Certainty"].startswith("10 subjects, 2 seeds.")
 
 
 def test_a_copiers_nearest_real_image_is_named(tmp_path):
     methods = ("copier", "dreambooth", "real-images")
-    path = write_run(tmp_path / "run", value, methods=methods, subjects=SUBJECTS, nearest=True)
-    run = read_run(path)
+    path = write_run(
+        tmp_path / "run", value, methods=methods, subjects=SUBJECTS, world=world(nearest=True)
+    )
+    run = read_run(path).under("toy-1")
     # The subjects' own make 0.009 of every mean.
-    copies = "copier (nearest real image 0.959, theirs 0.909) above the real images in DINO"
+    copies = "copier (nearest DINO 0.959, real-images 0.909) above real-images in DINO"
     assert f"**Likely copies**: {copies}; look at the images." in in_short(run)
     text = report_text(run, figures=set())
-    assert "Above the real images in DINO: copier (nearest real image 0.959, theirs 0.909)." in text
-    assert "## Copies" in text
-    table = next(table for table in report_tables(run) if table.name == "copying")
+    assert f"Likely copies: {copies}." in text
+    assert "## Copying" in text
+    table = next(table for table in score_tables(run) if table.name == "copying")
     assert [column.title for column in table.columns][1] == "nearest DINO"
     found = {row.cells[0]: row.cells[1] for row in table.rows}
     assert {name: round(cell.mean, 3) for name, cell in found.items()} == {

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from benchmark.api import Prompt, UserError
+from benchmark.api import Prompt, Sampler, Unscored, UserError
 from benchmark.cli import app as cli
 from benchmark.results.baseline import (
     LEVEL,
@@ -22,16 +23,17 @@ from benchmark.results.baseline import (
     Baseline,
     measure_baseline,
     read_baseline,
-    seed_spread,
+    spread_of_mean,
     tolerance_of,
 )
-from benchmark.results.gate import Outcome, check_runs, compare, junit_xml, load_runs
-from tests.made_up_run import PROMPTS, remove_job, write_run
+from benchmark.results.gate import Outcome, check_runs, check_scores, junit_xml, load_runs
+from tests.made_up_run import METRICS as DECLARED
+from tests.made_up_run import PROMPTS, SCORING, World, remove_job, world, write_run
 from tests.reference import tolerance as reference
 
 METHODS = ("real-images", "dreambooth", "untuned")
 SUBJECTS = ("cat", "dog", "owl")
-METRICS = ("dino", "clip_i", "clip_t", "pres", "div", "prior_div")
+METRICS = ("dino", "clip_i", "clip_t", "pres", "prior_div", "div")
 SEEDS = (0, 1, 2, 3, 4)
 SPREAD = 0.05  #: of a subject's mean, from seed to seed
 
@@ -60,6 +62,10 @@ def baseline(tmp_path: Path) -> Path:
     path = tmp_path / "baseline.toml"
     check_runs([make(tmp_path / "seeds", seeds=SEEDS)], path, update=True)
     return path
+
+
+def loaded(path):
+    return load_runs([path]).under("toy-1")
 
 
 def refused(runs, path, **options):
@@ -99,14 +105,14 @@ def test_the_reference_quantile_is_that_of_published_tables() -> None:
 
 def test_subjects_that_move_together_do_not_make_a_mean_look_steady() -> None:
     row = [0.1, 0.2, 0.4, 0.3]
-    spread, freedom = seed_spread(pd.DataFrame([row, row, row]))
+    spread, freedom = spread_of_mean(pd.DataFrame([row, row, row]))
     assert spread == pytest.approx(np.std(row, ddof=1))
     assert freedom == pytest.approx(9)
 
 
 def test_one_restless_subject_brings_no_more_freedom_than_it_has() -> None:
     table = pd.DataFrame([[0.1, 0.9, 0.4, 0.6], [0.5] * 4, [0.5] * 4])
-    assert seed_spread(table)[1] == pytest.approx(3)
+    assert spread_of_mean(table)[1] == pytest.approx(3)
 
 
 @pytest.mark.parametrize(("subjects", "seeds", "drop"), [(2, 5, 12), (4, 3, 20), (10, 5, 8)])
@@ -114,18 +120,18 @@ def test_honest_runs_pass_and_a_drop_is_caught(subjects, seeds, drop) -> None:
     rng = np.random.default_rng(0)
     cells, repeats, alarms, caught = 12, 500, 0, 0
     spreads = np.linspace(0.02, 0.06, subjects)[:, None]
-    spread_of_mean = float(np.sqrt((spreads**2).sum()) / subjects)
+    true_spread = float(np.sqrt((spreads**2).sum()) / subjects)
     for _ in range(repeats):
         found = []
         for _ in range(cells):
             measured = 0.5 + spreads * rng.normal(size=(subjects, seeds))
             again = (0.5 + spreads * rng.normal(size=(subjects, 1))).mean()
-            spread, freedom = seed_spread(pd.DataFrame(measured))
+            spread, freedom = spread_of_mean(pd.DataFrame(measured))
             allowed = tolerance_of(spread, freedom, seeds=seeds, tail=LEVEL / cells)
             found.append((measured.mean() - again, allowed))
         alarms += any(by_chance > allowed for by_chance, allowed in found)
         by_chance, allowed = found[0]
-        caught += by_chance + drop * spread_of_mean > allowed
+        caught += by_chance + drop * true_spread > allowed
     # At most the level, but for the luck of 500 draws.
     assert alarms <= stats.binom.ppf(0.999, repeats, LEVEL)
     assert caught > 0.9 * repeats
@@ -151,8 +157,8 @@ def test_real_images_have_no_tolerance_but_rounding(baseline) -> None:
 
 
 def verdicts(tmp_path, baseline, **shifts):
-    run = load_runs([make(tmp_path / "run", shifts=shifts)])
-    found, _ = compare(run, read_baseline(baseline), baseline)
+    run = loaded(make(tmp_path / "run", shifts=shifts))
+    found, _ = check_scores(run, read_baseline(baseline), baseline)
     assert len(found) == 2 * 6 + 2
     return {(v.method, v.metric): v.outcome for v in found if v.outcome is not Outcome.WITHIN}
 
@@ -190,11 +196,15 @@ def test_rounding_moves_no_real_image(tmp_path, baseline) -> None:
     assert not verdicts(tmp_path, baseline, real_images_dino=-ROUNDING / 2)
 
 
-def test_a_metric_nobody_knows_may_move_neither_way(tmp_path, baseline) -> None:
-    text = baseline.read_text().replace('better = "higher"', 'better = "unknown"')
-    baseline.write_text(text)
-    found = verdicts(tmp_path, baseline, dreambooth_dino=0.4)
-    assert found == {("dreambooth", "dino"): Outcome.REGRESSION}
+def test_why_a_bound_moved_is_said_by_its_role(tmp_path, baseline, capsys) -> None:
+    run = make(tmp_path / "run", shifts={"untuned_clip_t": 0.4, "real_images_dino": 0.1})
+    assert check_runs([run], baseline) == 1
+    lines = capsys.readouterr().out.splitlines()
+    said = {line.split()[1]: line for line in lines if line.startswith("regression")}
+    assert said["real-images"].endswith(
+        "nothing is drawn here: encoders, preprocessing or the subject's images changed"
+    )
+    assert said["untuned"].endswith("nothing is trained here: model, sampler or prompts changed")
 
 
 def test_the_message_names_method_metric_before_after_and_tolerance(
@@ -223,8 +233,11 @@ def test_the_message_names_method_metric_before_after_and_tolerance(
 def test_settings_and_machines_may_differ_and_are_named(tmp_path, baseline, capsys) -> None:
     run = make(
         tmp_path / "run",
-        job={"settings": {"steps": 75}, "method_version": "2", "sampler": {"steps": 10}},
-        provenance={"precision": "bf16"},
+        world=World(
+            fit={"settings": {"steps": 75}, "version": "2", "precision": "bf16"},
+            job={"sampler": Sampler("ddim", 10, 3.0)},
+            provenance={"device": "cuda"},
+        ),
     )
     assert check_runs([run], baseline) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
@@ -232,6 +245,7 @@ def test_settings_and_machines_may_differ_and_are_named(tmp_path, baseline, caps
     assert "note        dreambooth.settings.steps: 150 before, 75 now" in notes
     assert "note        dreambooth.version: 1 before, 2 now" in notes
     assert "note        precision: fp32 before, bf16 now" in notes
+    assert "note        device: cpu before, cuda now" in notes
 
 
 def test_a_method_of_its_own_is_not_checked_and_named(tmp_path, baseline, capsys) -> None:
@@ -242,27 +256,50 @@ def test_a_method_of_its_own_is_not_checked_and_named(tmp_path, baseline, capsys
 # --- bad input
 
 
+def with_dino(**changed):
+    return DECLARED | {"dino": replace(DECLARED["dino"], **changed)}
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"job": {"protocol": "toy-2"}}, "protocol (toy-1 in the baseline, toy-2 in the run)"),
-        ({"job": {"backbone": "toy@f"}}, "backbone (toy@0123456789ab in the baseline, toy@f"),
-        ({"job": {"images_per_prompt": 3}}, "images_per_prompt (2 in the baseline, 3 in the run)"),
-        ({"job": {"prior_prompt_images": 2}}, "prior_prompt_images (1 in"),
         (
-            {"job": {"encoders": {"dino": {"model": "dino", "weights": "2"}}}},
+            {"world": world(scoring={"protocol": "toy-2"})},
+            "protocol (toy-1 in the baseline, toy-2 in the run)",
+        ),
+        (
+            {"world": World(fit={"backbone": "toy@f"})},
+            "backbone (toy@0123456789ab in the baseline, toy@f",
+        ),
+        (
+            {"world": World(job={"images_per_prompt": 3})},
+            "images_per_prompt (2 in the baseline, 3 in the run)",
+        ),
+        ({"world": World(job={"prior_prompt_images": 2})}, "prior_prompt_images (1 in"),
+        (
+            {"world": world(scoring={"encoders": {"dino": {"model": "dino", "weights": "2"}}})},
             "encoders.dino.weights (1 in the baseline, 2 in the run)",
         ),
-        ({"job": {"class_noun": "puppy"}}, "subjects.cat.class_noun (dog in"),
-        ({"job": {"images_digest": "e"}}, "subjects.cat.images (d in"),
-        ({"job": {"prompts": PROMPTS[:1]}}, "subjects.cat.prompts (2 in the baseline, 1 in"),
+        ({"world": World(fit={"class_noun": "puppy"})}, "subjects.cat.class_noun (dog in"),
+        ({"world": World(job={"references_digest": "e"})}, "subjects.cat.images (d in"),
         (
-            {"job": {"prompts": (PROMPTS[0], Prompt("a blue {}", "property"))}},
+            {"world": World(job={"prompts": PROMPTS[:1]})},
+            "subjects.cat.prompts (2 in the baseline, 1 in",
+        ),
+        (
+            {"world": World(job={"prompts": (PROMPTS[0], Prompt("a blue {}", "property"))})},
             "subjects.cat.prompts_digest",
         ),
         ({"subjects": SUBJECTS[:2]}, "subjects.owl ("),
         ({"subjects": (*SUBJECTS, "yak")}, "subjects.yak (none in the baseline"),
-        ({"provenance": {"metrics": {"dino": "2"}}}, "metrics.dino.version (1 in the baseline, 2"),
+        (
+            {"world": world(scoring={"metrics": with_dino(version="2")})},
+            "metrics.dino.version (1 in the baseline, 2",
+        ),
+        (
+            {"world": world(scoring={"metrics": with_dino(higher_is_better=False)})},
+            "metrics.dino.better (higher in the baseline, lower in the run)",
+        ),
         ({"methods": METHODS[:2]}, "lacks untuned / dino; untuned / clip_i; "),
     ],
 )
@@ -301,14 +338,41 @@ def test_scores_without_their_jobs_are_refused(tmp_path, baseline) -> None:
     run = make(tmp_path / "run")
     for record in run.glob("jobs/untuned/*.json"):
         record.unlink()
-    (run / "run.json").unlink()
-    assert "do not hold the same jobs" in refused([run], baseline)
+    assert "has scores of untuned / cat / 50 under toy-1, and there is" in refused([run], baseline)
+
+
+def test_a_protocol_is_the_baselines_or_chosen(tmp_path, baseline) -> None:
+    other = replace(SCORING, protocol="other-1")
+    both = make(tmp_path / "run", seeds=SEEDS, world=World(scorings=(other, SCORING)))
+    assert check_runs([both], baseline) == 0
+    new = tmp_path / "new.toml"
+    assert refused([both], new, update=True) == (
+        f"{both} has scores under other-1, toy-1: choose one of these with --protocol"
+    )
+    assert "none under toy-2: choose" in refused([both], baseline, protocol="toy-2")
+    check_runs([both], new, update=True, protocol="other-1")
+    assert read_baseline(new).task.protocol == "other-1"
+
+
+def test_images_without_a_score_are_told_of(tmp_path, baseline, capsys) -> None:
+    right = scores()
+
+    def value(job, request, metric):
+        if (job.method, metric, request.index) == ("dreambooth", "clip_t", 1):
+            return Unscored("no text")
+        return right(job, request, metric)
+
+    run = write_run(tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS, seeds=(50,))
+    assert check_runs([run], baseline) == 0
+    # Of three subjects, the second image of two prompts each.
+    told = "note        without a score: 6 of dreambooth / clip_t: no text"
+    assert told in capsys.readouterr().out.splitlines()
 
 
 def test_runs_on_two_backbones_make_no_baseline(tmp_path) -> None:
     runs = [
         make(tmp_path / "a", seeds=(0, 1)),
-        make(tmp_path / "b", seeds=(2,), job={"backbone": "toy@f"}),
+        make(tmp_path / "b", seeds=(2,), world=World(fit={"backbone": "toy@f"})),
     ]
     message = refused(runs, tmp_path / "new.toml", update=True)
     assert 'differ in backbone: "toy@0123456789ab" and "toy@f"' in message
@@ -331,7 +395,7 @@ def test_a_baseline_that_is_not_there_has_to_be_made(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ("format = 1", "format = 2", "format: "),
+        ("format = 2", "format = 1", "format: "),
         ("tolerance = ", 'tolerance = "', "is no TOML"),
         ("tolerance = ", "tolerance = -", "methods.real-images.scores.dino.tolerance: "),
         ("mean = 0.", "mean = nan #", "methods.real-images.scores.dino.mean: "),
@@ -351,7 +415,7 @@ def test_a_broken_baseline_names_the_key_and_stays(tmp_path, baseline, old, new,
     for update in (False, True):
         message = refused([tmp_path / "seeds"], baseline, update=update)
         assert named in message
-        assert "take it away" in message or "take the file away" in message
+        assert "delete" in message
     assert baseline.read_bytes() == broken
 
 
@@ -390,7 +454,7 @@ def test_an_update_prints_what_differs(tmp_path, baseline, capsys) -> None:
         tmp_path / "seeds2",
         seeds=SEEDS,
         shifts={"dreambooth_dino": 0.1},
-        job={"protocol": "toy-2"},
+        world=world(scoring={"protocol": "toy-2"}),
     )
     capsys.readouterr()
     assert check_runs([run], baseline, update=True) == 0
@@ -404,7 +468,9 @@ def test_an_update_prints_what_differs(tmp_path, baseline, capsys) -> None:
 
 
 def test_settings_that_are_none_do_not_stop_a_baseline(tmp_path) -> None:
-    run = make(tmp_path / "run", seeds=SEEDS, job={"settings": {"steps": 1, "noun": None}})
+    run = make(
+        tmp_path / "run", seeds=SEEDS, world=World(fit={"settings": {"steps": 1, "noun": None}})
+    )
     path = tmp_path / "new.toml"
     check_runs([run], path, update=True)
     assert check_runs([run], path) == 0
@@ -417,21 +483,23 @@ def test_real_images_alone_need_no_seeds(tmp_path) -> None:
 
 
 def test_a_level_is_shared_by_what_a_seed_moves(tmp_path) -> None:
-    run = load_runs([make(tmp_path / "run", seeds=SEEDS)])
-    few = load_runs([make(tmp_path / "few", seeds=SEEDS, methods=("dreambooth",))])
+    run = loaded(make(tmp_path / "run", seeds=SEEDS))
+    few = loaded(make(tmp_path / "few", seeds=SEEDS, methods=("dreambooth",)))
     # Half as many scores share the level: as if it were twice as high for each.
     wide, narrow = measure_baseline(run, level=0.02), measure_baseline(few, level=0.01)
     assert wide.methods["dreambooth"] == narrow.methods["dreambooth"]
 
 
 def test_a_metric_without_a_better_end_is_not_gated(tmp_path, baseline, capsys) -> None:
-    seeds = make(tmp_path / "near-seeds", seeds=SEEDS, nearest=True)
+    seeds = make(tmp_path / "near-seeds", seeds=SEEDS, world=world(nearest=True))
     check_runs([seeds], tmp_path / "near.toml", update=True)
     made, plain = read_baseline(tmp_path / "near.toml"), read_baseline(baseline)
     assert (made.task, made.measured.cells) == (plain.task, plain.measured.cells)
     assert "dino_nearest" not in (tmp_path / "near.toml").read_text()
     capsys.readouterr()
-    run = make(tmp_path / "run", nearest=True, shifts={"dreambooth_dino_nearest": -0.4})
+    run = make(
+        tmp_path / "run", world=world(nearest=True), shifts={"dreambooth_dino_nearest": -0.4}
+    )
     assert check_runs([run], tmp_path / "near.toml") == 0
     assert "dino_nearest" not in capsys.readouterr().out
 
@@ -462,8 +530,8 @@ def test_junit_reads_back(tmp_path, baseline, capsys) -> None:
 
 
 def test_junit_escapes_what_it_says(tmp_path, baseline) -> None:
-    run = load_runs([make(tmp_path / "run")])
-    found, _ = compare(run, read_baseline(baseline), baseline)
+    run = loaded(make(tmp_path / "run"))
+    found, _ = check_scores(run, read_baseline(baseline), baseline)
     root = ElementTree.fromstring(junit_xml(found, ["<b>&amp;"], Path('"<x>".toml')))
     assert root[0].attrib["name"] == 'scores against "<x>".toml'
     assert root[0].findtext("system-out") == "<b>&amp;"

@@ -4,23 +4,25 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import tomli_w
 from PIL import Image
 
-from benchmark.api import Prompt, UserError
+from benchmark.api import Prompt, Unscored, UserError
 from benchmark.report import write as report
-from benchmark.report.agreement import differences
+from benchmark.report.caveats import in_a_row
+from benchmark.report.differences import differences_section
 from benchmark.report.gallery import gallery
 from benchmark.report.write import write_joint_report, write_report
+from benchmark.results.completeness import unfinished
 from benchmark.results.merge import join
-from benchmark.results.run import in_a_row, read_run, unfinished
+from benchmark.results.run import read_run
 from benchmark.store.records import ELSEWHERE
-from tests.made_up_run import remove_job, write_run
+from tests.made_up_run import METRICS, SCORING, World, remove_job, world, write_run
 
 METHODS = ("real-images", "dreambooth", "untuned")
 SUBJECTS = ("cat", "dog", "owl")
@@ -119,86 +121,130 @@ def test_one_score_with_two_values_is_named(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_score_in_one_run_and_none_in_another_is_named(tmp_path):
+    def lacking(job, request, metric):
+        odd = (job.subject, request.prompt.template, request.index, metric)
+        none = odd == ("dog", "a red {}", 1, "clip_t")
+        return Unscored("the judge was silent") if none else value(job, request, metric)
+
+    runs = [make(tmp_path / "a"), make(tmp_path / "b", methods=["untuned"], value=lacking)]
+    with pytest.raises(UserError, match=f"; the judge was silent in {runs[1]}; leave one"):
+        write_joint_report(runs, tmp_path / "out")
+    # What has no score in either is no contradiction, and is told.
+    runs = [make(tmp_path / name, value=lacking, seeds=(s,)) for s, name in enumerate("cd")]
+    joint = write_joint_report([*runs, runs[0]], tmp_path / "out")
+    assert re.search(r"\| untuned +\| CLIP-T +\| the judge was silent +\| +2 \|", joint.read_text())
+    lines = joint.with_name("scores.csv").read_text().splitlines()
+    assert sum(line.endswith(",clip_t,,toy-1,the judge was silent") for line in lines) == 4
+
+
+DINO_2 = METRICS | {"dino": replace(METRICS["dino"], version="2")}
+
+
 @pytest.mark.parametrize(
-    ("job", "provenance", "message"),
+    ("changed", "message"),
     [
-        ({"protocol": "toy-2"}, {}, 'the protocol: "toy-1" and "toy-2"'),
         (
-            {"encoders": {"dino": {"model": "dino", "weights": "2"}}},
-            {},
-            'the encoder dino: {"model": "dino", "weights": "1"} and {"model": "dino", ',
+            world(scoring={"encoders": {"dino": {"model": "dino", "weights": "2"}}}),
+            'the encoder dino of the protocol toy-1: {"model": "dino", "weights": "1"} and {"mod',
         ),
-        ({}, {"metrics": {"dino": "2"}}, 'the version of the metric dino: "1" and "2"'),
-        ({"images_digest": "e"}, {}, 'the images of the subject cat: "d" and "e"'),
-        ({"class_noun": "cat"}, {}, 'the class noun of the subject cat: "dog" and "cat"'),
-        ({"settings": {"steps": 99}}, {}, "the setting steps of the method dreambooth: 150 and 99"),
-        ({"settings": {"pace": 1}}, {}, 'the settings of the method dreambooth: ["steps"] and '),
-        ({"method_version": "2"}, {}, 'the version of the method dreambooth: "1" and "2"'),
+        (
+            world(scoring={"metrics": DINO_2}),
+            'the version of the metric dino of the protocol toy-1: "1" and "2"',
+        ),
+        (
+            world(scoring={"declaration": "e"}),
+            'the declaration of the protocol toy-1: "d" and "e"',
+        ),
+        (World(job={"references_digest": "e"}), 'the images of the subject cat: "d" and "e"'),
+        (World(fit={"class_noun": "cat"}), 'the class noun of the subject cat: "dog" and "cat"'),
+        (
+            World(fit={"settings": {"steps": 99}}),
+            "the setting steps of the method dreambooth: 150 and 99",
+        ),
+        (
+            World(fit={"settings": {"pace": 1}}),
+            'the settings of the method dreambooth: ["steps"] and ',
+        ),
+        (World(fit={"version": "2"}), 'the version of the method dreambooth: "1" and "2"'),
+        (
+            World(job={"role": "lower bound"}),
+            'the role of the method dreambooth: "method" and "lower bound"',
+        ),
     ],
 )
-def test_what_does_not_compare_is_refused_and_named(tmp_path, job, provenance, message):
+def test_what_does_not_compare_is_refused_and_named(tmp_path, changed, message):
     first = make(tmp_path / "a", methods=["dreambooth"])
-    second = make(
-        tmp_path / "b", methods=["dreambooth"], seeds=(1,), job=job, provenance=provenance
-    )
+    second = make(tmp_path / "b", methods=["dreambooth"], seeds=(1,), world=changed)
     with pytest.raises(UserError) as error:
         write_joint_report([first, second], tmp_path / "out", partial=True)
     assert str(error.value).startswith(f"{first} and {second} differ in {message}")
     assert not (tmp_path / "out").exists()
 
 
-def declare(run, rules):
-    """Write a protocol's table into the run's suite.toml, as runs do."""
-    suite = tomllib.loads((run / "suite.toml").read_text())
-    (run / "suite.toml").write_text(tomli_w.dumps(suite | {"protocol": rules}))
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"caption": "as-given"}, 'caption: "class-noun" and "as-given"'),
-        ({"references": "one"}, 'references: "all" and "one"'),
-        ({"reference": {"dog": "1.png"}}, 'reference: {} and {"dog": "1.png"}'),
-        ({"metrics": {"dino": {"factor": 100.0}}}, 'metrics: {"dino": {}} and '),
+        ({"caption": "as-given"}, 'caption of the protocol toy-1: "class-noun" and "as-given"'),
+        ({"references": "one"}, 'references of the protocol toy-1: "all" and "one"'),
     ],
 )
 def test_one_label_for_two_declarations_is_refused(tmp_path, change, said):
-    rules = {"name": "toy", "references": "all", "caption": "class-noun", "metrics": {"dino": {}}}
-    runs = [make(tmp_path / name, seeds=(seed,)) for seed, name in enumerate("ab")]
-    declare(runs[0], rules)
-    declare(runs[1], rules | {"description": "in other words"})
-    assert "(toy-1)" in write_joint_report(runs, tmp_path / "alike").read_text()
-    declare(runs[1], rules | change)
+    def runs(rules):
+        return [
+            make(tmp_path / "a"),
+            make(tmp_path / "b", seeds=(1,), world=World(rules=rules)),
+        ]
+
+    alike = write_joint_report(runs({"description": "in other words"}), tmp_path / "alike")
+    assert "(toy-1)" in alike.read_text()
     with pytest.raises(UserError) as error:
-        write_joint_report(runs, tmp_path / "out")
-    assert f"differ in the protocol's {said}" in str(error.value)
+        write_joint_report(runs(change), tmp_path / "out")
+    assert f"differ in the {said}" in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_scale_of_the_parts_is_that_of_the_whole(tmp_path):
     runs = [make(tmp_path / name, seeds=(seed,)) for seed, name in enumerate("ab")]
     assert "paper: " in write_joint_report(runs, tmp_path / "raw").read_text()
-    for run in runs:
-        declare(run, {"name": "toy", "metrics": {"dino": {"factor": 100.0}, "clip_t": {}}})
+    metrics = {"dino": replace(METRICS["dino"], factor=100.0), "clip_t": METRICS["clip_t"]}
+    scaled = world(scoring={"metrics": metrics})
+    runs = [make(tmp_path / name, seeds=(s,), world=scaled) for s, name in enumerate("cd")]
     text = write_joint_report(runs, tmp_path / "scaled").read_text()
     assert "paper: " not in text
     assert "about 10 in DINO, 0.05 in CLIP-T" in text
-    assert "## Prior preservation" not in text, "the protocol defines neither PRES nor DIV"
+    assert "Prior preservation" not in text, "the protocol defines neither PRES nor DIV"
+
+
+def test_runs_under_two_protocols_are_reported_under_each(tmp_path):
+    other = replace(SCORING, protocol="other-1", metrics={"clip_t": METRICS["clip_t"]})
+    runs = [
+        make(tmp_path / "a"),
+        make(tmp_path / "b", seeds=(1,), world=World(scorings=(SCORING, other))),
+    ]
+    joint = write_joint_report(runs, tmp_path / "out")
+    text = joint.read_text()
+    assert re.findall(r"^## In short \((.*)\)$", text, re.M) == ["toy-1", "other-1"]
+    toy, rest = text.split("## In short (other-1)")
+    assert "3 subjects, 2 seeds" in toy
+    assert "3 subjects, seed 1 only" in rest
+    rows = pd.read_csv(joint.with_name("summary.csv")).groupby("protocol").size()
+    assert rows.to_dict() == {"toy-1": 2 + 6 + 6, "other-1": 2}
 
 
 @pytest.mark.parametrize(
-    ("job", "provenance", "said"),
+    ("changed", "said"),
     [
-        ({}, {"commit": "deadbeef"}, "commit: c0ffee, deadbeef"),
-        ({}, {"precision": "bf16"}, "precision: bf16, fp32"),
-        ({"backbone": "toy@ba9876543210"}, {}, "backbone: toy@0123456789ab, toy@ba9876543210"),
+        (World(provenance={"commit": "deadbeef"}), "commit: c0ffee, deadbeef"),
+        (World(fit={"precision": "bf16"}), "precision: bf16, fp32"),
+        (
+            World(fit={"backbone": "toy@ba9876543210"}),
+            "backbone: toy@0123456789ab, toy@ba9876543210",
+        ),
     ],
 )
-def test_what_is_mixed_is_said_plainly(tmp_path, job, provenance, said):
-    runs = [
-        make(tmp_path / "a"),
-        make(tmp_path / "b", seeds=(1,), job=job, provenance=provenance),
-    ]
+def test_what_is_mixed_is_said_plainly(tmp_path, changed, said):
+    runs = [make(tmp_path / "a"), make(tmp_path / "b", seeds=(1,), world=changed)]
     text = write_joint_report(runs, tmp_path / "out").read_text()
     assert f"**Not all jobs ran alike** ({said})" in text
     alike = write_report(runs[0]).read_text()
@@ -228,10 +274,10 @@ def test_real_images_are_the_same_for_every_seed(tmp_path):
 
 
 def test_other_prompts_are_an_incomplete_grid_too(tmp_path):
-    fewer = {"prompts": (Prompt("a red {}", "property"),)}
+    fewer = World(job={"prompts": (Prompt("a red {}", "property"),)})
     runs = [
         make(tmp_path / "a", methods=METHODS[:2]),
-        make(tmp_path / "b", methods=METHODS[2:], job=fewer),
+        make(tmp_path / "b", methods=METHODS[2:], world=fewer),
     ]
     said = "not every method drew the same prompts of cat, dog, owl"
     with pytest.raises(UserError, match=said):
@@ -271,7 +317,7 @@ def test_the_report_and_its_sources_name_the_runs(tmp_path):
         ("run", [0, 3], 18),
         ("two", [1], 9),
     ]
-    assert sources["run"][0]["protocol"] == ["toy-1"]
+    assert sources["run"][0]["protocols"] == ["toy-1"]
     assert sources["run"][0]["commit"] == ["c0ffee"]
     text = joint.read_text()
     assert re.search(r"^\| run +\| real-images, dreambooth, untuned +\| +3 \| +0, 3 \|", text, re.M)
@@ -349,17 +395,20 @@ def test_the_command_line(tmp_path):
 
 def test_no_noise_is_claimed_to_be_shared_with_images_made_elsewhere(tmp_path):
     ours = make(tmp_path / "ours")
-    outside = {"method_version": ELSEWHERE, "backbone": ELSEWHERE, "sampler": {}, "settings": {}}
-    theirs = make(tmp_path / "theirs", methods=("my-tool",), job=outside)
+    outside = World(
+        fit={"version": ELSEWHERE, "backbone": ELSEWHERE, "settings": {"images": "1"}},
+        job={"sampler": None},
+    )
+    theirs = make(tmp_path / "theirs", methods=("my-tool",), world=outside)
     own, alone = read_run(ours), read_run(theirs)
     both = join([own, alone], tmp_path / "both")
     said = "on the same prompts and noise"
-    assert f"{said} (subject" in differences(own, {})
-    assert f"{said}, but for those made elsewhere (subject" in differences(both, {})
+    assert f"{said} (subject" in differences_section(own, {})
+    assert f"{said}, but for those made elsewhere (subject" in differences_section(both, {})
     assert in_a_row(own).startswith("Every row is one prompt and one noise:")
     assert in_a_row(alone).endswith("the images were made elsewhere, from noise of their own.")
     content = gallery(both)
     assert "but for images that were made elsewhere" in content["row"]
     commands = [bool(job["command"]) for job in content["jobs"]]
-    assert commands == [record["job"]["method"] != "my-tool" for record in both.records]
+    assert commands == [record.job.method != "my-tool" for record in both.records]
     assert any(commands) and not all(commands)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark.results.significance import by_image, compare, holm, paired, sign_flip_p, smallest_p
+from benchmark.results.significance import assess, by_image, holm, paired, sign_flip_p, smallest_p
 from benchmark.store.records import SCORE_COLUMNS
 from tests.reference.bootstrap import exact_interval
 from tests.reference.sign_flips import exact_p
@@ -14,7 +14,7 @@ from tests.reference.sign_flips import exact_p
 
 def scores(rows):
     """`rows`: (method, subject, prompt, sample, seed, value) of DINO."""
-    table = [(m, s, p, "property", i, k, "dino", v, "test-1") for m, s, p, i, k, v in rows]
+    table = [(m, s, p, "property", i, k, "dino", v, "test-1", "") for m, s, p, i, k, v in rows]
     return pd.DataFrame(table, columns=list(SCORE_COLUMNS))
 
 
@@ -120,7 +120,7 @@ def test_a_family_is_compared_and_corrected_together():
         np.empty(0),
         np.full(2, 0.5),
     ]
-    found = compare(samples)
+    found = assess(samples)
     raw = [exact_p(samples[0]), exact_p(samples[2])]
     assert [d.p for d in (found[0], found[2])] == pytest.approx(holm(raw))
     assert [d.subjects for d in found] == [8, 4, 8, 0, 2]
@@ -135,14 +135,14 @@ def test_a_family_is_compared_and_corrected_together():
 
 def test_intervals_of_differences_equal_the_exact_bootstrap():
     values = np.random.default_rng(3).normal(size=6)
-    (found,) = compare([values])
+    (found,) = assess([values])
     assert (found.low, found.high) == pytest.approx(exact_interval(values), abs=0.04 * values.std())
 
 
 def test_shown_takes_both_the_test_and_the_interval():
     # All agree in sign, but eight others take their share of p: 9 * 2 / 64 is above 0.05.
-    alone = compare([np.linspace(1, 2, 6)])
-    crowded = compare([np.linspace(1, 2, 6)] * 9)
+    alone = assess([np.linspace(1, 2, 6)])
+    crowded = assess([np.linspace(1, 2, 6)] * 9)
     assert alone[0].shown
     assert crowded[0].low > 0
     assert crowded[0].p == pytest.approx(9 * 2 / 64)
