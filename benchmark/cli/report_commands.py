@@ -26,8 +26,9 @@ def report(
 ) -> None:
     """Write a run's summary, tables and figures anew, or put several runs into one report.
 
-    Several runs (other seeds, methods or machines) have to be of one protocol, with the same
-    settings for the same method. Their report goes to --out, a new folder or an earlier report's.
+    Several runs (other seeds, methods or machines) have to be scored alike under each protocol,
+    with the same settings for the same method. Their report goes to --out, a new folder or an
+    earlier report's.
 
     Examples:
 
@@ -57,7 +58,7 @@ def keep(
 ) -> None:
     """Copy a run to DIR without most of its images, small enough to commit, and report it there.
 
-    Scores, records and the images of the report's grid stay, so `report DIR` writes the same again.
+    Scores, records and the images of the report's grid stay: `report DIR` writes the same again.
 
     Example:
 

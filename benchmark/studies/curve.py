@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.api import SUBJECT_IMAGES, UserError
-from benchmark.config.registry import load_method, variant
+from benchmark.config.registry import variant
 from benchmark.config.suite import Suite
 from benchmark.grid import run_grid
 from benchmark.report.caveats import under
@@ -28,8 +28,8 @@ from benchmark.results.comparability import run_seeds
 from benchmark.results.run import Run, read_run
 from benchmark.results.statistics import MINIMUM_SUBJECTS
 from benchmark.store.files import write_atomically
-from benchmark.studies.sweep import SPLIT, development
 
+DEVELOPMENT = "development"  #: the split on which settings may be chosen
 COLUMNS = ("method", "value", "metric", "mean", "low", "high", "subjects")
 
 
@@ -65,13 +65,7 @@ def read_curve(methods: Sequence[str], over: str) -> Curve:
     if not methods:
         raise UserError("no method chosen: name one or more, as `list methods` does")
     for method in curve.methods:
-        base, settings = variant(method)
-        if (role := load_method(base).role) != "method":
-            raise UserError(
-                f"'{method}' learns nothing, so it has no curve: the {role} is drawn beside every "
-                "one where the suite has it among its controls"
-            )
-        if curve.setting in settings:
+        if curve.setting in variant(method)[1]:
             raise UserError(f"method '{method}' has its '{curve.setting}' already: leave it out")
     return curve
 
@@ -91,8 +85,11 @@ def _number(value: str, over: str) -> float:
 
 def on_split(suite: Suite, split: str) -> Suite:
     """`suite` on all its subjects of `split`. Raises UserError if it has no development split."""
-    if split == SPLIT:
-        return development(suite)
+    if split == DEVELOPMENT and suite.data.split is None:
+        raise UserError(
+            f"suite '{suite.name}' has no split, so no development subjects to choose settings on: "
+            "name one in its [data] table"
+        )
     data = suite.data.model_copy(update={"split": split, "subjects": []})
     return suite.model_copy(update={"data": data})
 
@@ -102,8 +99,14 @@ def run_curve(
 ) -> int:
     """Run the grid of `curve.runs`, then write the curve; the exit code as of `run_grid`.
 
-    `grid`: what `benchmark.runs.plan.plan` lays out.
+    `grid`: what `benchmark.runs.plan.plan` lays out. Raises UserError for a curve of a bound.
     """
+    for job in grid.jobs:
+        if job.role != "method" and job.method in curve.runs:
+            raise UserError(
+                f"'{job.method}' is the {job.role} and no method, so it has no curve: the suite's "
+                "controls are drawn beside every one"
+            )
     print(f"curve       over {curve.setting}: {', '.join(curve.values)}")
     print(f"split       {_about_split(grid.suite.data.split)}")
     code = run_grid(grid, path, workers=workers, dry_run=dry_run)
@@ -115,7 +118,7 @@ def run_curve(
 def write_curve(run_directory: Path, curve: Curve) -> Path:
     """Write curve.csv, curve.md, curve.png and curve.svg of a run; returns the picture's path.
 
-    Of several protocols, under the suite's own, which is the first.
+    Of several protocols, under the one that the run had first.
     """
     from benchmark.report.figures.curve import draw_curve
     from benchmark.report.figures.drawing import png_of, svg_of
@@ -218,7 +221,7 @@ def _published_rows(published: Sequence[dict[str, Any]], metrics: Sequence[str])
 
 
 def _about_split(split: str | None) -> str:
-    if split == SPLIT:
+    if split == DEVELOPMENT:
         return "development, on which settings may be chosen"
     return f"{split}, on which no setting may be chosen"
 

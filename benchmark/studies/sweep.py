@@ -29,19 +29,17 @@ from benchmark.report.cost import cost
 from benchmark.report.markdown import NOTHING, markdown_table
 from benchmark.results.run import Run, read_run
 from benchmark.store.files import write_atomically
-
-SPLIT = "development"
+from benchmark.studies.curve import DEVELOPMENT, on_split
 
 
 def development(suite: Suite) -> Suite:
-    """`suite` on its development subjects. Raises UserError if it has no splits."""
-    if suite.data.split is None:
+    """`suite` on its development subjects. Raises UserError if it has none, or no objective."""
+    if suite.objective is None:
         raise UserError(
-            f"suite '{suite.name}' has no split, so no development subjects to choose settings on: "
-            "name one in its [data] table"
+            f"suite '{suite.name}' has no objective to choose settings by: give it an [objective] "
+            "table with `fidelity` and `prompt`, each the name of a metric"
         )
-    data = suite.data.model_copy(update={"split": SPLIT, "subjects": []})
-    return suite.model_copy(update={"data": data})
+    return on_split(suite, DEVELOPMENT)
 
 
 def variants(method: str, settings: Sequence[str]) -> list[str]:
@@ -84,14 +82,13 @@ def _fit_seconds(run: Run) -> dict[str, Any]:
 def write_sweep(run_directory: Path) -> Path:
     """Write sweep.csv and sweep.md of a finished sweep; returns the latter.
 
-    Of several protocols, the suite's own, which is the first. Raises UserError if the suite
-    declares no objective.
+    Of several protocols, under the one that the run had first.
     """
     run = read_run(run_directory)
     if "objective" not in run.suite:
         raise UserError(
-            f"{run_directory / 'suite.toml'} declares no objective to sort a sweep by: give its "
-            "suite an [objective] table with `fidelity` and `prompt`, each the name of a metric"
+            f"{run_directory / 'suite.toml'} declares no [objective] to sort a sweep by: "
+            "run it again with a suite that does"
         )
     table = sweep_table(run.under(run.protocols[0]), Objective(**run.suite["objective"]))
     write_atomically(run_directory / "sweep.csv", table.to_csv(index=False, float_format="%.4f"))

@@ -49,6 +49,15 @@ def test_a_sweep_never_sees_test_subjects() -> None:
     assert development(load_suite("pocket")).data.split == "development"
 
 
+def test_a_suite_without_split_or_objective_is_refused_before_anything_runs() -> None:
+    suite = load_suite("pocket")
+    with pytest.raises(UserError, match="suite 'pocket' has no objective"):
+        development(suite.model_copy(update={"objective": None}))
+    data = suite.data.model_copy(update={"split": None})
+    with pytest.raises(UserError, match="suite 'pocket' has no split"):
+        development(suite.model_copy(update={"data": data}))
+
+
 VALUES = {
     "real-images": {"dino": 0.8},
     "untuned": {"dino": 0.4, "clip_t": 0.5},
@@ -92,5 +101,5 @@ def test_a_sweep_without_its_bounds_or_an_objective_is_refused(tmp_path) -> None
         write_sweep(swept(tmp_path / "a", methods=("x[a=1]", "untuned")))
     with pytest.raises(UserError, match="finished row of the lower bound, with its clip_t"):
         write_sweep(swept(tmp_path / "b", methods=("x[a=1]", "real-images")))
-    with pytest.raises(UserError, match=r"suite\.toml declares no objective"):
+    with pytest.raises(UserError, match=r"suite\.toml declares no \[objective\]"):
         write_sweep(swept(tmp_path / "c", suite=SUITE))
