@@ -90,9 +90,8 @@ def bytes_left(run: Run, record: JobRecord) -> int | None:
     if record.bytes_left is not None:
         return record.bytes_left
     origin, job = run.origin(record), record.job
-    labels = [r.scoring.protocol for r in origin.scored if r.name == job.name]
     paths = [job_path(job.name) + ".json", *record.images]
-    for label in labels:
+    for label in origin.protocols_of[job.name]:
         paths += [scores_path(label, job.name) + suffix for suffix in (".csv", ".json")]
     if record.weights is not None:
         paths.append(record.weights.file)

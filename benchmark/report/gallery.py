@@ -69,6 +69,18 @@ def gallery(run: Run) -> dict[str, Any]:
         full = cell.image and _link(cell.image, run.directory)
         return [jobs[id(cell.record)], cell.image and small[cell.image], full, cell.scores]
 
+    def row_json(row: _Place, cells: Sequence[_Cell | None]) -> dict[str, Any]:
+        subject, seed, kind, template, sample = row
+        return {
+            "subject": subjects.index(subject),
+            "prompt": places[kind, template],
+            "seed": seed,
+            "sample": sample,
+            # A string: JavaScript's numbers have 53 bits, and this has 63.
+            "noise": str(noise_seed(subject, template, sample, seed)),
+            "cells": [cell_json(cell) for cell in cells],
+        }
+
     return {
         "row": in_a_row(run),
         "methods": methods,
@@ -79,23 +91,9 @@ def gallery(run: Run) -> dict[str, Any]:
             {"name": s, "noun": nouns[s], "references": [small[path] for path in references[s]]}
             for s in subjects
         ],
-        "prompts": [
-            {"kind": kind, "template": template, "option": _prompts_option(kind, template)}
-            for kind, template in prompts
-        ],
+        "prompts": [_prompt_json(kind, template) for kind, template in prompts],
         "jobs": [_job_json(run, record) for record in run.records],
-        "rows": [
-            {
-                "subject": subjects.index(subject),
-                "prompt": places[kind, template],
-                "seed": seed,
-                "sample": sample,
-                # A string: JavaScript's numbers have 53 bits, and this has 63.
-                "noise": str(noise_seed(subject, template, sample, seed)),
-                "cells": [cell_json(cell) for cell in cells],
-            }
-            for (subject, seed, kind, template, sample), cells in rows.items()
-        ],
+        "rows": [row_json(row, cells) for row, cells in rows.items()],
     }
 
 
@@ -195,12 +193,14 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _prompts_option(kind: str, template: str) -> str:
-    """The option that chooses this prompt; none where a comma would part it in two.
+def _prompt_json(kind: str, template: str) -> dict[str, str]:
+    """`option`: what chooses the prompt; nothing where a comma would part it in two.
 
     The prior prompt comes with any.
     """
-    return "" if kind == PRIOR or "," in template else f"--prompts {shlex.quote(template)}"
+    own = kind != PRIOR and "," not in template
+    option = f"--prompts {shlex.quote(template)}" if own else ""
+    return {"kind": kind, "template": template, "option": option}
 
 
 def _link(image: Path, directory: Path) -> str:

@@ -22,7 +22,7 @@ from benchmark.results.order import order_methods, order_metrics, varied
 from benchmark.results.scores import check_rows, read_scores, scored_jobs, union_of_scorings
 from benchmark.results.significance import by_image
 from benchmark.results.statistics import summarise
-from benchmark.store.directory import RECORDS, SUITE, Plan, RunDirectory, folder_name
+from benchmark.store.directory import RECORDS, SUITE, Name, Plan, RunDirectory, folder_name
 from benchmark.store.directory import image_path as path_of_image
 from benchmark.store.files import read_json
 from benchmark.store.records import (
@@ -196,6 +196,14 @@ class Run:
     def origin(self, record: JobRecord) -> Run:
         """The run that did the job, which is that of the directory its files lie in."""
         return self._origins[id(record)]
+
+    @functools.cached_property
+    def protocols_of(self) -> dict[Name, list[str]]:
+        """job -> the labels of the protocols that it was scored under."""
+        found: dict[Name, list[str]] = {}
+        for record in self.scored:
+            found.setdefault(record.name, []).append(record.scoring.protocol)
+        return found
 
     @functools.cached_property
     def _origins(self) -> dict[int, Run]:

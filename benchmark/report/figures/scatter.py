@@ -134,15 +134,18 @@ def _label(
         ]
         chosen = min(texts, key=partial(cost, method=method))
         labels.append(chosen.get_window_extent(renderer))
-        if max(map(abs, chosen.xyann)) > _NEAR:
-            line_to_it = {"arrowstyle": "-", "color": dark, "linewidth": 0.7, "shrinkB": 4}
-            axes.annotate(
-                "", (x.mean, y.mean), xytext=chosen.xyann, textcoords="offset points",
-                arrowprops=line_to_it,
-            )  # fmt: skip
+        _lead_to(axes, chosen, (x.mean, y.mean))
         for text in texts:
             if text is not chosen:
                 text.remove()
+
+
+def _lead_to(axes: Any, label: Any, point: tuple[float, float]) -> None:
+    """A line from a label to its point, if they lie apart."""
+    if max(map(abs, label.xyann)) <= _NEAR:
+        return
+    line = {"arrowstyle": "-", "color": label.get_color(), "linewidth": 0.7, "shrinkB": 4}
+    axes.annotate("", point, xytext=label.xyann, textcoords="offset points", arrowprops=line)
 
 
 def _distance(box: Any, point: Any) -> float:
