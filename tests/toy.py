@@ -64,6 +64,9 @@ guidance = 1.0
 [evaluation]
 images_per_prompt = 2
 prior_prompt_images = 2
+[objective]
+fidelity = "dino"
+prompt = "clip_t"
 [groups]
 paints = ["tests.toy:PAINT", "tests.toy:TELL"]
 [protocol]

@@ -330,7 +330,7 @@ def from_json(kind: type[Record], content: Any, *, where: str) -> Record:
         )
     plain = {key: value for key, value in content.items() if key not in ("format", "kind")}
     try:
-        return _adapter(kind).validate_python(plain)
+        return _adapter(kind).validate_python(plain)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
