@@ -310,7 +310,7 @@ class Tools(Protocol):
         ...
 
     def prior(self, stage: Stage) -> Clean:
-        """What the method's `prior_images` asked for, prepared by `stage`: a copy of its own."""
+        """What the method's `prior` asked for, prepared by `stage`: a copy of its own."""
         ...
 
     def progress(
@@ -364,7 +364,7 @@ class Method(Protocol):
         """Capabilities of a backbone. Of nothing: then `backbone` is None, and none is loaded."""
         ...
 
-    def prior_images(self, subject: Subject) -> PriorImages | None:
+    def prior(self, subject: Subject) -> PriorImages | None:
         """What is to be drawn before `fit`. No torch is imported by it."""
         ...
 
@@ -418,6 +418,7 @@ class Batch(Protocol):
 
     Everything is computed when it is first asked for. What a metric did not name in its `needs` it
     does not get. Embeddings are float32 rows of unit length: a dot product is a cosine in [-1, 1].
+    Arrays are read-only.
     """
 
     requests: Sequence[Request]  #: n, in the order of the images
@@ -432,19 +433,22 @@ class Batch(Protocol):
         ...
 
     def embeddings(self, encoder: str) -> np.ndarray:
-        """(n, d) of the images."""
+        """(n, d) of the images. Needs "ENCODER"."""
         ...
 
     def reference_embeddings(self, encoder: str) -> np.ndarray:
-        """(m, d) of the references."""
+        """(m, d) of the references. Needs "ENCODER"."""
         ...
 
     def text_embeddings(self, encoder: str) -> np.ndarray:
-        """(n, d) of the captions; rows of real images are 0."""
+        """(n, d) of the captions; rows of real images are 0. Needs "ENCODER:text_embeddings"."""
         ...
 
     def distances(self, encoder: str) -> np.ndarray:
-        """(n, n) perceptual distances >= 0 between images of one prompt; else NaN."""
+        """(n, n) perceptual distances >= 0 between images of one prompt; else NaN.
+
+        Real images have none. Needs "ENCODER:distances".
+        """
         ...
 
     def pixels(self) -> Sequence[np.ndarray]:
@@ -491,7 +495,12 @@ class Metric(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Encoders by their names in the protocol, and PIXELS, TEXTS, REFERENCES."""
+        """Encoders by their names in the protocol, and PIXELS, TEXTS, REFERENCES.
+
+        A bare name asks for embeddings of images: "clip"; what else an encoder is asked for is
+        named after it: "clip:text_embeddings", "lpips:distances". A protocol's `encoder` goes to
+        the field of that name, if the metric has one.
+        """
         ...
 
     def __call__(self, batch: Any) -> dict[int, float | Unscored]:

@@ -1,90 +1,195 @@
-"""A grid from its plan to its report: what `python -m benchmark run` does."""
+"""The one path from a plan to its report: what `run` and `score` do."""
 
 from __future__ import annotations
 
-import csv
 import sys
+import traceback
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.runs.job import Workplace
-from benchmark.runs.plan import Plan, fetch_backbone, worker_memory
-from benchmark.runs.progress import Display, print_memory, print_plan
+from benchmark.api import UserError
+from benchmark.config.protocol import load_protocol
+from benchmark.data.dataset import verify
+from benchmark.runs.agenda import Agenda, Task, Work, work_left
+from benchmark.runs.gain import (
+    check,
+    check_scoring,
+    extra_metrics,
+    is_scored,
+    joined,
+    joined_plan,
+    joined_suite,
+    read_held,
+)
+from benchmark.runs.plan import Grid
+from benchmark.runs.progress import Display, Outlook, print_memory, print_plan
+from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.runs.time_left import Forecast
 from benchmark.runs.workers import execute, free_memory, on_cuda, worker_count
-from benchmark.store.directory import RunDirectory
+from benchmark.runs.workplace import Workplace
+from benchmark.store.directory import SUITE, RunDirectory
+from benchmark.store.records import Job, JobRecord, Prior
 
 
-def run_grid(grid: Plan, path: Path, *, workers: int | None = None, dry_run: bool = False) -> int:
-    """Run the jobs that are not done yet, then write scores and report. Returns the exit code.
+def run_grid(
+    grid: Grid,
+    path: Path,
+    *,
+    workers: int | None = None,
+    dry_run: bool = False,
+    keep_weights: bool = False,
+) -> int:
+    """Do what is not done yet of `grid` in the run directory `path`, then write the report.
 
-    0: every job is done; 1: some failed; 130: interrupted, and what is done is kept. Raises
-    UserError if `path` cannot be written to, or belongs to something else.
+    Returns the exit code: 0: every job is done; 1: some failed; 130: interrupted, and what is done
+    is kept. Raises UserError if `path` cannot be written to, belongs to something else, or holds
+    images or scores that `grid` would change.
     """
-    directory = RunDirectory(path)
-    directory.check(grid.configuration)
-    forecast = Forecast(grid)
-    jobs = []
-    for job in grid.jobs:
-        record = directory.record(job)
-        if record:
-            forecast.learn(job, record)
-        else:
-            jobs.append(job)
-    memory = None
-    if jobs and not dry_run:
-        fetch_backbone(grid.suite)
-        memory = None if on_cuda() else worker_memory(grid.suite)
+    held = read_held(RunDirectory(path))
+    jobs = joined(grid, held)
+    check(jobs, grid.settled, held)
+    protocol = grid.suite.protocol
+    assessment = Assessment.of(grid.suite, extra_metrics(protocol, held))
+    check_scoring(assessment.scoring, held)
+    left = work_left(jobs, grid.priors, assessment.scoring, held)
+    forecast = Forecast(grid.suite)
+    priors = map(held.directory.prior_record, grid.priors)
+    forecast.learn_held(held.jobs.values(), held.scores.values(), filter(None, priors))
+    memory = None if dry_run else _fetch(grid, left)
     free = free_memory()
-    workers = min(workers or worker_count(len(jobs), memory=memory, free=free), max(1, len(jobs)))
-    print_plan(
-        grid,
-        directory=path,
-        finished=len(grid.jobs) - len(jobs),
-        seconds=forecast.seconds(jobs),
-        workers=workers,
-    )
-    if memory and free and memory * (workers + 1) > free:
+    crew = workers or worker_count(len(left), memory=memory, free=free)
+    outlook = Outlook(jobs, left, path, min(crew, max(1, len(left))), forecast.total(left))
+    print_plan(grid, outlook)
+    if memory and free and memory * (outlook.workers + 1) > free:
         print_memory(memory, free)
     if dry_run:
         return 0
-    with directory.locked():
-        directory.prepare(
-            configuration=grid.configuration, suite_toml=grid.suite.dump_toml(), jobs=grid.jobs
+    with held.locked():
+        held.directory.write_plan(
+            joined_plan(jobs, grid.settled, protocol, held),
+            suite=joined_suite(grid, jobs, held),
+            protocols={protocol.label: protocol.dump_toml()},
         )
-        workplace = Workplace(grid.suite, directory)
-        display = Display(grid, jobs, directory, forecast)
+        examiner = Examiner(assessment, held.directory)
+        workplace = Workplace(grid.suite, held.directory, examiner, keep_weights)
+        display = Display(outlook, assessment.scoring, forecast)
+        agenda = Agenda(left, forecast.seconds)
         try:
             with display:
-                execute(forecast.order(jobs), workplace, workers=workers, listen=display)
-            return _report(grid, directory, failed=[job.label for job in display.failed])
+                execute(agenda, workplace, workers=outlook.workers, listen=display)
         except KeyboardInterrupt:
-            done = sum(directory.record(job) is not None for job in grid.jobs)
             print(
-                f"interrupted: {done} of {len(grid.jobs)} jobs are done and kept in {path}; "
+                f"interrupted: {display.finished} of {len(jobs)} jobs are done and kept in {path}; "
                 "run the same command again to go on",
                 file=sys.stderr,
             )
             return 130
+        failed = [task.label for task in display.failed if isinstance(task, Job)]
+        return report(held.directory, failed, len(jobs))
 
 
-def _report(grid: Plan, directory: RunDirectory, *, failed: list[str]) -> int:
+def score_run(
+    path: Path,
+    *,
+    protocol: str = "",
+    metrics: Sequence[str] = (),
+    encoders: Path | None = None,
+    data: Path | None = None,
+) -> int:
+    """Score the images of a run directory again, and write its report; nothing is trained or drawn.
+
+    `protocol`: a name or a file, else that of its suite.toml. `metrics`: beside the protocol's,
+    installed or module:ATTRIBUTE. `encoders`, `data`: folders, if they lie elsewhere now. Returns
+    the exit code as of `run_grid`. Raises UserError if it is no run directory, if the subjects'
+    images are others, or if a score that is there would change.
+    """
+    held = read_held(RunDirectory(path))
+    if held.plan is None or not held.jobs:
+        raise UserError(f"{path} has no finished job to score: run it first")
+    assessment = Assessment.read(path / SUITE)
+    chosen = load_protocol(protocol) if protocol else assessment.protocol
+    assessment = replace(
+        assessment,
+        data=assessment.data.at(data),
+        protocol=chosen,
+        metrics=extra_metrics(chosen, held, metrics),
+        encoders=str(encoders) if encoders else assessment.encoders,
+    )
+    check_scoring(assessment.scoring, held)
+    examiner = Examiner(assessment, held.directory)
+    dataset = assessment.data.load()
+    names = {subject for _, subject, _ in held.jobs}
+    verify(dataset, [subject for subject in dataset.subjects if subject.name in names])
+    one_thread()
+    with held.locked():
+        held.directory.write_plan(
+            joined_plan([], {}, assessment.protocol, held),
+            suite=(path / SUITE).read_text("utf-8"),
+            protocols={assessment.protocol.label: assessment.protocol.dump_toml()},
+        )
+        failed = score_jobs(held.jobs.values(), examiner)
+        return report(held.directory, failed, len(held.jobs))
+
+
+def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
+    """Score what is not scored yet of `records`, telling of each. Returns what failed."""
+    label, failed = examiner.assessment.protocol.label, []
+    for number, record in enumerate(records, 1):
+        job = record.job
+        done = f"[{number:>{len(str(len(records)))}}/{len(records)}] {job.label}"
+        scored = examiner.directory.score_record(label, job.name)
+        if is_scored(record, scored, examiner.assessment.scoring):
+            print(f"{done}  scored before")
+            continue
+        try:
+            scores = examiner.score(record)
+        except Exception as error:
+            examiner.directory.write_error(job.name, traceback.format_exc())
+            failed.append(job.label)
+            print(f"{done}  FAILED: {type(error).__name__}: {error}", flush=True)
+        else:
+            examiner.directory.clear_error(job.name)
+            print(f"{done}  {len(scores)} scores of {len(record.images)} images", flush=True)
+    return failed
+
+
+def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:
+    """Bring the backbone's files here if anything is to be drawn.
+
+    Returns the main memory, in bytes, that a worker takes; None if nobody knows or none is needed.
+    """
+    if not any(work.draws and _backbone_of(work.task) for work in left):
+        return None
+    kind, model = grid.suite.backbone.load_kind(), grid.suite.backbone.model
+    kind.fetch(model)
+    return None if on_cuda() else kind.memory(model)
+
+
+def _backbone_of(task: Task) -> str | None:
+    return task.backbone if isinstance(task, Prior) else task.fit.backbone
+
+
+def report(directory: RunDirectory, failed: Sequence[str], jobs: int) -> int:
+    """Write the report, and say where it lies and what failed. Returns the exit code."""
     from benchmark.report.write import write_report
 
-    done = directory.assemble_scores()
-    if done:
+    rows = directory.assemble_scores()
+    if rows:
         path = write_report(directory.path)
-        print_table(directory.path / "summary.csv")
+        print_table(directory.path)
         print(f"report: {path}")
         print(f"to look at: {path.with_name('index.html')}")
     if not failed:
         return 0
-    held = f"the report holds the {done} that are done" if done else "there is nothing to report"
+    held = "the report holds those that are done" if rows else "there is nothing to report"
     lines = [
-        f"{len(failed)} of {len(grid.jobs)} jobs failed; {held}:",
+        f"{len(failed)} of {jobs} jobs failed; {held}:",
         *(f"  {label}" for label in failed),
         f"why: {directory.path}/jobs/*/*.error.txt; the same command tries them again",
     ]
@@ -92,28 +197,29 @@ def _report(grid: Plan, directory: RunDirectory, *, failed: list[str]) -> int:
     return 1
 
 
-def print_table(summary: Path) -> None:
-    """Print summary.csv: a row a method, a column a metric, the mean over its 95 % interval."""
-    from benchmark.report.markdown import LABELS, NOTHING
-    from benchmark.results.statistics import sort_methods, sort_metrics
+def print_table(path: Path) -> None:
+    """Print a run's means: a row a method, a column a metric, over its 95 % interval."""
+    from benchmark.report.markdown import NOTHING
+    from benchmark.results.run import read_run
 
-    with summary.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    cells = {(row["method"], row["metric"]): _cell(row) for row in rows}
-    metrics = sort_metrics(row["metric"] for row in rows)
-    table = Table(title="mean over subjects; below it, its 95 % interval", box=None, pad_edge=False)
-    table.add_column("method", overflow="fold")
-    for metric in metrics:
-        table.add_column(LABELS.get(metric, metric), justify="right", overflow="fold")
-    for method in sort_methods(row["method"] for row in rows):
-        table.add_row(Text(method), *(cells.get((method, name), NOTHING) for name in metrics))
+    run = read_run(path)
     # Off a terminal rich assumes 80 columns, and would break the rows.
-    width = None if Console().is_terminal else 160
-    Console(highlight=False, width=width).print(table)
+    console = Console(highlight=False, width=None if Console().is_terminal else 160)
+    for label in run.protocols:
+        part = run.under(label)
+        cells = {(row.method, row.metric): _cell(row) for row in part.summary.itertuples()}
+        title = f"{label}: mean over subjects; below it, its 95 % interval"
+        table = Table(title=title, box=None, pad_edge=False)
+        table.add_column("method", overflow="fold")
+        for metric in part.metrics:
+            table.add_column(part.metric(metric).label, justify="right", overflow="fold")
+        for method in part.methods:
+            table.add_row(Text(method), *(cells.get((method, m), NOTHING) for m in part.metrics))
+        console.print(table)
 
 
-def _cell(row: dict[str, str]) -> str:
-    mean = f"{float(row['mean']):.3f}"
-    if not row["low"]:
+def _cell(row: Any) -> str:
+    mean = f"{row.mean:.3f}"
+    if row.low != row.low:  # NaN: too few subjects for an interval
         return mean
-    return f"{mean}\n[dim]{float(row['low']):.3f} {float(row['high']):.3f}[/dim]"
+    return f"{mean}\n[dim]{row.low:.3f} {row.high:.3f}[/dim]"

@@ -9,12 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from benchmark.api import Generate, Progress, Request, Subject
+from benchmark.api import (
+    TEXT_TO_IMAGE,
+    Backbone,
+    PriorImages,
+    Request,
+    Role,
+    Subject,
+    Tools,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from benchmark.models.stable_diffusion import Backbone
 
 
 @dataclass(frozen=True)
@@ -22,20 +29,34 @@ class Untuned:
     """The pristine model on `a class ...`: what prompts alone reach, the floor for fidelity."""
 
     version: ClassVar[str] = "1"
+    role: ClassVar[Role] = "lower bound"
+    variant_of: ClassVar[str | None] = None
     prompted: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE})
 
     description: str = "control: the model as it is, prompted with 'a class'"
 
-    def fit(
-        self, subject: Subject, backbone: Backbone, *, seed: int, progress: Progress
-    ) -> Generate:
+    def prior(self, subject: Subject) -> PriorImages | None:
+        """None."""
+        return None
+
+    def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Nothing to learn."""
+        return {}
 
-        def generate(requests: Sequence[Request]) -> Tensor:
-            texts = [request.prompt.text(subject.class_noun) for request in requests]
-            return backbone.sample(texts, [request.noise_seed for request in requests])
+    def generate(
+        self,
+        weights: Weights,
+        subject: Subject,
+        requests: Sequence[Request],
+        backbone: Backbone,
+        tools: Tools,
+    ) -> Tensor:
+        """Images of the class."""
+        from methods.drawing import draw
 
-        return generate
+        texts = [request.prompt.text(subject.class_noun) for request in requests]
+        return draw(backbone, texts, requests)
 
 
 @dataclass(frozen=True)
@@ -43,19 +64,31 @@ class RealImages:
     """The subject's own images as the generated set: the row nobody should beat (Table 1)."""
 
     version: ClassVar[str] = "1"
+    role: ClassVar[Role] = "upper bound"
+    variant_of: ClassVar[str | None] = None
     prompted: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     description: str = "control: the subject's own images, the oracle"
 
-    def fit(
-        self, subject: Subject, backbone: Backbone, *, seed: int, progress: Progress
-    ) -> Generate:
+    def prior(self, subject: Subject) -> PriorImages | None:
+        """None."""
+        return None
+
+    def fit(self, subject: Subject, backbone: None, tools: Tools) -> Weights:
         """Nothing to learn."""
+        return {}
 
-        def generate(requests: Sequence[Request]) -> list[Tensor]:
-            return [real_image(subject, request.index) for request in requests]
-
-        return generate
+    def generate(
+        self,
+        weights: Weights,
+        subject: Subject,
+        requests: Sequence[Request],
+        backbone: None,
+        tools: Tools,
+    ) -> list[Tensor]:
+        """The files' own pixels."""
+        return [real_image(subject, request.index) for request in requests]
 
 
 def real_image(subject: Subject, index: int) -> Tensor:

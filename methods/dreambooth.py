@@ -5,21 +5,32 @@ python -m benchmark run --methods dreambooth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from benchmark.api import PRIOR, Generate, Progress, Request, Subject, UserError
-from benchmark.models.sampling import Sampler
+from annotated_types import Ge, Gt, MinLen
+
+from benchmark.api import (
+    PRIOR,
+    TEXT_TO_IMAGE,
+    TRAINING,
+    Backbone,
+    PriorImages,
+    Request,
+    Role,
+    Sampler,
+    Stage,
+    Subject,
+    Tools,
+    UserError,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Module
 
-    from benchmark.models.stable_diffusion import Backbone
-    from methods.training import Encode, Term
-
-NOUNS = ("correct", "wrong", "none")
+    from methods.training import Encode, Progress, Term
 
 
 @dataclass(frozen=True)
@@ -31,90 +42,110 @@ class DreamBooth:
     """
 
     version: ClassVar[str] = "1"
+    role: ClassVar[Role] = "method"
     prompted: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, TRAINING})
 
     description: str = "fine-tuned on 'a [V] class', with prior preservation"
-    identifier: str | None = None  #: None: the suite's
-    steps: int = 1000
-    learning_rate: float = 5e-6
-    weight_decay: float = 1e-2
-    max_grad_norm: float = 1.0  #: gradients are clipped to it; 0 is no clipping
-    batch_size: int = 1  #: instance images a step, and as many prior images
+    variant_of: str | None = None  #: no setting
+    identifier: Annotated[str, MinLen(1)] | None = None  #: None: the suite's
+    steps: Annotated[int, Ge(1)] = 1000
+    learning_rate: Annotated[float, Gt(0)] = 5e-6
+    weight_decay: Annotated[float, Ge(0)] = 1e-2
+    max_grad_norm: Annotated[float, Ge(0)] = 1.0  #: gradients are clipped to it; 0 is no clipping
+    batch_size: Annotated[int, Ge(1)] = 1  #: instance images a step, and as many prior images
     train_text_encoder: bool = False
-    prior_weight: float = 1.0  #: lambda of Eq. 2; at 0 no prior images are drawn
-    prior_images: int = 1000
+    prior_weight: Annotated[float, Ge(0)] = 1.0  #: lambda of Eq. 2; at 0 no prior images are drawn
+    prior_images: Annotated[int, Ge(1)] = 1000
     prior_scheduler: str = "ddpm"  #: the plain ancestral sampler
-    prior_steps: int = 250
-    prior_guidance: float = 1.0  #: none; guided prior images teach a narrower class
-    noun: str = "correct"  #: "correct", "wrong" or "none"
-    wrong_noun_live: str = "teapot"  #: what a live subject is called if the noun is wrong
-    wrong_noun_object: str = "dog"  #: what an object is called if the noun is wrong
+    prior_steps: Annotated[int, Ge(1)] = 250
+    prior_guidance: Annotated[float, Ge(0)] = 1.0  #: none; guidance teaches a narrower class
+    noun: Literal["correct", "wrong", "none"] = "correct"
+    #: What a live subject, or an object, is called if the noun is wrong.
+    wrong_noun_live: Annotated[str, MinLen(1)] = "teapot"
+    wrong_noun_object: Annotated[str, MinLen(1)] = "dog"
 
     def __post_init__(self) -> None:
-        if self.noun not in NOUNS:
-            raise UserError(f"noun is '{self.noun}'; known: {', '.join(NOUNS)}")
         if self.noun == "none" and self.prior_weight:
             raise UserError(
                 "noun is 'none', so there is no class to preserve: set prior_weight to 0, "
                 f"not {self.prior_weight}"
             )
-        self.prior_sampler()
 
-    def prior_sampler(self) -> Sampler:
-        """How prior images are drawn. Raises UserError for an unknown scheduler."""
-        return Sampler(self.prior_scheduler, self.prior_steps, self.prior_guidance)
+    def prior(self, subject: Subject) -> PriorImages | None:
+        """Images of "a [class noun]", unless `prior_weight` is 0."""
+        if not self.prior_weight:
+            return None
+        sampler = Sampler(self.prior_scheduler, self.prior_steps, self.prior_guidance)
+        return PriorImages(self.class_noun(subject), self.prior_images, sampler)
 
-    def fit(
-        self, subject: Subject, backbone: Backbone, *, seed: int, progress: Progress
-    ) -> Generate:
-        """Fine-tune `backbone` on `subject`. Raises UserError if there is no identifier."""
-        from methods.training import Optimisation, fixed_conditions, train
+    def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
+        """Fine-tune each stage of `backbone` on `subject`. Raises UserError without identifier."""
+        from methods.training import Loss, Optimisation, fixed_conditions, learning, train
 
-        terms = self.terms(subject, backbone, seed=seed)
-        encode: Encode = backbone.encode_prompts
-        trained: list[Module] = [backbone.unet, backbone.text_encoder]
-        if not self.train_text_encoder:
-            trained.remove(backbone.text_encoder)
-            encode = fixed_conditions(backbone, [p for term in terms for p in term.prompts])
-        for module in trained:
-            module.train().requires_grad_(True)
-        train(
-            backbone,
-            terms,
-            [parameter for module in trained for parameter in module.parameters()],
-            encode=encode,
-            optimisation=Optimisation(
-                self.steps, self.learning_rate, self.weight_decay, self.max_grad_norm
-            ),
-            progress=progress,
+        optimisation = Optimisation(
+            self.steps, self.learning_rate, self.weight_decay, self.max_grad_norm
         )
-        backbone.freeze()
+        encoders = list(backbone.text_encoders.values()) if self.train_text_encoder else []
+        for number, stage in enumerate(backbone.stages):
+            terms = self.terms(subject, stage, tools)
+            encode: Encode = backbone.encode
+            if not self.train_text_encoder:
+                encode = fixed_conditions(backbone, [p for term in terms for p in term.prompts])
+            trained = [stage.denoiser, *encoders]
+            with learning(trained):
+                train(
+                    Loss(stage, terms, encode),
+                    [parameter for module in trained for parameter in module.parameters()],
+                    optimisation,
+                    backbone.precision,
+                    _part(tools.progress, number, backbone.stages),
+                )
+        return self.trained_weights(backbone)
 
-        def generate(requests: Sequence[Request]) -> Tensor:
-            texts = [self.text(request, subject) for request in requests]
-            return backbone.sample(texts, [request.noise_seed for request in requests])
+    def trained_weights(self, backbone: Backbone) -> dict[str, Tensor]:
+        """The live weights of what is trained: "denoiser.unet.conv_in.weight" -> tensor."""
+        modules = {f"denoiser.{stage.name}": stage.denoiser for stage in backbone.stages}
+        if self.train_text_encoder:
+            encoders = backbone.text_encoders.items()
+            modules |= {f"text_encoder.{name}": encoder for name, encoder in encoders}
+        return {
+            f"{name}.{key}": parameter.detach()
+            for name, module in modules.items()
+            for key, parameter in module.named_parameters()
+        }
 
-        return generate
+    def generate(
+        self,
+        weights: Weights,
+        subject: Subject,
+        requests: Sequence[Request],
+        backbone: Backbone,
+        tools: Tools,
+    ) -> Tensor:
+        """Images of the subject by a model of these `weights`, which are put in place."""
+        from methods.drawing import draw, put_in_place
 
-    def terms(self, subject: Subject, backbone: Backbone, *, seed: int) -> list[Term]:
+        put_in_place(weights, self.trained_weights(backbone))
+        return draw(backbone, [self.text(request, subject) for request in requests], requests)
+
+    def terms(self, subject: Subject, stage: Stage, tools: Tools) -> list[Term]:
         """The instance term and, if `prior_weight` is not 0, the prior term of Eq. 2."""
-        from methods.training import Term, instance_images, seeded
+        from methods.training import Term, seeded
 
-        phrase, noun = self.phrase(subject), self.class_noun(subject)
         instance = Term(
-            *backbone.latent_moments(instance_images(subject, backbone.resolution)),
-            prompts=[f"a {phrase}"],
-            generator=seeded(seed, subject.name, "instance"),
+            stage.prepare(tools.images(stage.resolution)),
+            prompts=[f"a {self.phrase(subject)}"],
+            generator=seeded(tools.seed, subject.name, "instance"),
             name="instance",
             batch_size=self.batch_size,
         )
         if not self.prior_weight:
             return [instance]
-        sampler = self.prior_sampler()
         prior = Term(
-            *backbone.prior_moments(noun, self.prior_images, sampler=sampler, seed=seed),
-            prompts=[f"a {noun}"],
-            generator=seeded(seed, subject.name, "prior"),
+            tools.prior(stage),
+            prompts=[f"a {self.class_noun(subject)}"],
+            generator=seeded(tools.seed, subject.name, "prior"),
             name="prior",
             batch_size=self.batch_size,
             weight=self.prior_weight,
@@ -136,6 +167,19 @@ class DreamBooth:
         """The prompt of a request; the prior prompt is "a [class noun]" for every method."""
         prior = request.prompt.kind == PRIOR
         return request.prompt.text(subject.class_noun if prior else self.phrase(subject))
+
+
+def _part(progress: Progress, number: int, stages: Sequence[Stage]) -> Progress:
+    """Of the training of stage `number`, as a part of all stages'."""
+    if len(stages) == 1:
+        return progress
+    name = stages[number].name
+
+    def tell(done: int, steps: int, /, *, losses: Mapping[str, float] | None = None) -> None:
+        named = losses and {f"{name}: {term}": loss for term, loss in losses.items()}
+        progress(number * steps + done, len(stages) * steps, losses=named)
+
+    return tell
 
 
 DREAMBOOTH = DreamBooth()

@@ -7,87 +7,107 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from benchmark.api import PRIOR, Generate, Progress, Request, Subject, UserError
+from annotated_types import Ge, Gt, MinLen
+
+from benchmark.api import (
+    PRIOR,
+    TEXT_TO_IMAGE,
+    TRAINING,
+    WORDS,
+    Backbone,
+    PriorImages,
+    Request,
+    Role,
+    Subject,
+    Tools,
+    UserError,
+    Weights,
+    Word,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from benchmark.models.stable_diffusion import Backbone
 
 
 @dataclass(frozen=True)
 class TextualInversion:
     """One embedding vector is learned in the identifier's place, from the class noun's on.
 
-    The defaults are those of the authors' Stable Diffusion configuration, which the DreamBooth
-    paper used. Prompts carry the identifier alone, as in Textual Inversion's own evaluation:
-    `a [V] in the snow`.
+    A model with several text encoders has a vector for each. The defaults are those of the authors'
+    Stable Diffusion configuration, which the DreamBooth paper used. Prompts carry the identifier
+    alone, as in Textual Inversion's own evaluation: `a [V] in the snow`.
     """
 
     version: ClassVar[str] = "1"
+    role: ClassVar[Role] = "method"
+    variant_of: ClassVar[str | None] = None
     prompted: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, TRAINING, WORDS})
 
     description: str = "one new word is learned, the model is frozen"
-    identifier: str | None = None  #: None: the suite's; it has to be a single token
-    steps: int = 6100
-    learning_rate: float = 5e-3
-    weight_decay: float = 1e-2
-    batch_size: int = 2
-    templates: list[str] = field(default_factory=lambda: ["a {}", "a photo of a {}"])
+    identifier: Annotated[str, MinLen(1)] | None = None  #: None: the suite's; a single token
+    steps: Annotated[int, Ge(1)] = 6100
+    learning_rate: Annotated[float, Gt(0)] = 5e-3
+    weight_decay: Annotated[float, Ge(0)] = 1e-2
+    batch_size: Annotated[int, Ge(1)] = 2
+    templates: Annotated[list[str], MinLen(1)] = field(
+        default_factory=lambda: ["a {}", "a photo of a {}"]
+    )
 
-    def fit(
-        self, subject: Subject, backbone: Backbone, *, seed: int, progress: Progress
-    ) -> Generate:
-        """Learn the vector of `subject`; no weight of `backbone` moves. Raises UserError."""
-        from torch import nn
+    def prior(self, subject: Subject) -> PriorImages | None:
+        """None."""
+        return None
 
-        from methods.training import Optimisation, Term, instance_images, seeded, train
+    def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
+        """Learn the word's vectors; no weight of `backbone` moves. Raises UserError."""
+        from methods.training import Loss, Optimisation, Term, seeded, train
 
-        token = self.token(backbone)
-        vector = nn.Parameter(backbone.token_embedding(subject.class_noun))
-        learned: dict[int, Tensor] = {token: vector}
+        word = backbone.new_word(self.word, init=subject.class_noun)
+        stage = backbone.stages[0]  # the one that reads the text for the whole of the image
         term = Term(
-            *backbone.latent_moments(instance_images(subject, backbone.resolution)),
-            prompts=[template.format(self.identifier) for template in self.templates],
-            generator=seeded(seed, subject.name, "instance"),
+            stage.prepare(tools.images(stage.resolution)),
+            prompts=[template.format(self.word) for template in self.templates],
+            generator=seeded(tools.seed, subject.name, "instance"),
             name="instance",
             batch_size=self.batch_size,
         )
         train(
-            backbone,
-            [term],
-            [vector],
-            encode=lambda texts: backbone.encode_prompts(texts, replace=learned),
-            optimisation=Optimisation(self.steps, self.learning_rate, self.weight_decay),
-            progress=progress,
+            Loss(stage, [term], lambda texts: backbone.encode(texts, words=[word])),
+            list(word.vectors.values()),
+            Optimisation(self.steps, self.learning_rate, self.weight_decay),
+            backbone.precision,
+            tools.progress,
         )
+        return {name: vector.detach() for name, vector in word.vectors.items()}
 
-        def generate(requests: Sequence[Request]) -> Tensor:
-            texts = [self.text(request, subject) for request in requests]
-            seeds = [request.noise_seed for request in requests]
-            return backbone.sample(texts, seeds, replace=learned)
+    def generate(
+        self,
+        weights: Weights,
+        subject: Subject,
+        requests: Sequence[Request],
+        backbone: Backbone,
+        tools: Tools,
+    ) -> Tensor:
+        """Images of the word whose vectors `weights` are, by text encoder."""
+        from methods.drawing import draw
 
-        return generate
+        vectors = {name: vector.to(backbone.device) for name, vector in weights.items()}
+        texts = [self.text(request, subject) for request in requests]
+        return draw(backbone, texts, requests, words=[Word(self.word, vectors)])
 
-    def token(self, backbone: Backbone) -> int:
-        """The id of the identifier's one token. Raises UserError if there is not exactly one."""
+    @property
+    def word(self) -> str:
+        """The identifier. Raises UserError if there is none."""
         if self.identifier is None:
             raise UserError("the setting 'identifier' is missing: a rare token, e.g. 'sks'")
-        ids = backbone.token_ids(self.identifier)
-        if len(ids) != 1:
-            raise UserError(
-                f"identifier '{self.identifier}' is {len(ids)} tokens of '{backbone.id}', but one "
-                "vector is learned: choose a word that is a single token"
-            )
-        return ids[0]
+        return self.identifier
 
     def text(self, request: Request, subject: Subject) -> str:
         """The prompt of a request; the prior prompt is "a [class noun]" for every method."""
-        if request.prompt.kind == PRIOR:
-            return request.prompt.text(subject.class_noun)
-        return request.prompt.text(str(self.identifier))
+        prior = request.prompt.kind == PRIOR
+        return request.prompt.text(subject.class_noun if prior else self.word)
 
 
 TEXTUAL_INVERSION = TextualInversion()

@@ -2,42 +2,150 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmark.api import PRIOR, REAL, Prompt, Request
-from benchmark.store.directory import RunDirectory, job_path
-from benchmark.store.records import Job, JobRecord, Score
+from benchmark.api import PRIOR, REAL, Prompt, Request, Role, Sampler, Unscored
+from benchmark.store.directory import (
+    Asked,
+    Plan,
+    RunDirectory,
+    job_path,
+    request_path,
+    score_rows,
+    scores_path,
+)
+from benchmark.store.files import sha256
+from benchmark.store.records import (
+    Fit,
+    ImageRecord,
+    Job,
+    JobRecord,
+    MetricRecord,
+    Phases,
+    Prior,
+    PriorRecord,
+    Score,
+    ScoreRecord,
+    Scoring,
+    image_key,
+    images_digest,
+)
 
 PROMPTS = (Prompt("a {} in the snow", "recontextualization"), Prompt("a red {}", "property"))
-METRICS = {PRIOR: ("pres", "prior_div"), REAL: ("dino", "clip_i")}
-OF_PROMPTS = ("dino", "clip_i", "clip_t", "div")
 SUITE = 'name = "toy"\ndescription = "A toy suite"\n[sampler]\nsteps = 20\n'
-JOB = Job(
+ROLES: dict[str, Role] = {"real-images": "upper bound", "untuned": "lower bound"}
+PROVENANCE = {"commit": "c0ffee", "device": "cpu"}
+#: What each metric is a score of; another is one of the evaluation prompts' images.
+OF = {
+    "dino": {REAL, "prompts"},
+    "clip_i": {REAL, "prompts"},
+    "dino_nearest": {REAL, "prompts"},
+    "pres": {PRIOR},
+    "prior_div": {PRIOR},
+}
+
+
+def metric(
+    label: str, about: str, higher_is_better: bool | None = True, **more: Any
+) -> MetricRecord:
+    """A metric's declaration."""
+    plain: dict[str, Any] = {"version": "1", "encoders": ("dino",), "factor": 1.0}
+    return MetricRecord(label=label, about=about, higher_is_better=higher_is_better, **plain | more)
+
+
+METRICS = {
+    "dino": metric("DINO", "subject fidelity"),
+    "clip_i": metric("CLIP-I", "subject fidelity"),
+    "clip_t": metric("CLIP-T", "prompt fidelity"),
+    "pres": metric("PRES", "prior preservation", False),
+    "div": metric("DIV", "diversity"),
+    "prior_div": metric("prior DIV", "prior preservation"),
+}
+NEAREST = {"dino_nearest": metric("nearest DINO", "copying", None)}
+SCORING = Scoring(
+    protocol="toy-1",
+    declaration="d",
+    encoders={"dino": {"model": "dino", "weights": "1"}},
+    metrics=METRICS,
+)
+FIT = Fit(
     method="",
-    method_version="1",
+    version="1",
     settings={"steps": 150},
+    backbone="toy@0123456789ab",
+    precision="fp32",
     subject="",
     class_noun="dog",
     live=True,
-    images_digest="d",
-    backbone="toy@0123456789ab",
-    sampler={"steps": 20},
-    encoders={"dino": {"model": "dino", "weights": "1"}},
+    images="d",
+    prior=None,
+    seed=0,
+)
+JOB = Job(
+    method="",
+    role="method",
+    variant_of=None,
+    prompted=True,
+    fit=FIT,
+    sampler=Sampler("ddim", 20, 3.0),
+    references=3,
+    references_digest="d",
     prompts=PROMPTS,
     images_per_prompt=2,
     prior_prompt_images=1,
-    seed=0,
-    protocol="toy-1",
 )
-PROVENANCE = {"commit": "c0ffee", "device": "cpu", "precision": "fp32", "metrics": {"dino": "1"}}
 
-#: (job, request, metric) -> the score
-Value = Callable[[Job, Request, str], float]
+#: Prior images that took 90 seconds.
+DRAWN = PriorRecord(
+    prior=Prior("toy@0123456789ab", "fp32", "dog", 64, Sampler("ddpm", 50, 1.0), 0),
+    seconds=90.0,
+    sha256="0",
+    provenance={},
+)
+
+#: (job, request, metric) -> the score, or why there is none
+Value = Callable[[Job, Request, str], float | Unscored]
+
+
+@dataclass(frozen=True)
+class World:
+    """What all jobs of a made-up run have in common; `job` and `fit` replace fields by name."""
+
+    job: Mapping[str, Any] = field(default_factory=dict)
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    scorings: tuple[Scoring, ...] = (SCORING,)
+    priors: tuple[PriorRecord, ...] = ()
+    rules: Mapping[str, Any] = field(default_factory=dict)  #: of the protocols' TOML
+    suite: str = SUITE
+
+
+def world(*, nearest: bool = False, scoring: Mapping[str, Any] | None = None, **more: Any) -> World:
+    """A World whose only scoring has these fields replaced, with `nearest` by one metric more."""
+    own = replace(SCORING, **scoring or {})
+    return World(
+        scorings=(replace(own, metrics=own.metrics | NEAREST) if nearest else own,), **more
+    )
+
+
+def make_job(method: str, subject: str, seed: int, changed: World) -> Job:
+    """A job. Ablations are called `X-no-...`, `X-wrong-...` or `identifier-...`."""
+    role = ROLES.get(method, "method")
+    base = method.partition("[")[0]
+    parent = "dreambooth" if base.startswith(("dreambooth-", "identifier-")) else None
+    fit = {"method": base, "subject": subject, "seed": seed} | dict(changed.fit)
+    job: dict[str, Any] = {"role": role, "variant_of": parent}
+    if role == "upper bound":
+        job |= {"prompted": False, "sampler": None}
+        fit |= {"backbone": None, "precision": None}
+    job |= {"method": method, "fit": replace(FIT, **fit)} | dict(changed.job)
+    return replace(JOB, **job)
 
 
 def write_run(
@@ -47,67 +155,113 @@ def write_run(
     methods: Sequence[str],
     subjects: Sequence[str],
     seeds: Sequence[int] = (0,),
-    job: dict[str, Any] | None = None,
-    provenance: dict[str, Any] | None = None,
-    nearest: bool = False,
+    world: World = World(),  # noqa: B008
 ) -> Path:
-    """A finished run. `job` and `provenance` replace what all its jobs have by default.
-
-    `nearest`: with `dino_nearest`, too.
-    """
+    """A finished run."""
     directory = RunDirectory(path)
-    jobs = [
-        replace(JOB, method=method, subject=subject, seed=seed, **(job or {}))
-        for method in methods
-        for subject in subjects
-        for seed in seeds
-    ]
-    directory.prepare(configuration="c", suite_toml=SUITE, jobs=jobs)
-    for one in jobs:
-        write_job(directory, one, value, PROVENANCE | (provenance or {}), nearest=nearest)
+    jobs = [make_job(m, s, seed, world) for m in methods for s in subjects for seed in seeds]
+    plan = Plan(
+        jobs=tuple(Asked(j.method, j.subject, j.seed, len(j.requests)) for j in jobs),
+        protocols=tuple(scoring.protocol for scoring in world.scorings),
+        settled={"backbone": "toy"},
+    )
+    rules = {"name": "toy", "references": "all", "caption": "class-noun"} | dict(world.rules)
+    text = "".join(f"{key} = {json.dumps(rule)}\n" for key, rule in rules.items())
+    directory.write_plan(plan, suite=world.suite, protocols=dict.fromkeys(plan.protocols, text))
+    for prior in world.priors:
+        directory.write_prior(prior)
+    for job in jobs:
+        record = write_job(directory, job, PROVENANCE | dict(world.provenance))
+        for scoring in world.scorings:
+            write_scores(directory, record, scoring, value)
     directory.assemble_scores()
     return path
 
 
-def write_job(
-    directory: RunDirectory,
-    job: Job,
-    value: Value,
-    provenance: dict[str, Any],
-    *,
-    nearest: bool = False,
-) -> None:
-    requests = job.requests(prompted=job.method != "real-images", references=3)
-    scores = [
-        Score(
-            method=job.method,
-            subject=job.subject,
-            prompt=request.prompt.template,
-            prompt_kind=request.prompt.kind,
-            sample=request.index,
-            seed=job.seed,
-            metric=metric,
-            value=value(job, request, metric),
-            protocol=job.protocol,
-        )
-        for request in requests
-        for metric in (
-            *METRICS.get(request.prompt.kind, OF_PROMPTS),
-            *(["dino_nearest"] if nearest and request.prompt.kind != PRIOR else []),
-        )
-    ]
+def write_job(directory: RunDirectory, job: Job, provenance: dict[str, Any]) -> JobRecord:
+    """A job's images and its record."""
     grey = np.full((4, 4, 3), job.seed + 1, np.uint8)
-    images = {directory.image_path(job, request): grey for request in requests}
-    files = {directory.image_path(job, r): r.prompt.text(job.class_noun) for r in requests}
-    pace = None if job.method in ("real-images", "untuned") else 7.5
+    requests = {request_path(job.name, request): request for request in job.requests}
+    hashes = directory.write_images(dict.fromkeys(requests, grey))
+    images = {
+        path: ImageRecord(
+            prompt=request.prompt,
+            index=request.index,
+            noise_seed=request.noise_seed,
+            text=request.prompt.text(job.fit.class_noun),
+            key=image_key(job.fit, request, job.sampler),
+            sha256=hashes[path],
+        )
+        for path, request in requests.items()
+    }
     record = JobRecord(
-        job.key, asdict(job), provenance, 20.0, 4.0, 1.0, 512.0, len(requests), files, pace
+        job=job,
+        images=images,
+        drawn=len(images),
+        phases=Phases(fit=20.0, draw=4.0),
+        provenance=provenance,
+        peak_memory_mb=512.0,
+        steps_per_second=7.5 if job.role == "method" else None,
     )
-    directory.write_job(record, job, images, scores)
+    directory.write_job(record)
+    return record
+
+
+def write_scores(
+    directory: RunDirectory, record: JobRecord, scoring: Scoring, value: Value
+) -> None:
+    """A job's scores under one protocol, and their record."""
+    scores = []
+    for request in (image.request for image in record.images.values()):
+        kind = request.prompt.kind if request.prompt.kind in (PRIOR, REAL) else "prompts"
+        for name in (n for n in scoring.metrics if kind in OF.get(n, {"prompts"})):
+            found = value(record.job, request, name)
+            scores.append(_score(record.job, request, name, found, scoring.protocol))
+    rows = score_rows(scores)
+    method, subject, seed = record.job.name
+    scored = ScoreRecord(
+        method=method,
+        subject=subject,
+        seed=seed,
+        scoring=scoring,
+        images=images_digest(record.images),
+        references=record.job.references_digest,
+        seconds=1.0,
+        rows=sha256(rows.encode()),
+        provenance=dict(record.provenance),
+    )
+    directory.write_scores(scored, rows)
+
+
+def _score(job: Job, request: Request, name: str, found: float | Unscored, protocol: str) -> Score:
+    unscored = isinstance(found, Unscored)
+    return Score(
+        method=job.method,
+        subject=job.subject,
+        prompt=request.prompt.template,
+        prompt_kind=request.prompt.kind,
+        sample=request.index,
+        seed=job.seed,
+        metric=name,
+        value=None if unscored else found,
+        protocol=protocol,
+        reason=found.reason if unscored else "",
+    )
+
+
+def edit_records(path: Path, pattern: str, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the content of each job's record whose file in jobs/ fits `pattern`."""
+    for file in sorted(path.glob(f"jobs/{pattern}.json")):
+        content = json.loads(file.read_text())
+        change(content)
+        file.write_text(json.dumps(content))
 
 
 def remove_job(path: Path, method: str, subject: str, seed: int = 0) -> None:
     """As if the job had failed."""
-    job = replace(JOB, method=method, subject=subject, seed=seed)
-    (path / f"{job_path(job)}.json").unlink()
+    name = (method, subject, seed)
+    (path / f"{job_path(name)}.json").unlink()
+    for folder in (path / "scores").iterdir():
+        for suffix in (".csv", ".json"):
+            (path / f"{scores_path(folder.name, name)}{suffix}").unlink()
     RunDirectory(path).assemble_scores()

@@ -1,6 +1,7 @@
 """A world that takes milliseconds: subjects are colours, methods paint, encoders look at colours.
 
-As plugins from outside: `kind = "tests.toy:load"` for the backbone, `--methods tests.toy:PAINT`.
+As plugins from outside: `kind = "tests.toy:KIND"` for the backbone, "tests.toy:EYE" for encoders,
+encoders, `--methods tests.toy:PAINT`, `--metrics tests.toy:BRIGHTNESS`.
 """
 
 from __future__ import annotations
@@ -9,16 +10,32 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import torch
+from annotated_types import Ge
 from PIL import Image
+from torch import Tensor, nn
 
-from benchmark.api import PRIOR, Request, Subject
+from benchmark.api import (
+    CAPABILITIES,
+    PIXELS,
+    PRIOR,
+    TEXT_TO_IMAGE,
+    Batch,
+    PriorImages,
+    Request,
+    Sampler,
+    Subject,
+    Tools,
+    Unscored,
+    UserError,
+)
+from benchmark.models.rows import TensorRows
 
 SIZE = 12
 SUBJECTS = {"dog-red": ("dog", True), "dog-blue": ("dog", True), "vase-green": ("vase", False)}
@@ -33,38 +50,48 @@ property = ["a red {}"]
 SUITE = """
 name = "toy"
 description = "colours"
+controls = ["real-images", "untuned"]
 [data]
 dataset = "{dataset}"
 [backbone]
-kind = "tests.toy:load"
+kind = "tests.toy:KIND"
 model = "colours"
 identifier = "sks"
+precision = "fp32"
 [sampler]
 steps = 2
 guidance = 1.0
 [evaluation]
 images_per_prompt = 2
 prior_prompt_images = 2
+[objective]
+fidelity = "dino"
+prompt = "clip_t"
+[groups]
+paints = ["tests.toy:PAINT", "tests.toy:TELL"]
 [protocol]
+"""
+PROTOCOL = """
 name = "toy"
 version = "1"
 description = "colours"
 references = "all"
 caption = "class-noun"
 aggregation = "subjects"
-[protocol.metrics]
+[{table}metrics]
 dino = {{}}
 clip_i = {{}}
 clip_t = {{}}
 pres = {{}}
 div = {{}}
 prior_div = {{}}
-[protocol.encoders.dino]
-model = "pocket"
-[protocol.encoders.clip]
-model = "pocket"
-[protocol.encoders.lpips]
-model = "pocket"
+[{table}encoders.dino]
+kind = "tests.toy:EYE"
+file = "{folder}/eye.txt"
+[{table}encoders.clip]
+kind = "tests.toy:EYE"
+[{table}encoders.lpips]
+kind = "tests.toy:EYE"
 """
 
 
@@ -83,44 +110,139 @@ def write_world(folder: Path) -> Path:
             manifest.append(f'"{path.name}" = "{hashlib.sha256(path.read_bytes()).hexdigest()}"')
     (folder / "data" / "manifest.toml").write_text("\n".join(manifest))
     (folder / "data" / "prompts.toml").write_text(PROMPTS)
+    (folder / "eye.txt").write_text("an encoder's weights")
     suite = folder / "toy.toml"
-    suite.write_text(SUITE.format(dataset=folder / "data"))
+    protocol = PROTOCOL.format(table="protocol.", folder=folder)
+    suite.write_text(SUITE.format(dataset=folder / "data") + protocol)
     return suite
 
 
+def write_protocol(folder: Path, name: str = "other") -> Path:
+    """A second protocol: CLIP-T is twice what it is in the suite's. Returns its file."""
+    text = PROTOCOL.format(table="", folder=folder).replace('name = "toy"', f'name = "{name}"')
+    path = folder / f"{name}.toml"
+    path.write_text(text.replace("clip_t = {}", "clip_t = { factor = 2.0 }"))
+    return path
+
+
+# Backbone --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Texts(TensorRows):
+    """n texts, as numbers in [0, 1]."""
+
+    numbers: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Colours(TensorRows):
+    """n images as a stage prepares them."""
+
+    pixels: Tensor
+
+
+class Canvas(nn.Module):
+    """A model with one weight, which is 0 until a method changes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()), requires_grad=False)
+
+
 @dataclass
-class Canvas:
-    """A backbone with one weight, which methods change and `restore` puts back."""
+class CanvasStage:
+    """What prior images are prepared by."""
 
-    device: Any
-    precision: str = "fp32"
-    weight: float = 0.0
+    denoiser: Canvas
+    name: str = "canvas"
+    resolution: int = SIZE
 
-    def restore(self) -> None:
-        self.weight = 0.0
-
-    def sample(self, texts: Sequence[str], seeds: Sequence[int]) -> Any:
-        """Noise, whatever the texts."""
-        import torch
-
-        noise = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return torch.stack([torch.rand((3, SIZE, SIZE), generator=g) for g in noise])
+    def prepare(self, images: Tensor) -> Colours:
+        return Colours(images + self.denoiser.weight)
 
 
-def load(model: str, **_options: Any) -> Canvas:
-    # Its own encoders come with it, so that workers and child processes have them too.
-    import benchmark.scoring.features
+@dataclass
+class Easel:
+    """A backbone that draws noise, a little brighter for some texts than for others."""
 
-    benchmark.scoring.features.load_encoders = load_encoders
-    return Canvas(SimpleNamespace(type="cpu"))
+    id: str
+    sampler: Sampler
+    precision: str
+    canvas: Canvas = field(default_factory=Canvas)
+    resolution: int = SIZE
+    device: torch.device = torch.device("cpu")
+    text_encoders: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> list[CanvasStage]:
+        return [CanvasStage(self.canvas)]
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"canvas": self.canvas}
+
+    def encode(self, texts: Sequence[str], *, words: Sequence[Any] = ()) -> Texts:
+        numbers = [hashlib.sha256(text.encode()).digest()[0] / 255 for text in texts]
+        return Texts(torch.tensor(numbers))
+
+    def sample(
+        self,
+        condition: Texts,
+        seeds: Sequence[int],
+        *,
+        unconditional: Texts | None = None,
+        sampler: Sampler | None = None,
+    ) -> Tensor:
+        noise = [torch.rand((3, SIZE, SIZE), generator=seeded(seed)) for seed in seeds]
+        return 0.9 * torch.stack(noise) + 0.1 * condition.numbers[:, None, None, None]
 
 
-class Colours:
-    """Encoders: an image is its mean colours by quadrant, a text is its hash."""
+@dataclass(frozen=True)
+class Easels:
+    """The kind of backbone: every model's name is one."""
 
-    names = frozenset({"dino", "clip", "lpips"})
+    can: frozenset[str] = frozenset(CAPABILITIES)
 
-    def dino(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    def identify(self, model: str) -> str:
+        return f"{model}@{hashlib.sha256(model.encode()).hexdigest()[:12]}"
+
+    def fetch(self, model: str) -> None:
+        if model == "missing":
+            raise UserError("model 'missing' is not here: fetch it")
+
+    def memory(self, model: str) -> int | None:
+        return None
+
+    def capabilities(self, model: str) -> frozenset[str]:
+        return self.can
+
+    def check_sampler(self, model: str, sampler: Sampler) -> None:
+        if sampler.scheduler not in ("ddim", "ddpm"):
+            raise UserError(f"unknown scheduler '{sampler.scheduler}'; known: ddim, ddpm")
+
+    def load(
+        self,
+        model: str,
+        *,
+        sampler: Sampler,
+        precision: str = "fp32",
+        device: str = "cpu",
+        resolution: int | None = None,
+    ) -> Easel:
+        return Easel(self.identify(model), sampler, precision)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# Encoders and a metric -------------------------------------------------------------------------
+
+
+class Eye:
+    """An image is its mean colours by quadrant, a text is its hash."""
+
+    def embeddings(self, images: Sequence[np.ndarray]) -> np.ndarray:
         half = SIZE // 2
         quadrants = [
             np.concatenate([part.mean((0, 1)) for part in (i[:half], i[half:], i[:, :half])])
@@ -128,20 +250,26 @@ class Colours:
         ]
         return unit(np.array(quadrants) + 1)
 
-    def clip_image(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        return self.dino(images)
-
-    def clip_text(self, texts: Sequence[str]) -> np.ndarray:
+    def text_embeddings(self, texts: Sequence[str]) -> np.ndarray:
         rows = [np.frombuffer(hashlib.sha256(t.encode()).digest()[:9], np.uint8) for t in texts]
         return unit(np.array(rows, np.float64) + 1)
 
-    def lpips(self, images: Sequence[np.ndarray], *, groups: Any) -> np.ndarray:
-        rows = self.dino(images)
+    def distances(self, images: Sequence[np.ndarray], groups: Any) -> np.ndarray:
+        rows = self.embeddings(images)
         return np.linalg.norm(rows[:, None] - rows[None], axis=-1).astype(np.float32)
 
 
-def load_encoders(_settings: Any, *, device: Any) -> Colours:
-    return Colours()
+@dataclass(frozen=True)
+class Eyes:
+    """The kind of encoder."""
+
+    can: frozenset[str] = frozenset({"embeddings", "text_embeddings", "distances"})
+
+    def files(self, name: str, table: Mapping[str, Any]) -> list[Path]:
+        return [Path(table["file"])] if "file" in table else []
+
+    def load(self, name: str, table: Mapping[str, Any], device: str) -> Eye:
+        return Eye()
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -149,74 +277,114 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Brightness:
+    """The mean of all pixels, in [0, 1]; a picture that is darker than 0.3 has none."""
+
+    version: ClassVar[str] = "1"
+    label: ClassVar[str] = "brightness"
+    description: str = "mean brightness"
+    about: ClassVar[str] = "light"
+    higher_is_better: ClassVar[bool | None] = None
+    needs: ClassVar[frozenset[str]] = frozenset({PIXELS})
+
+    def __call__(self, batch: Batch) -> dict[int, float | Unscored]:
+        means = [float(image.mean()) / 255 for image in batch.pixels()]
+        return {i: mean if mean > 0.3 else Unscored("too dark") for i, mean in enumerate(means)}
+
+
+# Methods ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
 class Paint:
     """Paints the subject's mean colour over noise; what it does to one subject is `mishap`."""
 
     version: ClassVar[str] = "1"
+    role: ClassVar[str] = "method"
     prompted: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE})
+
     description: str = "paints the subject's colour"
-    steps: int = 2
+    variant_of: str | None = None
+    steps: Annotated[int, Ge(1)] = 2
     seconds: float = 0.0
     identifier: str | None = None
+    prior_count: Annotated[int, Ge(0)] = 0
+    prior_scheduler: str = "ddpm"
     mishap: str = ""
 
-    def fit(
-        self,
-        subject: Subject,
-        backbone: Canvas,
-        *,
-        seed: int,
-        progress: Callable[[int, int], None],
-    ) -> Callable[[Sequence[Request]], Any]:
-        import torch
+    def prior(self, subject: Subject) -> PriorImages | None:
+        sampler = Sampler(self.prior_scheduler, 2, 1.0)
+        return (
+            PriorImages(subject.class_noun, self.prior_count, sampler) if self.prior_count else None
+        )
 
-        assert backbone.weight == 0.0, "the job before this one left its mark"
+    def fit(self, subject: Subject, backbone: Easel, tools: Tools) -> dict[str, Tensor]:
+        assert backbone.canvas.weight == 0.0, "the job before this one left its mark"
+        assert not backbone.canvas._forward_hooks, "the job before this one left a hook"
         if subject.name == "dog-blue":
-            meet(self.mishap)
-        backbone.weight = torch.rand(()).item()  # drawn from the process's own generator
+            meet(self.mishap, backbone)
+        backbone.canvas.weight.fill_(torch.rand(()).item())  # from the process's own generator
         for step in range(self.steps):
             time.sleep(self.seconds / self.steps)
-            progress(step + 1, self.steps)
-        images = [np.asarray(Image.open(path)) / 255 for path in subject.images]
-        colour = torch.tensor(np.mean(images, (0, 1, 2)))[:, None, None]
-        weight = backbone.weight
+            tools.progress(step + 1, self.steps)
+        colour = tools.images(SIZE).mean((0, 2, 3))
+        if self.prior_count:
+            (stage,) = backbone.stages
+            prior = tools.prior(stage)
+            assert len(prior) == self.prior_count
+            colour = (9 * colour + prior.pixels.mean((0, 2, 3))) / 10
+            prior.pixels.fill_(0)  # a copy of its own: the next job's are whole
+        return {"colour": colour, "weight": backbone.canvas.weight}
 
-        def generate(requests: Sequence[Request]) -> Any:
-            painted = []
-            for request in requests:
-                generator = torch.Generator().manual_seed(request.noise_seed)
-                noise = torch.rand((3, SIZE, SIZE), generator=generator)
-                share = 0.1 if request.prompt.kind == PRIOR else 0.5 + 0.3 * weight
-                painted.append(share * colour + (1 - share) * noise)
-            return torch.stack(painted).float()
-
-        return generate
+    def generate(
+        self,
+        weights: Mapping[str, Tensor],
+        subject: Subject,
+        requests: Sequence[Request],
+        backbone: Easel,
+        tools: Tools,
+    ) -> Tensor:
+        painted = []
+        for request in requests:
+            noise = torch.rand((3, SIZE, SIZE), generator=seeded(request.noise_seed))
+            kind = request.prompt.kind
+            share = 0.1 if kind == PRIOR else 0.5 + 0.3 * weights["weight"].item()
+            painted.append(share * weights["colour"][:, None, None] + (1 - share) * noise)
+        return torch.stack(painted)
 
 
 @dataclass(frozen=True)
 class Tell(Paint):
     """Paints, and tells losses of its own at every step."""
 
-    def fit(self, subject: Subject, backbone: Canvas, *, seed: int, progress: Any) -> Any:
-        def telling(done: int, steps: int) -> None:
+    def fit(self, subject: Subject, backbone: Easel, tools: Any) -> dict[str, Tensor]:
+        for done in range(1, self.steps + 1):
             losses = {"instance": 1 / (3 * done), "prior": float("nan") if done == 1 else 0.25}
-            progress(done, steps, losses=losses)
+            tools.progress(done, self.steps, losses=losses)
+        return Paint.fit(replace(PAINT, steps=1), subject, backbone, tools)
 
-        return super().fit(subject, backbone, seed=seed, progress=telling)
 
-
-def meet(mishap: str) -> None:
+def meet(mishap: str, backbone: Easel) -> None:
     if mishap == "raise":
         raise RuntimeError("the paint is dry\nand more")
     if mishap == "interrupt":
         raise KeyboardInterrupt
     if mishap == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if mishap == "leave":
+        backbone.canvas.register_forward_hook(lambda *_: None)
 
 
+KIND = Easels()
+NO_TRAINING = Easels(frozenset({TEXT_TO_IMAGE}))
+EYE = Eyes()
+BRIGHTNESS = Brightness()
 PAINT = Paint()
 TELL = Tell()
+PRIMED = replace(PAINT, prior_count=20)
 SLOW = replace(PAINT, seconds=0.4)
 RAISES = replace(PAINT, mishap="raise")
 INTERRUPTED = replace(PAINT, mishap="interrupt")
 DIES = replace(PAINT, mishap="die")
+LEAVES = replace(PAINT, mishap="leave")

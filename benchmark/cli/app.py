@@ -15,7 +15,8 @@ from benchmark.api import UserError
 from benchmark.cli.data_commands import fetch, list_, manifest
 from benchmark.cli.grid_commands import curve, run, sweep
 from benchmark.cli.model_commands import calibrate, draw_subjects, identifier, pretrain, speed
-from benchmark.cli.report_commands import check, keep, report, score
+from benchmark.cli.report_commands import check, keep, report
+from benchmark.cli.score_command import score
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -1,46 +1,34 @@
-"""Options that several commands share, and how their values are read.
+"""Options that several commands share, each spelled once, and how their values are read.
+
+@bundled
+def run(methods: MethodsOption = "all", suite: SuiteOptions = SuiteOptions()) -> None:
+    suite.load()                                   # --suite, --backbone, --data, ...
 
 items("untuned,dreambooth[steps=1,prior_weight=0]")    # two names
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from benchmark.api import UserError
+from benchmark.config.suite import Suite, load_suite
+
+if TYPE_CHECKING:
+    from benchmark.runs.plan import Grid
 
 SuiteOption = Annotated[
     str, typer.Option(metavar="NAME|FILE.toml", help="A shipped suite, or one of your own.")
 ]
-SubjectsOption = Annotated[
-    str, typer.Option(metavar="NAME[,...]", help="Names from `list subjects`; else the suite's.")
-]
-PromptsOption = Annotated[
-    str,
-    typer.Option(
-        metavar="PROMPT[,...]",
-        help="Kinds (recontextualization, accessory, property), numbers from 1 in the subject's "
-        "list, or templates ('a {} in the snow'); else all.",
-    ),
-]
-SeedOption = Annotated[
-    str, typer.Option(metavar="N[,...]", help="Seeds of the runs; else the suite's.")
-]
-ImagesOption = Annotated[int | None, typer.Option(metavar="N", min=1, help="Else the suite's.")]
-OutOption = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Else runs/<suite>-<hash of the configuration>."),
-]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option(metavar="N", min=1, help="Processes; else one a core, or one for a GPU."),
-]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 DataOption = Annotated[
     Path | None,
     typer.Option(
@@ -72,7 +60,6 @@ PrecisionOption = Annotated[
     Precision | None,
     typer.Option(help="Of forward passes; weights are float32. Else the suite's."),
 ]
-
 ProtocolOption = Annotated[
     str,
     typer.Option(metavar="NAME|FILE.toml", help="How images are scored; else as the suite says."),
@@ -83,6 +70,114 @@ EncodersOption = Annotated[
         metavar="DIR", help="Where the protocol's encoders lie, a folder each; else the caches."
     ),
 ]
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """A suite, and what stands in the place of its own backbone, images and protocol."""
+
+    suite: SuiteOption = "pocket"
+    backbone: BackboneOption = None
+    precision: PrecisionOption = None
+    data: DataOption = None
+    protocol: ProtocolOption = ""
+    encoders: EncodersOption = None
+
+    def load(self) -> Suite:
+        """The suite with all that put in. Raises UserError."""
+        precision = self.precision and self.precision.value
+        suite = load_suite(self.suite).on(self.backbone, precision).with_images(self.data)
+        return suite.under(self.protocol, encoders=self.encoders)
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """Which part of a suite."""
+
+    subjects: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[,...]",
+            help="Names from `list subjects`; else the suite's.",
+        ),
+    ] = ""
+    prompts: Annotated[
+        str,
+        typer.Option(
+            metavar="PROMPT[,...]",
+            help="Kinds (recontextualization, accessory, property), numbers from 1 in the "
+            "subject's list, or templates ('a {} in the snow'); else all.",
+        ),
+    ] = ""
+    seed: Annotated[
+        str, typer.Option(metavar="N[,...]", help="Seeds of the runs; else the suite's.")
+    ] = ""
+    images_per_prompt: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Else the suite's.")
+    ] = None
+
+    def plan(self, suite: Suite, methods: list[str], *, controls: bool = True) -> Grid:
+        """The plan of `methods`, and of the suite's controls if wanted. Raises UserError."""
+        from benchmark.runs.plan import plan
+
+        return plan(
+            suite,
+            methods,
+            subjects=items(self.subjects),
+            prompts=items(self.prompts),
+            seeds=seed_numbers(self.seed),
+            images_per_prompt=self.images_per_prompt,
+            controls=suite.controls if controls else (),
+        )
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a grid is run, and whether."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Else runs/<suite>-<hash of what its images hang on>: more methods, subjects, "
+            "seeds and prompts go on in the same directory.",
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Processes; else one a core, or one for a GPU."),
+    ] = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what is to be done, by phases, and stop.")
+    ] = False
+
+
+def bundled(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with each parameter that is a dataclass of options spelled as its fields."""
+    hints = get_type_hints(command, include_extras=True)
+    bundles: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name not in bundles:
+            parameters.append(parameter.replace(annotation=hints[name]))
+            continue
+        types = get_type_hints(bundles[name], include_extras=True)
+        parameters += [
+            inspect.Parameter(f.name, parameter.kind, default=f.default, annotation=types[f.name])
+            for f in fields(bundles[name])
+        ]
+
+    @functools.wraps(command)
+    def flat(**given: Any) -> None:
+        made = {
+            name: kind(**{f.name: given.pop(f.name) for f in fields(kind)})
+            for name, kind in bundles.items()
+        }
+        command(**given, **made)
+
+    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    flat.__annotations__ = {p.name: p.annotation for p in parameters}
+    return flat
 
 
 def items(text: str) -> list[str]:

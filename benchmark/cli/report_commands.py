@@ -1,68 +1,16 @@
-"""The commands for images and runs that are there: score, report, keep, check.
+"""The commands for runs that are there: report, keep, check.
 
-python -m benchmark score my-images --method my-tool
+python -m benchmark report runs/pocket-1a2b3c4d
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from benchmark.api import UserError
-from benchmark.cli.options import DataOption, EncodersOption, ProtocolOption, SuiteOption
-from benchmark.config.suite import load_suite
-
-
-def score(
-    images: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IMAGES",
-            help="A folder of <subject>/<prompt>/<n>.png, or a CSV: file,subject,prompt[,sample,"
-            "seed,method].",
-        ),
-    ],
-    suite: SuiteOption = "pocket",
-    data: DataOption = None,
-    protocol: ProtocolOption = "",
-    encoders: EncodersOption = None,
-    method: Annotated[
-        str, typer.Option(metavar="NAME", help="What made the images; else the folder's name.")
-    ] = "",
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Else runs/<name of IMAGES>-<hash>.")
-    ] = None,
-    skip_unmatched: Annotated[
-        bool, typer.Option("--skip-unmatched", help="Leave out the files that fit nothing.")
-    ] = False,
-) -> None:
-    """Score images that any other tool made, beside the real images, and report them.
-
-    A prompt is written as its text (`a dog in the snow`), its template (`a {} in the snow`), or as
-    file names have it (`a-subject-in-the-snow`); `prior` is the prior prompt. Files that fit no
-    subject or prompt, or are no images, are listed, and nothing is scored.
-
-    Example:
-
-        python -m benchmark score my-images --suite pocket --method my-tool
-    """
-    from benchmark.studies.matching import name_of
-    from benchmark.studies.outside_images import collect, score_images
-
-    found = load_suite(suite).with_images(data).under(protocol, encoders=encoders)
-    work = collect(images, found, method=method)
-    for line in work.unmatched:
-        print(f"unmatched: {line}", file=sys.stderr)
-    if work.unmatched and not skip_unmatched:
-        raise UserError(
-            f"{len(work.unmatched)} files of {images} are unmatched, so nothing was scored: mend "
-            "them, or leave them out with --skip-unmatched"
-        )
-    directory = out or Path("runs") / f"{name_of(images)}-{work.configuration[:8]}"
-    print(f"report: {score_images(work, directory)}")
 
 
 def report(
@@ -78,8 +26,9 @@ def report(
 ) -> None:
     """Write a run's summary, tables and figures anew, or put several runs into one report.
 
-    Several runs (other seeds, methods or machines) have to be of one protocol, with the same
-    settings for the same method. Their report goes to --out, a new folder or an earlier report's.
+    Several runs (other seeds, methods or machines) have to be scored alike under each protocol,
+    with the same settings for the same method. Their report goes to --out, a new folder or an
+    earlier report's.
 
     Examples:
 
@@ -109,7 +58,7 @@ def keep(
 ) -> None:
     """Copy a run to DIR without most of its images, small enough to commit, and report it there.
 
-    Scores, records and the images of the report's grid stay, so `report DIR` writes the same again.
+    Scores, records and the images of the report's grid stay: `report DIR` writes the same again.
 
     Example:
 
@@ -137,11 +86,15 @@ def check(
         Path | None,
         typer.Option(metavar="FILE", help="Write the verdicts as JUnit XML, for CI systems."),
     ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(metavar="LABEL", help="One of the runs' protocols; else the baseline's."),
+    ] = "",
 ) -> None:
     """Hold a run's scores against a baseline; the exit code is 1 if one of them got worse.
 
     How far a score may move was measured, from seed to seed, by the runs that made the baseline: at
-    least three seeds, and better five or more. A control that moves either way is a failure too.
+    least three seeds, and better five or more. Any change in a control beyond tolerance fails.
 
     Examples:
 
@@ -153,4 +106,4 @@ def check(
 
     if update and junit:
         raise UserError("--update compares nothing, so there is nothing for --junit: leave one out")
-    raise typer.Exit(check_runs(runs, baseline, update=update, junit=junit))
+    raise typer.Exit(check_runs(runs, baseline, update=update, junit=junit, protocol=protocol))

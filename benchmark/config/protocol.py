@@ -1,7 +1,7 @@
 """A metric protocol: what a score means, declared in one TOML file.
 
     load_protocol("paper").label                # "paper-1": stands in every score row
-    load_protocol("my_protocol.toml")           # one of your own; start from benchmark/config/protocols/
+    load_protocol("my_protocol.toml")           # your own; start from benchmark/config/protocols/
 
 Scores compare only under one protocol: encoders and their revisions, preprocessing, reference
 images, caption, aggregation and scale.
@@ -9,69 +9,66 @@ images, caption, aggregation and scale.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
-from benchmark.api import Subject, UserError
+from benchmark.api import PIXELS, REFERENCES, TEXTS, Subject, UserError
 from benchmark.data.manifest import Table, read_toml
 
 _PROTOCOLS = Path(__file__).parent / "protocols"
-#: Which encoder each of our metrics looks through.
-_ENCODER_OF = {
-    "dino": "dino",
-    "dino_nearest": "dino",
-    "dinov2": "dinov2",
-    "clip_i": "clip",
-    "clip_t": "clip",
-    "pres": "dino",
-    "div": "lpips",
-    "prior_div": "lpips",
-}
+_NAME = r"^[\w.+-]+$"
 
 
-class Scale(Table):
-    """From a raw score to the protocol's: factor * max(minimum, score), image by image."""
+class MetricChoice(Table):
+    """One score of a protocol: which metric, through which encoder, and on which scale."""
 
-    factor: float = Field(default=1.0, gt=0)
-    minimum: float | None = None
+    metric: str | None = None  #: the installed metric, or module:ATTRIBUTE; else the table's name
+    encoder: str | None = None  #: by its name in the protocol; else the metric's own choice
+    label: str | None = None  #: its name in tables; else the metric's own
+    factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    minimum: float | None = Field(default=None, allow_inf_nan=False)
 
-    def __call__(self, score: float) -> float:
-        return self.factor * (score if self.minimum is None else max(self.minimum, score))
+    def scaled(self, value: float) -> float:
+        """From a raw score to the protocol's: factor * max(minimum, value), image by image."""
+        return self.factor * (value if self.minimum is None else max(self.minimum, value))
 
 
 class Protocol(Table):
     """Everything that a score's meaning hangs on besides the images."""
 
-    name: str = Field(pattern=r"^[\w.+-]+$")
+    name: str = Field(pattern=_NAME)
     version: str  #: rises when a number under this protocol changes
     description: str
     references: Literal["all", "one"]  #: each image against all of the subject's, or against one
     reference: dict[str, str] = {}  #: with "one": subject -> file name; else its first image
-    #: What CLIP-T compares an image with: the prompt with the class noun in the subject's place
-    #: (`a dog in the snow`), or with the identifier too (`a sks dog in the snow`).
+    #: The text that an image is compared with: the prompt with the class noun in the subject's
+    #: place (`a dog in the snow`), or with the identifier too (`a sks dog in the snow`).
     caption: Literal["class-noun", "as-given"]
     aggregation: Literal["subjects"]  #: the mean over a subject's images, then over subjects
-    metrics: dict[str, Scale]  #: the metrics that it defines, by name
+    metrics: dict[str, MetricChoice]  #: the scores that it defines, by name
+    #: By names of your choice. Each has a `kind`; its other keys are for the kind to check.
     encoders: dict[str, dict[str, Any]]
 
-    @model_validator(mode="after")
-    def _every_metric_has_its_encoder(self) -> Protocol:
-        for metric in self.metrics:
-            encoder = _ENCODER_OF.get(metric)
-            if encoder and encoder not in self.encoders:
-                raise ValueError(f"metric '{metric}' needs a table encoders.{encoder}")
-        return self
+    @field_validator("encoders")
+    @classmethod
+    def _encoders_have_plain_names(cls, encoders: dict[str, Any]) -> dict[str, Any]:
+        # A metric's needs name encoders, and what it needs beside them.
+        for name in encoders:
+            if not re.fullmatch(_NAME, name) or name in (PIXELS, TEXTS, REFERENCES):
+                raise ValueError(f"an encoder cannot be called '{name}': choose another name")
+        return encoders
 
     @property
     def label(self) -> str:
         """Name and version, e.g. `paper-1`."""
         return f"{self.name}-{self.version}"
 
-    def scaled(self, metric: str, score: float) -> float:
-        """`score` on this protocol's scale; metrics that it does not define stay as they are."""
-        return self.metrics.get(metric, Scale())(score)
+    def scaled(self, metric: str, value: float) -> float:
+        """`value` on this protocol's scale; metrics that it does not define stay as they are."""
+        return self.metrics.get(metric, MetricChoice()).scaled(value)
 
     def reference_indices(self, subject: Subject) -> list[int]:
         """Which of the subject's images count as references."""
@@ -82,7 +79,7 @@ class Protocol(Table):
         return [names.index(chosen) if chosen in names else 0]
 
     def phrase(self, class_noun: str, identifier: str) -> str:
-        """What stands for the subject in the captions of CLIP-T."""
+        """What stands for the subject in a caption."""
         return class_noun if self.caption == "class-noun" else f"{identifier} {class_noun}"
 
 

@@ -1,4 +1,4 @@
-"""The three protocols (Method, Backbone, Metric) and the one mechanism that finds them.
+"""The one mechanism that finds plugins: methods, backbones, metrics.
 
 Built-in plugins come in by entry point, exactly like anybody else's:
 
@@ -11,74 +11,41 @@ other settings is named by them: `--methods 'dreambooth,dreambooth[prior_weight=
 
 from __future__ import annotations
 
+import functools
 import importlib
+import json
+import math
 import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 
-from benchmark.api import SUBJECT_IMAGES, Method, UserError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
-if TYPE_CHECKING:
-    pass
+from benchmark.api import SUBJECT_IMAGES, BackboneKind, Method, Metric, UserError
 
-
-def settings_of(method: Method) -> dict[str, Any]:
-    """A method's settings: its dataclass fields without the description."""
-    if not is_dataclass(method):
-        raise UserError(f"method {method!r} is not a dataclass: its fields are its settings")
-    return {f.name: getattr(method, f.name) for f in fields(method) if f.name != "description"}
-
-
-def configure(name: str, method: Method, settings: dict[str, Any]) -> Method:
-    """`method` with `settings` put in. Raises UserError naming an unknown setting."""
-    known = settings_of(method)
-    for key, value in settings.items():
-        if key not in known:
-            raise UserError(
-                f"method '{name}' has no setting '{key}'; it has: {', '.join(known) or 'none'}"
-            )
-        if not _fits(value, known[key]):
-            raise UserError(
-                f"setting '{key}' of method '{name}' is {value!r}, "
-                f"but should be like {known[key]!r}"
-            )
-    return replace(method, **settings)  # type: ignore[type-var]
+_OURS = "dreambooth-benchmark"  #: the distribution whose plugins are ours
+_NO_SETTINGS = ("description", "variant_of")
+#: What an object has to have to be a plugin of a group, as `benchmark.api` declares it.
+_MEMBERS = {
+    "methods": (
+        *("version", "description", "role", "variant_of", "prompted", "needs"),
+        *("prior", "fit", "generate"),
+    ),
+    "backbones": ("identify", "fetch", "memory", "capabilities", "check_sampler", "load"),
+    "metrics": (
+        *("version", "label", "description", "about", "higher_is_better", "needs", "__call__"),
+    ),
+}
 
 
-def variant(name: str) -> tuple[str, dict[str, Any]]:
-    """`dreambooth[steps=200]` -> (`dreambooth`, {"steps": 200}); a plain name has no settings.
-
-    Values are written as in TOML; a bare word is a string. Raises UserError.
-    """
-    base, bracket, rest = name.partition("[")
-    if not bracket:
-        return name, {}
-    settings = {}
-    for item in rest.removesuffix("]").split(","):
-        key, equals, text = item.partition("=")
-        if not equals or not rest.endswith("]"):
-            raise UserError(f"method '{name}': settings are written name[key=value,key=value]")
-        try:
-            settings[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            settings[key.strip()] = text.strip()
-    return base, settings
-
-
-def _fits(value: Any, default: Any) -> bool:
-    if default is None or value is None:
-        return True
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
-    return isinstance(value, type(default))
-
-
-def available(group: str) -> dict[str, EntryPoint]:
+@functools.cache  # it reads every installed package
+def available(group: str) -> Mapping[str, EntryPoint]:
     """The installed plugins of `group` ("methods", "backbones", "metrics"), sorted by name.
 
     Raises UserError if two packages offer the same name.
@@ -91,7 +58,13 @@ def available(group: str) -> dict[str, EntryPoint]:
                 f"two {group} are called '{point.name}': {other.value} and {point.value}; "
                 "uninstall one of the packages"
             )
-    return dict(sorted(found.items()))
+    return MappingProxyType(dict(sorted(found.items())))
+
+
+def is_ours(group: str, name: str) -> bool:
+    """Whether the plugin comes with this package, and not with another or from a file."""
+    point = available(group).get(name)
+    return point is not None and point.dist is not None and point.dist.name == _OURS
 
 
 def load(group: str, name: str) -> Any:
@@ -124,18 +97,96 @@ def _load_attribute(group: str, name: str) -> Any:
         ) from None
 
 
+def _checked(group: str, name: str) -> Any:
+    plugin = load(group, name)
+    missing = [member for member in _MEMBERS[group] if not hasattr(plugin, member)]
+    if missing:
+        raise UserError(
+            f"'{name}' is no {group[:-1]}: it lacks {', '.join(missing)}; see benchmark/api.py"
+        )
+    if isinstance(plugin, type):
+        raise UserError(f"'{name}' is no {group[:-1]} but a class: give an instance of it")
+    return plugin
+
+
+def load_kind(name: str) -> BackboneKind:
+    """The kind of backbone called `name`, checked against the protocol. Raises UserError."""
+    return _checked("backbones", name)
+
+
+def load_metric(name: str) -> Metric:
+    """The metric called `name`, checked against the protocol. Raises UserError."""
+    return _checked("metrics", name)
+
+
 def load_method(name: str) -> Method:
     """The method called `name`, checked against the protocol. Raises UserError."""
-    method = load("methods", name)
-    missing = [a for a in ("version", "prompted", "description", "fit") if not hasattr(method, a)]
-    if missing or not is_dataclass(method) or isinstance(method, type):
+    method = _checked("methods", name)
+    if SUBJECT_IMAGES in settings_of(method):
         raise UserError(
-            f"'{name}' is no method: it must be an instance of a frozen dataclass with version, "
-            f"prompted, description and fit; missing: {', '.join(missing) or 'dataclass instance'}"
+            f"method '{name}' has a field '{SUBJECT_IMAGES}', but every method accepts a setting "
+            "of that name: call the field something else"
         )
-    if SUBJECT_IMAGES in settings_of(method):  # type: ignore[arg-type]
-        raise UserError(
-            f"method '{name}' has a field '{SUBJECT_IMAGES}', but the suite sees to the setting of "
-            "that name: call the field something else"
-        )
-    return method  # type: ignore[return-value]
+    return method
+
+
+def settings_of(method: Method) -> dict[str, Any]:
+    """A method's settings: its dataclass fields without `description` and `variant_of`."""
+    if not is_dataclass(method):
+        raise UserError(f"method {method!r} is not a dataclass: its fields are its settings")
+    return {f.name: getattr(method, f.name) for f in fields(method) if f.name not in _NO_SETTINGS}
+
+
+def configure(name: str, method: Method, settings: dict[str, Any]) -> Method:
+    """`method` with `settings` put in, their types and ranges checked as its fields declare them.
+
+    A whole number may stand for a float; nothing else is converted. Raises UserError naming the
+    setting, its value and what it should be.
+    """
+    known = settings_of(method)
+    for key, value in settings.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"setting '{key}' of method '{name}' is {value}: it should be finite")
+        if key not in known:
+            raise UserError(
+                f"method '{name}' has no setting '{key}'; it has: {', '.join(known) or 'none'}"
+            )
+    try:
+        adapter: TypeAdapter[Method] = TypeAdapter(type(method))
+        # As JSON, so that a list may stand for a tuple and yet no string for a number.
+        text = json.dumps(adapter.dump_python(method, mode="json") | settings)
+        checked = adapter.validate_json(text, strict=True)
+    except ValidationError as error:
+        raise UserError("; ".join(_problem(name, one) for one in error.errors())) from error
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+        raise UserError(f"settings of method '{name}': {error}") from error
+    return replace(method, **{key: getattr(checked, key) for key in settings})  # type: ignore[type-var]
+
+
+def _problem(name: str, error: Any) -> str:
+    wanted = error["msg"].replace("Input should be", "it should be")
+    wanted = wanted.replace("greater than or equal to", "at least")
+    wanted = wanted.replace("less than or equal to", "at most")
+    if not error["loc"]:
+        return f"settings of method '{name}': {wanted}"
+    return f"setting '{error['loc'][0]}' of method '{name}' is {error['input']!r}: {wanted}"
+
+
+def variant(name: str) -> tuple[str, dict[str, Any]]:
+    """`dreambooth[steps=200]` -> (`dreambooth`, {"steps": 200}); a plain name has no settings.
+
+    Values are written as in TOML; a bare word is a string. Raises UserError.
+    """
+    base, bracket, rest = name.partition("[")
+    if not bracket:
+        return name, {}
+    settings = {}
+    for item in rest.removesuffix("]").split(","):
+        key, equals, text = item.partition("=")
+        if not equals or not rest.endswith("]"):
+            raise UserError(f"method '{name}': settings are written name[key=value,key=value]")
+        try:
+            settings[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[key.strip()] = text.strip()
+    return base, settings

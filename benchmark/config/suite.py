@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from benchmark.api import SUBJECT_IMAGES, Method, Subject, UserError
-from benchmark.config import registry as plugins
+from benchmark.api import SUBJECT_IMAGES, BackboneKind, Method, Sampler, UserError
 from benchmark.config.protocol import Protocol, load_protocol
+from benchmark.config.registry import configure, load_kind, load_method, settings_of, variant
+from benchmark.config.tables import AblationTable, Objective
 from benchmark.data.dataset import Dataset, load_dataset, locate_images
 from benchmark.data.manifest import Table, read_toml
 
@@ -32,6 +33,19 @@ class DataChoice(Table):
         """The dataset, with all subjects of the split. Raises UserError."""
         return load_dataset(self.dataset, split=self.split, folder=self.folder)
 
+    def at(self, folder: Path | None) -> DataChoice:
+        """What lies at `folder`: a copy of its images, or other subjects. None changes nothing.
+
+        The choice of subjects is dropped if they are others. Raises UserError.
+        """
+        if folder is None:
+            return self
+        dataset, root = locate_images(folder, self.dataset)
+        update: dict[str, Any] = {"dataset": dataset, "folder": str(root)}
+        if dataset != self.dataset:
+            update["subjects"] = []
+        return self.model_copy(update=update)
+
 
 class BackboneChoice(Table):
     """Which model is personalised. `auto`: bf16 where the device is quick at it, else fp32."""
@@ -43,9 +57,14 @@ class BackboneChoice(Table):
     #: Height and width of what is learned and drawn, in pixels; without it, the model's own.
     resolution: int | None = Field(default=None, gt=0, multiple_of=8)
 
-    def options(self) -> dict[str, Any]:
-        """What the backbone's loader is told beside the model: resolution only if it is given."""
-        return self.model_dump(include={"precision", "resolution"}, exclude_none=True)
+    def load_kind(self) -> BackboneKind:
+        """What is known of the model before it is loaded. Raises UserError."""
+        return load_kind(self.kind)
+
+    def identity(self) -> str:
+        """Which exact model, as `BackboneKind.identify`; with its resolution, if not its own."""
+        identity = self.load_kind().identify(self.model)
+        return identity if self.resolution is None else f"{identity} at {self.resolution} px"
 
 
 class SamplerChoice(Table):
@@ -54,6 +73,10 @@ class SamplerChoice(Table):
     scheduler: str = "ddim"
     steps: int = Field(gt=0)
     guidance: float = Field(ge=0)
+
+    def sampler(self) -> Sampler:
+        """What is chosen, as a backbone takes it."""
+        return Sampler(self.scheduler, self.steps, self.guidance)
 
 
 class Evaluation(Table):
@@ -88,8 +111,12 @@ class Suite(Table):
     backbone: BackboneChoice
     sampler: SamplerChoice
     evaluation: Evaluation
+    controls: list[str] = []  #: methods that come along as measures
+    groups: dict[str, list[str]] = {}  #: names and patterns, for `--methods GROUP`
     methods: dict[str, dict[str, Any]] = {}
     estimate: Estimate | None = None
+    tables: list[AblationTable] = []
+    objective: Objective | None = None
 
     def method(self, name: str) -> Method:
         """The method called `name` with this suite's settings for it. Raises UserError.
@@ -97,48 +124,56 @@ class Suite(Table):
         A method whose setting `identifier` is None by default gets the suite's; a variant,
         `name[key=value]`, has the settings of `name` but for those.
         """
-        method = plugins.load_method(plugins.variant(name)[0])
-        settings = self._given(name)
+        method = load_method(variant(name)[0])
+        settings = self._given(name, method)
         settings.pop(SUBJECT_IMAGES, None)
-        if plugins.settings_of(method).get("identifier", "") is None:
+        if settings_of(method).get("identifier", "") is None:
             settings.setdefault("identifier", self.backbone.identifier)
-        return plugins.configure(name, method, settings)
+        return configure(name, method, settings)
 
     def settings(self, name: str) -> dict[str, Any]:
         """All settings of `self.method(name)`, and `subject_images` if given. Raises UserError."""
         method = self.method(name)
-        settings = plugins.settings_of(method)
-        if SUBJECT_IMAGES not in self._given(name):
+        settings, given = settings_of(method), self._given(name, method)
+        if SUBJECT_IMAGES not in given:
             return settings
-        count = self._given(name)[SUBJECT_IMAGES]
+        count = given[SUBJECT_IMAGES]
         if not method.prompted:
             raise UserError(
                 f"method '{name}' learns from no images: it has no setting '{SUBJECT_IMAGES}'"
             )
         if type(count) is not int or count < 1:
             raise UserError(
-                f"setting '{SUBJECT_IMAGES}' of method '{name}' is {count!r}, "
-                "but should be a whole number from 1"
+                f"setting '{SUBJECT_IMAGES}' of method '{name}' is {count!r}: it should be a whole "
+                "number from 1"
             )
         return settings | {SUBJECT_IMAGES: count}
 
-    def _given(self, name: str) -> dict[str, Any]:
-        base, changed = plugins.variant(name)
-        return self.methods.get(name, self.methods.get(base, {}) | changed).copy()
+    def _given(self, name: str, method: Method) -> dict[str, Any]:
+        """What this suite says of a method: what it says of its own row, else of the plugin."""
+        base, changed = variant(name)
+        if name in self.methods and name != base:
+            return self.methods[name].copy()  # a resolved suite has every setting of a variant
+        return self._inherited(method) | self.methods.get(base, {}) | changed
+
+    def _inherited(self, method: Method) -> dict[str, Any]:
+        """What the suite says of the method that this one varies, but for what it varies."""
+        if method.variant_of is None:
+            return {}
+        varied = load_method(method.variant_of)
+        given = self._inherited(varied) | self.methods.get(method.variant_of, {})
+        own, theirs = settings_of(method), settings_of(varied)
+        return {
+            key: value
+            for key, value in given.items()
+            if key == SUBJECT_IMAGES or (key in own and own[key] == theirs[key])
+        }
 
     def with_images(self, folder: Path | None) -> Suite:
-        """This suite on what lies at `folder`: a copy of its images, or other subjects.
-
-        The suite's choice of subjects is dropped if they are others. None changes nothing. Raises
-        UserError.
-        """
+        """This suite on what lies at `folder`, as `DataChoice.at`. Raises UserError."""
         if folder is None:
             return self
-        dataset, root = locate_images(folder, self.data.dataset)
-        update: dict[str, Any] = {"dataset": dataset, "folder": str(root)}
-        if dataset != self.data.dataset:
-            update["subjects"] = []
-        return self.model_copy(update={"data": self.data.model_copy(update=update)})
+        return self.model_copy(update={"data": self.data.at(folder)})
 
     def on(self, model: str | None = None, precision: str | None = None) -> Suite:
         """This suite on another backbone or in another precision; None keeps the suite's own.
@@ -163,21 +198,6 @@ class Suite(Table):
         if encoders:
             update["encoders"] = str(encoders)
         return self.model_copy(update=update)
-
-    def encoder_tables(self) -> dict[str, dict[str, Any]]:
-        """The protocol's encoders, each with the `directory` to look in if there is one."""
-        place = {} if self.encoders is None else {"directory": self.encoders}
-        return {name: table | place for name, table in self.protocol.encoders.items()}
-
-    def caption_phrase(self, subject: Subject) -> str:
-        """What stands for `subject` in the captions that CLIP-T compares with."""
-        return self.protocol.phrase(subject.class_noun, self.backbone.identifier)
-
-    def dump_toml(self) -> str:
-        """The suite as TOML; reading it again gives an equal suite."""
-        import tomli_w
-
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
 def suite_names() -> list[str]:

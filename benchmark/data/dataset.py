@@ -5,7 +5,7 @@
     datasets/pocket/<subject>/00.png ...
 
 The images of a manifest with a `source` lie where `fetch` puts them, or in a folder that `--data`
-names. Your own subjects need no manifest (`benchmark/manifest.py`) and no prompts.
+names. Your own subjects need no manifest (`benchmark/data/manifest.py`) and no prompts.
 
 >>> dataset = load_dataset("pocket", split="test")
 >>> [subject.name for subject in dataset.subjects]
@@ -33,7 +33,6 @@ from benchmark.data.manifest import (
     some,
     visible_files,
 )
-from benchmark.store.directory import prompt_slug
 
 _PROMPTS_OF = "dreambench"  #: whose prompts serve a dataset without any
 
@@ -189,7 +188,7 @@ def _prompts(path: Path, kinds: dict[str, list[str]]) -> tuple[Prompt, ...]:
             if template.count("{}") != 1 or template.count("{") + template.count("}") != 2:
                 raise UserError(f"{path}: prompt '{template}' needs {{}} once, for the subject")
             prompt = Prompt(template, kind)
-            other = found.setdefault(prompt_slug(prompt), prompt)
+            other = found.setdefault(prompt.slug, prompt)
             if other is not prompt:
                 raise UserError(f"{path}: prompts '{other.template}' and '{template}' are alike")
     return tuple(found.values())

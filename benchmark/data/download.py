@@ -14,7 +14,7 @@ from urllib.parse import quote
 from benchmark.api import UserError
 from benchmark.data.dataset import Dataset, load_dataset, locate_images, verify
 from benchmark.data.manifest import MANIFEST, make_manifest, sha256, some, visible_files
-from benchmark.store.directory import write_atomically
+from benchmark.store.files import write_atomically
 
 RETRIES = 2  #: of one file, after waiting 1 s and 2 s
 TIMEOUT = 30  #: seconds without a byte

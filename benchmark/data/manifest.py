@@ -31,6 +31,12 @@ class Table(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    def dump_toml(self) -> str:
+        """The table as TOML; reading it again gives an equal one."""
+        import tomli_w
+
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
 
 _TableType = TypeVar("_TableType", bound=BaseModel)
 
@@ -57,12 +63,6 @@ class Manifest(Table):
     name: str
     source: str | None = None
     subjects: dict[str, SubjectEntry] = Field(min_length=1)
-
-    def dump_toml(self) -> str:
-        """The manifest as TOML; reading it again gives an equal one."""
-        import tomli_w
-
-        return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
 def read_toml(path: Path, table: type[_TableType]) -> _TableType:

@@ -26,9 +26,9 @@ SCHEDULER = {"clip_sample": False, "steps_offset": 1}
 
 
 def read_parts(model: str) -> dict[str, Any]:
-    """The parts of a Backbone by name, in the precision they are stored in, on the CPU.
+    """The parts of a StableDiffusion by name, in the precision they are stored in, on the CPU.
 
-    `model` is as in `model_files.locate`. A safety checker is never read. Raises UserError naming
+    `model` is as in `identity.locate`. A safety checker is never read. Raises UserError naming
     the file or directory if a part is missing, broken, or not of Stable Diffusion 1's or 2's shape.
     """
     place = locate(model)
@@ -46,22 +46,24 @@ def read_parts(model: str) -> dict[str, Any]:
     return parts
 
 
-def mapped_weights(model: str, parts: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """The weights of `parts`, straight from the files of `model` and in their precision.
+def mapped_weights(model: str, parts: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of `parts`, straight from the files of `model`: "unet.conv_in.weight" -> tensor.
 
     They take no memory of their own: the files are mapped, and the system may drop what it can read
-    again. Parts whose files name the weights otherwise (old names, a single file) are left out.
+    again. They have the files' precision. Parts whose files name the weights otherwise (old names,
+    a single file) are left out.
     """
-    place, found = locate(model), {}
+    place = locate(model)
+    found: dict[str, Tensor] = {}
     if isinstance(place, SingleFile):
-        return {}
+        return found
     for name in STEMS:
         stored: dict[str, Tensor] = {}
         for file in weight_files(place / name):
             if file.suffix == ".safetensors":  # the index of shards is none
                 stored |= load_file(file)
         if stored.keys() == parts[name].state_dict().keys():
-            found[name] = stored
+            found |= {f"{name}.{key}": tensor for key, tensor in stored.items()}
     return found
 
 

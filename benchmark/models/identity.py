@@ -8,40 +8,22 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmark.api import UserError
 from benchmark.models.diffusers_layout import (
     PICKLES,
     STEMS,
-    SUFFIXES,
     check_layout,
     identifying_files,
     weight_files,
 )
 from benchmark.models.hub import NAMED, HubModel, hub_model, snapshot
-from benchmark.store.directory import write_atomically
+from benchmark.store.files import write_atomically
 
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
-#: What an encoder's own directory must hold. Named files only, so that no pickle is ever picked up.
-ENCODER_FILES = {
-    "timm": ("config.json", "model.safetensors"),
-    "intermediate": ("config.json", "model.safetensors"),
-    "open_clip": ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer_config.json"),
-}
-#: The weights' file in the hub's repository of a model that its library knows by name.
-HUB_FILES = {
-    "timm": "model.safetensors",
-    "intermediate": "model.safetensors",
-    "open_clip": "open_clip_model.safetensors",
-}
-#: LPIPS's network, as torchvision publishes it. Eight digits of its SHA-256 stand in its name.
-ALEXNET = "alexnet-owt-7be5be79.pth"
-ALEXNET_ADDRESS = f"https://download.pytorch.org/models/{ALEXNET}"
 #: What a single file predicts, where its shape does not tell: `model.safetensors@v_prediction`.
 PREDICTIONS = ("epsilon", "v_prediction")
 #: What a worker takes beside weights and optimiser: libraries, encoders, activations.
@@ -183,103 +165,3 @@ def file_digest(path: Path) -> bytes:
 def _digest(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
-
-
-def identify(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same tables with `weights`: 12 hex digits of the SHA-256 over a model's files.
-
-    So that scores of one encoder are never taken for another's. Where the files lie is no part of
-    it. Raises UserError that says of every missing model how to fetch it.
-    """
-    identified, missing = {}, []
-    for name, table in settings.items():
-        identified[name] = {key: value for key, value in table.items() if key != "directory"}
-        try:
-            identified[name]["weights"] = _weights_digest(encoder_files(name, table))
-        except UserError as error:
-            missing.append(str(error))
-    if missing:
-        raise UserError(
-            f"{'; '.join(missing)}; `--encoders DIR` looks for them in another folder, and "
-            "`--suite pocket` runs without"
-        )
-    return identified
-
-
-def _weights_digest(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode() + file_digest(path))
-    return digest.hexdigest()[:12]
-
-
-def encoder_files(name: str, table: Mapping[str, Any]) -> list[Path]:
-    """The files that make up the encoder of a table: weights, configuration, vocabulary."""
-    directory = encoder_directory(name, table)
-    if directory is None:
-        return [encoder_weights(name, table)]
-    return [path for path in sorted(directory.iterdir()) if path.suffix in SUFFIXES]
-
-
-def encoder_directory(name: str, table: Mapping[str, Any]) -> Path | None:
-    """The directory of a model that is given as one, or None for a model known by name."""
-    model = str(table.get("model", ""))
-    if model == "pocket":
-        directory = POCKET / ("clip" if table.get("kind") == "open_clip" else "dino")
-    elif "/" in model:
-        directory = Path(model).expanduser()
-    else:
-        return None
-    files = ENCODER_FILES.get(str(table.get("kind")), ())
-    missing = [file for file in files if not (directory / file).is_file()]
-    if missing:
-        raise UserError(f"encoders.{name}.model: {directory} has no {', '.join(missing)}")
-    return directory
-
-
-def encoder_weights(name: str, table: Mapping[str, Any]) -> Path:
-    """The weights' file of a model known by name: in the table's `directory`, or in the caches.
-
-    Nothing is downloaded. Raises UserError that names the model and says how to fetch it.
-    """
-    kind = table.get("kind")
-    if kind == "lpips":
-        return _alexnet(name, table)
-    if kind not in HUB_FILES:
-        raise UserError(f"encoders.{name}.kind is {kind!r}; known: {', '.join(HUB_FILES)}, lpips")
-    if "hub" not in table:
-        raise UserError(
-            f"encoders.{name}.hub is missing: the hub's repository of '{table.get('model')}'; or "
-            "give model as 'pocket', or as a directory written with a slash (./directory)"
-        )
-    hub, revision = str(table["hub"]), str(table.get("revision", "main"))
-    file = HUB_FILES[kind]
-    if "directory" in table:
-        path = Path(table["directory"]).expanduser() / hub.rpartition("/")[2] / file
-        place = f" --local-dir {path.parent}"
-        if path.is_file():
-            return path
-    else:
-        from huggingface_hub import try_to_load_from_cache
-
-        found, place = try_to_load_from_cache(hub, file, revision=revision), ""
-        if isinstance(found, str):
-            return Path(found)
-    raise UserError(
-        f"encoders.{name}: the weights of '{hub}' are not here; fetch them: "
-        f"hf download {hub} {file} --revision {revision}{place}"
-    )
-
-
-def _alexnet(name: str, table: Mapping[str, Any]) -> Path:
-    if "directory" in table:
-        path = Path(table["directory"]).expanduser() / ALEXNET
-    else:  # where torch.hub keeps it
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
-        path = Path(os.environ.get("TORCH_HOME", cache)).expanduser() / "hub/checkpoints" / ALEXNET
-    if not path.is_file():
-        raise UserError(
-            f"encoders.{name}: the weights of LPIPS's network are not here; fetch them: "
-            f"curl --create-dirs -o {path} {ALEXNET_ADDRESS}"
-        )
-    return path

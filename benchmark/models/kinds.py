@@ -1,24 +1,62 @@
-"""The built-in backbone plugin, which a suite names as `kind = "diffusers"`.
+"""The built-in kind of backbone, which a suite names as `kind = "diffusers"`.
 
-It stands apart from `benchmark.models.loading`, so that planning a run needs no torch:
-`backbone_id` identifies a model by its files alone, `fetch` brings them, `worker_memory` says how
-much main memory training takes.
+What is known of a model by its files alone stands here, and nothing imports torch until `load`: so
+a run is planned at once. Each family of models is a module of its own (`stable_diffusion`), which
+`benchmark.models.loading` chooses.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from benchmark.models.identity import backbone_id, fetch, worker_memory
+from benchmark.api import CAPABILITIES, Sampler
+from benchmark.models import identity
+from benchmark.models.sampling import check_scheduler
 
 if TYPE_CHECKING:
-    from benchmark.models.stable_diffusion import Backbone
-
-__all__ = ["backbone_id", "fetch", "load_diffusers", "worker_memory"]
+    from benchmark.models.stable_diffusion import StableDiffusion
 
 
-def load_diffusers(model: str, **options: Any) -> Backbone:
-    """`benchmark.models.loading.load_backbone`, imported when called."""
-    from benchmark.models.loading import load_backbone
+@dataclass(frozen=True)
+class Diffusers:
+    """Models in diffusers' layout, or in one safetensors file; see `identity.locate`."""
 
-    return load_backbone(model, **options)
+    def identify(self, model: str) -> str:
+        """`<name>@<12 hexadecimal digits>`: which exact weights and configuration `model` is."""
+        return identity.backbone_id(model)
+
+    def fetch(self, model: str) -> None:
+        """See to it that the files of `model` are here. Raises UserError saying how."""
+        identity.fetch(model)
+
+    def memory(self, model: str) -> int:
+        """Bytes of main memory that a process takes, about, to train `model` on a CPU."""
+        return identity.worker_memory(model)
+
+    def capabilities(self, model: str) -> frozenset[str]:
+        """Stable Diffusion 1 and 2 have all."""
+        return frozenset(CAPABILITIES)
+
+    def check_sampler(self, model: str, sampler: Sampler) -> None:
+        """Raise UserError for a scheduler that `sampling.SCHEDULERS` has not."""
+        check_scheduler(sampler)
+
+    def load(
+        self,
+        model: str,
+        *,
+        sampler: Sampler,
+        precision: str = "fp32",
+        device: str = "cpu",
+        resolution: int | None = None,
+    ) -> StableDiffusion:
+        """The model, with float32 weights. Raises UserError."""
+        from benchmark.models.loading import load_backbone
+
+        return load_backbone(
+            model, sampler=sampler, precision=precision, device=device, resolution=resolution
+        )
+
+
+DIFFUSERS = Diffusers()

@@ -1,83 +1,72 @@
-"""From a model's name to its Backbone: read, at a precision, on a device, for images of a size.
+"""From a model's name to a Backbone: read, at a precision, on a device, for images of a size.
 
 backbone = load_backbone("pocket", sampler=Sampler("ddim", steps=20, guidance=4.0))
+
+Another family of models is a module beside `stable_diffusion`, and is chosen here.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
-from benchmark.api import UserError
+from benchmark.api import Sampler, UserError
 from benchmark.models.checkpoints import mapped_weights, read_parts
 from benchmark.models.identity import backbone_id
-from benchmark.models.sampling import Sampler
-from benchmark.models.stable_diffusion import PRECISIONS, Backbone
+from benchmark.models.latent_stage import pixels_per_latent
+from benchmark.models.precision import resolve_device, resolve_precision
+from benchmark.models.stable_diffusion import StableDiffusion, build_pipeline
 
 
 def load_backbone(
     model: str,
     *,
+    sampler: Sampler | None = None,
     precision: str = "auto",
     device: str = "auto",
     resolution: int | None = None,
-    sampler: Sampler | None = None,
-    prior_directory: Path | None = None,
-) -> Backbone:
-    """Load a model with float32 weights: "pocket", or another that `model_files.locate` finds.
+) -> StableDiffusion:
+    """Load a model with float32 weights: "pocket", or another that `identity.locate` finds.
 
-    `precision` is resolved by `resolve_precision`; the device `auto` is CUDA where there is one;
-    `resolution` is the height and width of the images in pixels, by default the model's own.
-    Raises UserError if the model or a part of it is missing or broken, or cannot draw that size.
+    `sampler` is by default a plain `Sampler()`; precision and device are resolved as in
+    `benchmark.models.precision`; `resolution` is the height and width of the images in pixels, by
+    default the model's own. Raises UserError if the model or a part of it is missing or broken, or
+    cannot draw that size.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(device)
     precision = resolve_precision(precision, device)
     parts = read_parts(model)
-    pristine = mapped_weights(model, parts)
-    if resolution is not None:
-        _draw_at(parts, resolution)
+    stored = mapped_weights(model, parts)
+    resolution = _resolution(resolution, parts)
     if device == "cpu":
         # Fused attention's backward in bfloat16 is several times slower there than plain products.
         parts["unet"].set_attn_processor(AttnProcessor())
         parts["text_encoder"].set_attn_implementation("eager")
     for name in ("unet", "vae", "text_encoder"):
-        parts[name] = parts[name].float().to(device)
-    return Backbone(
+        parts[name] = parts[name].float().to(device).eval().requires_grad_(False)
+    scheduler = parts["noise_scheduler"]
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+    return StableDiffusion(
         id=backbone_id(model),
-        **parts,
-        pristine=pristine,
+        pipeline=build_pipeline(**parts),
+        resolution=resolution,
         device=torch.device(device),
         precision=precision,
         sampler=sampler or Sampler(),
-        prior_directory=prior_directory,
+        stored_weights=stored,
     )
 
 
-def _draw_at(parts: dict[str, Any], resolution: int) -> None:
-    """Let the model read and draw images of `resolution` pixels."""
-    step = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
-    if resolution < step or resolution % step:
+def _resolution(asked: int | None, parts: dict[str, Any]) -> int:
+    factor = pixels_per_latent(parts["vae"])
+    native = parts["unet"].config.sample_size * factor
+    step = math.lcm(8, factor)  # diffusers' pipeline draws multiples of 8 pixels
+    if asked is not None and (asked < step or asked % step):
         raise UserError(
-            f"backbone.resolution is {resolution}, but the VAE makes {step} x {step} pixels one: "
-            f"choose a multiple of {step}"
+            f"backbone.resolution is {asked}, but the model draws heights and widths by the "
+            f"{step} pixels: choose a multiple of {step}"
         )
-    parts["unet"].register_to_config(sample_size=resolution // step)
-
-
-def resolve_precision(precision: str, device: str) -> str:
-    """The precision; `auto` becomes bf16 where the device is quick at it, fp32 elsewhere on CPUs.
-
-    On CUDA without bf16 it becomes fp16. Raises UserError for an unknown name.
-    """
-    if precision in PRECISIONS:
-        return precision
-    if precision != "auto":
-        raise UserError(f"unknown precision '{precision}'; known: auto, {', '.join(PRECISIONS)}")
-    if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if fast else "fp32"
+    return native if asked is None else asked

@@ -11,7 +11,7 @@ a scene of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmark.config.suite import load_suite
+from benchmark.config.protocol import load_protocol
 from benchmark.pocket.calibration_arithmetic import (
     Finding,
     graded,
@@ -37,6 +37,8 @@ from benchmark.pocket.calibration_scenes import (
     INSTEAD,
     MATCHED,
     MORPHS,
+    OF_PROMPTS,
+    OF_SUBJECTS,
     OTHER_CLASS,
     PLACES,
     STANDARD,
@@ -64,43 +66,47 @@ from benchmark.pocket.world import (
     sample_identities,
     sample_scenes,
 )
-from benchmark.scoring.features import Encoders, load_encoders
+from benchmark.scoring.encoders import as_pixels
+from benchmark.scoring.features import Encoders
+from benchmark.scoring.scorer import load_scorer
+from benchmark.store.records import Scoring
 
 RUN = 512  #: pictures drawn and encoded at a time: many, since the renderer is slow at few
-#: What the encoders see in n pictures: "dino" (n, d) and "clip_i" (n, e), rows of unit length.
+#: Metric -> what its encoder sees in n pictures: (n, d), rows of unit length.
 Seen = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Studio:
-    """Draws pictures and looks at them through the encoders."""
+    """Draws pictures and looks at them as each metric does."""
 
     encoders: Encoders
+    looks: Mapping[str, str]  #: metric -> the encoder that it looks through
     generator: torch.Generator
     progress: Callable[[int], None]  #: told of how many more pictures were seen
 
     def see(self, identities: Identities, scenes: Scenes) -> Seen:
-        """What the encoders see of each subject in its scene."""
-        parts = []
+        """What each metric sees of each subject in its scene."""
+        parts: dict[str, list[np.ndarray]] = {encoder: [] for encoder in self.looks.values()}
         for rows in torch.arange(len(identities)).split(RUN):
-            pictures = render(identities[rows], scenes[rows])
-            parts.append((self.encoders.dino(pictures), self.encoders.clip_image(pictures)))
+            pictures = as_pixels(render(identities[rows], scenes[rows]))
+            for encoder, seen in parts.items():
+                seen.append(self.encoders.embeddings(encoder, pictures))
             self.progress(len(rows))
-        dino, clip = zip(*parts, strict=True)
-        return {"dino": wide(dino), "clip_i": wide(clip)}
+        return {metric: wide(parts[encoder]) for metric, encoder in self.looks.items()}
 
     def photograph(self, identities: Identities) -> Seen:
         """The same in new scenes of ordinary photographs, as a subject's real images have them."""
         return self.see(identities, plain_scenes(identities, self.generator))
 
     def read(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, e) what CLIP makes of the texts."""
-        return wide([self.encoders.clip_text(texts)])
+        """(n, d) what the metric that reads prompts makes of the texts."""
+        return wide([self.encoders.text_embeddings(self.looks[OF_PROMPTS], texts)])
 
 
 @dataclass(frozen=True)
 class Subjects:
-    """n subjects, and what is seen in their r real images: "dino" (n, r, d), "clip_i" (n, r, e)."""
+    """n subjects, and what each metric of OF_SUBJECTS sees in their r real images: (n, r, d)."""
 
     identities: Identities
     references: Seen
@@ -130,13 +136,14 @@ def run_calibration(*, subjects: int, seed: int, out: Path, overwrite: bool) -> 
     """
     check_free(out, overwrite=overwrite)
     started = time.monotonic()
-    encoders = load_encoders(load_suite("pocket").encoder_tables(), device="cpu")
+    scorer = load_scorer(load_protocol("pocket"))
     total = pictures_of(subjects)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{total} pictures", total=total)
         findings = calibrate(
-            encoders,
+            scorer.encoders,
+            looks_of(scorer.scoring),
             subjects=subjects,
             seed=seed,
             progress=lambda seen: bar.advance(task, seen),
@@ -147,21 +154,32 @@ def run_calibration(*, subjects: int, seed: int, out: Path, overwrite: bool) -> 
     print(f"{total} pictures in {time.monotonic() - started:.0f} s; written to {out}")
 
 
+def looks_of(scoring: Scoring) -> dict[str, str]:
+    """The encoder of each metric that is calibrated."""
+    return {metric: scoring.metrics[metric].encoders[0] for metric in STANDARD}
+
+
 def calibrate(
-    encoders: Encoders, *, subjects: int, seed: int, progress: Callable[[int], None]
+    encoders: Encoders,
+    looks: Mapping[str, str],
+    *,
+    subjects: int,
+    seed: int,
+    progress: Callable[[int], None],
 ) -> list[Finding]:
     """Everything found on `subjects` fresh subjects, the classes taking turns.
 
-    `progress` is called with the number of pictures newly seen.
+    `looks`: metric -> the encoder that it looks through. `progress` is called with the
+    number of pictures newly seen.
     """
     generator = step_generator("calibrate", seed)
-    studio = Studio(encoders, generator, progress)
+    studio = Studio(encoders, looks, generator, progress)
     kind = torch.arange(subjects) % len(CLASSES)
     identities = sample_identities(subjects, generator, kind=kind)
     repeated = identities[torch.arange(subjects).repeat_interleave(IMAGES_PER_SUBJECT)]
+    seen = studio.photograph(repeated)
     references = {
-        metric: rows.reshape(subjects, IMAGES_PER_SUBJECT, -1)
-        for metric, rows in studio.photograph(repeated).items()
+        metric: seen[metric].reshape(subjects, IMAGES_PER_SUBJECT, -1) for metric in OF_SUBJECTS
     }
     known = Subjects(identities, references)
     return [
@@ -214,8 +232,8 @@ def tell_prompts_apart(studio: Studio, identities: Identities) -> list[Finding]:
     }
     findings = []
     for name, (seen, right, wrong) in cases.items():
-        fits, fails = (cosines(seen["clip_i"], studio.read(texts)) for texts in (right, wrong))
-        findings += separation("clip_t", f"right or wrong {name}", fits, fails)
+        fits, fails = (cosines(seen[OF_PROMPTS], studio.read(texts)) for texts in (right, wrong))
+        findings += separation(OF_PROMPTS, f"right or wrong {name}", fits, fails)
     return findings
 
 
@@ -251,11 +269,11 @@ def change_one_thing(studio: Studio, subjects: Subjects) -> list[Finding]:
     after = {axis: studio.see(*changed) for axis, changed in changes.items()}
 
     def scores(seen: Seen) -> Seen:
-        return subjects.scores(seen) | {"clip_t": cosines(seen["clip_i"], text)}
+        return subjects.scores(seen) | {OF_PROMPTS: cosines(seen[OF_PROMPTS], text)}
 
     def moves(seen: Seen) -> Seen:
-        drops = {metric: 1 - cosines(before[metric], seen[metric]) for metric in before}
-        return drops | {"clip_t": np.abs(scores(before)["clip_t"] - scores(seen)["clip_t"])}
+        drops = {metric: 1 - cosines(before[metric], seen[metric]) for metric in OF_SUBJECTS}
+        return drops | {OF_PROMPTS: np.abs(scores(before)[OF_PROMPTS] - scores(seen)[OF_PROMPTS])}
 
     findings = []
     for metric, standard in STANDARD.items():
@@ -264,7 +282,7 @@ def change_one_thing(studio: Studio, subjects: Subjects) -> list[Finding]:
             # Objects wear nothing: only the subjects that did change count.
             rows = did_change((identities, scenes), changes[axis]).numpy()
             move, end = moves(seen)[metric][rows], scores(seen)[metric][rows]
-            if metric != "clip_t":
+            if metric != OF_PROMPTS:
                 findings.append(mean(metric, axis, "drop", move))
             findings.append(share(metric, axis, move, whole[rows]))
             findings += shift(metric, axis, start[rows], end)

@@ -23,7 +23,7 @@ RESAMPLES = 2_000  #: fewer than a run's, since there are many intervals and man
 class Finding:
     """One number: a row of calibration.csv."""
 
-    metric: str  #: "dino", "clip_i" or "clip_t"
+    metric: str  #: its name
     axis: str  #: what differs between the pictures, or between the texts
     quantity: str
     value: float

@@ -9,8 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.pocket.calibration_arithmetic import Finding, at
-from benchmark.pocket.calibration_scenes import AMOUNTS, MORPHS, STANDARD
-from benchmark.report.figures.scatter_and_bars import new_figure, png_of, tidy
+from benchmark.pocket.calibration_scenes import (
+    AMOUNTS,
+    MORPHS,
+    OF_PROMPTS,
+    OF_SUBJECTS,
+    STANDARD,
+)
+from benchmark.report.figures.drawing import new_figure, png_of, tidy
 
 # Okabe and Ito's colours, from dark to light: told apart in grey as well.
 LOOKS = {
@@ -29,10 +35,10 @@ def calibration_png(findings: Sequence[Finding]) -> bytes:
     _draw_separations(apart, [f for f in findings if f.quantity == "auc"])
     _draw_morphs(along, findings)
     shares = [f for f in findings if f.quantity == "share" and f.axis != STANDARD[f.metric]]
-    _draw_bars(subject, [f for f in shares if f.metric != "clip_t"], origin=0)
+    _draw_bars(subject, [f for f in shares if f.metric != OF_PROMPTS], origin=0)
     _mark(subject, 1, "a colour-matched\nclassmate")
     subject.set_title("What moves DINO and CLIP-I\n(share of a classmate's drop)", fontsize=10)
-    _draw_bars(prompt, [f for f in shares if f.metric == "clip_t"], origin=0)
+    _draw_bars(prompt, [f for f in shares if f.metric == OF_PROMPTS], origin=0)
     _mark(prompt, 1, "another\nplace ", side="right")
     prompt.set_title("What moves CLIP-T\n(share of another place's move)", fontsize=10)
     handles = [
@@ -53,7 +59,7 @@ def _draw_separations(axes: Any, findings: Sequence[Finding]) -> None:
 def _draw_morphs(axes: Any, findings: Sequence[Finding]) -> None:
     found = {(f.metric, f.axis, f.quantity): f for f in findings}
     for axis, line in zip(MORPHS, ("-", "--"), strict=True):
-        for metric in ("dino", "clip_i"):
+        for metric in OF_SUBJECTS:
             name, colour, _, marker = LOOKS[metric]
             curve = [found[metric, axis, at(amount)] for amount in AMOUNTS]
             axes.plot(

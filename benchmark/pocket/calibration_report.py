@@ -20,7 +20,7 @@ from rich.text import Text
 from benchmark.api import UserError
 from benchmark.pocket.calibration_arithmetic import Finding, at
 from benchmark.pocket.calibration_figure import calibration_png
-from benchmark.pocket.calibration_scenes import AMOUNTS, INSTEAD, MORPHS, STANDARD
+from benchmark.pocket.calibration_scenes import AMOUNTS, INSTEAD, MORPHS, OF_SUBJECTS, STANDARD
 from benchmark.report.markdown import NOTHING, markdown_table, with_interval
 from benchmark.store.directory import write_atomically
 
@@ -166,7 +166,7 @@ def _how_sure(found: Found, metric: str, auc: Sequence[Finding]) -> str:
 
 def morphs(found: Found) -> Section:
     """The mean score along each morph, and its rank correlation."""
-    columns = [(metric, axis) for axis in MORPHS for metric in ("dino", "clip_i")]
+    columns = [(metric, axis) for axis in MORPHS for metric in OF_SUBJECTS]
     rows = [["Spearman", *(_cell(found, *column, "spearman") for column in columns)]]
     for amount in AMOUNTS:
         rows.append([at(amount), *(_cell(found, *column, at(amount)) for column in columns)])
@@ -175,7 +175,7 @@ def morphs(found: Found) -> Section:
         "The subject turns into another of its class: 0 is itself, 1 the other; colours, pattern "
         "and proportions go in step, and every picture has a scene of its own. *Spearman* is the "
         "rank correlation of a subject's single pictures with the amount, averaged over "
-        f"{found['dino', columns[0][1], 'spearman'].n} subjects: -1 orders them without fault.",
+        f"{found[*columns[0], 'spearman'].n} subjects: -1 orders them without fault.",
         ("", *(f"{NAMES[metric]}, {axis}" for metric, axis in columns)),
         rows,
         [_how_it_falls(found, metric, axis) for metric, axis in columns],

@@ -39,11 +39,12 @@ FIELDS = {
 #: What changes alone, another subject in the same scene -> whether that one has its colours.
 INSTEAD = {f"only the subject: {MATCHED}": True, f"only the subject: {CLASSMATE}": False}
 
+#: The metrics that are calibrated: those that compare subjects, and the one that reads prompts.
+OF_SUBJECTS, OF_PROMPTS = ("dino", "clip_i"), "clip_t"
 #: The change that a metric is there to notice: the others are told as shares of it.
 STANDARD = {
-    "dino": f"only the subject: {MATCHED}",
-    "clip_i": f"only the subject: {MATCHED}",
-    "clip_t": "only the background",
+    **dict.fromkeys(OF_SUBJECTS, f"only the subject: {MATCHED}"),
+    OF_PROMPTS: "only the background",
 }
 #: Where a subject turns into another -> whether that one has its colours.
 MORPHS = {f"morph to {CLASSMATE}": False, f"morph to {MATCHED}": True}

@@ -14,28 +14,29 @@ import os
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from benchmark.api import PRIOR, PRIOR_PROMPT, PROMPT_KINDS, REAL, Prompt, noise_seed
-from benchmark.report.markdown import LABELS
+from benchmark.report.caveats import in_a_row
 from benchmark.report.references import reference_images
 from benchmark.report.thumbnails import thumbnails
-from benchmark.results.run import Run, in_a_row
-from benchmark.results.statistics import sort_metrics
-from benchmark.store.records import ELSEWHERE
+from benchmark.results.run import Run
+from benchmark.store.records import Job, JobRecord
 
 #: subject, seed, prompt kind, template, sample: what a row is of.
-_Row = tuple[str, int, str, str, int]
+_Place = tuple[str, int, str, str, int]
+#: A protocol's label, and a metric of it.
+_Measure = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class _Cell:
     """One method's image of a row: where it is, if it is there, and its scores."""
 
-    record: dict[str, Any]
+    record: JobRecord
     image: Path | None
     scores: tuple[float | None, ...]
 
@@ -47,10 +48,10 @@ def gallery(run: Run) -> dict[str, Any]:
     [place in `jobs`, thumbnail, full image, scores in the order of `metrics`]. A row without any
     image is left out; `left_out` counts these.
     """
-    prompted = set(run.scores.loc[run.scores["prompt_kind"] != REAL, "method"])
+    prompted = {record.job.method for record in run.records if record.job.prompted}
     methods = [method for method in run.methods if method in prompted]
-    metrics = sort_metrics(run.summary["metric"])
-    asked = _rows(run, methods, metrics)
+    measures = _measures(run)
+    asked = _rows(run, methods, measures)
     rows = {row: cells for row, cells in asked.items() if any(c and c.image for c in cells)}
     references = reference_images(run)
     images = [cell.image for cells in rows.values() for cell in cells if cell and cell.image]
@@ -58,6 +59,7 @@ def gallery(run: Run) -> dict[str, Any]:
     small = dict(zip(images, thumbnails(images, run.directory), strict=True))
     jobs = {id(record): place for place, record in enumerate(run.records)}
     subjects = sorted(references)
+    nouns = {record.job.subject: record.job.fit.class_noun for record in run.records}
     prompts = sorted({(kind, template) for _, _, kind, template, _ in rows})
     places = {prompt: place for place, prompt in enumerate(prompts)}
 
@@ -67,116 +69,119 @@ def gallery(run: Run) -> dict[str, Any]:
         full = cell.image and _link(cell.image, run.directory)
         return [jobs[id(cell.record)], cell.image and small[cell.image], full, cell.scores]
 
+    def row_json(row: _Place, cells: Sequence[_Cell | None]) -> dict[str, Any]:
+        subject, seed, kind, template, sample = row
+        return {
+            "subject": subjects.index(subject),
+            "prompt": places[kind, template],
+            "seed": seed,
+            "sample": sample,
+            # A string: JavaScript's numbers have 53 bits, and this has 63.
+            "noise": str(noise_seed(subject, template, sample, seed)),
+            "cells": [cell_json(cell) for cell in cells],
+        }
+
     return {
         "row": in_a_row(run),
         "methods": methods,
         "left_out": len(asked) - len(rows),
-        "metrics": [
-            {"name": LABELS.get(m, m).rstrip(" ↑↓"), "lower": LABELS.get(m, "").endswith("↓")}
-            for m in metrics
-        ],
+        "metrics": [_measure_json(run, measure) for measure in measures],
         "kinds": [*PROMPT_KINDS, PRIOR],
         "subjects": [
-            {
-                "name": s,
-                "noun": _noun(run, s),
-                "references": [small[path] for path in references[s]],
-            }
+            {"name": s, "noun": nouns[s], "references": [small[path] for path in references[s]]}
             for s in subjects
         ],
-        "prompts": [
-            {"kind": kind, "template": template, "option": _prompts_option(kind, template)}
-            for kind, template in prompts
-        ],
+        "prompts": [_prompt_json(kind, template) for kind, template in prompts],
         "jobs": [_job_json(run, record) for record in run.records],
-        "rows": [
-            {
-                "subject": subjects.index(subject),
-                "prompt": places[kind, template],
-                "seed": seed,
-                "sample": sample,
-                # A string: JavaScript's numbers have 53 bits, and this has 63.
-                "noise": str(noise_seed(subject, template, sample, seed)),
-                "cells": [cell_json(cell) for cell in cells],
-            }
-            for (subject, seed, kind, template, sample), cells in rows.items()
-        ],
+        "rows": [row_json(row, cells) for row, cells in rows.items()],
+    }
+
+
+def _measures(run: Run) -> list[_Measure]:
+    """What images have scores in, in the tables' order."""
+    present = set(run.scores[["protocol", "metric"]].drop_duplicates().itertuples(index=False))
+    return [
+        (label, metric)
+        for label in run.protocols
+        for metric in run.under(label).metrics
+        if (label, metric) in present
+    ]
+
+
+def _measure_json(run: Run, measure: _Measure) -> dict[str, Any]:
+    label, name = measure
+    metric = run.scorings[label].metrics[name]
+    several = len(run.scorings) > 1
+    return {
+        "name": f"{metric.label} ({label})" if several else metric.label,
+        "lower": metric.higher_is_better is False,
     }
 
 
 def _rows(
-    run: Run, methods: Sequence[str], metrics: Sequence[str]
-) -> dict[_Row, list[_Cell | None]]:
+    run: Run, methods: Sequence[str], measures: Sequence[_Measure]
+) -> dict[_Place, list[_Cell | None]]:
     """The rows in the order that jobs ask for their images, those of one subject together."""
-    values = {metric: _values(run, metric) for metric in metrics}
+    values = {measure: _values(run, measure) for measure in measures}
     numbers: dict[tuple[Any, ...], set[int]] = defaultdict(set)
     for *drawn, sample in set().union(*values.values()):
         numbers[tuple(drawn)].add(sample)
-    found: dict[_Row, list[_Cell | None]] = {}
-    records = [record for record in run.records if record["job"]["method"] in methods]
-    for record in sorted(records, key=lambda r: (r["job"]["subject"], r["job"]["seed"])):
-        job = record["job"]
-        subject, seed, column = job["subject"], job["seed"], methods.index(job["method"])
+    found: dict[_Place, list[_Cell | None]] = {}
+    records = [record for record in run.records if record.job.method in methods]
+    for record in sorted(records, key=lambda r: (r.job.subject, r.job.seed)):
+        job = record.job
+        column = methods.index(job.method)
         for prompt, sample in _asked(job, numbers):
-            row = (subject, seed, prompt.kind, prompt.template, sample)
-            image = run.image(job["method"], subject, prompt, seed, sample)
-            key = (job["method"], *row)
-            scores = tuple(values[metric].get(key) for metric in metrics)
+            row = (job.subject, job.seed, prompt.kind, prompt.template, sample)
+            image = run.image(job.method, job.subject, prompt, job.seed, sample)
+            scores = tuple(values[measure].get((job.method, *row)) for measure in measures)
             if image or any(score is not None for score in scores):
                 cells = found.setdefault(row, [None] * len(methods))
                 cells[column] = _Cell(record, image, scores)
     return found
 
 
-def _asked(
-    job: dict[str, Any], numbers: Mapping[tuple[Any, ...], set[int]]
-) -> Iterable[tuple[Prompt, int]]:
+def _asked(job: Job, numbers: Mapping[tuple[Any, ...], set[int]]) -> Iterable[tuple[Prompt, int]]:
     """The job's images; those made elsewhere may have any numbers: they are among the scores'."""
-    counts = [(Prompt(**prompt), job["images_per_prompt"]) for prompt in job["prompts"]]
-    for prompt, count in [*counts, (PRIOR_PROMPT, job["prior_prompt_images"])]:
-        key = (job["method"], job["subject"], job["seed"], prompt.kind, prompt.template)
+    counts = [(prompt, job.images_per_prompt) for prompt in job.prompts]
+    for prompt, count in [*counts, (PRIOR_PROMPT, job.prior_prompt_images)]:
+        key = (job.method, job.subject, job.seed, prompt.kind, prompt.template)
         for sample in sorted({*range(count), *numbers.get(key, ())}):
             yield prompt, sample
 
 
-def _values(run: Run, metric: str) -> dict[tuple[Any, ...], float]:
+def _values(run: Run, measure: _Measure) -> dict[tuple[Any, ...], float]:
     """(method, subject, seed, prompt kind, template, sample) -> score."""
-    rows = run.scores[(run.scores["metric"] == metric) & (run.scores["prompt_kind"] != REAL)]
+    label, metric = measure
+    wanted = (run.scores["protocol"] == label) & (run.scores["metric"] == metric)
+    rows = run.scores[wanted & (run.scores["prompt_kind"] != REAL)]
     columns = ("method", "subject", "seed", "prompt_kind", "prompt", "sample", "value")
-    return {
-        (method, subject, int(seed), kind, prompt, int(sample)): round(value, 4)
-        for method, subject, seed, kind, prompt, sample, value in zip(
-            *(rows[column].tolist() for column in columns), strict=True
-        )
-    }
+    lists = [rows[column].tolist() for column in columns]
+    return {tuple(key): round(value, 4) for *key, value in zip(*lists, strict=True)}
 
 
-def _noun(run: Run, subject: str) -> str:
-    nouns = (r["job"]["class_noun"] for r in run.records if r["job"]["subject"] == subject)
-    return next(nouns, "")
-
-
-def _job_json(run: Run, record: dict[str, Any]) -> dict[str, Any]:
+def _job_json(run: Run, record: JobRecord) -> dict[str, Any]:
     """What the viewer says of a job; there is no command to make again what came from elsewhere."""
-    job, origin = record["job"], record["provenance"]
+    job, fit = record.job, record.job.fit
     suite = os.path.relpath(run.origin(record).directory / "suite.toml", run.directory)
     options = {
         "suite": suite,
-        "methods": job["method"],
-        "subjects": job["subject"],
-        "seed": str(job["seed"]),
-        "images-per-prompt": str(job["images_per_prompt"]),
+        "methods": job.method,
+        "subjects": job.subject,
+        "seed": str(job.seed),
+        "images-per-prompt": str(job.images_per_prompt),
     }
-    settings = {**job["settings"], **{f"sampler {k}": v for k, v in job["sampler"].items()}}
+    sampler = {} if job.sampler is None else asdict(job.sampler)
+    settings = {**fit.settings, **{f"sampler {key}": value for key, value in sampler.items()}}
     return {
         "settings": {
             **{name: _plain(value) for name, value in settings.items()},
-            "backbone": job["backbone"],
-            "precision": _plain(origin.get("precision")),
-            "commit": _plain(origin.get("commit")),
+            "backbone": _plain(fit.backbone),
+            "precision": _plain(fit.precision),
+            "commit": _plain(record.provenance.get("commit")),
         },
         "command": []
-        if job["method_version"] == ELSEWHERE
+        if job.elsewhere
         else [
             "python -m benchmark run",
             *(f"--{name} {shlex.quote(value)}" for name, value in options.items()),
@@ -188,12 +193,14 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _prompts_option(kind: str, template: str) -> str:
-    """The option that chooses this prompt; none where a comma would part it in two.
+def _prompt_json(kind: str, template: str) -> dict[str, str]:
+    """`option`: what chooses the prompt; nothing where a comma would part it in two.
 
     The prior prompt comes with any.
     """
-    return "" if kind == PRIOR or "," in template else f"--prompts {shlex.quote(template)}"
+    own = kind != PRIOR and "," not in template
+    option = f"--prompts {shlex.quote(template)}" if own else ""
+    return {"kind": kind, "template": template, "option": option}
 
 
 def _link(image: Path, directory: Path) -> str:

@@ -17,7 +17,7 @@ _SMALL_CELL, _LARGE_CELL = 128, 192  #: pixels; the large one for images that ha
 
 
 @dataclass(frozen=True)
-class Row:
+class GridRow:
     """One prompt: an image of each method for the same noise, or None where there is none."""
 
     prompt: str
@@ -25,15 +25,15 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Block:
+class GridBlock:
     """One subject: its real images, and the rows below them."""
 
     title: str
     references: tuple[Path, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[GridRow, ...]
 
 
-def grid_png(methods: Sequence[str], blocks: Sequence[Block]) -> bytes:
+def grid_png(methods: Sequence[str], blocks: Sequence[GridBlock]) -> bytes:
     """The grid as a PNG. Small images are enlarged by whole pixels, large ones reduced."""
     from PIL import Image
 
@@ -50,7 +50,7 @@ def grid_png(methods: Sequence[str], blocks: Sequence[Block]) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_block(block: Block, methods: Sequence[str], *, cell: int) -> Image.Image:
+def _draw_block(block: GridBlock, methods: Sequence[str], *, cell: int) -> Image.Image:
     from PIL import Image, ImageDraw
 
     heads = ["\n".join(_wrapped(method, cell)) for method in methods]
@@ -70,7 +70,7 @@ def _draw_block(block: Block, methods: Sequence[str], *, cell: int) -> Image.Ima
     draw.text((0, 0), block.title, fill="black", font=_font(17, bold=True))
     y = title_height
     if block.references:
-        _draw_row(page, Row("real images", block.references), y, cell)
+        _draw_row(page, GridRow("real images", block.references), y, cell)
         y += reference_height
     for i, head in enumerate(heads):
         draw.multiline_text(
@@ -88,7 +88,7 @@ def _draw_block(block: Block, methods: Sequence[str], *, cell: int) -> Image.Ima
     return page
 
 
-def _draw_row(page: Image.Image, row: Row, top: int, cell: int) -> None:
+def _draw_row(page: Image.Image, row: GridRow, top: int, cell: int) -> None:
     from PIL import ImageDraw
 
     draw = ImageDraw.Draw(page)
@@ -105,7 +105,7 @@ def _draw_row(page: Image.Image, row: Row, top: int, cell: int) -> None:
         draw.text(center, "none", fill="#777777", font=_font(13), anchor="mm")
 
 
-def _cell_size(blocks: Sequence[Block]) -> int:
+def _cell_size(blocks: Sequence[GridBlock]) -> int:
     from PIL import Image
 
     sizes = []

@@ -5,22 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
-from benchmark.results.statistics import CONTROLS
+from benchmark.store.records import MetricRecord
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-LABELS = {
-    "dino": "DINO ↑",
-    "clip_i": "CLIP-I ↑",
-    "clip_t": "CLIP-T ↑",
-    "pres": "PRES ↓",
-    "div": "DIV ↑",
-    "prior_div": "prior DIV ↑",
-    "dino_nearest": "nearest DINO",
-}
 NOTHING = "-"
 
 
@@ -54,9 +41,10 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def title(metric: str) -> str:
-    """The metric's name without its arrow, escaped."""
-    return LABELS[metric].rstrip(" ↑↓") if metric in LABELS else escape(metric)
+def heading(metric: MetricRecord) -> str:
+    """The metric's name with an arrow to its better end, if it has one: `PRES ↓`. Plain text."""
+    arrows = {True: " ↑", False: " ↓", None: ""}
+    return metric.label + arrows[metric.higher_is_better]
 
 
 def with_interval(mean: float, low: float, high: float) -> str:
@@ -78,23 +66,6 @@ def probability(p: float) -> str:
     if math.isnan(p):
         return NOTHING
     return "< 0.001" if p < 0.0005 else f"{p:.3f}"
-
-
-def best(summary: pd.DataFrame, methods: Sequence[str], metric: str) -> set[str]:
-    """The best mean of `methods` in `metric` as it is shown, ties included, and none of one alone.
-
-    Controls do not compete.
-    """
-    rivals = [method for method in methods if method not in CONTROLS]
-    means = summary.loc[
-        (summary["metric"] == metric) & summary["method"].isin(rivals), "mean"
-    ].tolist()
-    if len(means) < 2:
-        return set()
-    better = {"↑": max, "↓": min}.get(LABELS.get(metric, " ")[-1])
-    if better is None:  # no end is the good one, or, of an outside metric, nobody has told us which
-        return set()
-    return {shown(better(means))}
 
 
 def shown(value: float) -> str:

@@ -46,7 +46,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        return re.sub(r"\W+", "-", self.name.lower()).strip("-")
+        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
 
 def page_html(report: str, *, figures: Mapping[str, bytes], content: dict[str, Any]) -> str:

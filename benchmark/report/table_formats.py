@@ -1,7 +1,7 @@
 """One table, three formats: Markdown to read, CSV to compute with, LaTeX (booktabs) to paste.
 
-    table = Table("cost", "What a job costs", (Column("method"), Column("train_s", "train s", 1)),
-                  (Row(("untuned", 20.25)),))
+    columns = (Column("method"), Column("fit_s", "fit s", 1))
+    table = ReportTable("cost", "What a job costs", columns, (TableRow(("mine", 20.25)),))
     print(latex(table))
 
 Cells hold plain text and numbers; each format escapes and rounds on its own.
@@ -40,7 +40,7 @@ _PUBLISHED = r"Ruiz et al.\ (2023), other backbones: directions, not targets"
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Mean:
     """A mean over subjects and its interval (NaN where there is none), in the metric's unit."""
 
     mean: float
@@ -53,7 +53,7 @@ class Estimate:
         return not (math.isnan(self.low) or math.isnan(self.high))
 
 
-Content = str | float | Estimate | None  #: None: there is nothing
+Content = str | float | Mean | None  #: None: there is nothing
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row's cells, as many as there are columns. `published`: it is the paper's, not ours."""
 
     cells: tuple[Content, ...]
@@ -78,25 +78,25 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A table; `name` is that of its files. Columns of text stand left, the others right."""
 
     name: str
     caption: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
 
-def markdown(table: Table) -> str:
+def markdown(table: ReportTable) -> str:
     """The table as Markdown: the best in bold, the paper's rows in italics."""
 
-    def cell(row: Row, place: int) -> str:
+    def cell(row: TableRow, place: int) -> str:
         content = row.cells[place]
         text = _shown(content, table.columns[place])
         text = escape(text) if isinstance(content, str) else text
         if row.published and content is not None:
             return f"*paper: {text}*" if place == 0 else f"*{text}*"
-        return f"**{text}**" if isinstance(content, Estimate) and content.best else text
+        return f"**{text}**" if isinstance(content, Mean) and content.best else text
 
     places = range(len(table.columns))
     header = [escape(column.title) for column in table.columns]
@@ -104,32 +104,32 @@ def markdown(table: Table) -> str:
     return markdown_table(header, rows, text=[p for p in places if _is_text(table, p)])
 
 
-def csv_text(table: Table) -> str:
+def csv_text(table: ReportTable) -> str:
     """The table as CSV: six decimals, empty where there is nothing, no rounding to please the eye.
 
-    An estimate takes three columns: KEY, KEY_low and KEY_high. Where rows of the paper stand in
+    A mean takes three columns: KEY, KEY_low and KEY_high. Where rows of the paper stand in
     the table, a last column `source` says `here` or `paper`.
     """
-    estimated = [
-        any(isinstance(row.cells[place], Estimate) for row in table.rows)
+    wide_columns = [
+        any(isinstance(row.cells[place], Mean) for row in table.rows)
         for place in range(len(table.columns))
     ]
     sourced = any(row.published for row in table.rows)
     header: list[str] = []
-    for column, wide in zip(table.columns, estimated, strict=True):
+    for column, wide in zip(table.columns, wide_columns, strict=True):
         header += [column.key, f"{column.key}_low", f"{column.key}_high"] if wide else [column.key]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*header, *(["source"] if sourced else [])])
     for row in table.rows:
         fields: list[str] = []
-        for content, wide in zip(row.cells, estimated, strict=True):
+        for content, wide in zip(row.cells, wide_columns, strict=True):
             fields += _fields(content, width=3 if wide else 1)
         writer.writerow([*fields, *(["paper" if row.published else "here"] if sourced else [])])
     return buffer.getvalue()
 
 
-def latex(table: Table) -> str:
+def latex(table: ReportTable) -> str:
     """The table for a paper: booktabs' rules, the caption and what it needs above it.
 
     An interval stands in small print below its mean, so that a table of three metrics is no wider
@@ -165,13 +165,13 @@ def latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _latex_groups(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+def _latex_groups(rows: Sequence[TableRow], columns: Sequence[Column]) -> list[str]:
     """The lines of rows that are told apart by more than their first cell, which heads them."""
     lines: list[str] = []
     for name, group in itertools.groupby(rows, lambda row: str(row.cells[0])):
         lines += [r"\addlinespace"] if lines else []
         lines.append(_latex_heading(_latex_text(name), columns))
-        lines += _latex_rows([Row(row.cells[1:]) for row in group], columns)
+        lines += _latex_rows([TableRow(row.cells[1:]) for row in group], columns)
     return lines
 
 
@@ -179,7 +179,7 @@ def _latex_heading(text: str, columns: Sequence[Column]) -> str:
     return rf"\multicolumn{{{len(columns)}}}{{@{{}}l@{{}}}}{{\textit{{{text}}}}} \\*"
 
 
-def _latex_rows(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+def _latex_rows(rows: Sequence[TableRow], columns: Sequence[Column]) -> list[str]:
     lines = []
     for row in rows:
         cells = [_latex_cell(*cell) for cell in zip(row.cells, columns, strict=True)]
@@ -194,14 +194,14 @@ def _latex_rows(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
 def _latex_cell(content: Content, column: Column) -> str:
     if content is None:
         return "--"
-    if isinstance(content, Estimate):
+    if isinstance(content, Mean):
         text = _latex_text(shown(content.mean), minus=True)
         return rf"\textbf{{{text}}}" if content.best else text
     return _latex_text(_shown(content, column), minus=not isinstance(content, str))
 
 
 def _latex_interval(content: Content) -> str:
-    if not isinstance(content, Estimate) or not content.has_interval:
+    if not isinstance(content, Mean) or not content.has_interval:
         return ""
     low, high = (_latex_text(shown(end), minus=True) for end in (content.low, content.high))
     return rf"{{\scriptsize [{low}, {high}]}}"
@@ -215,7 +215,7 @@ def _latex_text(text: str, *, minus: bool = False) -> str:
     return re.sub(r"^[\[*]", r"{\g<0>}", escaped)  # after a row's \\, they would be its arguments
 
 
-def _is_text(table: Table, place: int) -> bool:
+def _is_text(table: ReportTable, place: int) -> bool:
     return any(isinstance(row.cells[place], str) for row in table.rows)
 
 
@@ -223,13 +223,13 @@ def _shown(content: Content, column: Column) -> str:
     """What a cell reads, escaped for nothing."""
     if content is None:
         return NOTHING
-    if isinstance(content, Estimate):
+    if isinstance(content, Mean):
         return with_interval(content.mean, content.low, content.high)
     return content if isinstance(content, str) else f"{content:.{column.digits}f}"
 
 
 def _fields(content: Content, *, width: int) -> list[str]:
-    if isinstance(content, Estimate):
+    if isinstance(content, Mean):
         values = (content.mean, content.low, content.high)
         return ["" if math.isnan(value) else f"{value:.6f}" for value in values]
     if content is None or isinstance(content, str):

@@ -1,6 +1,6 @@
 """Small copies of a report's images: inside the page while they are few, else beside it.
 
-links = thumbnails([Path("runs/a/images/untuned/dog/prior-s0-0.png")], Path("runs/a"))
+links = thumbnails([Path("runs/a/images/mine/dog/prior-s0-0.png")], Path("runs/a"))
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmark.data.images import image_size, read_image
-from benchmark.store.directory import write_atomically
+from benchmark.store.files import write_atomically
 
 FOLDER = "gallery"
 _SIZE = 160  #: pixels of the longer side

@@ -13,22 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.api import PRIOR_PROMPT, Prompt, UserError
-from benchmark.report.image_grid import Block, Row, grid_png
+from benchmark.report.cost import cost
+from benchmark.report.image_grid import GridBlock, GridRow, grid_png
 from benchmark.report.references import reference_images
 from benchmark.report.sections import report_text
 from benchmark.report.table_formats import csv_text, latex
-from benchmark.report.tables import report_tables
-from benchmark.results.merge import (
-    SOURCES,
-    check_complete,
-    check_folder,
-    join,
-    scores_csv,
-    sources_toml,
-)
+from benchmark.report.tables import score_tables
+from benchmark.results.completeness import check_complete
+from benchmark.results.merge import SOURCES, check_folder, join, sources_toml
 from benchmark.results.run import Run, read_run
+from benchmark.results.scores import scores_csv
 from benchmark.results.statistics import summary_csv
-from benchmark.store.directory import write_atomically
+from benchmark.store.directory import folder_name
+from benchmark.store.files import write_atomically
 
 _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
 _OURS = (".png", ".svg", ".csv", ".tex")  #: what a report leaves in its folders
@@ -58,39 +55,32 @@ def write_joint_report(
     run = join([read_run(path) for path in run_directories], directory, partial=partial)
     try:
         write_atomically(directory / SOURCES, sources_toml(run))
-        write_atomically(directory / "scores.csv", scores_csv(run.scores))
+        write_atomically(directory / "scores.csv", scores_csv(run.scores, run.unscored))
     except OSError as error:
         raise UserError(f"cannot write the report to {directory}: {error.strerror}") from error
     return _write(run)
 
 
 def _write(run: Run) -> Path:
-    from benchmark.report.figures.heat_map import draw_heat_map
-    from benchmark.report.figures.learning import draw_learning
-    from benchmark.report.figures.scatter_and_bars import draw_bars, draw_fidelity, png_of, svg_of
-    from benchmark.report.figures.steps import draw_steps
+    from benchmark.report.figures.drawing import png_of, svg_of
     from benchmark.report.gallery import gallery
     from benchmark.report.page_html import page_html
 
-    drawn = {
-        "fidelity": draw_fidelity(run.summary),
-        "bars": draw_bars(run.summary),
-        "subjects": draw_heat_map(run.scores),
-        "steps": draw_steps(run.summary, run.records),
-        "learning": draw_learning(run.records),
-    }
-    figures = {name: figure for name, figure in drawn.items() if figure is not None}
+    views = {label: run.under(label) for label in run.protocols}
+    summaries = {label: view.summary for label, view in views.items()}
+    files: dict[str, str | bytes] = {"summary.csv": summary_csv(summaries)}
+    tables = {"cost": cost(run)}
+    for label, view in views.items():
+        tables |= {f"{folder_name(label)}/{table.name}": table for table in score_tables(view)}
+    for name, table in tables.items():
+        files |= {f"tables/{name}.csv": csv_text(table), f"tables/{name}.tex": latex(table)}
+    figures = _figures(run, views)
     vectors = {name: svg_of(figure) for name, figure in figures.items()}
-    grid = _grid(run)
-    text = report_text(run, figures={*figures, *(["grid"] if grid else [])})
-    files: dict[str, str | bytes] = {"summary.csv": summary_csv(run.summary)}
-    for table in report_tables(run):
-        files[f"tables/{table.name}.csv"] = csv_text(table)
-        files[f"tables/{table.name}.tex"] = latex(table)
     for name, figure in figures.items():
         files |= {f"figures/{name}.png": png_of(figure), f"figures/{name}.svg": vectors[name]}
-    if grid:
+    if grid := _grid(run):
         files["figures/grid.png"] = grid
+    text = report_text(run, figures={*figures, *(["grid"] if grid else [])})
     try:
         files["index.html"] = page_html(text, figures=vectors, content=gallery(run))
         _replace(run.directory, files | {"report.md": text})
@@ -99,17 +89,41 @@ def _write(run: Run) -> Path:
     return run.directory / "report.md"
 
 
+def _figures(run: Run, views: dict[str, Run]) -> dict[str, Any]:
+    """The matplotlib figures that there is anything for, by their files' names in figures/."""
+    from benchmark.report.figures.bars import draw_bars
+    from benchmark.report.figures.heat_map import draw_heat_map
+    from benchmark.report.figures.learning import draw_learning
+    from benchmark.report.figures.scatter import draw_fidelity
+    from benchmark.report.figures.steps import draw_steps
+
+    drawn = {"learning": draw_learning(run)}
+    for label, view in views.items():
+        folder = folder_name(label)
+        drawn |= {
+            f"{folder}/fidelity": draw_fidelity(view),
+            f"{folder}/bars": draw_bars(view),
+            f"{folder}/subjects": draw_heat_map(view),
+            f"{folder}/steps": draw_steps(view),
+        }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
 def _replace(directory: Path, files: dict[str, str | bytes]) -> None:
     """Write `files` and remove what an earlier report left that this one has not."""
     for name, content in files.items():
         write_atomically(directory / name, content)
-    for path in (*directory.glob("figures/*.*"), *directory.glob("tables/*.*")):
-        if path.relative_to(directory).as_posix() not in files and path.suffix in _OURS:
-            path.unlink()
+    for top in ("figures", "tables"):
+        for path in (*directory.glob(f"{top}/*.*"), *directory.glob(f"{top}/*/*.*")):
+            if path.relative_to(directory).as_posix() not in files and path.suffix in _OURS:
+                path.unlink()
+        for folder in directory.glob(f"{top}/*/"):
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _grid(run: Run) -> bytes | None:
-    methods = [method for method in run.methods if method != "real-images"]
+    methods = [m for m in run.methods if any(r.job.prompted for r in run.records_of(m))]
     references = reference_images(run)
     blocks = [_block(run, s, methods, references[s]) for s in grid_subjects(run)]
     blocks = [block for block in blocks if block.rows]
@@ -118,7 +132,7 @@ def _grid(run: Run) -> bytes | None:
 
 def grid_subjects(run: Run) -> list[str]:
     """The subjects whose images the grid shows."""
-    return _spread(sorted({record["job"]["subject"] for record in run.records}), _GRID_SUBJECTS)
+    return _spread(sorted({record.job.subject for record in run.records}), _GRID_SUBJECTS)
 
 
 def grid_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -126,19 +140,22 @@ def grid_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
     return _spread(prompts, _GRID_PROMPTS)
 
 
-def _block(run: Run, subject: str, methods: Sequence[str], references: tuple[Path, ...]) -> Block:
-    jobs = [r["job"] for r in run.records if r["job"]["subject"] == subject]
-    seed = min(job["seed"] for job in jobs)
-    noun = jobs[0]["class_noun"]
-    prompts = [Prompt(**prompt) for prompt in jobs[0]["prompts"]]
+def _block(
+    run: Run, subject: str, methods: Sequence[str], references: tuple[Path, ...]
+) -> GridBlock:
+    jobs = [r.job for r in run.records if r.job.subject == subject]
+    drawn = [job for job in jobs if job.prompted]
+    seed = min(job.seed for job in drawn or jobs)
+    noun = jobs[0].fit.class_noun
+    prompts = drawn[0].prompts if drawn else ()
     rows = []
     for prompt in (*grid_prompts(prompts), PRIOR_PROMPT):
         images = tuple(run.image(m, subject, prompt, seed, 0) for m in methods)
         note = " (prior prompt)" if prompt == PRIOR_PROMPT else ""
         if any(images):
-            rows.append(Row(prompt.text(noun) + note, images))
+            rows.append(GridRow(prompt.text(noun) + note, images))
     title = f"{subject} ({noun}, seed {seed})"
-    return Block(title, references, tuple(rows))
+    return GridBlock(title, references, tuple(rows))
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:

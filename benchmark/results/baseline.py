@@ -1,6 +1,6 @@
 """A baseline: scores to keep, and how far each moves from seed to seed without anything changing.
 
-    baseline = measure_baseline(join([read_run(Path("runs/seeds"))], Path("runs/seeds")))
+    baseline = measure_baseline(load_runs([Path("runs/seeds")]).under("pocket-1"))
     write_atomically(Path("baseline.toml"), baseline.dump_toml())
 
 What has to agree for scores to compare is the file's `task`; settings, versions and sampler are
@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from benchmark.api import UserError
+from benchmark.api import Role, UserError
 from benchmark.data.manifest import Table, read_toml
 from benchmark.results.comparability import (
-    MetricTask,
     Task,
     jobs_by_method,
+    precisions_of,
     provenance_of,
     run_seeds,
     sampler_of,
@@ -40,15 +40,15 @@ from benchmark.results.comparability import (
 )
 from benchmark.results.merge import run_names
 from benchmark.results.run import Run
-from benchmark.results.statistics import CONTROLS, sort_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEVEL = 0.01  #: chance that a run of unchanged code is called a regression in any of its scores
 MINIMUM_SEEDS = 3
-#: Real images have no spread but rounding: their scores moved by up to 1e-7 with another number of
-#: threads, without oneDNN and with another attention, and by 4e-3 when the crop was off by a pixel.
+#: What draws nothing has no spread but rounding: scores of real images moved by up to 1e-7 with
+#: another number of threads, without oneDNN and with another attention, and by 4e-3 when the crop
+#: was off by a pixel.
 ROUNDING = 1e-4
 HOW = (
     "spread: of a mean over subjects from seed to seed, from each subject's own (n - 1), at least "
@@ -85,6 +85,7 @@ class Cell(Table):
 class MethodScores(Table):
     """A method as it was, and its scores by metric."""
 
+    role: Role
     version: str
     settings: dict[str, Any] = {}
     scores: dict[str, Cell]
@@ -93,7 +94,7 @@ class MethodScores(Table):
 class Baseline(Table):
     """All of the file."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     task: Task
     sampler: dict[str, Any]
     measured: Measured
@@ -103,7 +104,7 @@ class Baseline(Table):
         """The baseline as TOML; reading it again gives an equal one."""
         import tomli_w
 
-        return _WRITER + tomli_w.dumps(self.model_dump(mode="json"))
+        return _WRITER + tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
     def allowed(self, method: str, metric: str, *, seeds: int) -> float:
         """The tolerance for a run's mean over so many seeds; more of them make it narrower."""
@@ -111,14 +112,14 @@ class Baseline(Table):
         share = math.sqrt((1 / seeds + 1 / measured) / (1 + 1 / measured))
         return max(self.measured.rounding, share * self.methods[method].scores[metric].tolerance)
 
-    def two_sided(self, method: str, metric: str) -> bool:
+    def two_sided(self, method: str) -> bool:
         """Whether a change for the better is as bad as one for the worse."""
-        return _two_sided(method, self.task.metrics[metric])
+        return _two_sided(self.methods[method].role)
 
 
-def _two_sided(method: str, metric: MetricTask) -> bool:
-    # A control has nothing to get better at: what moves it is the measuring, or the model.
-    return method in CONTROLS or metric.better == "unknown"
+def _two_sided(role: Role) -> bool:
+    # A bound has nothing to get better at: what moves it is the measuring, or the model.
+    return role != "method"
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -128,30 +129,28 @@ def read_baseline(path: Path) -> Baseline:
     try:
         baseline = read_toml(path, Baseline)
     except UserError as error:
-        raise UserError(
-            f"{error}; mend it, or take it away and make it anew with --update"
-        ) from error
+        raise UserError(f"{error}; fix it, or delete it and regenerate it with --update") from error
     for method, entry in baseline.methods.items():
         for metric in entry.scores:
             if metric not in baseline.task.metrics:
                 raise UserError(
                     f"{path}: methods.{method}.scores.{metric} has no table task.metrics.{metric}: "
-                    "mend it, or take the file away and make it anew with --update"
+                    "fix it, or delete the file and regenerate it with --update"
                 )
     return baseline
 
 
 def measure_baseline(run: Run, *, level: float = LEVEL) -> Baseline:
-    """The baseline that `run`, of at least three seeds, makes.
+    """The baseline that `run`, of at least three seeds and under one protocol, makes.
 
     Raises UserError if it has fewer, if it mixes tasks, or if a subject lacks a seed's score.
     """
     task = task_of(run)
     seeds = run_seeds(run)
     tables = {
-        key: table for key, table in subject_means(run.scores).items() if key[1] in task.metrics
+        key: table for key, table in means_by_seed(run.scores).items() if key[1] in task.metrics
     }
-    steady = unprompted(run.scores)
+    steady = unprompted(run)
     random = [key for key in tables if key[0] not in steady]
     if random and len(seeds) < MINIMUM_SEEDS:
         raise UserError(
@@ -162,21 +161,23 @@ def measure_baseline(run: Run, *, level: float = LEVEL) -> Baseline:
     methods: dict[str, MethodScores] = {}
     for method, job in jobs_by_method(run).items():
         cells = {}
-        for metric in sort_metrics(name for owner, name in tables if owner == method):
+        for metric in (name for name in task.metrics if (method, name) in tables):
             tail = None
             if (method, metric) in random:
-                sides = 2 if _two_sided(method, task.metrics[metric]) else 1
-                tail = level / len(random) / sides
+                tail = level / len(random) / (2 if _two_sided(job.role) else 1)
             cells[metric] = _cell(tables[method, metric], int(counts[method, metric]), tail)
         methods[method] = MethodScores(
-            version=job["method_version"], settings=without_none(job["settings"]), scores=cells
+            role=job.role,
+            version=job.fit.version,
+            settings=without_none(job.fit.settings),
+            scores=cells,
         )
     measured = Measured(
         runs=run_names(run.origins),
         seeds=seeds,
         commits=provenance_of(run, "commit"),
         devices=provenance_of(run, "device"),
-        precisions=provenance_of(run, "precision"),
+        precisions=precisions_of(run),
         cells=len(random),
         level=level,
         rounding=ROUNDING,
@@ -189,7 +190,7 @@ def _cell(table: pd.DataFrame, n: int, tail: float | None) -> Cell:
     """What `table`, (subjects, seeds), comes to; without a `tail`, no seed has a part in it."""
     spread = freedom = tolerance = 0.0
     if tail is not None:
-        spread, freedom = seed_spread(table)
+        spread, freedom = spread_of_mean(table)
         tolerance = tolerance_of(spread, freedom, seeds=table.shape[1], tail=tail)
     return Cell(
         mean=round(float(table.to_numpy().mean()), 6),
@@ -200,7 +201,7 @@ def _cell(table: pd.DataFrame, n: int, tail: float | None) -> Cell:
     )
 
 
-def seed_spread(table: pd.DataFrame) -> tuple[float, float]:
+def spread_of_mean(table: pd.DataFrame) -> tuple[float, float]:
     """Spread of the mean over subjects from seed to seed, and its degrees of freedom.
 
     `table`: (subjects, seeds), each a mean over images. As at the top of this file.
@@ -222,7 +223,7 @@ def tolerance_of(spread: float, freedom: float, *, seeds: int, tail: float) -> f
     return float(t.isf(tail, freedom)) * spread * math.sqrt(1 + 1 / seeds)
 
 
-def subject_means(scores: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+def means_by_seed(scores: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """(method, metric) -> means over images, a row a subject, a column a seed.
 
     Raises UserError if a subject that has the metric lacks it for a seed.

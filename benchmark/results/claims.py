@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.results.significance import Difference, compare, paired
+from benchmark.results.significance import Difference, assess, paired
 from benchmark.results.statistics import interval
 
 if TYPE_CHECKING:
@@ -114,5 +114,5 @@ def judge(orderings: Sequence[Ordering], images: dict[str, pd.DataFrame]) -> lis
     ]
     return [
         Verdict(o, float(values.mean()) if len(values) else math.nan, *interval(values), margin)
-        for o, values, margin in zip(orderings, differences, compare(margins), strict=True)
+        for o, values, margin in zip(orderings, differences, assess(margins), strict=True)
     ]

@@ -1,6 +1,6 @@
 """What a run's scores are scores of, and what else is known of how they came about.
 
-    task = task_of(read_run(Path("runs/pocket-1a2b3c4d")))
+    task = task_of(read_run(Path("runs/pocket-1a2b3c4d")).under("pocket-1"))
 
 Scores compare only where their whole task agrees. Settings, versions and the sampler are no part of
 it: they are what a change may be about.
@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import Any, Literal
 
 from pydantic import Field
 
-from benchmark.api import REAL, UserError
-from benchmark.config import registry as plugins
+from benchmark.api import UserError
 from benchmark.data.manifest import Table
 from benchmark.results.run import Run
-from benchmark.results.statistics import sort_methods, sort_metrics
-
-if TYPE_CHECKING:
-    import pandas as pd
+from benchmark.store.records import Job
 
 
 class SubjectTask(Table):
@@ -38,14 +35,14 @@ class MetricTask(Table):
     """Which metric it was, and where better lies. A metric without a better end is no part."""
 
     version: str
-    better: Literal["higher", "lower", "unknown"]
+    better: Literal["higher", "lower"]
 
 
 class Task(Table):
     """What scores are scores of: they compare only where all of this agrees."""
 
     protocol: str
-    backbone: str
+    backbone: str | None = None  #: None: nothing was drawn
     images_per_prompt: int
     prior_prompt_images: int
     subjects: dict[str, SubjectTask] = Field(min_length=1)
@@ -53,104 +50,119 @@ class Task(Table):
     encoders: dict[str, Any]
 
 
-def unprompted(scores: pd.DataFrame) -> set[str]:
-    """The methods without a prompt, so without a seed: real images."""
-    kinds = scores[["method", "prompt_kind"]].drop_duplicates()
-    return set(kinds["method"]) - set(kinds.loc[kinds["prompt_kind"] != REAL, "method"])
+def unprompted(run: Run) -> set[str]:
+    """The methods without a prompt, so without a seed."""
+    return {record.job.method for record in run.records if not record.job.prompted}
 
 
 def run_seeds(run: Run) -> list[int]:
     """The seeds that anything was drawn with; all of them if nothing was."""
-    drawn = run.scores[~run.scores["method"].isin(unprompted(run.scores))]
-    return sorted(int(seed) for seed in (drawn if len(drawn) else run.scores)["seed"].unique())
+    jobs = [record.job for record in run.records]
+    drawn = [job for job in jobs if job.prompted]
+    return sorted({job.seed for job in drawn or jobs})
 
 
 def task_of(run: Run) -> Task:
-    """What `run`'s scores are of. Raises UserError if its jobs differ in it."""
-    prompted = set(run.methods) - unprompted(run.scores)
-    jobs = [record["job"] for record in run.records]
-    asked = [job for job in jobs if job["method"] in prompted] or jobs
+    """What `run`'s scores, under one protocol, are of. Raises UserError if its jobs differ."""
+    jobs = [record.job for record in run.records]
+    asked = [job for job in jobs if job.prompted] or jobs
     subjects = {}
-    for name in sorted({job["subject"] for job in jobs}):
-        own = [job for job in asked if job["subject"] == name]
-        text = _same(own, "prompts", run)
-        digest = hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:12]
+    for name in sorted({job.subject for job in jobs}):
+        own = [job for job in asked if job.subject == name]
+        prompts = _same("prompts", ([asdict(p) for p in job.prompts] for job in own), run)
+        digest = hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()[:12]
         subjects[name] = SubjectTask(
-            class_noun=_same(own, "class_noun", run),
-            images=_same(own, "images_digest", run),
-            prompts=len(text),
+            class_noun=_same("class_noun", (job.fit.class_noun for job in own), run),
+            images=_same("images", (job.references_digest for job in own), run),
+            prompts=len(prompts),
             prompts_digest=digest,
         )
-    versions = {k: v for r in run.records for k, v in r["provenance"].get("metrics", {}).items()}
     return Task(
-        protocol=_same(jobs, "protocol", run),
-        backbone=_same(jobs, "backbone", run),
-        images_per_prompt=_same(asked, "images_per_prompt", run),
-        prior_prompt_images=_same(asked, "prior_prompt_images", run),
+        protocol=run.protocol,
+        backbone=_same("backbone", _backbones(jobs), run),
+        images_per_prompt=_same("images_per_prompt", (j.images_per_prompt for j in asked), run),
+        prior_prompt_images=_same(
+            "prior_prompt_images", (j.prior_prompt_images for j in asked), run
+        ),
         subjects=subjects,
         metrics={
-            name: MetricTask(version=str(versions.get(name, "unknown")), better=better)
-            for name in sort_metrics(run.scores["metric"].unique())
-            if (better := _better(name))
+            name: MetricTask(
+                version=run.metric(name).version,
+                better="higher" if run.metric(name).higher_is_better else "lower",
+            )
+            for name in gated_metrics(run)
         },
-        encoders=without_none(_same(jobs, "encoders", run)),
+        encoders=without_none(run.scoring.encoders),
     )
 
 
-def _better(metric: str) -> Literal["higher", "lower", "unknown"] | None:
-    try:
-        higher = plugins.load("metrics", metric).higher_is_better
-    except UserError:
-        return "unknown"  # somebody's metric, and not installed here
-    return None if higher is None else "higher" if higher else "lower"
+def gated_metrics(run: Run) -> list[str]:
+    """The metrics that `run` has scores in, of those with a better end."""
+    present = set(run.scores["metric"].unique())
+    return [
+        name
+        for name in run.metrics
+        if name in present and run.metric(name).higher_is_better is not None
+    ]
 
 
-def _same(jobs: Sequence[dict[str, Any]], what: str, run: Run) -> Any:
-    found = {json.dumps(job[what], sort_keys=True): job[what] for job in jobs}
+def _backbones(jobs: Iterable[Job]) -> list[str]:
+    return [job.fit.backbone for job in jobs if job.fit.backbone is not None]
+
+
+def _same(what: str, values: Iterable[Any], run: Run) -> Any:
+    """The only one of `values`; None if there are none. Raises UserError if there are several."""
+    found = {json.dumps(value, sort_keys=True): value for value in values}
     if len(found) > 1:
         raise UserError(
             f"{', '.join(str(part.directory) for part in run.origins)}: jobs differ in {what}: "
             f"{' and '.join(list(found)[:2])}; give runs of one kind"
         )
-    return next(iter(found.values()))
+    return next(iter(found.values()), None)
 
 
-def jobs_by_method(run: Run) -> dict[str, dict[str, Any]]:
+def jobs_by_method(run: Run) -> dict[str, Job]:
     """method -> one of its jobs, in the tables' order."""
-    jobs = {record["job"]["method"]: record["job"] for record in reversed(run.records)}
-    return {method: jobs[method] for method in sort_methods(jobs)}
+    jobs = {record.job.method: record.job for record in reversed(run.records)}
+    return {method: jobs[method] for method in run.methods}
 
 
 def conditions_of(run: Run) -> dict[str, Any]:
     """What may differ from a baseline, and is named: each method's version and settings."""
     return {
-        method: {"version": job["method_version"], "settings": without_none(job["settings"])}
+        method: {"version": job.fit.version, "settings": without_none(job.fit.settings)}
         for method, job in jobs_by_method(run).items()
     }
 
 
 def sampler_of(run: Run) -> dict[str, Any]:
-    """How the evaluation images were drawn. Raises UserError if jobs differ in it."""
-    return without_none(_same([record["job"] for record in run.records], "sampler", run))
+    """How the evaluation images were drawn, or nothing. Raises UserError if jobs differ in it."""
+    drawn = (r.job.sampler for r in run.records if r.job.sampler is not None)
+    return _same("sampler", map(asdict, drawn), run) or {}
 
 
 def provenance_of(run: Run, what: str) -> list[str]:
     """What the records say of `what`, sorted, each once."""
-    return sorted({str(record["provenance"].get(what)) for record in run.records})
+    return sorted({str(record.provenance.get(what)) for record in run.records})
 
 
-def differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def precisions_of(run: Run) -> list[str]:
+    """What forward passes were computed in, sorted, each once."""
+    return sorted({r.job.fit.precision for r in run.records if r.job.fit.precision is not None})
+
+
+def changes(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Where two nested tables differ: dotted key, and both values (None where there is none)."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys([*before, *after]):
             inner = f"{path}.{key}" if path else str(key)
-            yield from differences(before.get(key), after.get(key), inner)
+            yield from changes(before.get(key), after.get(key), inner)
     elif before != after:
         yield path, before, after
 
 
 def without_none(value: Any) -> Any:
-    # TOML has no word for it.
+    """`value`, nested tables, as TOML can hold it: TOML has no word for None."""
     if isinstance(value, dict):
         return {key: without_none(inner) for key, inner in value.items() if inner is not None}
     return value

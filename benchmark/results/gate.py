@@ -1,9 +1,10 @@
 """The gate: a run's scores against a baseline, for people and for continuous integration.
 
-    verdicts, notes = compare(load_runs([Path("runs/pocket-1a2b3c4d")]), read_baseline(path))
+    run, baseline = load_runs([Path("runs/pocket-1a2b3c4d")]), read_baseline(path)
+    checks, notes = check_scores(run.under(baseline.task.protocol), baseline, path)
 
-A method may not get worse by more than its tolerance; a control may not move at all, for nothing
-in it learns: what moves real images is the measuring, what moves the untuned model the drawing.
+A method may not get worse by more than its tolerance. Any change in a bound beyond tolerance fails
+the check: nothing is trained in one, so what moved is the measuring, or the model.
 """
 
 from __future__ import annotations
@@ -17,25 +18,28 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from benchmark.api import UserError
+from benchmark.api import Role, UserError
 from benchmark.data.manifest import some
-from benchmark.results.baseline import Baseline, measure_baseline, read_baseline, subject_means
+from benchmark.results.baseline import Baseline, means_by_seed, measure_baseline, read_baseline
 from benchmark.results.comparability import (
     Task,
+    changes,
     conditions_of,
-    differences,
+    precisions_of,
     provenance_of,
     run_seeds,
     sampler_of,
     task_of,
 )
-from benchmark.results.merge import join, uneven_prompts
-from benchmark.results.run import Run, check_finished, missing_jobs, read_run
-from benchmark.store.directory import write_atomically
+from benchmark.results.completeness import check_finished, lacking_of, unscored_counts
+from benchmark.results.merge import join
+from benchmark.results.run import Run, read_run
+from benchmark.store.files import write_atomically
 
-_WHY = {
-    "real-images": "nothing is drawn here: encoders, preprocessing or the subject's images changed",
-    "untuned": "nothing is trained here: model, sampler or prompts changed",
+#: What has changed where a bound has moved.
+_WHY: dict[Role, str] = {
+    "upper bound": "nothing is drawn here: encoders, preprocessing or the subject's images changed",
+    "lower bound": "nothing is trained here: model, sampler or prompts changed",
 }
 
 
@@ -48,10 +52,11 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Check:
     """One metric of one method; numbers in the metric's unit."""
 
     method: str
+    role: Role
     metric: str
     before: float  #: the baseline's mean over subjects and seeds
     after: float  #: the run's
@@ -63,41 +68,65 @@ class Verdict:
             f"{self.method} / {self.metric}: {self.before:.4f} before, {self.after:.4f} now "
             f"({self.after - self.before:+.4f}), tolerance {self.tolerance:.4f}"
         )
-        if self.outcome is Outcome.REGRESSION and self.method in _WHY:
-            text += f"; {_WHY[self.method]}"
+        if self.outcome is Outcome.REGRESSION and self.role in _WHY:
+            text += f"; {_WHY[self.role]}"
         if self.outcome is Outcome.BETTER:
             text += "; better than baseline: consider --update"
         return text
 
 
 def check_runs(
-    runs: Sequence[Path], path: Path, *, update: bool = False, junit: Path | None = None
+    runs: Sequence[Path],
+    path: Path,
+    *,
+    update: bool = False,
+    junit: Path | None = None,
+    protocol: str = "",
 ) -> int:
     """Print how `runs` compare with the baseline at `path`, or with `update` make it of them.
 
-    Returns the exit code: 1 if a score is worse than its tolerance lets it be, else 0. Raises
-    UserError, and writes nothing, if the runs are incomplete or of another task than the baseline.
+    `protocol`: the label of one of the runs', else the baseline's, or the only one. Returns the
+    exit code: 1 if a score is worse than its tolerance lets it be, else 0. Raises UserError, and
+    writes nothing, if the runs are incomplete or of another task than the baseline.
     """
     run = load_runs(runs)
+    baseline = read_baseline(path) if path.exists() or not update else None
+    run = run.under(_chosen(run, protocol, baseline))
     if update:
-        _update(run, path)
+        _update(run, path, baseline)
         return 0
-    verdicts, notes = compare(run, read_baseline(path), path)
+    assert baseline is not None
+    checks, notes = check_scores(run, baseline, path)
     if junit:
-        _write(junit, junit_xml(verdicts, notes, path))
-    outcomes = [verdict.outcome for verdict in verdicts]
-    for verdict in verdicts:
-        if verdict.outcome is not Outcome.WITHIN:
-            print(f"{verdict.outcome:<10}  {verdict}")
+        _write(junit, junit_xml(checks, notes, path))
+    outcomes = [check.outcome for check in checks]
+    for check in checks:
+        if check.outcome is not Outcome.WITHIN:
+            print(f"{check.outcome:<10}  {check}")
     for note in notes:
         print(f"note        {note}")
     failed, better = (outcomes.count(one) for one in (Outcome.REGRESSION, Outcome.BETTER))
     word = "FAILED" if failed else "passed"
     print(
-        f"{word}: {len(verdicts)} scores against {path}: {failed} worse than their tolerance, "
-        f"{better} better, {len(verdicts) - failed - better} within it"
+        f"{word}: {len(checks)} scores against {path}: {failed} worse than their tolerance, "
+        f"{better} better, {len(checks) - failed - better} within it"
     )
     return 1 if failed else 0
+
+
+def _chosen(run: Run, protocol: str, baseline: Baseline | None) -> str:
+    """The label of the protocol whose scores are meant."""
+    known = baseline.task.protocol if baseline else ""
+    wanted = protocol or (known if known in run.protocols else "")
+    if wanted in run.protocols:
+        return wanted
+    if wanted or len(run.protocols) > 1:
+        raise UserError(
+            f"{_places(run)} has scores under {', '.join(run.protocols)}"
+            + (f", none under {wanted}" if wanted else "")
+            + ": choose one of these with --protocol"
+        )
+    return run.protocols[0]
 
 
 def load_runs(directories: Sequence[Path]) -> Run:
@@ -106,20 +135,18 @@ def load_runs(directories: Sequence[Path]) -> Run:
     for run in runs:
         check_finished(run)
     run = join(runs, directories[0], partial=True)
-    lacking = [f"{m} lacks {', '.join(what)}" for m, what in missing_jobs(run.scores).items()]
-    if uneven := uneven_prompts(run):
-        lacking.append(f"not every method drew the same prompts of {', '.join(uneven)}")
-    if lacking:
+    if lacking := lacking_of(run):
         raise UserError(f"the grid is incomplete: {some(lacking)}; run what is missing")
     return run
 
 
-def compare(run: Run, baseline: Baseline, path: Path) -> tuple[list[Verdict], list[str]]:
-    """A verdict for each of the baseline's scores, and what else is worth knowing.
+def check_scores(run: Run, baseline: Baseline, path: Path) -> tuple[list[Check], list[str]]:
+    """A check for each of the baseline's scores, and what else is worth knowing.
 
-    Raises UserError naming what differs if `run` is no run of the baseline's task.
+    `run` is under one protocol. Raises UserError naming what differs if it is no run of the
+    baseline's task.
     """
-    tables = subject_means(run.scores)
+    tables = means_by_seed(run.scores)
     task = task_of(run)
     _check_task(run, task, baseline, path)
     absent = [
@@ -131,11 +158,11 @@ def compare(run: Run, baseline: Baseline, path: Path) -> tuple[list[Verdict], li
     if absent:
         raise UserError(
             f"{_places(run)} lacks {some(absent)}, which {path} has: run those methods too, or "
-            "make the baseline anew with --update"
+            "regenerate the baseline with --update"
         )
     seeds = len(run_seeds(run))
-    verdicts = [
-        _verdict(
+    checks = [
+        _check(
             baseline,
             method,
             metric,
@@ -145,41 +172,39 @@ def compare(run: Run, baseline: Baseline, path: Path) -> tuple[list[Verdict], li
         for method, entry in baseline.methods.items()
         for metric in entry.scores
     ]
-    known = {(verdict.method, verdict.metric) for verdict in verdicts}
+    known = {(check.method, check.metric) for check in checks}
     gated = {key for key in tables if key[1] in task.metrics}
     new = sorted(f"{method} / {metric}" for method, metric in gated - known)
-    return verdicts, _notes(run, baseline, new)
+    return checks, _notes(run, baseline, new)
 
 
-def _verdict(baseline: Baseline, method: str, metric: str, *, after: float, seeds: int) -> Verdict:
-    before = baseline.methods[method].scores[metric].mean
+def _check(baseline: Baseline, method: str, metric: str, *, after: float, seeds: int) -> Check:
+    entry = baseline.methods[method]
+    before = entry.scores[metric].mean
     tolerance = baseline.allowed(method, metric, seeds=seeds)
     gain = after - before
     if baseline.task.metrics[metric].better == "lower":
         gain = -gain
     outcome = Outcome.WITHIN
     if abs(gain) > tolerance:
-        two_sided = baseline.two_sided(method, metric)
+        two_sided = baseline.two_sided(method)
         outcome = Outcome.REGRESSION if gain < 0 or two_sided else Outcome.BETTER
-    return Verdict(method, metric, before, after, tolerance, outcome)
+    return Check(method, entry.role, metric, before, after, tolerance, outcome)
 
 
 def _check_task(run: Run, task: Task, baseline: Baseline, path: Path) -> None:
     found = task.model_dump()
-    # A metric that the baseline does not know yet is no obstacle, and where better lies is its.
-    found["metrics"] = {
-        name: entry | {"better": baseline.task.metrics[name].better}
-        for name, entry in found["metrics"].items()
-        if name in baseline.task.metrics
-    }
+    # A metric that the baseline does not know yet is no obstacle.
+    known = baseline.task.metrics
+    found["metrics"] = {name: entry for name, entry in found["metrics"].items() if name in known}
     differing = [
         f"{key} ({_short(before)} in the baseline, {_short(after)} in the run)"
-        for key, before, after in differences(baseline.task.model_dump(), found)
+        for key, before, after in changes(baseline.task.model_dump(), found)
     ]
     if differing:
         raise UserError(
             f"{_places(run)} does not compare with {path}; they differ in {some(differing)}: run "
-            "what the baseline was made of, or make it anew with --update"
+            "what the baseline was made of, or regenerate it with --update"
         )
 
 
@@ -193,22 +218,23 @@ def _notes(run: Run, baseline: Baseline, new: Sequence[str]) -> list[str]:
     after = {"sampler": sampler_of(run)} | {
         method: conditions[method] for method in baseline.methods
     }
-    notes = [
-        f"{key}: {_short(a)} before, {_short(b)} now" for key, a, b in differences(before, after)
-    ]
-    known = {"device": baseline.measured.devices, "precision": baseline.measured.precisions}
-    for what, measured in known.items():
-        now = provenance_of(run, what)
+    notes = [f"{key}: {_short(a)} before, {_short(b)} now" for key, a, b in changes(before, after)]
+    machines = {
+        "device": (baseline.measured.devices, provenance_of(run, "device")),
+        "precision": (baseline.measured.precisions, precisions_of(run)),
+    }
+    for what, (measured, now) in machines.items():
         if not set(now) <= set(measured):
             notes.append(f"{what}: {', '.join(measured)} before, {', '.join(now)} now")
+    for row in unscored_counts(run).itertuples():
+        notes.append(f"without a score: {row.images} of {row.method} / {row.metric}: {row.reason}")
     if new:
         notes.append(f"not in the baseline, so not checked: {some(list(new))}")
     return notes
 
 
-def _update(run: Run, path: Path) -> None:
+def _update(run: Run, path: Path, before: Baseline | None) -> None:
     """Write the baseline that `run` makes to `path`, and print what differs from the old one."""
-    before = read_baseline(path) if path.exists() else None
     after = measure_baseline(run)
     _write(path, after.dump_toml())
     if before is None:
@@ -216,26 +242,26 @@ def _update(run: Run, path: Path) -> None:
         return
     old, new = before.model_dump(), after.model_dump()
     changed = 0
-    for key, a, b in differences(old, new):
+    for key, a, b in changes(old, new):
         changed += 1
         print(f"{key}: {_short(a)} -> {_short(b)}")
     print(f"rewrote {path}: {changed} values differ" if changed else f"{path} stays as it was")
 
 
-def junit_xml(verdicts: Sequence[Verdict], notes: Sequence[str], path: Path) -> bytes:
-    """The verdicts as JUnit XML: a test case for each, a failure for each regression."""
-    failures = str(sum(verdict.outcome is Outcome.REGRESSION for verdict in verdicts))
-    counts = {"tests": str(len(verdicts)), "failures": failures, "errors": "0"}
+def junit_xml(checks: Sequence[Check], notes: Sequence[str], path: Path) -> bytes:
+    """The checks as JUnit XML: a test case for each, a failure for each regression."""
+    failures = str(sum(check.outcome is Outcome.REGRESSION for check in checks))
+    counts = {"tests": str(len(checks)), "failures": failures, "errors": "0"}
     root = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(root, "testsuite", {"name": f"scores against {path}"} | counts)
-    for verdict in verdicts:
-        names = {"classname": verdict.method, "name": verdict.metric}
+    for check in checks:
+        names = {"classname": check.method, "name": check.metric}
         case = ElementTree.SubElement(suite, "testcase", names)
-        if verdict.outcome is Outcome.REGRESSION:
-            kind = {"message": str(verdict), "type": verdict.outcome.value}
-            ElementTree.SubElement(case, "failure", kind).text = str(verdict)
+        if check.outcome is Outcome.REGRESSION:
+            kind = {"message": str(check), "type": check.outcome.value}
+            ElementTree.SubElement(case, "failure", kind).text = str(check)
         else:
-            ElementTree.SubElement(case, "system-out").text = str(verdict)
+            ElementTree.SubElement(case, "system-out").text = str(check)
     if notes:
         ElementTree.SubElement(suite, "system-out").text = "\n".join(notes)
     ElementTree.indent(root)

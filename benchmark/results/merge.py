@@ -1,4 +1,4 @@
-"""Several runs as one: other seeds, methods, subjects or machines, of one protocol.
+"""Several runs as one: other seeds, methods, subjects or machines, scored alike.
 
     run = join([read_run(Path("runs/seed-0")), read_run(Path("runs/seed-1"))], Path("both"))
 
@@ -10,22 +10,22 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.api import REAL, UserError
-from benchmark.data.manifest import some
-from benchmark.results.run import Run, in_order, missing_jobs, unfinished
-from benchmark.results.statistics import sort_methods, sort_metrics
-from benchmark.store.records import ELSEWHERE, SCORE_COLUMNS
+from benchmark.api import UserError
+from benchmark.results.completeness import check_complete
+from benchmark.results.run import Run, in_order
+from benchmark.results.scores import SCORED, TEXTS, union_of_scorings
+from benchmark.store.directory import Plan
+from benchmark.store.records import SCORE_COLUMNS, JobRecord, PriorRecord, Scoring
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SOURCES = "sources.toml"
 _WRITER = "python -m benchmark report"
-#: What a score is a score of, in the order of the rows.
-_SCORED = ["method", "subject", "seed", "prompt_kind", "prompt", "sample", "metric"]
 
 
 def check_folder(directory: Path) -> None:
@@ -56,18 +56,35 @@ def join(runs: Sequence[Run], directory: Path, *, partial: bool = False) -> Run:
     """
     parts = tuple({run.directory.resolve(): run for run in sorted(runs, key=_place)}.values())
     _check_alike(parts)
-    scores = _joined_scores(parts)
-    records = {
-        (job["method"], job["subject"], str(job["seed"])): record
-        for part in reversed(parts)
-        for record in part.records
-        if (job := record["job"])
-    }
-    suite = {
-        key: ", ".join(dict.fromkeys(part.suite[key] for part in parts if key in part.suite))
-        for key in ("name", "description")
-    }
-    run = Run(directory, suite, scores, in_order(records, scores), parts)
+    jobs = {record.job.name: record for part in reversed(parts) for record in part.records}
+    scored = {(r.scoring.protocol, r.name): r for part in reversed(parts) for r in part.scored}
+    asked = {job.name: job for part in reversed(parts) for job in part.plan.jobs}
+    order = dict.fromkeys(job.name for part in parts for job in part.plan.jobs)
+    labels = tuple(dict.fromkeys(label for part in parts for label in part.protocols))
+    plan = Plan(tuple(asked[name] for name in order), labels, {})
+    records = in_order(jobs.values(), [part.suite for part in parts], plan)
+    scorings = union_of_scorings(scored.values())
+    methods = list(dict.fromkeys(record.job.method for record in records))
+    metrics = list(dict.fromkeys(name for label in labels for name in scorings[label].metrics))
+    orders = {"protocol": list(labels), "method": methods, "metric": metrics}
+    rows = _joined_rows(parts, orders)
+    without = rows["value"].isna()
+    run = Run(
+        directory=directory,
+        suite={
+            key: ", ".join(dict.fromkeys(part.suite[key] for part in parts if key in part.suite))
+            for key in ("name", "description")
+        },
+        plan=plan,
+        declarations={k: v for part in parts for k, v in part.declarations.items()},
+        scores=rows[~without],
+        unscored=rows[without],
+        records=records,
+        scored=tuple(scored[key] for key in sorted(scored)),
+        priors=_priors(parts),
+        scorings={label: scorings[label] for label in labels},
+        parts=parts,
+    )
     if not partial:
         check_complete(run)
     return run
@@ -89,8 +106,9 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 def _check_alike(runs: Sequence[Run]) -> None:
     seen: dict[str, tuple[str, Path]] = {}
     for run in runs:
-        of_records = (pair for record in run.records for pair in _must_agree(record))
-        for what, value in (*of_records, *_declared(run)):
+        of_scorings = (pair for s in run.scorings.values() for pair in _of_scoring(s))
+        of_jobs = (pair for record in run.records for pair in _of_job(record))
+        for what, value in (*_declared(run), *of_scorings, *of_jobs):
             text = json.dumps(value, sort_keys=True)
             known, where = seen.setdefault(what, (text, run.directory))
             if known != text:
@@ -101,108 +119,88 @@ def _check_alike(runs: Sequence[Run]) -> None:
 
 
 def _declared(run: Run) -> Iterator[tuple[str, Any]]:
-    """What the run's own copy of its protocol says beyond its label: name, and value."""
-    protocol = run.suite.get("protocol")
-    if isinstance(protocol, dict):
-        for rule in ("references", "reference", "caption", "aggregation", "metrics"):
-            yield f"the protocol's {rule}", protocol.get(rule, {})
+    """What the run's own copies of its protocols say beyond their label: name, and value."""
+    for label, table in run.declarations.items():
+        for rule, value in table.items():
+            if rule not in ("name", "version", "description", "metrics", "encoders"):
+                yield f"the {rule} of the protocol {label}", value
 
 
-def _must_agree(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _of_scoring(scoring: Scoring) -> Iterator[tuple[str, Any]]:
+    label = scoring.protocol
+    yield f"the declaration of the protocol {label}", scoring.declaration
+    for name, encoder in scoring.encoders.items():
+        yield f"the encoder {name} of the protocol {label}", encoder
+    for name, metric in scoring.metrics.items():
+        for key, value in asdict(metric).items():
+            yield f"the {key} of the metric {name} of the protocol {label}", value
+
+
+def _of_job(record: JobRecord) -> Iterator[tuple[str, Any]]:
     """What scores are of: name, and value."""
-    job = record["job"]
-    yield "the protocol", job["protocol"]
-    for name, encoder in job["encoders"].items():
-        yield f"the encoder {name}", encoder
-    for name, version in record["provenance"].get("metrics", {}).items():
-        yield f"the version of the metric {name}", version
-    yield f"the class noun of the subject {job['subject']}", job["class_noun"]
-    yield f"the images of the subject {job['subject']}", job["images_digest"]
-    yield f"the version of the method {job['method']}", job["method_version"]
-    if job["method_version"] == ELSEWHERE:
+    job = record.job
+    yield f"the class noun of the subject {job.subject}", job.fit.class_noun
+    yield f"the images of the subject {job.subject}", job.references_digest
+    yield f"the role of the method {job.method}", job.role
+    yield f"the version of the method {job.method}", job.fit.version
+    if job.elsewhere:
         return
-    yield f"the settings of the method {job['method']}", sorted(job["settings"])
-    for name, value in job["settings"].items():
-        yield f"the setting {name} of the method {job['method']}", value
+    yield f"the settings of the method {job.method}", sorted(job.fit.settings)
+    for name, value in job.fit.settings.items():
+        yield f"the setting {name} of the method {job.method}", value
 
 
-def _joined_scores(runs: Sequence[Run]) -> pd.DataFrame:
-    """All rows, each score once, in the tables' order."""
+def _priors(parts: Sequence[Run]) -> tuple[PriorRecord, ...]:
+    """All of them, each once: what was drawn in several runs was paid for several times."""
+    found: list[PriorRecord] = []
+    for prior in (prior for part in parts for prior in part.priors):
+        if prior not in found:
+            found.append(prior)
+    return tuple(found)
+
+
+def _joined_rows(runs: Sequence[Run], orders: dict[str, list[str]]) -> pd.DataFrame:
+    """All rows, each score once, in the tables' order; those without a value among them."""
     import numpy as np
     import pandas as pd
     from pandas.api.types import union_categoricals
 
-    orders = {
-        "method": sort_methods,
-        "metric": sort_metrics,
-        "seed": lambda texts: sorted(texts, key=int),
-        "sample": lambda texts: sorted(texts, key=int),
-    }
+    tables = [pd.concat([run.scores, run.unscored]) for run in runs]
     columns: dict[str, Any] = {}
-    for name in (*SCORE_COLUMNS,):
-        if name == "value":
-            columns[name] = np.concatenate([run.scores[name] for run in runs])
-            continue
-        texts = union_categoricals([run.scores[name] for run in runs])
-        order = orders.get(name, sorted)
-        columns[name] = texts.set_categories(order(texts.categories))
+    for name in SCORE_COLUMNS:
+        if name in TEXTS:
+            texts = union_categoricals([table[name] for table in tables])
+            columns[name] = texts.set_categories(orders.get(name, sorted(texts.categories)))
+        else:
+            columns[name] = np.concatenate([table[name] for table in tables])
     rows = pd.DataFrame(columns)
-    sources = np.repeat(np.arange(len(runs)), [len(run.scores) for run in runs])
-    again = rows.duplicated(_SCORED, keep=False)
+    sources = np.repeat(np.arange(len(runs)), [len(table) for table in tables])
+    again = rows.duplicated(SCORED, keep=False)
     _check_same_values(rows[again].assign(source=sources[again]), runs)
-    return rows.drop_duplicates(_SCORED).sort_values(_SCORED, ignore_index=True)
+    return rows.drop_duplicates(SCORED).sort_values(list(SCORED), ignore_index=True)
 
 
 def _check_same_values(rows: pd.DataFrame, runs: Sequence[Run]) -> None:
     """Raise UserError naming the first of `rows`, each there twice, that has two values."""
     if rows.empty:
         return
-    values = rows.groupby(_SCORED, observed=True)["value"].agg(["min", "max"])
-    unlike = values[values["min"] != values["max"]]
+    aggregates = ["min", "max", "count", "size"]
+    values = rows.groupby(list(SCORED), observed=True)["value"].agg(aggregates)
+    some_have = (values["count"] > 0) & (values["count"] < values["size"])
+    unlike = values[(values["min"] < values["max"]) | some_have]
     if unlike.empty:
         return
-    score = dict(zip(_SCORED, unlike.index[0], strict=True))
+    score = dict(zip(SCORED, unlike.index[0], strict=True))
     same = (rows[list(score)] == list(score.values())).all(axis="columns")
     found = "; ".join(
-        f"{row.value:g} in {runs[row.source].directory}" for row in rows[same].itertuples()
+        f"{row.reason or f'{row.value:g}'} in {runs[row.source].directory}"
+        for row in rows[same].itertuples()
     )
     raise UserError(
         f"one score has several values: {score['metric']} of {score['method']}, "
         f"{score['subject']}, seed {score['seed']}, prompt '{score['prompt']}', sample "
         f"{score['sample']}: {found}; leave one of the runs out"
     )
-
-
-def check_complete(run: Run) -> None:
-    """Raise UserError naming what is missing of `run`'s grid."""
-    lacking = [f"{m} lacks {', '.join(what)}" for m, what in missing_jobs(run.scores).items()]
-    uneven = uneven_prompts(run)
-    if uneven:
-        lacking.append(f"not every method drew the same prompts of {', '.join(uneven)}")
-    if not lacking and (missing := unfinished(run)):
-        lacking.append(f"not finished: {some(missing)}")
-    if lacking:
-        raise UserError(
-            f"the grid is incomplete: {'; '.join(lacking)}; run what is missing, or report what "
-            "there is with --partial"
-        )
-
-
-def uneven_prompts(run: Run) -> list[str]:
-    """The subjects whose jobs asked for different prompts, or numbers of images of them."""
-    kinds = run.scores[["method", "prompt_kind"]].drop_duplicates()
-    unprompted = set(kinds.loc[kinds["prompt_kind"] == REAL, "method"])
-    asked: dict[str, set[str]] = {}
-    for job in (record["job"] for record in run.records):
-        if job["method"] not in unprompted:
-            wanted = (job["prompts"], job["images_per_prompt"], job["prior_prompt_images"])
-            asked.setdefault(job["subject"], set()).add(json.dumps(wanted, sort_keys=True))
-    return sorted(subject for subject, wanted in asked.items() if len(wanted) > 1)
-
-
-def scores_csv(scores: pd.DataFrame) -> str:
-    """`scores` as the text of a scores.csv, as runs write it."""
-    return scores.to_csv(index=False, float_format="%.6f", lineterminator="\n")
 
 
 def sources_toml(run: Run) -> str:
@@ -212,10 +210,10 @@ def sources_toml(run: Run) -> str:
     entries = [
         {
             "name": name,
-            "protocol": sorted(part.scores["protocol"].unique()),
-            "commit": sorted({str(r["provenance"].get("commit")) for r in part.records}),
+            "protocols": list(part.protocols),
+            "commit": sorted({str(r.provenance.get("commit")) for r in part.records}),
             "methods": part.methods,
-            "seeds": sorted(int(seed) for seed in part.scores["seed"].unique()),
+            "seeds": sorted({record.job.seed for record in part.records}),
             "jobs": len(part.records),
         }
         for name, part in zip(run_names(run.parts), run.parts, strict=True)

@@ -1,63 +1,170 @@
 """What a run directory holds once jobs have finished, read for a report.
 
-read_run(Path("runs/pocket-1a2b3c4d")).methods
+    run = read_run(Path("runs/pocket-1a2b3c4d"))
+    run.under("pocket-1").summary
+
+Everything is read back as the records it was written as, so that no plugin is needed: roles,
+variants, labels and directions stand in these.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import math
 import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.api import REAL, Prompt, UserError
-from benchmark.data.manifest import some
+from benchmark.api import Prompt, Role, UserError
 from benchmark.results.claims import Verdict, judge, load_orderings
+from benchmark.results.order import order_methods, order_metrics, varied
+from benchmark.results.scores import check_rows, read_scores, scored_jobs, union_of_scorings
 from benchmark.results.significance import by_image
-from benchmark.results.statistics import read_scores, sort_methods, summarise
-from benchmark.store.directory import RECORDS, image_path, job_path
-from benchmark.store.records import ELSEWHERE, Job
+from benchmark.results.statistics import summarise
+from benchmark.store.directory import RECORDS, SUITE, Name, Plan, RunDirectory, folder_name
+from benchmark.store.directory import image_path as path_of_image
+from benchmark.store.files import read_json
+from benchmark.store.records import (
+    JobRecord,
+    MetricRecord,
+    PriorRecord,
+    ScoreRecord,
+    Scoring,
+    from_json,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_Record = JobRecord | ScoreRecord | PriorRecord
+#: Where the records of each kind lie.
+_FILES: dict[type[_Record], str] = {
+    JobRecord: "jobs/*/*.json",
+    ScoreRecord: "scores/*/*/*.json",
+    PriorRecord: "prior/*.json",
+}
+
 
 @dataclass(frozen=True)
 class Run:
-    """What a run directory holds, read; or several of them, as one."""
+    """What a run directory holds, read; or several of them, as one.
+
+    What compares scores (`scoring`, `metrics`, `summary`, `by_image`) is of a run under one
+    protocol: take `under` first where there are several.
+    """
 
     directory: Path  #: the run directory; of several runs, where their report goes
     suite: dict[str, Any]  #: suite.toml
-    scores: pd.DataFrame  #: scores.csv
-    records: tuple[dict[str, Any], ...]  #: the finished jobs' records, in the tables' order
+    plan: Plan
+    declarations: dict[str, dict[str, Any]]  #: protocols/*.toml, by the protocol's label
+    scores: pd.DataFrame  #: a row an image, metric and protocol; `value` float64
+    unscored: pd.DataFrame  #: the same of images without a score: `reason` says why
+    records: tuple[JobRecord, ...]  #: the scored jobs', in the tables' order
+    scored: tuple[ScoreRecord, ...]
+    priors: tuple[PriorRecord, ...]
+    scorings: dict[str, Scoring]  #: protocol -> what decided its scores, in the plan's order
     parts: tuple[Run, ...] = ()  #: the runs that were put together; none for a run of its own
 
-    @functools.cached_property
-    def summary(self) -> pd.DataFrame:
-        return summarise(self.scores)
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The labels of the protocols that there are scores under."""
+        return tuple(self.scorings)
 
-    @functools.cached_property
-    def by_image(self) -> dict[str, pd.DataFrame]:
-        return by_image(self.scores)
+    def under(self, label: str) -> Run:
+        """What there is under the protocol called `label`."""
+        scored = tuple(r for r in self.scored if r.scoring.protocol == label)
+        names = {record.name for record in scored}
+        return replace(
+            self,
+            plan=replace(self.plan, protocols=(label,)),
+            scores=self.scores[self.scores["protocol"] == label],
+            unscored=self.unscored[self.unscored["protocol"] == label],
+            records=tuple(r for r in self.records if r.job.name in names),
+            scored=scored,
+            scorings={label: self.scorings[label]},
+        )
+
+    # Methods ---------------------------------------------------------------------------------
 
     @functools.cached_property
     def methods(self) -> list[str]:
-        return sort_methods(self.scores["method"].unique())
+        """In the tables' order."""
+        return list(dict.fromkeys(record.job.method for record in self.records))
+
+    @functools.cached_property
+    def roles(self) -> dict[str, Role]:
+        return {record.job.method: record.job.role for record in self.records}
+
+    @property
+    def competitors(self) -> list[str]:
+        """The methods that a table may call the best."""
+        return [method for method in self.methods if self.roles[method] == "method"]
+
+    @property
+    def controls(self) -> list[str]:
+        """The bounds, which nobody competes with."""
+        return [method for method in self.methods if self.roles[method] != "method"]
+
+    def bound(self, role: Role) -> str | None:
+        """The first method of that role."""
+        return next((method for method in self.methods if self.roles[method] == role), None)
+
+    @functools.cached_property
+    def reference(self) -> str:
+        """The method that others are compared with: the first that has variants, else the first."""
+        parents = {record.job.method: varied(record.job) for record in self.records}
+        rivals = self.competitors or self.methods
+        roots = [method for method in rivals if parents[method] not in parents]
+        return next((method for method in roots if method in parents.values()), rivals[0])
 
     @functools.cached_property
     def elsewhere(self) -> set[str]:
         """The methods whose images another tool made: they share no noise with any."""
-        jobs = (record["job"] for record in self.records)
-        return {job["method"] for job in jobs if job["method_version"] == ELSEWHERE}
+        return {record.job.method for record in self.records if record.job.elsewhere}
+
+    def records_of(self, method: str) -> list[JobRecord]:
+        return [record for record in self.records if record.job.method == method]
+
+    def subjects(self, method: str) -> list[str]:
+        return sorted({record.job.subject for record in self.records_of(method)})
+
+    # Scores under one protocol ---------------------------------------------------------------
+
+    @property
+    def protocol(self) -> str:
+        """The label of the only protocol."""
+        (label,) = self.scorings
+        return label
+
+    @property
+    def scoring(self) -> Scoring:
+        return self.scorings[self.protocol]
 
     @functools.cached_property
-    def protocol(self) -> str:
-        """The label of the protocol that the scores are of."""
-        return ", ".join(sorted(self.scores["protocol"].unique()))
+    def metrics(self) -> list[str]:
+        """What the protocol declares, in the tables' order, whether or not an image has it."""
+        return order_metrics(self.scoring, self.declarations[self.protocol].get("metrics", ()))
+
+    def metric(self, name: str) -> MetricRecord:
+        return self.scoring.metrics[name]
+
+    def about(self, *subjects: str) -> list[str]:
+        """The metrics that are about one of `subjects` ("subject fidelity", ...)."""
+        return [name for name in self.metrics if self.metric(name).about in subjects]
+
+    @functools.cached_property
+    def summary(self) -> pd.DataFrame:
+        return summarise(self.scores, methods=self.methods, metrics=self.metrics)
+
+    @functools.cached_property
+    def means(self) -> dict[tuple[str, str], float]:
+        """(method, metric) -> mean over subjects, where there is one."""
+        return {(row.method, row.metric): row.mean for row in self.summary.itertuples()}
+
+    @functools.cached_property
+    def by_image(self) -> dict[str, pd.DataFrame]:
+        return by_image(self.scores)
 
     @functools.cached_property
     def verdicts(self) -> list[Verdict]:
@@ -65,159 +172,125 @@ class Run:
         orderings = [ordering.scaled(self.factor(ordering.metric)) for ordering in load_orderings()]
         return judge(orderings, self.by_image)
 
-    @functools.cached_property
-    def above_real_images(self) -> list[str]:
-        """The methods whose DINO lies above the real images' own: likely copiers."""
-        dino = self.summary[self.summary["metric"] == "dino"].set_index("method")["mean"]
-        real = dino.get("real-images", math.inf)
-        return [method for method in self.methods if method in dino and dino[method] > real]
-
-    def nearest(self, method: str) -> float | None:
-        """The mean DINO similarity of `method`'s images to the real image each is most like."""
-        found = self.summary["mean"][
-            (self.summary["metric"] == "dino_nearest") & (self.summary["method"] == method)
-        ]
-        return float(found.iloc[0]) if len(found) else None
-
-    @property
-    def defined(self) -> dict[str, Any] | None:
-        """The metrics that the protocol defines, each with its scale; None if no suite says."""
-        protocol = self.origins[0].suite.get("protocol")
-        return protocol.get("metrics") if isinstance(protocol, dict) else None
-
     def factor(self, metric: str) -> float:
         """What the protocol multiplies the raw scores of `metric` with."""
-        return (self.defined or {}).get(metric, {}).get("factor", 1.0)
+        declared = self.scoring.metrics.get(metric)
+        return 1.0 if declared is None else declared.factor
+
+    @functools.cached_property
+    def above_upper_bound(self) -> list[str]:
+        """The methods that lie above the upper bound in what comes first of subject fidelity."""
+        bound, metrics = self.bound("upper bound"), self.about("subject fidelity")
+        if bound is None or not metrics or (bound, metrics[0]) not in self.means:
+            return []
+        best = self.means[bound, metrics[0]]
+        return [m for m in self.competitors if self.means.get((m, metrics[0]), best) > best]
+
+    # Where files lie -------------------------------------------------------------------------
 
     @property
     def origins(self) -> tuple[Run, ...]:
         """The runs with a directory of their own: the parts, or this one."""
         return self.parts or (self,)
 
-    def origin(self, record: dict[str, Any]) -> Run:
+    def origin(self, record: JobRecord) -> Run:
         """The run that did the job, which is that of the directory its files lie in."""
         return self._origins[id(record)]
+
+    @functools.cached_property
+    def protocols_of(self) -> dict[Name, list[str]]:
+        """job -> the labels of the protocols that it was scored under."""
+        found: dict[Name, list[str]] = {}
+        for record in self.scored:
+            found.setdefault(record.name, []).append(record.scoring.protocol)
+        return found
 
     @functools.cached_property
     def _origins(self) -> dict[int, Run]:
         return {id(record): run for run in self.origins for record in run.records}
 
-    def subjects(self, method: str) -> list[str]:
-        return sorted(self.scores.loc[self.scores["method"] == method, "subject"].unique())
-
     def image(
         self, method: str, subject: str, prompt: Prompt, seed: int, index: int
     ) -> Path | None:
         """The image's file, in whichever run directory has it."""
-        name = image_path(method, subject, prompt, seed, index)
+        name = path_of_image(method, subject, prompt, seed, index)
         return next((p for r in self.origins if (p := r.directory / name).is_file()), None)
+
+
+# Reading -------------------------------------------------------------------------------------
 
 
 def read_run(run_directory: Path) -> Run:
     """The run directory's scores, suite and records. Raises UserError naming what is amiss."""
-    scores = read_scores(run_directory / "scores.csv")
-    suite_file = run_directory / "suite.toml"
-    try:
-        suite = tomllib.loads(suite_file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{suite_file} does not exist: is it a run directory?") from None
-    except (tomllib.TOMLDecodeError, OSError, UnicodeError) as error:
-        raise UserError(f"{suite_file} cannot be read: {error}") from error
-    found = {}
-    for where, text in _record_texts(run_directory):
-        try:
-            record = json.loads(text)
-            job = record["job"]
-            found[job["method"], job["subject"], str(job["seed"])] = record
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{where} is no job's record ({error}): remove it") from error
-    return Run(run_directory, suite, scores, in_order(found, scores))
-
-
-def unfinished(run: Run) -> list[str]:
-    """The jobs that were planned and have no record, as `jobs/<method>/<subject>-s<seed>`.
-
-    Of several runs, those that none of them has done. Raises UserError for a plan that is none.
-    """
-    done = {job_path(Job(**record["job"])) for record in run.records}
-    missing = []
-    for plan in (part.directory / "run.json" for part in run.origins):
-        if plan.is_file():
-            try:
-                planned = json.loads(plan.read_text("utf-8"))["jobs"]
-                missing += [job for job in planned if job not in done]
-            except (ValueError, KeyError, TypeError, OSError) as error:
-                raise UserError(f"{plan} is no plan of a run ({error}): run it again") from error
-    return list(dict.fromkeys(missing))
-
-
-def check_finished(run: Run) -> None:
-    """Raise UserError if a planned job of `run` has no record, or a score no job."""
-    missing = unfinished(run)
-    scored = run.scores[["method", "subject", "seed"]].drop_duplicates()
-    if missing or len(scored) != len(run.records):
-        what = some(missing) if missing else "scores.csv and jobs/ do not hold the same jobs"
-        raise UserError(
-            f"{run.directory} is not finished: {what}; the same `run` command again goes on"
-        )
-
-
-def in_a_row(run: Run) -> str:
-    """What the images of a row have in common, in words."""
-    prompted = set(run.scores.loc[run.scores["prompt_kind"] != REAL, "method"])
-    if not run.elsewhere:
-        return "Every row is one prompt and one noise: the methods differ, nothing else."
-    if prompted <= run.elsewhere:
-        return "Every row is one prompt; the images were made elsewhere, from noise of their own."
-    return (
-        "Every row is one prompt and one noise, but for images that were made elsewhere, from "
-        "noise of their own."
+    suite = _read_toml(run_directory / SUITE)
+    records = list(_read_records(run_directory))
+    plan = RunDirectory(run_directory).plan()
+    if plan is None:
+        raise UserError(f"{run_directory} is no run directory: it has no run.json")
+    scores, unscored = read_scores(run_directory / "scores.csv")
+    jobs = {r.job.name: r for r in records if isinstance(r, JobRecord)}
+    scored = {
+        (r.scoring.protocol, r.name): r
+        for r in records
+        if isinstance(r, ScoreRecord) and r.scoring.protocol in plan.protocols
+    }
+    rows = scored_jobs(scores) | scored_jobs(unscored)
+    check_rows(run_directory / "scores.csv", rows, scored, jobs)
+    scorings = union_of_scorings(scored.values())
+    labels = [label for label in plan.protocols if label in scorings]
+    names = {name for _, name in scored}
+    return Run(
+        directory=run_directory,
+        suite=suite,
+        plan=plan,
+        declarations={label: _declaration(run_directory, label) for label in labels},
+        scores=scores,
+        unscored=unscored,
+        records=in_order((r for name, r in jobs.items() if name in names), [suite], plan),
+        scored=tuple(scored[key] for key in sorted(scored)),
+        priors=tuple(r for r in records if isinstance(r, PriorRecord)),
+        scorings={label: scorings[label] for label in labels},
     )
 
 
-def _record_texts(run_directory: Path) -> Iterator[tuple[str, str]]:
-    """Where each finished job's record is, and its text: a file each, or a line of a kept run."""
-    kept = run_directory / RECORDS
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        if kept.is_file():
-            for number, line in enumerate(kept.read_text("utf-8").splitlines(), 1):
-                yield f"{kept} line {number}", line
-            return
-        for path in sorted(run_directory.glob("jobs/*/*.json")):
-            yield str(path), path.read_text("utf-8")
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{run_directory}: a job's record cannot be read: {error}") from error
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: is it a run directory?") from None
+    except (tomllib.TOMLDecodeError, OSError, UnicodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _declaration(run_directory: Path, label: str) -> dict[str, Any]:
+    return _read_toml(run_directory / f"protocols/{folder_name(label)}.toml")
+
+
+def _read_records(run_directory: Path) -> Iterator[_Record]:
+    """The records: a file each, or of a kept run a line each."""
+    import json
+
+    kept = run_directory / RECORDS
+    if not kept.is_file():
+        for kind, files in _FILES.items():
+            for path in sorted(run_directory.glob(files)):
+                yield from_json(kind, read_json(path), where=str(path))  # type: ignore[type-var]
+        return
+    try:
+        for number, line in enumerate(kept.read_text("utf-8").splitlines(), 1):
+            content = json.loads(line)
+            named = content.get("kind") if isinstance(content, dict) else None
+            kind = next((k for k in _FILES if k.__name__ == named), JobRecord)
+            yield from_json(kind, content, where=f"{kept} line {number}")  # type: ignore[type-var]
+    except (ValueError, OSError) as error:
+        raise UserError(f"{kept} cannot be read: {error}") from error
 
 
 def in_order(
-    found: dict[tuple[str, str, str], dict[str, Any]], scores: pd.DataFrame
-) -> tuple[dict[str, Any], ...]:
-    """The records of the jobs in `scores`, in the tables' order; keys (method, subject, seed)."""
-    columns = ["method", "subject", "seed"]
-    scored = set(scores[columns].drop_duplicates().itertuples(index=False, name=None))
-    place = {method: i for i, method in enumerate(sort_methods(m for m, _, _ in scored))}
-    order = sorted(scored, key=lambda job: (place[job[0]], job[1], int(job[2])))
-    return tuple(found[job] for job in order if job in found)
-
-
-def missing_jobs(scores: pd.DataFrame) -> dict[str, list[str]]:
-    """method -> what it lacks of what other methods have: `dog`, or `dog (seed 1, 2)`.
-
-    Real images are the same for every seed, so one seed of theirs is enough.
-    """
-    jobs = scores[["method", "subject", "seed", "prompt_kind"]].drop_duplicates()
-    seeds: dict[str, set[str]] = {subject: set() for subject in sorted(jobs["subject"].unique())}
-    for row in jobs[jobs["prompt_kind"] != REAL].itertuples():
-        seeds[row.subject].add(row.seed)
-    found: dict[str, list[str]] = {}
-    for method in sort_methods(jobs["method"].unique()):
-        own = jobs[jobs["method"] == method]
-        unprompted = (own["prompt_kind"] == REAL).all()
-        for subject, wanted in seeds.items():
-            has = set(own.loc[own["subject"] == subject, "seed"])
-            lacking = [] if unprompted else sorted(wanted - has, key=int)
-            if not has:
-                found.setdefault(method, []).append(subject)
-            elif lacking:
-                found.setdefault(method, []).append(f"{subject} (seed {', '.join(lacking)})")
-    return found
+    jobs: Iterable[JobRecord], suites: Iterable[dict[str, Any]], plan: Plan
+) -> tuple[JobRecord, ...]:
+    """The records in the tables' order."""
+    found = list(jobs)
+    methods = order_methods((r.job for r in found), suites, (job.method for job in plan.jobs))
+    place = {method: i for i, method in enumerate(methods)}
+    return tuple(sorted(found, key=lambda r: (place[r.job.method], r.job.subject, r.job.seed)))

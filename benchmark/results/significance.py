@@ -1,7 +1,7 @@
 """Paired differences between methods: mean over subjects, 95 % interval, corrected p-value.
 
-    images = by_image(read_scores(Path("runs/pocket-1a2b3c4d/scores.csv")))
-    (found,) = compare([paired(images["dino"], "textual-inversion", "dreambooth")])
+    images = by_image(run.scores)
+    (found,) = assess([paired(images[metric], method, reference)])
 
 Methods share prompts, and noise where they ran here, so they are compared image by image; the
 differences of one subject are then averaged, since its images are not independent, and subjects are
@@ -76,7 +76,7 @@ def paired(images: pd.DataFrame, method: str, reference: str) -> np.ndarray:
     return differences.to_numpy().round(_DECIMALS)
 
 
-def compare(samples: Sequence[np.ndarray]) -> list[Difference]:
+def assess(samples: Sequence[np.ndarray]) -> list[Difference]:
     """What `samples`, each (subjects,), show; their p-values corrected as one family by Holm."""
     found = [_difference(sample) for sample in samples]
     tested = [i for i, difference in enumerate(found) if not math.isnan(difference.p)]

@@ -1,163 +1,198 @@
-"""One job of a plan: fit, generate, score, and write what came out.
+"""One task of a plan: prior images, or a job, which is fit, generate, images on disk, score.
 
-workplace = Workplace(suite, RunDirectory(Path("runs/trial")))
-record = run_job(job, workplace, progress=lambda done, steps: None)
+workplace = Workplace(suite, directory, Examiner(Assessment.of(suite), directory))
+run_job(job, workplace, tell=lambda phase, done, steps: None)
 """
 
 from __future__ import annotations
 
-import functools
-import math
 import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark.api import REAL, SUBJECT_IMAGES, Metric, Request, Subject
-from benchmark.config import registry as plugins
-from benchmark.config.suite import Suite
-from benchmark.data.dataset import first_images, read_image
-from benchmark.models.sampling import Sampler
-from benchmark.runs.plan import load_metrics
-from benchmark.store.directory import RunDirectory, provenance
-from benchmark.store.records import Job, JobRecord, Score
+from benchmark.api import REAL, SUBJECT_IMAGES, Request, Subject
+from benchmark.data.dataset import first_images
+from benchmark.runs.gain import is_scored, missing
+from benchmark.runs.prior import draw, write_prior
+from benchmark.runs.score import device_provenance, means_of
+from benchmark.runs.tools import JobTools, Pace
+from benchmark.runs.weights import read_weights, write_weights
+from benchmark.runs.workplace import Workplace
+from benchmark.store.directory import request_path
+from benchmark.store.provenance import provenance
+from benchmark.store.records import (
+    ImageRecord,
+    Job,
+    JobRecord,
+    KeptWeights,
+    Phases,
+    Prior,
+    PriorRecord,
+    image_key,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchmark.models.stable_diffusion import Backbone
-    from benchmark.scoring.features import Encoders
-
-#: Called with (steps done, steps in all) as a fit goes on.
-StepListener = Callable[[int, int], None]
-
-_LOSSES = 40  #: at most so many points of a term's losses are kept
+#: Called with a phase ("loading", "prior images", "fit", "draw", "score"), what is done of it, and
+#: all that there is to do.
+Tell = Callable[[str, int, int], None]
 
 
-@dataclass
-class Workplace:
-    """What a worker loads once, at first use, and keeps between its jobs."""
+@dataclass(frozen=True)
+class Done:
+    """A job's images and scores are written."""
 
-    suite: Suite
-    directory: RunDirectory
-
-    @functools.cached_property
-    def subjects(self) -> dict[str, Subject]:
-        return {subject.name: subject for subject in self.suite.data.load().subjects}
-
-    @functools.cached_property
-    def backbone(self) -> Backbone:
-        load = plugins.load("backbones", self.suite.backbone.kind)
-        return load(
-            self.suite.backbone.model,
-            **self.suite.backbone.options(),
-            device="auto",
-            sampler=Sampler(**self.suite.sampler.model_dump()),
-            prior_directory=self.directory.path / "prior",
-        )
-
-    @functools.cached_property
-    def encoders(self) -> Encoders:
-        import torch
-
-        from benchmark.scoring.features import load_encoders
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return load_encoders(self.suite.encoder_tables(), device=device)
-
-    @functools.cached_property
-    def metrics(self) -> dict[str, Metric]:
-        return load_metrics(self.suite.protocol)
+    record: JobRecord
+    means: dict[str, float]  #: metric -> the mean of its scores
+    score_seconds: float
 
 
-@dataclass
-class Pace:
-    """Passes a fit's steps on, measures them from the end of the first one, and keeps its losses.
+def run_prior(prior: Prior, workplace: Workplace, *, tell: Tell) -> PriorRecord:
+    """Draw prior images by the pristine backbone, and write them, their record last."""
+    tell("loading", 0, 1)
+    with workplace.lend(prior) as backbone:
+        assert backbone is not None
+        started = time.perf_counter()
+        images = draw(backbone, prior, partial(tell, "prior images"))
+        seconds = time.perf_counter() - started
+    record = PriorRecord(prior, seconds, "", provenance() | device_provenance())
+    return write_prior(images, record, workplace.directory)
 
-    So neither what goes before them (the prior images, the VAE) counts in the pace, nor what only
-    the first step has to do.
+
+def run_job(job: Job, workplace: Workplace, *, tell: Tell) -> Done:
+    """Make the images of `job` that are not there, then score them all; each record last.
+
+    Raises whatever the method raises, and LeftBehind; the backbone is put back in any case.
     """
-
-    listen: StepListener
-    _seen: list[tuple[int, float]] = field(default_factory=list)  # the first and the last step
-    _told: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-
-    def __call__(self, done: int, steps: int, *, losses: Mapping[str, float] | None = None) -> None:
-        self._seen[1:] = [(done, time.perf_counter())]
-        for term, loss in (losses or {}).items():
-            if math.isfinite(loss):
-                self._told.setdefault(term, []).append((done, float(loss)))
-        self.listen(done, steps)
-
-    @property
-    def steps_per_second(self) -> float | None:
-        """None if there were fewer than two steps."""
-        if len(self._seen) < 2:
-            return None
-        (first, start), (last, end) = self._seen
-        return (last - first) / (end - start) if end > start else None
-
-    @property
-    def losses(self) -> dict[str, list[tuple[int, float]]]:
-        """As a record has them: to 4 digits, and of a term told more often, means of several."""
-        kept = {}
-        for term, told in self._told.items():
-            size = math.ceil(len(told) / _LOSSES)
-            parts = [told[i : i + size] for i in range(0, len(told), size)]
-            means = [(part[-1][0], fmean(loss for _, loss in part)) for part in parts]
-            kept[term] = [(step, float(f"{mean:.4g}")) for step, mean in means]
-        return kept
+    record = workplace.directory.job_record(job.name)
+    if record is None or missing(job, record):
+        record = make_images(job, record, workplace, tell=tell)
+    started = time.perf_counter()
+    examiner = workplace.examiner
+    label = examiner.assessment.protocol.label
+    scored = workplace.directory.score_record(label, job.name)
+    tell("score", 0, 1)
+    if is_scored(record, scored, examiner.assessment.scoring):
+        scores = workplace.directory.read_scores(label, job.name)
+    else:
+        scores = examiner.score(record)
+    workplace.directory.clear_error(job.name)
+    return Done(record, means_of(scores), time.perf_counter() - started)
 
 
-def run_job(job: Job, workplace: Workplace, *, progress: StepListener) -> JobRecord:
-    """Fit, generate, score, and write the job's files, its record last.
+@dataclass(frozen=True)
+class _Made:
+    """What came out of a job's fit and its drawing."""
 
-    Raises whatever the method raises; the backbone's pristine weights are put back in any case.
+    images: list[np.ndarray]
+    phases: Phases
+    pace: Pace
+    memory: float
+    weights: KeptWeights | None
+    fitted: bool
+
+
+def make_images(
+    job: Job, before: JobRecord | None, workplace: Workplace, *, tell: Tell
+) -> JobRecord:
+    """Fit unless the weights were kept, draw what `before` has not, and write it.
+
+    Raises as `run_job`.
     """
-    method = workplace.suite.method(job.method)
+    requests = missing(job, before)
+    made = _fit_and_draw(job, before, requests, workplace, tell)
+    paths = [request_path(job.name, request) for request in requests]
+    hashes = workplace.directory.write_images(dict(zip(paths, made.images, strict=True)))
     subject = workplace.subjects[job.subject]
-    backbone, _ = workplace.backbone, workplace.encoders  # load both before the clock starts
-    requests = job.requests(prompted=method.prompted, references=len(subject.images))
-    _start_alike(job.seed)
-    pace = Pace(progress)
-    times = [time.perf_counter()]
-    try:
-        learned = first_images(subject, job.settings.get(SUBJECT_IMAGES, len(subject.images)))
-        generate = method.fit(learned, backbone, seed=job.seed, progress=pace)
-        times.append(time.perf_counter())
-        images = pixels(generate(requests))
-        times.append(time.perf_counter())
-    finally:
-        backbone.restore()
-    times.append(time.perf_counter())
-    scores = score(job, subject, requests, images, workplace)
-    times.append(time.perf_counter())
-    paths = [workplace.directory.image_path(job, request) for request in requests]
+    images = dict(before.images) if before else {}
+    for path, request in zip(paths, requests, strict=True):
+        images[path] = ImageRecord(
+            request.prompt,
+            request.index,
+            request.noise_seed,
+            text=_text(request, subject),
+            key=image_key(job.fit, request, job.sampler),
+            sha256=hashes[path],
+        )
+    order = [request_path(job.name, request) for request in job.requests]
     record = JobRecord(
-        key=job.key,
-        job=asdict(job),
-        provenance=provenance()
-        | _device_provenance(backbone)
-        | {"metrics": {name: metric.version for name, metric in workplace.metrics.items()}},
-        train_seconds=times[1] - times[0],
-        sample_seconds=times[2] - times[1],
-        score_seconds=times[4] - times[3],
-        peak_memory_mb=_peak_memory_mb(),
-        images=len(images),
-        files={path: _text(r, subject) for path, r in zip(paths, requests, strict=True)},
-        steps_per_second=pace.steps_per_second,
-        losses=pace.losses,
+        job=job,
+        images={path: images[path] for path in order},
+        drawn=len(order),
+        phases=made.phases,
+        provenance=provenance() | device_provenance(),
+        peak_memory_mb=made.memory,
+        steps_per_second=made.pace.steps_per_second,
+        losses=made.pace.losses,
+        weights=made.weights,
     )
-    workplace.directory.write_job(record, job, dict(zip(paths, images, strict=True)), scores)
+    record = record if before is None else _added_up(before, record, fitted=made.fitted)
+    workplace.directory.write_job(record)
     return record
+
+
+def _fit_and_draw(
+    job: Job,
+    before: JobRecord | None,
+    requests: Sequence[Request],
+    workplace: Workplace,
+    tell: Tell,
+) -> _Made:
+    method = workplace.suite.method(job.method)
+    subject = _learned(job, workplace.subjects[job.subject])
+    pace = Pace(partial(tell, "fit"))
+    times = [time.perf_counter()]
+    tell("loading", 0, 1)
+    with workplace.lend(job) as backbone:
+        tools = JobTools(job.seed, subject, pace, workplace.prepared(job.fit.prior, backbone))
+        kept = before.weights if before else None
+        weights = read_weights(kept, workplace.directory)
+        _start_alike(job.seed)
+        times.append(time.perf_counter())
+        if fitted := weights is None:
+            tell("fit", 0, 1)
+            weights = method.fit(subject, backbone, tools)
+            kept = None
+        times.append(time.perf_counter())
+        if workplace.keep_weights and fitted:
+            kept = write_weights(weights, job.name, workplace.directory)
+        _seed(job.seed)  # so that it draws alike whether it was fitted here or not
+        tools = replace(tools, progress=Pace(partial(tell, "draw")))
+        tell("draw", 0, len(requests))
+        started = time.perf_counter()
+        images = pixels(method.generate(weights, subject, requests, backbone, tools))
+        drawn = time.perf_counter() - started
+        if len(images) != len(requests):
+            raise ValueError(f"{len(requests)} images were asked for, {len(images)} came")
+        memory = _peak_memory_mb()
+    phases = Phases(loading=times[1] - times[0], fit=times[2] - times[1], draw=drawn)
+    return _Made(images, phases, pace, memory, kept, fitted)
+
+
+def _learned(job: Job, subject: Subject) -> Subject:
+    return first_images(subject, job.fit.settings.get(SUBJECT_IMAGES, len(subject.images)))
+
+
+def _added_up(before: JobRecord, after: JobRecord, *, fitted: bool) -> JobRecord:
+    """The record of a job that was drawn in several goes: its cost is that of all of them."""
+    was, now = before.phases, after.phases
+    phases = Phases(was.loading + now.loading, was.fit + now.fit, was.draw + now.draw)
+    record = replace(
+        after, phases=phases, peak_memory_mb=max(before.peak_memory_mb, after.peak_memory_mb)
+    )
+    if fitted:
+        return record
+    return replace(record, steps_per_second=before.steps_per_second, losses=before.losses)
 
 
 def pixels(images: Sequence[Tensor] | Tensor) -> list[np.ndarray]:
@@ -170,53 +205,6 @@ def pixels(images: Sequence[Tensor] | Tensor) -> list[np.ndarray]:
     return [as_pixels(image[None])[0] for image in images]
 
 
-def score(
-    job: Job,
-    subject: Subject,
-    requests: Sequence[Request],
-    images: Sequence[np.ndarray],
-    workplace: Workplace,
-) -> list[Score]:
-    """One score per image, (h, w, 3) uint8, and metric that applies to it, as the protocol scales.
-
-    Raises ValueError if a metric returns a number that is not finite.
-    """
-    from benchmark.scoring.features import features
-
-    suite, metrics = workplace.suite, workplace.metrics
-    group = features(
-        workplace.encoders,
-        requests,
-        images,
-        [read_image(path) for path in subject.images],
-        phrase=suite.caption_phrase(subject),
-        counted=suite.protocol.reference_indices(subject),
-    )
-    values = {name: metric(group) for name, metric in metrics.items()}
-    scores = []
-    for i, request in enumerate(requests):
-        for name in metrics:
-            if i not in values[name]:
-                continue
-            value = suite.protocol.scaled(name, float(values[name][i]))
-            if not math.isfinite(value):
-                raise ValueError(f"metric '{name}' gave {value} for image {i} of {job.label}")
-            scores.append(
-                Score(
-                    method=job.method,
-                    subject=job.subject,
-                    prompt=request.prompt.template,
-                    prompt_kind=request.prompt.kind,
-                    sample=request.index,
-                    seed=job.seed,
-                    metric=name,
-                    value=value,
-                    protocol=job.protocol,
-                )
-            )
-    return scores
-
-
 def _text(request: Request, subject: Subject) -> str:
     if request.prompt.kind == REAL:
         return subject.images[request.index].name
@@ -227,25 +215,20 @@ def _start_alike(seed: int) -> None:
     """Make the job independent of what ran before it in this process."""
     import torch
 
-    # Methods should have generators of their own; one that has not still repeats itself.
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    _seed(seed)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # Linux: the process's peak (getrusage) begins anew
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _device_provenance(backbone: Backbone) -> dict[str, Any]:
+def _seed(seed: int) -> None:
+    """Methods should have generators of their own; one that has not still repeats itself."""
     import torch
 
-    cuda = backbone.device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(backbone.device) if cuda else "cpu",
-        "precision": backbone.precision,
-        "threads": torch.get_num_threads(),
-    }
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def _peak_memory_mb() -> float:

@@ -1,46 +1,76 @@
-"""The plan of a grid: which jobs, in which order, how many images.
+"""The plan of a grid: which jobs there are, which prior images they need, how they are scored.
 
 plan(load_suite("pocket"), ["dreambooth", "untuned"], subjects=["dog-biscuit"]).jobs
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.api import SUBJECT_IMAGES, Method, Metric, Prompt, Subject, UserError
-from benchmark.config import registry as plugins
-from benchmark.config.protocol import Protocol
+from benchmark.api import SUBJECT_IMAGES, Method, Prompt, Sampler, Subject, UserError
 from benchmark.config.suite import Suite
-from benchmark.data.dataset import verify
-from benchmark.models.identity import identify
-from benchmark.models.sampling import Sampler
+from benchmark.data.dataset import Dataset, first_images, verify
+from benchmark.models.precision import resolve_device, resolve_precision
 from benchmark.runs.selection import choose_prompts, choose_subjects, method_names
-from benchmark.store.records import Job
+from benchmark.scoring.scorer import scoring_of
+from benchmark.store.records import Fit, Job, Prior, Scoring, digest
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A grid's jobs in the order of the scores, and the suite with the selection put in."""
+class Base:
+    """What methods start from: an exact model, the precision of its passes, and its sampler."""
 
-    suite: Suite
-    methods: tuple[str, ...]
-    subjects: tuple[str, ...]
-    seeds: tuple[int, ...]
+    backbone: str  #: `BackboneChoice.identity`
+    precision: str  #: as resolved on this machine
+    sampler: Sampler
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The jobs that are asked for, in the order of methods, subjects and seeds."""
+
+    suite: Suite  #: with the selection and every setting put in
     jobs: tuple[Job, ...]
-    images: dict[str, int]  #: job key -> images to make
+    priors: Mapping[str, Prior]  #: by key: those that the jobs' fits name
+    scoring: Scoring
+    prompts: Mapping[str, tuple[Prompt, ...]]  #: subject -> all prompts of the dataset, in order
     left_out: tuple[str, ...]  #: subjects for which none of the chosen prompts is meant
-    configuration: str  #: 16 hex digits over all that decides the scores
+    settled: Mapping[str, Any]  #: what no later run in its directory may change, by dotted name
+    directory: Path  #: where its run goes unless it is told otherwise
 
     @property
-    def directory(self) -> Path:
-        """Where its run goes unless it is told otherwise."""
-        return Path("runs") / f"{self.suite.name}-{self.configuration[:8]}"
+    def methods(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(job.method for job in self.jobs))
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(job.subject for job in self.jobs))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(job.seed for job in self.jobs))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method of the plan, with the settings that it has here."""
+
+    name: str
+    method: Method
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen part of a dataset."""
+
+    dataset: Dataset
+    subjects: tuple[Subject, ...]
+    prompts: Mapping[str, tuple[Prompt, ...]]  #: subject -> those that are asked for
+    left_out: tuple[str, ...]
 
 
 def plan(
@@ -52,66 +82,127 @@ def plan(
     seeds: Sequence[int] = (),
     images_per_prompt: int | None = None,
     controls: Sequence[str] = (),
-) -> Plan:
+) -> Grid:
     """Lay out the grid: every method on every subject with every seed.
 
-    `methods`: names, `module:ATTRIBUTE`, patterns like `identifier-*`, or `all` for every
-    installed one but the identifiers' ablation. `controls`: methods that come along where the
-    subjects have images enough for them. `subjects`, `prompts` (kinds, templates, or numbers
-    counted from 1 in the subject's list) and `seeds`: the suite's if empty. Checks the subjects'
-    images. Raises UserError naming what is not known.
+    `methods`: names, `module:ATTRIBUTE`, patterns like `dreambooth-*`, or the suite's groups.
+    `controls`: methods that come along where the subjects have images enough for them. `subjects`,
+    `prompts` (kinds, templates, or numbers counted from 1 in the subject's list) and `seeds`: the
+    suite's if empty. Checks the subjects' images, and that everything can be done as it is asked
+    for. Raises UserError naming what cannot, why, and the way out.
     """
     names = method_names(suite, methods)
-    prompts = prompts or suite.evaluation.prompts
+    evaluation: dict[str, Any] = {"prompts": list(prompts or suite.evaluation.prompts)}
+    if images_per_prompt is not None:
+        evaluation["images_per_prompt"] = images_per_prompt
+    chosen = _select(suite, subjects or suite.data.subjects, evaluation["prompts"])
+    rows = [_row(suite, name) for name in names]
+    for name in controls:
+        row = _row(suite, name)
+        if name not in names and not _alone(row.method, chosen.subjects):
+            rows.append(row)
+    _check_counts(rows, chosen.subjects)
+    base = _base(suite)
+    _check_backbone(suite, rows, chosen.subjects)
+    scoring = scoring_of(suite.protocol, directory=suite.encoders)
+    verify(chosen.dataset, chosen.subjects)
+    settled = _settled(suite, base)
+    # Not over the selection: what is asked for later goes on in the same directory.
+    name = f"{suite.name}-{digest([settled, suite.methods])[:8]}"
+    suite = suite.model_copy(
+        update={
+            "evaluation": suite.evaluation.model_copy(update=evaluation),
+            "data": suite.data.model_copy(update={"subjects": [s.name for s in chosen.subjects]}),
+            "methods": {
+                row.name: {key: value for key, value in row.settings.items() if value is not None}
+                for row in rows
+            },
+        }
+    )
+    numbers = tuple(dict.fromkeys(seeds)) or (suite.evaluation.seed,)
+    jobs, priors = lay_out(suite, rows, chosen, numbers, base)
+    return Grid(
+        suite=suite,
+        jobs=jobs,
+        priors=priors,
+        scoring=scoring,
+        prompts={s.name: chosen.dataset.prompts_for(s) for s in chosen.subjects},
+        left_out=chosen.left_out,
+        settled=settled,
+        directory=Path("runs") / name,
+    )
+
+
+def _row(suite: Suite, name: str) -> Row:
+    return Row(name, suite.method(name), suite.settings(name))
+
+
+def _base(suite: Suite) -> Base:
+    precision = resolve_precision(suite.backbone.precision, resolve_device("auto"))
+    return Base(suite.backbone.identity(), precision, suite.sampler.sampler())
+
+
+def _settled(suite: Suite, base: Base) -> dict[str, Any]:
+    return {
+        "backbone": base.backbone,
+        "backbone.precision": base.precision,
+        "backbone.identifier": suite.backbone.identifier,
+        "data.dataset": suite.data.load().name,
+        "data.split": suite.data.split,
+        **{f"sampler.{key}": value for key, value in asdict(base.sampler).items()},
+    }
+
+
+def _select(suite: Suite, names: Sequence[str], prompts: Sequence[str]) -> Selection:
     dataset = suite.data.load()
-    chosen = choose_subjects(dataset, subjects or suite.data.subjects)
+    chosen = choose_subjects(dataset, names)
     asked = {subject.name: choose_prompts(dataset, subject, prompts) for subject in chosen}
-    kept = [subject for subject in chosen if asked[subject.name]]
+    kept = tuple(subject for subject in chosen if asked[subject.name])
     if not kept:
         raise UserError(f"prompts {', '.join(prompts)}: not meant for any of the chosen subjects")
-    configured = {name: suite.method(name) for name in names}
-    for name in controls:
-        if not _alone(method := suite.method(name), kept):
-            configured.setdefault(name, method)
-    settings = {name: suite.settings(name) for name in configured}
-    suite = _resolved(suite, settings, prompts, images_per_prompt)
-    _check_subject_images(settings, kept)
-    _check_counts(configured, kept)
-    verify(dataset, kept)
-    suite = suite.model_copy(
-        update={"data": suite.data.model_copy(update={"subjects": [s.name for s in kept]})}
-    )
-    seeds = tuple(dict.fromkeys(seeds)) or (suite.evaluation.seed,)
-    shared = _shared(suite)
-    jobs, images = [], {}
-    for name, method in configured.items():
-        own = {"method": name, "method_version": method.version, "settings": settings[name]}
-        for subject in kept:
-            for seed in seeds:
-                job = _job(subject, seed, prompts=asked[subject.name], shared=shared | own)
-                jobs.append(job)
-                requests = job.requests(prompted=method.prompted, references=len(subject.images))
-                images[job.key] = len(requests)
-    return Plan(
-        suite=suite,
-        methods=tuple(configured),
-        subjects=tuple(subject.name for subject in kept),
-        seeds=seeds,
-        jobs=tuple(jobs),
-        images=images,
-        left_out=tuple(s.name for s in chosen if s not in kept),
-        configuration=_configuration(suite, jobs),
-    )
+    return Selection(dataset, kept, asked, tuple(s.name for s in chosen if s not in kept))
 
 
-def _check_counts(methods: dict[str, Method], subjects: Sequence[Subject]) -> None:
-    """Refuse real images to be compared with each other where there is one only."""
-    for name, method in methods.items():
-        if alone := _alone(method, subjects):
+def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subject]) -> None:
+    """Refuse methods that the backbone cannot serve, and samplers that it does not know."""
+    kind, model = suite.backbone.load_kind(), suite.backbone.model
+    capabilities = kind.capabilities(model)
+    for row in rows:
+        lacking = sorted(row.method.needs - capabilities)
+        if lacking:
             raise UserError(
-                f"method '{name}' compares a subject's images with each other, and there is one of "
-                f"{', '.join(alone)}: add another, or choose other methods or subjects"
+                f"method '{row.name}' needs {', '.join(lacking)}, and backbone '{model}' has "
+                f"{', '.join(sorted(capabilities)) or 'nothing'}: choose another --backbone or "
+                "leave the method out"
             )
+    try:
+        kind.check_sampler(model, suite.sampler.sampler())
+    except UserError as error:
+        raise UserError(f"the suite's [sampler]: {error}") from error
+    for row in rows:
+        asked = [prior for s in subjects if (prior := row.method.prior(s)) is not None]
+        for sampler in {prior.sampler for prior in asked}:
+            try:
+                kind.check_sampler(model, sampler)
+            except UserError as error:
+                raise UserError(f"the prior images of method '{row.name}': {error}") from error
+
+
+def _check_counts(rows: Sequence[Row], subjects: Sequence[Subject]) -> None:
+    """Refuse what a subject has too few images for."""
+    for row in rows:
+        if alone := _alone(row.method, subjects):
+            raise UserError(
+                f"method '{row.name}' compares a subject's images with each other, and there is "
+                f"one of {', '.join(alone)}: add another, or choose other methods or subjects"
+            )
+        for subject in subjects:
+            if row.settings.get(SUBJECT_IMAGES, 1) > len(subject.images):
+                raise UserError(
+                    f"method '{row.name}' asks for {row.settings[SUBJECT_IMAGES]} images of "
+                    f"subject '{subject.name}', which has {len(subject.images)}: ask for fewer, or "
+                    "leave the subject out"
+                )
 
 
 def _alone(method: Method, subjects: Sequence[Subject]) -> list[str]:
@@ -119,110 +210,70 @@ def _alone(method: Method, subjects: Sequence[Subject]) -> list[str]:
     return [s.name for s in subjects if not method.prompted and len(s.images) < 2]
 
 
-def _shared(suite: Suite) -> dict[str, Any]:
-    """What all jobs of a run have in common."""
-    return {
-        "backbone": _backbone_identity(suite),
-        "sampler": asdict(Sampler(**suite.sampler.model_dump())),
-        "encoders": identify(suite.encoder_tables()),
-        "images_per_prompt": suite.evaluation.images_per_prompt,
-        "prior_prompt_images": suite.evaluation.prior_prompt_images,
-        "protocol": suite.protocol.label,
-    }
+def lay_out(
+    suite: Suite,
+    rows: Sequence[Row],
+    chosen: Selection,
+    seeds: Sequence[int],
+    base: Base | None,
+) -> tuple[tuple[Job, ...], dict[str, Prior]]:
+    """The jobs, and the prior images that they need. `base` may be None if no row needs one."""
+    jobs, priors = [], {}
+    for row in rows:
+        own = base if row.method.needs else None
+        for subject in chosen.subjects:
+            for seed in seeds:
+                prior = _prior(row.method, subject, seed, own)
+                if prior is not None:
+                    priors[prior.key] = prior
+                fit = _fit(row, subject, seed, own, prior)
+                jobs.append(_job(suite, row, subject, fit, chosen.prompts[subject.name]))
+    return tuple(jobs), priors
 
 
-def _job(
-    subject: Subject, seed: int, *, prompts: tuple[Prompt, ...], shared: dict[str, Any]
-) -> Job:
-    return Job(
-        subject=subject.name,
-        class_noun=subject.class_noun,
-        live=subject.live,
-        images_digest=subject.digest,
-        prompts=prompts,
+def _prior(method: Method, subject: Subject, seed: int, base: Base | None) -> Prior | None:
+    asked = method.prior(subject)
+    if asked is None or base is None:
+        return None
+    return Prior(
+        backbone=base.backbone,
+        precision=base.precision,
+        class_noun=asked.class_noun,
+        count=asked.count,
+        sampler=asked.sampler,
         seed=seed,
-        **shared,
     )
 
 
-def _check_subject_images(settings: dict[str, dict[str, Any]], subjects: Sequence[Subject]) -> None:
-    for name, given in settings.items():
-        for subject in subjects:
-            if given.get(SUBJECT_IMAGES, 1) > len(subject.images):
-                raise UserError(
-                    f"method '{name}' asks for {given[SUBJECT_IMAGES]} images of subject "
-                    f"'{subject.name}', which has {len(subject.images)}: ask for fewer, or leave "
-                    "the subject out"
-                )
+def _fit(row: Row, subject: Subject, seed: int, base: Base | None, prior: Prior | None) -> Fit:
+    count = row.settings.get(SUBJECT_IMAGES)
+    learned = subject if count is None else first_images(subject, count)
+    return Fit(
+        method=row.name.partition("[")[0],
+        version=row.method.version,
+        settings=row.settings,
+        backbone=None if base is None else base.backbone,
+        precision=None if base is None else base.precision,
+        subject=subject.name,
+        class_noun=subject.class_noun,
+        live=subject.live,
+        images=learned.digest,
+        prior=None if prior is None else prior.key,
+        seed=seed,
+    )
 
 
-def _resolved(
-    suite: Suite,
-    settings: dict[str, dict[str, Any]],
-    prompts: Sequence[str],
-    images_per_prompt: int | None,
-) -> Suite:
-    evaluation: dict[str, Any] = {"prompts": list(prompts)}
-    if images_per_prompt is not None:
-        evaluation["images_per_prompt"] = images_per_prompt
-    update = {
-        "evaluation": suite.evaluation.model_copy(update=evaluation),
-        "methods": {
-            name: {key: value for key, value in given.items() if value is not None}
-            for name, given in settings.items()
-        },
-    }
-    return suite.model_copy(update=update)
-
-
-def _backbone_identity(suite: Suite) -> str:
-    """Model and revision, from `backbone_id` in the loader's module where there is one.
-
-    At another resolution than its own a model draws other images, so that is told too.
-    """
-    revision = _beside_loader(suite, "backbone_id")
-    model, resolution = suite.backbone.model, suite.backbone.resolution
-    identity = revision(model) if revision else f"{suite.backbone.kind}:{model}"
-    return identity if resolution is None else f"{identity} at {resolution} px"
-
-
-def fetch_backbone(suite: Suite) -> None:
-    """See to it that the weights are on this machine, by `fetch` in the loader's module if any.
-
-    Raises UserError saying how to bring them.
-    """
-    fetch = _beside_loader(suite, "fetch")
-    if fetch:
-        fetch(suite.backbone.model)
-
-
-def worker_memory(suite: Suite) -> int | None:
-    """Bytes a worker takes on a CPU, by `worker_memory` in the loader's module; None without."""
-    measure = _beside_loader(suite, "worker_memory")
-    return measure(suite.backbone.model) if measure else None
-
-
-def _beside_loader(suite: Suite, name: str) -> Any:
-    loader = plugins.load("backbones", suite.backbone.kind)
-    return getattr(inspect.getmodule(loader), name, None)
-
-
-def _configuration(suite: Suite, jobs: Sequence[Job]) -> str:
-    # Where images and encoders lie decides nothing: what they are is in the jobs.
-    no_part: Any = {"description": True, "estimate": True, "encoders": True, "data": {"folder"}}
-    content = {
-        "suite": suite.model_dump(mode="json", exclude=no_part),
-        "jobs": [job.key for job in jobs],
-        "metrics": {name: m.version for name, m in load_metrics(suite.protocol).items()},
-    }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def load_metrics(protocol: Protocol) -> dict[str, Metric]:
-    """The metrics that the protocol defines, and those of other packages, by name."""
-    points = plugins.available("metrics")
-    others = [
-        name for name, p in points.items() if not p.value.startswith("benchmark.scoring.metrics:")
-    ]
-    return {name: plugins.load("metrics", name) for name in sorted({*protocol.metrics, *others})}
+def _job(suite: Suite, row: Row, subject: Subject, fit: Fit, prompts: tuple[Prompt, ...]) -> Job:
+    return Job(
+        method=row.name,
+        role=row.method.role,
+        variant_of=row.method.variant_of,
+        prompted=row.method.prompted,
+        fit=fit,
+        sampler=None if fit.backbone is None else suite.sampler.sampler(),
+        references=len(subject.images),
+        references_digest=subject.digest,
+        prompts=prompts,
+        images_per_prompt=suite.evaluation.images_per_prompt,
+        prior_prompt_images=suite.evaluation.prior_prompt_images,
+    )

@@ -1,9 +1,10 @@
-"""What a run prints: the plan, a line for each finished job, the time left."""
+"""What a run prints: the plan, a line for each finished task, the phases, the time left."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -11,13 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
-from benchmark.runs.plan import Plan
+from benchmark.runs.agenda import Task, Work
+from benchmark.runs.plan import Grid
 from benchmark.runs.time_left import Forecast
 from benchmark.runs.workers import Event, Failed, Finished, Started, Stepped
-from benchmark.store.directory import RunDirectory
-from benchmark.store.records import Job
+from benchmark.store.records import Job, JobRecord, Prior, PriorRecord, Scoring
 
-SHOWN = {"dino": "DINO", "clip_i": "CLIP-I", "clip_t": "CLIP-T"}  #: on the line of a finished job
+_SHOWN = 3  #: of a protocol's metrics, the first so many are on the line of a finished job
 
 
 def duration(seconds: float | None) -> str:
@@ -32,13 +33,24 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def print_plan(
-    grid: Plan, *, directory: Path, finished: int, seconds: float | None, workers: int
-) -> None:
-    """Say what will be done. `seconds`: expected for the jobs that are left, one by one."""
+@dataclass(frozen=True)
+class Outlook:
+    """What is to be done, where, by how many workers, and how long it takes."""
+
+    jobs: Sequence[Job]  #: all that are asked for, with what they have already
+    left: Sequence[Work]
+    directory: Path
+    workers: int
+    seconds: float | None  #: for all that is left, one after the other
+
+
+def print_plan(grid: Grid, outlook: Outlook) -> None:
+    """Say what is asked for, what of it is left to do, and how long that takes."""
     per_prompt = grid.suite.evaluation.images_per_prompt
     prompts = sorted({len(job.prompts) for job in grid.jobs})
-    left = None if seconds is None else seconds / workers
+    images = sum(len(job.requests) for job in outlook.jobs)
+    finished = len(outlook.jobs) - sum(isinstance(work.task, Job) for work in outlook.left)
+    workers, seconds = outlook.workers, outlook.seconds
     print(f"suite       {grid.suite.name}: {grid.suite.description}")
     if grid.suite.data.folder:
         print(f"data        {grid.suite.data.dataset}: images in {grid.suite.data.folder}")
@@ -48,11 +60,31 @@ def print_plan(
         print(f"left out    {', '.join(grid.left_out)}: none of the chosen prompts is for them")
     print(f"prompts     {' or '.join(map(str, prompts))} a subject, {per_prompt} images each")
     print(f"seeds       {', '.join(map(str, grid.seeds))}")
-    print(f"jobs        {len(grid.jobs)}, {sum(grid.images.values())} images")
+    print(f"scored by   {grid.scoring.protocol}: {', '.join(grid.scoring.metrics)}")
+    print(f"jobs        {len(outlook.jobs)}, {images} images")
     if finished:
-        print(f"finished    {finished} of the {len(grid.jobs)} jobs are done and will be skipped")
-    print(f"directory   {directory}")
+        print(
+            f"finished    {finished} of the {len(outlook.jobs)} jobs are done and will be skipped"
+        )
+    print(f"to do       {_phases(outlook.left)}")
+    print(f"directory   {outlook.directory}")
+    left = None if seconds is None else seconds / workers
     print(f"time left   {duration(left)} with {workers} worker{'s' * (workers > 1)}", flush=True)
+
+
+def _phases(left: Sequence[Work]) -> str:
+    """`2 sets of prior images (128), 6 fits, 54 images to draw, 60 to score`."""
+    priors = [work for work in left if isinstance(work.task, Prior)]
+    jobs = [work for work in left if isinstance(work.task, Job)]
+    fits, draws = sum(work.fits for work in jobs), sum(work.draws for work in jobs)
+    count, scores = sum(work.draws for work in priors), sum(work.scores for work in jobs)
+    parts = [
+        f"{len(priors)} set{'s' * (len(priors) > 1)} of prior images ({count})" if priors else "",
+        f"{fits} fit{'s' * (fits > 1)}" if fits else "",
+        f"{draws} images to draw" if draws else "",
+        f"{scores} to score" if scores else "",
+    ]
+    return ", ".join(filter(None, parts)) or "nothing"
 
 
 def print_memory(memory: int, free: int) -> None:
@@ -62,26 +94,28 @@ def print_memory(memory: int, free: int) -> None:
 
 
 class Display:
-    """Listens to a run and prints it: a bar on a terminal, else one line for each job."""
+    """Listens to a run and prints it: a bar on a terminal, else one line for each task."""
 
-    def __init__(
-        self, grid: Plan, jobs: Sequence[Job], directory: RunDirectory, forecast: Forecast
-    ) -> None:
-        self._grid, self._directory, self._forecast = grid, directory, forecast
-        self._left = {job.key: job for job in jobs}
-        self._running: dict[str, tuple[float, float]] = {}  # key -> (start, fraction of the steps)
-        self._done = len(grid.jobs) - len(jobs)
+    def __init__(self, outlook: Outlook, scoring: Scoring, forecast: Forecast) -> None:
+        self._forecast = forecast
+        self._shown = {name: scoring.metrics[name].label for name in [*scoring.metrics][:_SHOWN]}
+        self._left = {_key(work.task): work for work in outlook.left}
+        self._running: dict[object, _Running] = {}
+        self._done = len(outlook.jobs) - sum(isinstance(w.task, Job) for w in outlook.left)
+        self._total = self._done + len(outlook.left)
         self._console = Console(highlight=False, soft_wrap=True)
         self._bar = Progress(
             BarColumn(),
-            TextColumn("{task.completed:.1f}/{task.total} jobs, time left {task.fields[left]}"),
+            TextColumn("{task.completed:.1f}/{task.total}, time left {task.fields[left]}"),
+            TextColumn("{task.fields[doing]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task(
-            "", total=len(grid.jobs), completed=self._done, left="unknown"
+            "", total=self._total, completed=self._done, left="unknown", doing=""
         )
-        self.failed: list[Job] = []
+        self.failed: list[Task] = []
+        self.finished = self._done  #: jobs
 
     def __enter__(self) -> Display:
         self._bar.start()
@@ -97,53 +131,80 @@ class Display:
 
     def __call__(self, event: Event) -> None:
         """Take note of an event, and show it."""
-        key = event.job.key
+        key = _key(event.task)
         match event:
             case Started():
-                self._running[key] = (time.monotonic(), 0.0)
+                self._running[key] = _Running(time.monotonic())
             case Stepped():
-                self._running[key] = (self._running[key][0], event.done / max(1, event.steps))
+                self._running[key].step(event)
             case Finished():
-                self._end(event.job)
-                self._forecast.learn(event.job, event.record)
+                self._learn(event)
+                self._end(event.task)
+                self.finished += isinstance(event.task, Job)
                 self._say(self._line(event))
             case Failed():
-                self._end(event.job)
-                self.failed.append(event.job)
+                self._end(event.task)
+                self.failed.append(event.task)
                 reason = event.error.partition("\n")[0]
-                self._say(f"{self._count()} {event.job.label}  FAILED: {reason}")
+                self._say(f"{self._count()} {event.task.label}  FAILED: {reason}")
         self._bar.update(
             self._task,
-            completed=self._done + sum(fraction for _, fraction in self._running.values()),
+            completed=self._done + sum(one.fraction for one in self._running.values()),
             left=duration(self._seconds_left()),
+            doing="; ".join(one.doing for one in self._running.values() if one.doing),
         )
 
-    def _end(self, job: Job) -> None:
-        self._running.pop(job.key, None)
-        self._left.pop(job.key, None)
+    def _learn(self, event: Finished) -> None:
+        match event.record:
+            case PriorRecord():
+                self._forecast.learn_prior(event.record)
+            case JobRecord():
+                self._forecast.learn_job(event.record)
+                self._forecast.learn_scores(event.score_seconds, len(event.record.images))
+
+    def _end(self, task: Task) -> None:
+        self._running.pop(_key(task), None)
+        self._left.pop(_key(task), None)
         self._done += 1
 
     def _say(self, line: str) -> None:
         self._console.print(escape(line))
 
     def _count(self) -> str:
-        total = len(self._grid.jobs)
-        return f"[{self._done:>{len(str(total))}}/{total}]"
+        return f"[{self._done:>{len(str(self._total))}}/{self._total}]"
 
     def _line(self, event: Finished) -> str:
-        record, means = event.record, self._directory.job_means(event.job)
-        seconds = record.train_seconds + record.sample_seconds + record.score_seconds
         scores = "  ".join(
-            f"{title} {means[name]:.3f}" for name, title in SHOWN.items() if name in means
+            f"{label} {event.means[name]:.3f}"
+            for name, label in self._shown.items()
+            if name in event.means
         )
         left = self._seconds_left()
         until = f"  ({duration(left)} left)" if self._left and left is not None else ""
-        return f"{self._count()} {event.job.label}  {seconds:.1f} s  {scores}{until}"
+        return f"{self._count()} {event.task.label}  {event.seconds:.1f} s  {scores}{until}"
 
     def _seconds_left(self) -> float | None:
-        seconds = self._forecast.seconds(list(self._left.values()))
+        seconds = self._forecast.total(self._left.values())
         if seconds is None:
             return None
         now = time.monotonic()
-        spent = sum(now - start for start, _ in self._running.values())
+        spent = sum(now - one.start for one in self._running.values())
         return max(0.0, seconds - spent) / max(1, len(self._running))
+
+
+@dataclass
+class _Running:
+    """A task that a worker is at: since when, in which phase, and how far its fit is."""
+
+    start: float
+    doing: str = ""
+    fraction: float = 0.0
+
+    def step(self, event: Stepped) -> None:
+        self.doing = f"{event.phase} {event.done}/{event.steps}" if event.steps > 1 else event.phase
+        if event.phase in ("fit", "prior images"):
+            self.fraction = event.done / max(1, event.steps)
+
+
+def _key(task: Task) -> object:
+    return task.key if isinstance(task, Prior) else task.name

@@ -10,41 +10,41 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from benchmark.api import PROMPT_KINDS, Prompt, Subject, UserError
-from benchmark.config import registry as plugins
+from benchmark.config.registry import available, variant
 from benchmark.config.suite import Suite
 from benchmark.data.dataset import Dataset
 
-#: `all` leaves these out: they compare identifiers, not methods.
-NOT_IN_ALL = "identifier-*"
+ALL = "all"  #: the suite's group of this name; else every installed method
 
 
 def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
-    """`names` with `all` and patterns like `identifier-*` spelled out.
+    """`names` with the suite's groups, `all`, and patterns like `dreambooth-*` spelled out.
 
     Raises UserError for a table of no known method, and for a pattern that fits none.
     """
-    installed = list(plugins.available("methods"))
+    installed = list(available("methods"))
     for name in suite.methods:
-        base, _ = plugins.variant(name)
+        base, _ = variant(name)
         if base not in installed and ":" not in name:
             raise UserError(
                 f"suite '{suite.name}' has settings for an unknown method '{name}'; "
                 f"known: {', '.join(installed)}"
             )
+    groups = {ALL: installed} | suite.groups
     if not names:
-        raise UserError(f"no method chosen; known: all, {', '.join(installed)}")
+        raise UserError(f"no method chosen; known: {', '.join([*groups, *installed])}")
     found = []
     for name in names:
-        if name == "all":
-            found += [one for one in installed if not fnmatchcase(one, NOT_IN_ALL)]
-        elif "*" in name and "[" not in name:
-            fitting = [one for one in installed if fnmatchcase(one, name)]
-            if not fitting:
-                raise UserError(f"no method fits '{name}'; known: {', '.join(installed)}")
-            found += fitting
-        else:
-            found.append(name)
+        for one in groups.get(name, [name]):
+            found += _fitting(one, installed) if "*" in one and "[" not in one else [one]
     return list(dict.fromkeys(found))
+
+
+def _fitting(pattern: str, installed: Sequence[str]) -> list[str]:
+    fitting = [name for name in installed if fnmatchcase(name, pattern)]
+    if not fitting:
+        raise UserError(f"no method fits '{pattern}'; known: {', '.join(installed)}")
+    return fitting
 
 
 def choose_subjects(dataset: Dataset, names: Sequence[str]) -> list[Subject]:

@@ -1,55 +1,99 @@
-"""How long a plan's jobs take, and so the order to run them in.
+"""How long tasks take: as those alike took, else by the suite's `[estimate]`.
 
-grid = plan(load_suite("pocket"), ["dreambooth", "untuned"])
-Forecast(grid).seconds(grid.jobs)
+forecast = Forecast(grid.suite)
+forecast.learn_job(record); forecast.seconds(work)
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
+from statistics import fmean
 
-from benchmark.runs.plan import Plan
-from benchmark.store.records import Job, JobRecord
+from benchmark.api import Sampler
+from benchmark.config.suite import Suite
+from benchmark.runs.agenda import Work
+from benchmark.store.records import Job, JobRecord, Prior, PriorRecord, ScoreRecord
 
 
 class Forecast:
-    """How long jobs take: as those of the same method took, else by the suite's `[estimate]`."""
+    """Seconds of tasks, from those of the same method, the same prior images, the same metrics."""
 
-    def __init__(self, grid: Plan) -> None:
-        self._grid = grid
-        self._taken: dict[str, list[float]] = {}
+    def __init__(self, suite: Suite) -> None:
+        self._rates, self._sampler = suite.estimate, suite.sampler.sampler()
+        self._fits: dict[str, list[float]] = {}  # method -> seconds of each fit
+        self._draws: dict[str, list[float]] = {}  # method -> seconds an image
+        self._scores: list[float] = []  # seconds an image
+        self._priors: list[float] = []  # seconds a pass through the model
 
-    def learn(self, job: Job, record: JobRecord) -> None:
-        """Take a finished job into account."""
-        seconds = record.train_seconds + record.sample_seconds + record.score_seconds
-        self._taken.setdefault(job.method, []).append(seconds)
+    def learn_job(self, record: JobRecord) -> None:
+        """Take a finished job's images into account."""
+        self._fits.setdefault(record.job.method, []).append(record.phases.fit)
+        each = record.phases.draw / max(1, record.drawn)
+        self._draws.setdefault(record.job.method, []).append(each)
 
-    def seconds(self, jobs: Sequence[Job]) -> float | None:
-        """Seconds for all of `jobs`, one after the other; None if one of them is unknown."""
-        each = [self._seconds(job) for job in jobs]
+    def learn_prior(self, record: PriorRecord) -> None:
+        """Take finished prior images into account."""
+        self._priors.append(record.seconds / (record.prior.count * _passes(record.prior.sampler)))
+
+    def learn_scores(self, seconds: float, images: int) -> None:
+        """Take finished scores into account."""
+        self._scores.append(seconds / max(1, images))
+
+    def learn_held(
+        self,
+        jobs: Iterable[JobRecord],
+        scores: Iterable[ScoreRecord],
+        priors: Iterable[PriorRecord],
+    ) -> None:
+        """Take what a run directory holds into account."""
+        images = {}
+        for record in jobs:
+            self.learn_job(record)
+            images[record.job.name] = len(record.images)
+        for scored in scores:
+            self.learn_scores(scored.seconds, images[scored.name])
+        for prior in priors:
+            self.learn_prior(prior)
+
+    def total(self, works: Iterable[Work]) -> float | None:
+        """Seconds for all of `works`, one after the other; None if one of them is unknown."""
+        each = [self.seconds(work) for work in works]
         known = [seconds for seconds in each if seconds is not None]
         return sum(known) if len(known) == len(each) else None
 
-    def _seconds(self, job: Job) -> float | None:
-        taken, rates = self._taken.get(job.method), self._grid.suite.estimate
-        if taken:
-            return sum(taken) / len(taken)
-        if rates is None:
+    def seconds(self, work: Work) -> float | None:
+        """Seconds for `work`; None if nothing says."""
+        if isinstance(work.task, Prior):
+            return self._prior(work.task)
+        fit = self._fit(work.task) if work.fits else 0.0
+        image = self._image(work.task.method) if work.draws else 0.0
+        if fit is None or image is None:
             return None
-        steps = job.settings.get("steps", 0)
-        return steps * rates.train_step_seconds + self._grid.images[job.key] * rates.image_seconds
+        return fit + work.draws * image + work.scores * (_mean(self._scores) or 0.0)
 
-    def order(self, jobs: Sequence[Job]) -> list[Job]:
-        """The order to run `jobs` in: long ones first, neighbours of different classes.
+    def _fit(self, job: Job) -> float | None:
+        taken = _mean(self._fits.get(job.method, []))
+        if taken is not None or self._rates is None:
+            return taken
+        return job.fit.settings.get("steps", 0) * self._rates.train_step_seconds
 
-        So the workers end together, and seldom wait for each other's prior images of a class.
-        """
-        position = {name: i for i, name in enumerate(self._grid.methods)}
-        seen: Counter[tuple[str, int, str]] = Counter()
-        keys = {}
-        for job in jobs:
-            group = (job.method, job.seed, job.class_noun)
-            seen[group] += 1
-            keys[job.key] = (-(self._seconds(job) or 0.0), position[job.method], seen[group])
-        return sorted(jobs, key=lambda job: keys[job.key])
+    def _image(self, method: str) -> float | None:
+        taken = _mean(self._draws.get(method, []))
+        if taken is not None or self._rates is None:
+            return taken
+        return self._rates.image_seconds
+
+    def _prior(self, prior: Prior) -> float | None:
+        taken = _mean(self._priors)
+        if taken is None and self._rates is not None:
+            taken = self._rates.image_seconds / _passes(self._sampler)
+        return None if taken is None else taken * prior.count * _passes(prior.sampler)
+
+
+def _passes(sampler: Sampler) -> int:
+    """How often an image goes through the denoiser: with guidance twice a step."""
+    return sampler.steps * (2 if sampler.guidance > 1 else 1)
+
+
+def _mean(seconds: list[float]) -> float | None:
+    return fmean(seconds) if seconds else None

@@ -13,53 +13,61 @@ import re
 import signal
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from benchmark.runs.job import Workplace, run_job
-from benchmark.store.records import Job, JobRecord
+from benchmark.runs.agenda import Agenda, Task
+from benchmark.runs.job import run_job, run_prior
+from benchmark.runs.score import one_thread
+from benchmark.runs.workplace import Workplace
+from benchmark.store.records import Job, JobRecord, Prior, PriorRecord
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 #: What Linux says of the machine's memory, and of the container's (version 2 of control groups).
 MEMORY, MEMORY_LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
-_REPORT_EVERY = 0.5  # seconds between two reports of a fit's steps
+_REPORT_EVERY = 0.5  # seconds between two reports of one phase's steps
+_PATIENCE = 20  # seconds that an idle worker has to end by itself
 
 
 @dataclass(frozen=True)
 class Started:
-    """A worker took the job up."""
+    """A worker took the task up."""
 
-    job: Job
+    task: Task
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """The job's fit has done `done` of `steps`."""
+    """The task is in `phase`, which has done `done` of `steps`."""
 
-    job: Job
+    task: Task
+    phase: str
     done: int
     steps: int
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The job's files are written."""
+    """The task's files are written."""
 
-    job: Job
-    record: JobRecord
+    task: Task
+    record: JobRecord | PriorRecord
+    seconds: float  #: this time, from start to end
+    means: dict[str, float] = field(default_factory=dict)  #: metric -> mean; of a job
+    score_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The job raised something, or its worker died; `error` is the last line of why."""
+    """The task raised something, or its worker died; `error` is the last line of why."""
 
-    job: Job
+    task: Task
     error: str
+    trace: str = ""  #: the whole of why
 
 
 Event = Started | Stepped | Finished | Failed
@@ -100,117 +108,160 @@ def free_memory() -> int | None:
     return free
 
 
-def execute(jobs: Sequence[Job], workplace: Workplace, *, workers: int, listen: Listener) -> None:
-    """Run every job, in about this order, telling `listen` what happens.
+def execute(agenda: Agenda, workplace: Workplace, *, workers: int, listen: Listener) -> None:
+    """Do every task of `agenda`, telling `listen` what happens.
 
-    A job that fails does not stop the others. KeyboardInterrupt ends the workers at once.
+    A task that fails stops only those that need it. KeyboardInterrupt ends the workers at once.
     """
     if workers == 1:
-        _execute_here(jobs, workplace, listen)
+        _execute_here(agenda, workplace, listen)
     else:
-        _execute_in_workers(jobs, workplace, workers, listen)
+        _execute_in_workers(agenda, workplace, workers, listen)
 
 
-def _execute_here(jobs: Sequence[Job], workplace: Workplace, listen: Listener) -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        torch.set_num_threads(1)
-    for job in jobs:
-        listen(Started(job))
-        listen(_attempt(job, workplace, listen))
+def _execute_here(agenda: Agenda, workplace: Workplace, listen: Listener) -> None:
+    one_thread()
+    while (task := agenda.take()) is not None:
+        listen(Started(task))
+        _settle(_attempt(task, workplace, listen), agenda, workplace, listen)
 
 
-def _attempt(job: Job, workplace: Workplace, listen: Listener) -> Finished | Failed:
-    last = time.monotonic()
+def _settle(event: Event, agenda: Agenda, workplace: Workplace, listen: Listener) -> None:
+    """Pass `event` on; where it ends a task, let go or give up what waits for it."""
+    listen(event)
+    if isinstance(event, Finished):
+        agenda.finish(event.task)
+    if isinstance(event, Failed):
+        for lost in agenda.give_up(event.task):
+            failed = Failed(lost, f"its prior images failed: {event.error}", event.trace)
+            _keep_error(failed, workplace)
+            listen(failed)
 
-    def progress(done: int, steps: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _REPORT_EVERY:
-            last = time.monotonic()
-            listen(Stepped(job, done, steps))
+
+def _keep_error(failed: Failed, workplace: Workplace) -> None:
+    if isinstance(failed.task, Job):
+        text = failed.trace or failed.error + "\n"
+        workplace.directory.write_error(failed.task.name, text)
+
+
+def _attempt(task: Task, workplace: Workplace, listen: Listener) -> Finished | Failed:
+    started = last = time.monotonic()
+    shown = ""
+
+    def tell(phase: str, done: int, steps: int) -> None:
+        nonlocal last, shown
+        if phase != shown or time.monotonic() - last >= _REPORT_EVERY:
+            last, shown = time.monotonic(), phase
+            listen(Stepped(task, phase, done, steps))
 
     try:
-        return Finished(job, run_job(job, workplace, progress=progress))
+        if isinstance(task, Prior):
+            record = run_prior(task, workplace, tell=tell)
+            return Finished(task, record, time.monotonic() - started)
+        done = run_job(task, workplace, tell=tell)
+        seconds = time.monotonic() - started
+        return Finished(task, done.record, seconds, done.means, done.score_seconds)
     except Exception as error:
-        workplace.directory.write_error(job, traceback.format_exc())
-        return Failed(job, f"{type(error).__name__}: {error}")
+        failed = Failed(task, f"{type(error).__name__}: {error}", traceback.format_exc())
+        _keep_error(failed, workplace)
+        return failed
 
 
 class _Worker:
-    """A process with one job at a time, so that a death says which job it was."""
+    """A process with one task at a time, so that a death says which task it was."""
 
-    def __init__(self, context: Any, workplace: Workplace, job: Job) -> None:
+    def __init__(self, context: Any, workplace: Workplace) -> None:
+        self.task: Task | None = None
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, workplace))
         self.process.start()
         theirs.close()
-        self.take(job)
 
-    def take(self, job: Job) -> None:
-        self.job = job
-        self.connection.send(job)
+    def take(self, task: Task) -> None:
+        self.task = task
+        self.connection.send(task)
 
     def stop(self) -> None:
+        """End the process whose connection is closed: by itself if it is idle, else at once."""
+        if self.task is None:
+            self.process.join(_PATIENCE)
         self.process.terminate()
         self.process.join()
 
 
 def _execute_in_workers(
-    jobs: Sequence[Job], workplace: Workplace, workers: int, listen: Listener
+    agenda: Agenda, workplace: Workplace, workers: int, listen: Listener
 ) -> None:
     # Read when a library is loaded, so they must stand before the workers start.
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     context = multiprocessing.get_context("spawn")
-    waiting = deque(jobs)
-    at_work: dict[Connection, _Worker] = {}
+    crew: list[_Worker] = []
     try:
-        while waiting or at_work:
-            while waiting and len(at_work) < workers:
-                worker = _Worker(context, workplace, waiting.popleft())
-                at_work[worker.connection] = worker
-                listen(Started(worker.job))
-            for ready in wait(list(at_work)):
-                worker = at_work[ready]  # type: ignore[index]
+        while True:
+            _hand_out(agenda, crew, workers, lambda: _Worker(context, workplace), listen)
+            busy = {worker.connection: worker for worker in crew if worker.task is not None}
+            if not busy:
+                return
+            for ready in wait(list(busy)):
+                worker = busy[ready]  # type: ignore[index]
                 event = _event(worker, workplace)
-                listen(event)
+                _settle(event, agenda, workplace, listen)
                 if isinstance(event, Finished | Failed):
-                    if waiting and worker.process.is_alive():
-                        worker.take(waiting.popleft())
-                        listen(Started(worker.job))
-                    else:
-                        at_work.pop(worker.connection).stop()
+                    worker.task = None
     finally:
-        for worker in at_work.values():
+        for worker in crew:
+            worker.connection.close()  # all of them at once: the idle ones end by themselves
+        for worker in crew:
             worker.stop()
 
 
+def _hand_out(
+    agenda: Agenda,
+    crew: list[_Worker],
+    workers: int,
+    hire: Callable[[], _Worker],
+    listen: Listener,
+) -> None:
+    """Give tasks that are ready to idle workers, and to new ones while there are too few."""
+    crew[:] = [worker for worker in crew if worker.task or worker.process.is_alive()]
+    idle = [worker for worker in crew if worker.task is None]
+    while idle or len(crew) < workers:
+        task = agenda.take()
+        if task is None:
+            return
+        if not idle:
+            crew.append(hire())
+            idle.append(crew[-1])
+        idle.pop().take(task)
+        listen(Started(task))
+
+
 def _event(worker: _Worker, workplace: Workplace) -> Event:
+    assert worker.task is not None
     try:
         return worker.connection.recv()
     except (EOFError, ConnectionResetError):
         worker.process.join()
         error = f"its worker process died (exit code {worker.process.exitcode}); out of memory?"
-        workplace.directory.write_error(worker.job, error + "\n")
-        return Failed(worker.job, error)
+        failed = Failed(worker.task, error)
+        _keep_error(failed, workplace)
+        return failed
 
 
 def _serve(connection: Connection, workplace: Workplace) -> None:
-    """A worker's life: take jobs until the other end closes."""
+    """A worker's life: take tasks until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; our parent sees to it
-    import torch
-
-    torch.set_num_threads(1)
+    one_thread()
 
     def tell(event: Event) -> None:
         try:
             connection.send(event)
-        except BrokenPipeError:  # our parent is gone, and nobody waits for this job
+        except BrokenPipeError:  # our parent is gone, and nobody waits for this task
             os._exit(1)
 
     while True:
         try:
-            job = connection.recv()
+            task = connection.recv()
         except (EOFError, ConnectionResetError):
             return
-        tell(_attempt(job, workplace, tell))
+        tell(_attempt(task, workplace, tell))

@@ -1,11 +1,12 @@
-"""What encodes: preprocessing and the three sorts of model, from 8-bit pixels to unit vectors.
+"""What encodes: preprocessing and a class for each kind, from 8-bit pixels to unit vectors.
 
-Which model, and with which settings, is `encoders`' matter.
+All compute in float32, BATCH images at a time. Each has, beside its abilities (`kinds.ABILITIES`),
+`preprocessing`, and `bare(batch)`: the forward pass of a preprocessed batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,35 +76,53 @@ class Preprocessing:
         return torch.tensor(image).permute(2, 0, 1)
 
 
-class TimmModel:
-    """A timm vision transformer: class tokens, or LPIPS's distance over intermediate layers."""
+class TimmEncoder:
+    """A timm vision transformer: class tokens."""
+
+    def __init__(self, model: Any, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.model = model.eval().to(device)
+        self.preprocessing, self.device = preprocessing, device
+
+    @torch.inference_mode()
+    def embeddings(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """(n, d) float32 of unit length."""
+        rows = [self.bare(batch) for batch in _batches(pixels, self.preprocessing, self.device)]
+        return torch.nn.functional.normalize(torch.cat(rows), dim=-1).cpu().numpy()
+
+    def bare(self, batch: Tensor) -> Tensor:
+        """(n, d): the class tokens of a preprocessed batch."""
+        return self.model(batch)
+
+
+class IntermediateEncoder:
+    """LPIPS (Zhang et al. 2018, Eq. 1) over layers of a timm vision transformer.
+
+    Its weights are uniform: w_l = 1 for every channel.
+    """
 
     def __init__(
         self,
         model: Any,
         preprocessing: Preprocessing,
         device: torch.device,
-        layers: Sequence[int] = (),
+        layers: Sequence[int],
     ) -> None:
         self.model = model.eval().to(device)
         self.preprocessing, self.device, self.layers = preprocessing, device, list(layers)
 
     @torch.inference_mode()
-    def class_tokens(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        rows = [self.model(self._batch(pixels, start)) for start in range(0, len(pixels), BATCH)]
-        return torch.nn.functional.normalize(torch.cat(rows), dim=-1).cpu().numpy()
-
-    @torch.inference_mode()
     def distances(
         self, pixels: Sequence[np.ndarray], groups: Sequence[Sequence[int]]
     ) -> np.ndarray:
-        """LPIPS (Zhang et al. 2018, Eq. 1) with uniform weights: w_l = 1 for every channel.
+        """(n, n) float32; only pairs within one of `groups` are compared; the others stay 0.
 
         Each layer's features are given unit length along the channels; squared differences are
-        summed over channels, averaged over positions and summed over layers. Only pairs within one
-        of `groups` (lists of indices) are compared; the others stay 0.
+        summed over channels, averaged over positions and summed over layers.
         """
-        batches = [self._layers(pixels, start) for start in range(0, len(pixels), BATCH)]
+        batches = [
+            [torch.nn.functional.normalize(layer, dim=1, eps=1e-10) for layer in self.bare(batch)]
+            for batch in _batches(pixels, self.preprocessing, self.device)
+        ]
         layers = [torch.cat(per_batch) for per_batch in zip(*batches, strict=True)]
         total = np.zeros((len(pixels), len(pixels)), np.float32)
         for group in groups:
@@ -120,15 +139,8 @@ class TimmModel:
         """The compared layers of a preprocessed batch, each (n, channels, height, width)."""
         return self.model.forward_intermediates(batch, indices=self.layers, intermediates_only=True)
 
-    def _layers(self, pixels: Sequence[np.ndarray], start: int) -> list[Tensor]:
-        layers = self.bare(self._batch(pixels, start))
-        return [torch.nn.functional.normalize(layer, dim=1, eps=1e-10) for layer in layers]
 
-    def _batch(self, pixels: Sequence[np.ndarray], start: int) -> Tensor:
-        return self.preprocessing(pixels[start : start + BATCH]).to(self.device)
-
-
-class ClipModel:
+class ClipEncoder:
     """An open_clip model with its tokenizer."""
 
     def __init__(
@@ -142,16 +154,17 @@ class ClipModel:
         self.tokenizer, self.preprocessing, self.device = tokenizer, preprocessing, device
 
     @torch.inference_mode()
-    def image(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        batches = (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))
+    def embeddings(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """(n, e) float32 of unit length."""
         rows = [
-            self.model.encode_image(self.preprocessing(batch).to(self.device), normalize=True)
-            for batch in batches
+            self.model.encode_image(batch, normalize=True)
+            for batch in _batches(pixels, self.preprocessing, self.device)
         ]
         return torch.cat(rows).cpu().numpy()
 
     @torch.inference_mode()
-    def text(self, texts: Sequence[str]) -> np.ndarray:
+    def text_embeddings(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, e) float32 of unit length."""
         batches = (list(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))
         rows = [
             self.model.encode_text(self.tokenizer(batch).to(self.device), normalize=True)
@@ -159,8 +172,19 @@ class ClipModel:
         ]
         return torch.cat(rows).cpu().numpy()
 
+    def bare(self, batch: Tensor) -> Tensor:
+        """(n, e): what the image tower makes of a preprocessed batch."""
+        return self.model.encode_image(batch)
 
-class LpipsModel:
+
+def _batches(
+    pixels: Sequence[np.ndarray], preprocessing: Preprocessing, device: torch.device
+) -> Iterator[Tensor]:
+    for start in range(0, len(pixels), BATCH):
+        yield preprocessing(pixels[start : start + BATCH]).to(device)
+
+
+class LpipsEncoder:
     """LPIPS (Zhang et al. 2018) on AlexNet, with its authors' learned weights, by torchmetrics."""
 
     def __init__(self, alexnet: Path, preprocessing: Preprocessing, device: torch.device) -> None:

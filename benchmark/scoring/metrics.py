@@ -1,50 +1,22 @@
-"""The metrics: pure arithmetic on arrays, no I/O and no torch.
+"""The metrics: pure arithmetic on a batch, no I/O and no torch.
 
     from benchmark.scoring.metrics import DINO
-    DINO(features)      # {0: 0.71, 1: 0.66, ...}: image index -> score
+    DINO(batch)      # {0: 0.71, 1: 0.66, ...}: image index -> score
 
-A metric is an instance of a frozen dataclass; its name is that of its entry point. Each scores one
-group of images: those of one method, subject and seed. Averages over groups are `stats`' work.
+A metric is an instance of a frozen dataclass; its name is that of its entry point, or of its table
+in a protocol, which may choose another `encoder`. Each scores the images of one method, subject and
+seed. Averages are the results' work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from benchmark.api import PRIOR, REAL, Request
-
-
-@dataclass(frozen=True)
-class Features:
-    """What the encoders saw in one (method, subject, seed) group of n images, m references.
-
-    All embeddings are float32 rows of unit length, so that a dot product is a cosine in [-1, 1].
-    """
-
-    requests: Sequence[Request]  #: n requests, in the order of the images
-    dino: np.ndarray  #: (n, d)
-    clip_image: np.ndarray  #: (n, e)
-    clip_text: np.ndarray  #: (n, e), the prompt as captioned; `real` rows are 0, never read
-    reference_dino: np.ndarray  #: (m, d)
-    reference_clip: np.ndarray  #: (m, e)
-    same: np.ndarray  #: (n, m) bool: image i is reference j itself, and the pair never counts
-    lpips: np.ndarray  #: (n, n) distances >= 0 where both share the prompt; else NaN, never read
-    dinov2: np.ndarray | None = None  #: (n, f), where the protocol has a second DINO
-    reference_dinov2: np.ndarray | None = None  #: (m, f)
-
-    def of_kind(self, *, prior: bool, real: bool) -> list[int]:
-        """The images a metric is about: the prior prompt's, or else the evaluation prompts'.
-
-        Real images count among the latter if `real`.
-        """
-        kinds = [request.prompt.kind for request in self.requests]
-        if prior:
-            return [i for i, kind in enumerate(kinds) if kind == PRIOR]
-        return [i for i, kind in enumerate(kinds) if kind != PRIOR and (real or kind != REAL)]
+from benchmark.api import REAL, Batch, Unscored
 
 
 @dataclass(frozen=True)
@@ -56,36 +28,39 @@ class SubjectFidelity:
     """
 
     version: ClassVar[str] = "1"
+    label: str
+    about: str
     description: str
-    embedding: str  #: "dino", "dinov2" or "clip"
+    encoder: str
     prior: bool = False  #: of the prior prompt's images instead of the evaluation prompts'
     nearest: bool = False  #: the largest cosine instead of the mean
     higher_is_better: bool | None = True
 
-    def __call__(self, features: Features) -> dict[int, float]:
+    @property
+    def needs(self) -> frozenset[str]:
+        """Embeddings."""
+        return frozenset({self.encoder})
+
+    def __call__(self, batch: Batch) -> dict[int, float | Unscored]:
         """{image index: cosine in [-1, 1]}. A real image that is the only reference has none.
 
         Raises ValueError for another image that no reference is left to compare with.
         """
-        generated, references = {
-            "dino": (features.dino, features.reference_dino),
-            "dinov2": (features.dinov2, features.reference_dinov2),
-            "clip": (features.clip_image, features.reference_clip),
-        }[self.embedding]
-        if generated is None or references is None:
-            raise ValueError(f"the protocol has no encoder {self.embedding}")
-        similarity = generated.astype(np.float64) @ references.astype(np.float64).T  # (n, m)
-        scores = {}
-        for i in features.of_kind(prior=self.prior, real=True):
-            counted = similarity[i][~features.same[i]]
-            if not len(counted):
-                if features.requests[i].prompt.kind == REAL:
-                    continue
+        generated = batch.embeddings(self.encoder).astype(np.float64)
+        references = batch.reference_embeddings(self.encoder).astype(np.float64)
+        similarity = generated @ references.T  # (n, m)
+        scores: dict[int, float | Unscored] = {}
+        for i in batch.of_kind(prior=self.prior, real=True):
+            counted = similarity[i][~batch.same[i]]
+            if len(counted):
+                scores[i] = float(counted.max() if self.nearest else counted.mean())
+            elif batch.requests[i].prompt.kind == REAL:
+                scores[i] = Unscored("the only reference is this image itself")
+            else:
                 raise ValueError(
                     f"image {i} has no reference image to compare with: all "
                     f"{len(references)} are that image itself"
                 )
-            scores[i] = float(counted.max() if self.nearest else counted.mean())
         return scores
 
 
@@ -97,60 +72,94 @@ class PromptFidelity:
     """
 
     version: ClassVar[str] = "1"
+    label: str
+    about: str
     description: str
-    higher_is_better: bool = True
+    encoder: str
+    higher_is_better: bool | None = True
 
-    def __call__(self, features: Features) -> dict[int, float]:
+    @property
+    def needs(self) -> frozenset[str]:
+        """Embeddings of images and texts."""
+        return frozenset({self.encoder, f"{self.encoder}:text_embeddings"})
+
+    def __call__(self, batch: Batch) -> dict[int, float | Unscored]:
         """{image index: cosine in [-1, 1]} of the evaluation prompts' images."""
-        image = features.clip_image.astype(np.float64)
-        text = features.clip_text.astype(np.float64)
-        return {i: float(image[i] @ text[i]) for i in features.of_kind(prior=False, real=False)}
+        image = batch.embeddings(self.encoder).astype(np.float64)
+        text = batch.text_embeddings(self.encoder).astype(np.float64)
+        return {i: float(image[i] @ text[i]) for i in batch.of_kind(prior=False, real=False)}
 
 
 @dataclass(frozen=True)
 class Diversity:
     """Mean LPIPS distance of an image to the others of the same subject and prompt.
 
-    Paper, section 4.3. Prompts with a single image have no diversity and get no score.
+    Paper, section 4.3.
     """
 
     version: ClassVar[str] = "1"
+    label: str
+    about: str
     description: str
+    encoder: str
     prior: bool = False  #: of the prior prompt's images instead of the evaluation prompts'
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
 
-    def __call__(self, features: Features) -> dict[int, float]:
-        """{image index: mean distance >= 0}, only for prompts with two images or more."""
-        scores = {}
-        for group in self._groups(features):
+    @property
+    def needs(self) -> frozenset[str]:
+        """Distances."""
+        return frozenset({f"{self.encoder}:distances"})
+
+    def __call__(self, batch: Batch) -> dict[int, float | Unscored]:
+        """{image index: mean distance >= 0}. The only image of a prompt has none."""
+        scores: dict[int, float | Unscored] = {}
+        for group in self._groups(batch):
+            if len(group) == 1:
+                scores[group[0]] = Unscored("it is the only image of its prompt")
+                continue
+            distances = batch.distances(self.encoder)
             for i in group:
                 others = [j for j in group if j != i]
-                scores[i] = float(features.lpips[i, others].astype(np.float64).mean())
+                scores[i] = float(distances[i, others].astype(np.float64).mean())
         return dict(sorted(scores.items()))
 
-    def _groups(self, features: Features) -> Iterator[list[int]]:
-        indices = features.of_kind(prior=self.prior, real=False)
-        for prompt in dict.fromkeys(features.requests[i].prompt for i in indices):
-            group = [i for i in indices if features.requests[i].prompt == prompt]
-            if len(group) > 1:
-                yield group
+    def _groups(self, batch: Batch) -> Iterator[list[int]]:
+        indices = batch.of_kind(prior=self.prior, real=False)
+        for prompt in dict.fromkeys(batch.requests[i].prompt for i in indices):
+            yield [i for i in indices if batch.requests[i].prompt == prompt]
 
 
-DINO = SubjectFidelity("subject fidelity: DINO cosine to the real images", embedding="dino")
-DINOV2 = SubjectFidelity("subject fidelity: DINOv2 cosine to the real images", embedding="dinov2")
-DINO_NEAREST = SubjectFidelity(
-    "a sign of copying: DINO cosine to the nearest real image",
-    embedding="dino",
-    nearest=True,
-    higher_is_better=None,
+DINO = SubjectFidelity("DINO", "subject fidelity", "DINO cosine to the real images", encoder="dino")
+DINOV2 = SubjectFidelity(
+    "DINOv2", "subject fidelity", "DINOv2 cosine to the real images", encoder="dinov2"
 )
-CLIP_I = SubjectFidelity("subject fidelity: CLIP cosine to the real images", embedding="clip")
-CLIP_T = PromptFidelity("prompt fidelity: CLIP cosine of image and prompt")
+CLIP_I = SubjectFidelity(
+    "CLIP-I", "subject fidelity", "CLIP cosine to the real images", encoder="clip"
+)
+CLIP_T = PromptFidelity(
+    "CLIP-T", "prompt fidelity", "CLIP cosine of image and prompt", encoder="clip"
+)
 PRES = SubjectFidelity(
-    "prior preservation: DINO cosine of the prior prompt's images to the subject; lower is better",
-    embedding="dino",
+    "PRES",
+    "prior preservation",
+    "DINO cosine of the prior prompt's images to the subject's real images",
+    encoder="dino",
     prior=True,
     higher_is_better=False,
 )
-DIV = Diversity("diversity: LPIPS between images of the same prompt")
-PRIOR_DIV = Diversity("diversity of the prior prompt's images, by LPIPS", prior=True)
+DIV = Diversity("DIV", "diversity", "LPIPS between images of the same prompt", encoder="lpips")
+PRIOR_DIV = Diversity(
+    "prior DIV",
+    "prior preservation",
+    "LPIPS between the prior prompt's images",
+    encoder="lpips",
+    prior=True,
+)
+DINO_NEAREST = SubjectFidelity(
+    "nearest DINO",
+    "copying",
+    "DINO cosine to the nearest real image: near 1 is a copy",
+    encoder="dino",
+    nearest=True,
+    higher_is_better=None,
+)

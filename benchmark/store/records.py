@@ -13,11 +13,12 @@ FORMAT.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmark.api import (
     PRIOR_PROMPT,
@@ -29,6 +30,9 @@ from benchmark.api import (
     UserError,
     noise_seed,
 )
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 #: Of the files that hold a record. Format 1 knew one key for fit, images and scores.
 FORMAT = 2
@@ -230,7 +234,9 @@ class MetricRecord:
     about: str
     higher_is_better: bool | None
     encoders: tuple[str, ...]  #: those of the protocol that it looks through
-    factor: float  #: the protocol's scale
+    factor: float  #: the protocol's scale: factor * max(minimum, score)
+    minimum: float | None = None
+    metric: str = ""  #: the plugin's name, where the protocol gives it another
 
 
 @dataclass(frozen=True)
@@ -307,7 +313,7 @@ def to_json(record: JobRecord | PriorRecord | ScoreRecord) -> dict[str, Any]:
 
 def from_json(kind: type[Record], content: Any, *, where: str) -> Record:
     """What `to_json` made of a `kind`. Raises UserError naming `where`, and what is amiss."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     if not isinstance(content, dict) or content.get("kind") != kind.__name__:
         found = content.get("format", 1) if isinstance(content, dict) else None
@@ -324,8 +330,15 @@ def from_json(kind: type[Record], content: Any, *, where: str) -> Record:
         )
     plain = {key: value for key, value in content.items() if key not in ("format", "kind")}
     try:
-        return TypeAdapter(kind).validate_python(plain)
+        return _adapter(kind).validate_python(plain)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise UserError(f"{where}: {place}: {first['msg']}: remove it, and run again") from error
+
+
+@functools.cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)

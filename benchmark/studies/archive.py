@@ -2,25 +2,27 @@
 
     keep_run(Path("runs/reference"), Path("reports/pocket/reference"))
 
-The copy has scores.csv, suite.toml, the jobs' records as lines of records.jsonl, and the images
-that stand for the rest: those of the report's grid, and one prompt of every subject. Its report is
-made from these alone, so `report` writes the same bytes again from any copy of the folder.
+The copy has run.json, suite.toml, protocols/, scores.csv, the records as lines of records.jsonl,
+and the images that stand for the rest: those of the report's grid, and one prompt of every subject.
+Its report is made from these alone, so `report` writes the same bytes again from any copy.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Prompt, UserError
-from benchmark.report.tables import bytes_left
+from benchmark.api import PRIOR_PROMPT, UserError
+from benchmark.report.cost import bytes_left
 from benchmark.report.write import grid_prompts, grid_subjects, write_report
-from benchmark.results.merge import scores_csv, uneven_prompts
-from benchmark.results.run import Run, check_finished, missing_jobs, read_run
-from benchmark.store.directory import RECORDS, write_atomically
+from benchmark.results.completeness import check_finished, lacking_of
+from benchmark.results.run import Run, read_run
+from benchmark.store.directory import PLAN, RECORDS, SUITE, folder_name
+from benchmark.store.files import write_atomically
+from benchmark.store.records import JobRecord, to_json, with_images
 
 
 def keep_run(run_directory: Path, directory: Path) -> Path:
@@ -31,21 +33,24 @@ def keep_run(run_directory: Path, directory: Path) -> Path:
     """
     run = read_run(run_directory)
     check_finished(run)
-    if missing_jobs(run.scores) or uneven_prompts(run) or not run.records:
+    if lacking_of(run):
         raise UserError(
             f"{run_directory} is not finished: the same `run` command again goes on; keep it then"
         )
     _check_folder(directory, run_directory)
-    records = [_kept(run, record) for record in run.records]
-    images = sorted({path.relative_to(run_directory) for path in _images(run)})
+    kept = [_kept(run, record) for record in run.records]
+    records = [to_json(r) for r in kept] + [to_json(r) for r in run.scored]
+    records += [to_json(r) for r in run.priors]
+    lines = [json.dumps(record) + "\n" for record in records]
+    protocols = [f"protocols/{folder_name(label)}.toml" for label in run.protocols]
+    images = [name for record in kept for name in record.images]
     try:
-        write_atomically(directory / RECORDS, "".join(json.dumps(r) + "\n" for r in records))
-        write_atomically(directory / "suite.toml", (run_directory / "suite.toml").read_bytes())
-        write_atomically(directory / "scores.csv", scores_csv(run.scores))
-        if (directory / "images").is_dir():
-            shutil.rmtree(directory / "images")
-        for name in images:
+        for folder in ("images", "protocols"):
+            if (directory / folder).is_dir():
+                shutil.rmtree(directory / folder)
+        for name in (PLAN, SUITE, "scores.csv", *protocols, *images):
             write_atomically(directory / name, (run_directory / name).read_bytes())
+        write_atomically(directory / RECORDS, "".join(lines))
     except OSError as error:
         raise UserError(f"cannot write to {directory}: {error.strerror}") from error
     return write_report(directory)
@@ -65,24 +70,29 @@ def _check_folder(directory: Path, run_directory: Path) -> None:
         raise UserError(f"cannot use {directory}: {error.strerror}") from error
 
 
-def _kept(run: Run, record: dict[str, Any]) -> dict[str, Any]:
-    """The record without the list of its files, and with how much they were."""
-    kept = {key: value for key, value in record.items() if key != "files"}
-    return kept | {"bytes_left": bytes_left(run, record)}
+def _kept(run: Run, record: JobRecord) -> JobRecord:
+    """The record with the images that stay, and with how much all its files were."""
+    names = {name for name in _images(run, record) if (run.directory / name).is_file()}
+    images = {name: image for name, image in record.images.items() if name in names}
+    left = bytes_left(run, record)
+    return replace(with_images(record, images), bytes_left=left, weights=None)
 
 
-def _images(run: Run) -> Iterable[Path]:
-    """The files that are kept: of the lowest seed, and of each prompt the first."""
-    grid = grid_subjects(run)
-    seeds: dict[str, int] = {}
-    for job in (record["job"] for record in run.records):
-        seeds[job["subject"]] = min(job["seed"], seeds.get(job["subject"], job["seed"]))
-    for job in (record["job"] for record in run.records):
-        subject, prompts = job["subject"], [Prompt(**prompt) for prompt in job["prompts"]]
-        wanted = [*grid_prompts(prompts), PRIOR_PROMPT] if subject in grid else prompts[:1]
-        if job["seed"] == seeds[subject]:
-            found = [run.image(job["method"], subject, p, job["seed"], 0) for p in wanted]
-            yield from (path for path in found if path)
-            first = run.image(job["method"], subject, REAL_PROMPT, job["seed"], 0)
-            if first:
-                yield from first.parent.glob(f"*-s{job['seed']}-*.png")
+def _images(run: Run, record: JobRecord) -> Iterator[str]:
+    """What is kept of a job: of a subject's lowest seed, and of each prompt the first image."""
+    job = record.job
+    seeds = [
+        other.job.seed
+        for other in run.records
+        if other.job.subject == job.subject and other.job.prompted == job.prompted
+    ]
+    if job.seed != min(seeds):
+        return
+    if not job.prompted:
+        yield from record.images
+        return
+    in_grid = job.subject in grid_subjects(run)
+    wanted = {*grid_prompts(job.prompts), PRIOR_PROMPT} if in_grid else {*job.prompts[:1]}
+    for name, image in record.images.items():
+        if image.index == 0 and image.prompt in wanted:
+            yield name

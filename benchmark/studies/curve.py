@@ -4,7 +4,7 @@
     python -m benchmark curve dreambooth --over subject_images=1,2,3,4,5
 
 Each point of a curve is a variant of its method, `dreambooth[steps=25]`, and a run like any other:
-trained from the start, scored on the same prompts and noise. The controls are drawn beside them.
+trained from the start, scored on the same prompts and noise. The bounds are drawn beside them.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from benchmark.api import SUBJECT_IMAGES, UserError
 from benchmark.config.registry import variant
 from benchmark.config.suite import Suite
 from benchmark.grid import run_grid
-from benchmark.report.markdown import LABELS, NOTHING, escape, markdown_table, with_interval
-from benchmark.report.provenance import under
+from benchmark.report.caveats import under
+from benchmark.report.markdown import NOTHING, escape, heading, markdown_table, with_interval
 from benchmark.results.claims import published
+from benchmark.results.comparability import run_seeds
 from benchmark.results.run import Run, read_run
-from benchmark.results.statistics import CONTROLS, MINIMUM_SUBJECTS, sort_metrics
-from benchmark.runs.plan import Plan
-from benchmark.store.directory import write_atomically
-from benchmark.studies.sweep import SPLIT, development
+from benchmark.results.statistics import MINIMUM_SUBJECTS
+from benchmark.store.files import write_atomically
 
+DEVELOPMENT = "development"  #: the split on which settings may be chosen
 COLUMNS = ("method", "value", "metric", "mean", "low", "high", "subjects")
 
 
@@ -41,16 +41,15 @@ class Curve:
     setting: str
     values: tuple[str, ...]  #: as they were written, the lowest first
 
-    def variant(self, method: str, value: str) -> str:
+    def point(self, method: str, value: str) -> str:
         """`dreambooth` -> `dreambooth[steps=25]`; `a[b=1]` -> `a[b=1,steps=25]`."""
         opened = f"{method.removesuffix(']')}," if method.endswith("]") else f"{method}["
         return f"{opened}{self.setting}={value}]"
 
     @property
     def runs(self) -> list[str]:
-        """The methods to run: every point, then the controls."""
-        points = [self.variant(m, value) for m in self.methods for value in self.values]
-        return [*points, *CONTROLS]
+        """The methods to run beside the suite's controls: every point."""
+        return [self.point(method, value) for method in self.methods for value in self.values]
 
 
 def read_curve(methods: Sequence[str], over: str) -> Curve:
@@ -66,10 +65,6 @@ def read_curve(methods: Sequence[str], over: str) -> Curve:
     if not methods:
         raise UserError("no method chosen: name one or more, as `list methods` does")
     for method in curve.methods:
-        if method in CONTROLS:
-            raise UserError(
-                f"'{method}' learns nothing, so it has no curve: it is drawn beside every one"
-            )
         if curve.setting in variant(method)[1]:
             raise UserError(f"method '{method}' has its '{curve.setting}' already: leave it out")
     return curve
@@ -90,16 +85,28 @@ def _number(value: str, over: str) -> float:
 
 def on_split(suite: Suite, split: str) -> Suite:
     """`suite` on all its subjects of `split`. Raises UserError if it has no development split."""
-    if split == SPLIT:
-        return development(suite)
+    if split == DEVELOPMENT and suite.data.split is None:
+        raise UserError(
+            f"suite '{suite.name}' has no split, so no development subjects to choose settings on: "
+            "name one in its [data] table"
+        )
     data = suite.data.model_copy(update={"split": split, "subjects": []})
     return suite.model_copy(update={"data": data})
 
 
 def run_curve(
-    curve: Curve, grid: Plan, path: Path, *, workers: int | None = None, dry_run: bool = False
+    curve: Curve, grid: Any, path: Path, *, workers: int | None = None, dry_run: bool = False
 ) -> int:
-    """Run the grid of `curve.runs`, then write the curve; the exit code as of `run_grid`."""
+    """Run the grid of `curve.runs`, then write the curve; the exit code as of `run_grid`.
+
+    `grid`: what `benchmark.runs.plan.plan` lays out. Raises UserError for a curve of a bound.
+    """
+    for job in grid.jobs:
+        if job.role != "method" and job.method in curve.runs:
+            raise UserError(
+                f"'{job.method}' is the {job.role} and no method, so it has no curve: the suite's "
+                "controls are drawn beside every one"
+            )
     print(f"curve       over {curve.setting}: {', '.join(curve.values)}")
     print(f"split       {_about_split(grid.suite.data.split)}")
     code = run_grid(grid, path, workers=workers, dry_run=dry_run)
@@ -109,18 +116,22 @@ def run_curve(
 
 
 def write_curve(run_directory: Path, curve: Curve) -> Path:
-    """Write curve.csv, curve.md, curve.png and curve.svg of a run; returns the picture's path."""
+    """Write curve.csv, curve.md, curve.png and curve.svg of a run; returns the picture's path.
+
+    Of several protocols, under the one that the run had first.
+    """
     from benchmark.report.figures.curve import draw_curve
-    from benchmark.report.figures.scatter_and_bars import png_of, svg_of
+    from benchmark.report.figures.drawing import png_of, svg_of
 
     run = read_run(run_directory)
-    table = curve_table(run.summary, curve)
+    run = run.under(run.protocols[0])
+    table = curve_table(run, curve)
     paper = published()
     # Its values are raw cosines, which go beside no others.
     alike = all(run.factor(metric) == 1 for metric in table["metric"].unique())
     rows = [row for row in paper["curve"] if alike and row["setting"] == curve.setting]
     text = _text(run, table, curve, rows, source=paper["source"])
-    figure = draw_curve(table, setting=curve.setting, title=_title(run), published=rows)
+    figure = draw_curve(run, table, setting=curve.setting, title=_title(run), published=rows)
     contents = {
         "csv": table.to_csv(index=False, float_format="%.6f", lineterminator="\n"),
         "md": text,
@@ -133,16 +144,16 @@ def write_curve(run_directory: Path, curve: Curve) -> Path:
     return run_directory / "curve.png"
 
 
-def curve_table(summary: pd.DataFrame, curve: Curve) -> pd.DataFrame:
-    """COLUMNS: a row for each method, value and metric that has scores; then the controls.
+def curve_table(run: Run, curve: Curve) -> pd.DataFrame:
+    """COLUMNS: a row for each method, value and metric that has scores; then the bounds.
 
-    `summary` is summary.csv's. `value` is as it was written, and empty for a control.
+    `run` is under one protocol. `value` is as it was written, and empty for a bound.
     """
-    found = {(row.method, row.metric): row for row in summary.itertuples()}
-    points = [(m, value, curve.variant(m, value)) for m in curve.methods for value in curve.values]
+    found = {(row.method, row.metric): row for row in run.summary.itertuples()}
+    points = [(m, value, curve.point(m, value)) for m in curve.methods for value in curve.values]
     rows = []
-    for method, value, name in [*points, *((control, "", control) for control in CONTROLS)]:
-        for metric in sort_metrics(summary["metric"]):
+    for method, value, name in [*points, *((bound, "", bound) for bound in run.controls)]:
+        for metric in run.metrics:
             row: Any = found.get((name, metric))
             if row is not None:
                 rows.append((method, value, metric, row.mean, row.low, row.high, row.subjects))
@@ -153,8 +164,8 @@ def _text(
     run: Run, table: pd.DataFrame, curve: Curve, published: Sequence[dict[str, Any]], *, source: str
 ) -> str:
     words = escape(curve.setting.replace("_", " "))
-    metrics = sort_metrics(table["metric"])
-    header = ["method", words, *(LABELS.get(m, escape(m)) for m in metrics), "subjects"]
+    metrics = [metric for metric in run.metrics if metric in set(table["metric"])]
+    header = ["method", words, *(escape(heading(run.metric(m))) for m in metrics), "subjects"]
     rows = [*_rows(table, metrics), *_published_rows(published, metrics)]
     text = [
         f"# {escape(run.suite['name'])}: scores by {words} {under(run)}\n",
@@ -163,8 +174,7 @@ def _text(
         "Means over subjects, and in brackets their 95 % bootstrap intervals, resampling subjects; "
         f"fewer than {MINIMUM_SUBJECTS} subjects give none.\n",
     ]
-    finished = set(run.scores["method"])
-    missing = [name for name in curve.runs if name not in finished]
+    missing = [name for name in curve.runs if name not in run.methods]
     if missing:
         text.append(f"**Not finished**: {', '.join(map(escape, missing))}.\n")
     if table.groupby(["method", "value"])["subjects"].max().nunique() > 1:
@@ -211,13 +221,14 @@ def _published_rows(published: Sequence[dict[str, Any]], metrics: Sequence[str])
 
 
 def _about_split(split: str | None) -> str:
-    if split == SPLIT:
+    if split == DEVELOPMENT:
         return "development, on which settings may be chosen"
     return f"{split}, on which no setting may be chosen"
 
 
 def _title(run: Run) -> str:
-    subjects, seeds = run.scores["subject"].nunique(), run.scores["seed"].nunique()
+    subjects = len({record.job.subject for record in run.records})
+    seeds = len(run_seeds(run))
     return (
         f"{run.suite['data'].get('split')} subjects: {subjects}, seeds: {seeds}; "
         "shaded: 95 % interval over subjects"

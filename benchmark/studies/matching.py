@@ -12,16 +12,14 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmark.api import PRIOR, PRIOR_PROMPT, Prompt, Request, Subject, UserError
 from benchmark.data.dataset import Dataset, read_image
-from benchmark.store.directory import prompt_slug
 
-#: The method whose images are the data set's own: nobody else's may be called so.
-OWN_IMAGES = "real-images"
 _COLUMNS, _OPTIONAL = ("file", "subject", "prompt"), ("sample", "seed", "method")
 
 #: method, subject, seed: what a job is of.
@@ -54,18 +52,24 @@ def match_files(
     *,
     identifier: str,
     method: str,
+    reserved: Collection[str] = (),
 ) -> tuple[dict[Group, dict[Request, Path]], list[str]]:
     """The readable images of `images` (a folder or a CSV) by job and request; and what fits none.
 
     `subjects`: those of `dataset` that are looked for, by name. A prompt may have `identifier`
-    before its class noun; `method` made what a CSV names no method for. The second list has a line
-    a file: its name, and why. Raises UserError if `images` cannot be read at all.
+    before its class noun; `method` made what a CSV names no method for, and is none of `reserved`,
+    whose images are the data set's own. The second list has a line a file: its name, and why.
+    Raises UserError if `images` cannot be read at all.
     """
     found: dict[Group, dict[Request, Path]] = defaultdict(dict)
     unmatched = []
     for entry in _rows(images) if images.is_file() else _files(images):
         entry = replace(entry, method=entry.method or method)
         try:
+            if entry.method in reserved:
+                raise UserError(
+                    f"method '{entry.method}' is the data set's own images: choose another --method"
+                )
             group, request = _matched(entry, dataset, subjects, found, identifier=identifier)
             read_image(entry.file)
         except UserError as error:
@@ -140,10 +144,6 @@ def _matched(
         if not (value.isascii() and value.isdigit()):
             raise UserError(f"{name} '{value}' is no whole number from 0")
     group = (entry.method, entry.subject, int(entry.seed))
-    if entry.method == OWN_IMAGES:
-        raise UserError(
-            f"method '{OWN_IMAGES}' is the data set's own images: choose another --method"
-        )
     prompt = _prompt(entry.prompt, subjects[entry.subject], dataset, identifier)
     taken = {r.index for r in found[group] if r.prompt == prompt} if group in found else set()
     sample = int(entry.sample) if entry.sample else len(taken)
@@ -157,7 +157,7 @@ def _prompt(text: str, subject: Subject, dataset: Dataset, identifier: str) -> P
     wanted = _plain(text)
     prompts = dataset.prompts_for(subject)
     for prompt in (*prompts, PRIOR_PROMPT):
-        names = {prompt.text(subject.class_noun), prompt.template, prompt_slug(prompt)}
+        names = {prompt.text(subject.class_noun), prompt.template, prompt.slug}
         if prompt.kind != PRIOR:
             names.add(prompt.text(f"{identifier} {subject.class_noun}"))
         if wanted in map(_plain, names):

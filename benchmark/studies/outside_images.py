@@ -11,22 +11,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Metric, Request, Subject, UserError
-from benchmark.config import registry as plugins
+from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Request, Subject, UserError
 from benchmark.config.suite import Suite
 from benchmark.data.dataset import read_image, verify
-from benchmark.models.identity import identify
-from benchmark.runs.job import Workplace, score
-from benchmark.runs.plan import load_metrics
+from benchmark.grid import report, score_jobs
+from benchmark.runs.gain import check, check_scoring, extra_metrics, joined_plan, read_held
+from benchmark.runs.job import make_images
+from benchmark.runs.plan import Row, Selection, lay_out
+from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.runs.selection import choose_subjects
-from benchmark.store.directory import RunDirectory, provenance, write_atomically
-from benchmark.store.records import ELSEWHERE, Job, JobRecord
-from benchmark.studies.matching import OWN_IMAGES, match_files, name_of
+from benchmark.runs.workplace import Workplace
+from benchmark.store.directory import SUITE, RunDirectory, request_path
+from benchmark.store.files import write_atomically
+from benchmark.store.provenance import provenance
+from benchmark.store.records import (
+    ELSEWHERE,
+    Fit,
+    ImageRecord,
+    Job,
+    JobRecord,
+    Phases,
+    digest,
+    image_key,
+)
+from benchmark.studies.matching import match_files, name_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,6 @@ class Batch:
     """One job's images: `files[i]` is what was made for `requests[i]`."""
 
     job: Job
-    subject: Subject
     requests: tuple[Request, ...]
     files: tuple[Path, ...]
 
@@ -45,155 +57,168 @@ class Work:
 
     suite: Suite
     batches: tuple[Batch, ...]
+    metrics: tuple[str, ...]  #: beside the protocol's
+    measures: tuple[Job, ...]  #: those of the suite's controls that need no backbone
     unmatched: tuple[str, ...]  #: file and why
-    configuration: str  #: 16 hex digits over all that decides the scores
+    directory: Path  #: where it goes unless it is told otherwise
 
 
-def collect(images: Path, suite: Suite, *, method: str = "") -> Work:
+def collect(images: Path, suite: Suite, *, method: str = "", metrics: Sequence[str] = ()) -> Work:
     """Match every file of `images` (a folder or a CSV) with a subject and a prompt, and look at it.
 
-    `method` is what made them, where a CSV does not say; else the folder's name. Raises UserError
-    if no file matches, or if an encoder of the protocol is missing.
+    `method` is what made them, where a CSV does not say; else the folder's name. `metrics` are
+    scored beside the protocol's. Raises UserError if no file matches, or if an encoder is missing.
     """
     dataset = suite.data.load()
     subjects = {s.name: s for s in choose_subjects(dataset, suite.data.subjects)}
+    rows = [Row(name, suite.method(name), suite.settings(name)) for name in suite.controls]
+    rows = [row for row in rows if not row.method.needs and not row.method.prompted]
     found, unmatched = match_files(
         images,
         dataset,
         subjects,
         identifier=suite.backbone.identifier,
         method=method or name_of(images),
+        reserved=[row.name for row in rows],
     )
     if not found:
         reason = f"; the first: {unmatched[0]}" if unmatched else ""
         raise UserError(f"{images}: none of {len(unmatched)} files is an image to score{reason}")
-    scored = [subjects[name] for name in dict.fromkeys(name for _, name, _ in found)]
+    scored = tuple(subjects[name] for name in dict.fromkeys(name for _, name, _ in found))
     verify(dataset, scored)
-    encoders = identify(suite.encoder_tables())
+    scoring = Assessment.of(suite, tuple(metrics)).scoring
     batches = [
-        _batch(name, subjects[subject], seed, files, suite, encoders)
+        _batch(name, subjects[subject], seed, files)
         for (name, subject, seed), files in found.items()
     ]
+    compared = tuple(subject for subject in scored if len(subject.images) > 1)
+    selection = Selection(dataset, compared, {subject.name: () for subject in compared}, ())
     seed = min(seed for _, _, seed in found)
-    batches += [_real_images(subject, seed, suite, encoders) for subject in scored]
-    return Work(suite, tuple(batches), tuple(unmatched), _configuration(suite, batches))
+    measures, _ = lay_out(suite, rows, selection, [seed], None)
+    key = digest([scoring.declaration, [batch.job.fit.key for batch in batches]])
+    return Work(
+        suite,
+        tuple(batches),
+        metrics=tuple(metrics),
+        measures=measures,
+        unmatched=tuple(unmatched),
+        directory=Path("runs") / f"{name_of(images)}-{key[:8]}",
+    )
 
 
-def score_images(work: Work, path: Path) -> Path:
-    """Score what is not scored yet, copy the images into the run directory, and write the report.
+def score_images(work: Work, path: Path) -> int:
+    """Copy the images into the run directory, score what is not scored yet, and report it.
 
-    Returns the report's path. Raises UserError if `path` belongs to something else.
+    Returns the exit code as of `run_grid`. Raises UserError if `path` belongs to something else,
+    or holds other images of the same jobs.
     """
-    from benchmark.report.write import write_report
-
-    directory = RunDirectory(path)
-    directory.check(work.configuration)
-    with directory.locked():
-        directory.prepare(
-            configuration=work.configuration,
-            suite_toml=_suite_toml(work),
-            jobs=[batch.job for batch in work.batches],
+    held = read_held(RunDirectory(path))
+    jobs = [*(batch.job for batch in work.batches), *work.measures]
+    check(jobs, {}, held)
+    protocol = work.suite.protocol
+    assessment = Assessment.of(work.suite, extra_metrics(protocol, held, work.metrics))
+    check_scoring(assessment.scoring, held)
+    examiner = Examiner(assessment, held.directory)
+    one_thread()
+    with held.locked():
+        there = (path / SUITE).is_file()
+        held.directory.write_plan(
+            joined_plan(jobs, {}, protocol, held),
+            suite=(path / SUITE).read_text("utf-8") if there else _suite_toml(work.suite),
+            protocols={protocol.label: protocol.dump_toml()},
         )
         if work.unmatched:
             write_atomically(path / "unmatched.txt", "\n".join(work.unmatched) + "\n")
         else:
             (path / "unmatched.txt").unlink(missing_ok=True)
-        workplace = Workplace(work.suite, directory)
-        for number, batch in enumerate(work.batches, 1):
-            if not directory.record(batch.job):
-                _score_batch(batch, workplace)
-            print(f"[{number}/{len(work.batches)}] {batch.job.label}: {len(batch.files)} images")
-        directory.assemble_scores()
-        return write_report(path)
+        records = [
+            held.jobs.get(batch.job.name) or _bring(batch, held.directory) for batch in work.batches
+        ]
+        workplace = Workplace(work.suite, held.directory, examiner)
+        records += [
+            held.jobs.get(job.name) or make_images(job, None, workplace, tell=_silent)
+            for job in work.measures
+        ]
+        return report(held.directory, score_jobs(records, examiner), len(records))
 
 
-def _score_batch(batch: Batch, workplace: Workplace) -> None:
-    import torch
+def _silent(phase: str, done: int, steps: int) -> None:
+    """Nothing to tell: images are only copied."""
 
-    cuda = torch.cuda.is_available()
-    if not cuda:
-        torch.set_num_threads(1)  # so that a sum's last digits do not depend on the cores
-    images = [read_image(file) for file in batch.files]
-    started = time.perf_counter()
-    scores = score(batch.job, batch.subject, batch.requests, images, workplace)
-    directory = workplace.directory
-    paths = [directory.image_path(batch.job, request) for request in batch.requests]
-    versions = {name: metric.version for name, metric in workplace.metrics.items()}
+
+def _bring(batch: Batch, directory: RunDirectory) -> JobRecord:
+    """Copy a job's images, and write its record."""
+    job = batch.job
+    images = {
+        request_path(job.name, request): read_image(file)
+        for request, file in zip(batch.requests, batch.files, strict=True)
+    }
+    hashes = directory.write_images(images)
     record = JobRecord(
-        key=batch.job.key,
-        job=asdict(batch.job),
-        provenance=provenance()
-        | {"device": torch.cuda.get_device_name() if cuda else "cpu", "metrics": versions},
-        train_seconds=0.0,
-        sample_seconds=0.0,
-        score_seconds=time.perf_counter() - started,
-        peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if cuda else 0.0,
-        images=len(images),
-        files={p: str(file) for p, file in zip(paths, batch.files, strict=True)},
+        job=job,
+        images={
+            path: ImageRecord(
+                request.prompt,
+                request.index,
+                request.noise_seed,
+                text=str(file),
+                key=image_key(job.fit, request, None),
+                sha256=hashes[path],
+            )
+            for path, request, file in zip(images, batch.requests, batch.files, strict=True)
+        },
+        drawn=len(images),
+        phases=Phases(),
+        provenance=provenance(),
+        peak_memory_mb=0.0,
     )
-    directory.write_job(record, batch.job, dict(zip(paths, images, strict=True)), scores)
+    directory.write_job(record)
+    return record
 
 
-def _batch(
-    method: str,
-    subject: Subject,
-    seed: int,
-    files: dict[Request, Path],
-    suite: Suite,
-    encoders: dict[str, dict[str, Any]],
-) -> Batch:
+def _batch(method: str, subject: Subject, seed: int, files: Mapping[Request, Path]) -> Batch:
     prompts = tuple(dict.fromkeys(request.prompt for request in files))
     counts = {prompt: sum(r.prompt == prompt for r in files) for prompt in prompts}
     evaluated = tuple(p for p in prompts if p not in (PRIOR_PROMPT, REAL_PROMPT))
-    digest = hashlib.sha256()
+    content = hashlib.sha256()
     for request, path in files.items():
-        digest.update(json.dumps([request.prompt.template, request.index]).encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    job = Job(
+        content.update(json.dumps([request.prompt.template, request.index]).encode())
+        content.update(hashlib.sha256(path.read_bytes()).digest())
+    fit = Fit(
         method=method,
-        method_version=ELSEWHERE,
-        settings={"images": digest.hexdigest()[:16]},
+        version=ELSEWHERE,
+        settings={"images": content.hexdigest()[:16]},
+        backbone=ELSEWHERE,
+        precision=None,
         subject=subject.name,
         class_noun=subject.class_noun,
         live=subject.live,
-        images_digest=subject.digest,
-        backbone=ELSEWHERE,
-        sampler={},
-        encoders=encoders,
+        images=subject.digest,
+        prior=None,
+        seed=seed,
+    )
+    job = Job(
+        method=method,
+        role="method",
+        variant_of=None,
+        prompted=True,
+        fit=fit,
+        sampler=None,
+        references=len(subject.images),
+        references_digest=subject.digest,
         prompts=evaluated,
         images_per_prompt=max((counts[prompt] for prompt in evaluated), default=0),
         prior_prompt_images=counts.get(PRIOR_PROMPT, 0),
-        seed=seed,
-        protocol=suite.protocol.label,
     )
-    return Batch(job, subject, tuple(files), tuple(files.values()))
+    return Batch(job, tuple(files), tuple(files.values()))
 
 
-def _real_images(
-    subject: Subject, seed: int, suite: Suite, encoders: dict[str, dict[str, Any]]
-) -> Batch:
-    """The subject's own images, as a run's method of that name has them: the two reports join."""
-    requests = {Request(REAL_PROMPT, i, 0): path for i, path in enumerate(subject.images)}
-    batch = _batch(OWN_IMAGES, subject, seed, requests, suite, encoders)
-    version = plugins.load_method(OWN_IMAGES).version
-    return replace(batch, job=replace(batch.job, method_version=version, settings={}))
-
-
-def _configuration(suite: Suite, batches: list[Batch]) -> str:
-    metrics: dict[str, Metric] = load_metrics(suite.protocol)
-    content = [
-        suite.protocol.model_dump(mode="json"),
-        suite.backbone.identifier,
-        {name: metric.version for name, metric in metrics.items()},
-        [batch.job.key for batch in batches],
-    ]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _suite_toml(work: Work) -> str:
+def _suite_toml(suite: Suite) -> str:
     """Of the suite only what these scores hang on: nothing was trained or sampled."""
     import tomli_w
 
-    suite = work.suite.model_dump(mode="json", exclude_none=True)
-    kept = {key: suite[key] for key in ("name", "protocol", "data")}
-    return tomli_w.dumps(kept | {"description": "Images made elsewhere"})
+    whole = suite.model_dump(mode="json", exclude_none=True)
+    kept = ("name", "protocol", "encoders", "data", "controls", "tables", "objective")
+    found: dict[str, Any] = {key: whole[key] for key in kept if key in whole}
+    identifier = {"identifier": suite.backbone.identifier}
+    return tomli_w.dumps(found | {"description": "Images made elsewhere", "backbone": identifier})

@@ -2,39 +2,44 @@
 
     python -m benchmark sweep dreambooth --set learning_rate=1e-4,2e-4 --set steps=100,200
 
-The objective is written down here, before any sweep, and is the same for every method: the
-geometric mean of DINO over the real images' DINO and of CLIP-T over the untuned model's CLIP-T.
-Both ratios have the control that is hard to beat below the line, so neither subject nor prompt
-fidelity can be bought with all of the other. Test subjects never take part.
+The objective is declared by the suite, before any sweep, and is the same for every method: the
+geometric mean of a metric of subject fidelity over the upper bound's, and of one of prompt fidelity
+over the lower bound's. Both ratios have the bound that is hard to beat below the line, so neither
+can be bought with all of the other. Test subjects never take part.
+
+    [objective]
+    fidelity = "dino"
+    prompt = "clip_t"
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from benchmark.api import UserError
 from benchmark.config.suite import Suite
-from benchmark.report.markdown import markdown_table
-from benchmark.results.run import read_run
-from benchmark.store.directory import write_atomically
-
-SPLIT = "development"
-METRICS = ("dino", "clip_i", "clip_t", "pres", "div", "prior_div")
+from benchmark.config.tables import Objective
+from benchmark.report.cost import cost
+from benchmark.report.markdown import NOTHING, markdown_table
+from benchmark.results.run import Run, read_run
+from benchmark.store.files import write_atomically
+from benchmark.studies.curve import DEVELOPMENT, on_split
 
 
 def development(suite: Suite) -> Suite:
-    """`suite` on its development subjects. Raises UserError if it has no splits."""
-    if suite.data.split is None:
+    """`suite` on its development subjects. Raises UserError if it has none, or no objective."""
+    if suite.objective is None:
         raise UserError(
-            f"suite '{suite.name}' has no split, so no development subjects to choose settings on: "
-            "name one in its [data] table"
+            f"suite '{suite.name}' has no objective to choose settings by: give it an [objective] "
+            "table with `fidelity` and `prompt`, each the name of a metric"
         )
-    data = suite.data.model_copy(update={"split": SPLIT, "subjects": []})
-    return suite.model_copy(update={"data": data})
+    return on_split(suite, DEVELOPMENT)
 
 
 def variants(method: str, settings: Sequence[str]) -> list[str]:
@@ -48,33 +53,47 @@ def variants(method: str, settings: Sequence[str]) -> list[str]:
     return [f"{method}[{','.join(chosen)}]" for chosen in product(*choices)]
 
 
-def sweep_table(summary: pd.DataFrame, seconds: dict[str, float]) -> pd.DataFrame:
-    """One row a variant, best objective first: its metrics' means and its training seconds.
+def sweep_table(run: Run, objective: Objective) -> pd.DataFrame:
+    """One row a method, best objective first: its metrics' means and its seconds of fitting.
 
-    `summary` is summary.csv's, with rows for `untuned` and `real-images`. Raises UserError if the
-    controls are missing.
+    `run` is under one protocol. Raises UserError if a bound's row is missing.
     """
-    means = summary.pivot(index="method", columns="metric", values="mean")
-    if not {"untuned", "real-images"} <= set(means.index):
-        raise UserError("a sweep needs the finished rows of 'untuned' and 'real-images'")
-    table = means[[metric for metric in METRICS if metric in means]].copy()
-    fidelity = means["dino"] / means.loc["real-images", "dino"]
-    prompt = means["clip_t"] / means.loc["untuned", "clip_t"]
-    table.insert(0, "objective", (fidelity * prompt) ** 0.5)
-    table["train_seconds"] = pd.Series(seconds)
-    return table.sort_values("objective", ascending=False, na_position="last").reset_index()
+    table = run.summary.pivot(index="method", columns="metric", values="mean")
+    metrics = [name for name in run.metrics if name in table]
+    ratios = []
+    for metric, role in ((objective.fidelity, "upper bound"), (objective.prompt, "lower bound")):
+        bound = run.bound(role)  # type: ignore[arg-type]
+        if bound is None or math.isnan(table.get(metric, pd.Series()).get(bound, math.nan)):
+            raise UserError(f"a sweep needs the finished row of the {role}, with its {metric}")
+        ratios.append(table[metric] / table.loc[bound, metric])
+    found = table[metrics].copy()
+    found.insert(0, "objective", (ratios[0] * ratios[1]) ** 0.5)
+    found["fit_seconds"] = pd.Series(_fit_seconds(run))
+    return found.sort_values("objective", ascending=False, na_position="last").reset_index()
+
+
+def _fit_seconds(run: Run) -> dict[str, Any]:
+    """method -> mean seconds of fitting, as the report's table of costs has them."""
+    table = cost(run)
+    place = next(i for i, column in enumerate(table.columns) if column.key == "fit_s")
+    return {str(row.cells[0]): row.cells[place] for row in table.rows}
 
 
 def write_sweep(run_directory: Path) -> Path:
-    """Write sweep.csv and sweep.md of a finished sweep; returns the latter."""
+    """Write sweep.csv and sweep.md of a finished sweep; returns the latter.
+
+    Of several protocols, under the one that the run had first.
+    """
     run = read_run(run_directory)
-    seconds: dict[str, list[float]] = {}
-    for record in run.records:
-        seconds.setdefault(record["job"]["method"], []).append(record["train_seconds"])
-    table = sweep_table(run.summary, {m: sum(s) / len(s) for m, s in seconds.items()})
+    if "objective" not in run.suite:
+        raise UserError(
+            f"{run_directory / 'suite.toml'} declares no [objective] to sort a sweep by: "
+            "run it again with a suite that does"
+        )
+    table = sweep_table(run.under(run.protocols[0]), Objective(**run.suite["objective"]))
     write_atomically(run_directory / "sweep.csv", table.to_csv(index=False, float_format="%.4f"))
     rows = [
-        [str(row[0]), *("-" if value != value else f"{value:.3f}" for value in row[1:])]
+        [str(row[0]), *(NOTHING if math.isnan(value) else f"{value:.3f}" for value in row[1:])]
         for row in table.itertuples(index=False)
     ]
     text = markdown_table(list(table.columns), rows) + "\n"

@@ -3,15 +3,16 @@
 import csv
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from benchmark.cli import app as cli
-from benchmark.config.suite import load_suite
+from benchmark.config.protocol import load_protocol
 from benchmark.pocket import calibrate as module
-from benchmark.pocket.calibrate import Studio, calibrate, pictures_of
+from benchmark.pocket.calibrate import Studio, calibrate, looks_of, pictures_of
 from benchmark.pocket.calibration_arithmetic import (
     auc,
     graded,
@@ -45,7 +46,8 @@ from benchmark.pocket.world import (
     plain_scenes,
     sample_identities,
 )
-from benchmark.scoring.features import load_encoders
+from benchmark.scoring.features import Encoders
+from benchmark.scoring.scorer import load_scorer, scoring_of
 from tests.reference import calibration as reference
 from tests.reference.bootstrap import exact_interval, exact_paired_interval
 
@@ -88,17 +90,21 @@ def unit(rows):
 SAID = ("kind", "background", "colour", "accessory")
 
 
-class Truthful:
-    """DINO is the true identity; CLIP what can be said of a picture, with a little identity."""
+class Identity:
+    """An encoder that is the true identity."""
 
-    def dino(self, pictures):
+    def embeddings(self, pictures):
         return unit(piece(pictures, "identity"))
 
-    def clip_image(self, pictures):
+
+class Sayable:
+    """What can be said of a picture, with a little identity."""
+
+    def embeddings(self, pictures):
         identity = unit(piece(pictures, "identity"))
         return unit(np.concatenate([unit(piece(pictures, *SAID)), 0.1 * identity], axis=1))
 
-    def clip_text(self, texts):
+    def text_embeddings(self, texts):
         said = np.array([self._words(text) for text in texts], np.float32)
         return unit(np.concatenate([said, np.zeros((len(said), IDENTITY))], axis=1))
 
@@ -116,17 +122,22 @@ class Truthful:
         ]
 
 
-class Blind(Truthful):
+class Background:
     """Sees the background, and next to nothing else: faint numbers without order."""
 
-    def dino(self, pictures):
+    def embeddings(self, pictures):
         scale = 1e5 * (2 + piece(pictures, "pose")[:, :1].astype(np.float64))
         noise = np.sin(scale * piece(pictures, "identity"))
         return unit(np.concatenate([piece(pictures, "background"), 1e-4 * noise], axis=1))
 
 
-def found(encoders, *, subjects=60, seed=0):
-    findings = calibrate(encoders, subjects=subjects, seed=seed, progress=lambda seen: None)
+TRUTHFUL = Encoders({"shapes": Identity(), "words": Sayable()})
+BLIND = Encoders({"shapes": Background(), "words": Sayable()})
+LOOKS = {"dino": "shapes", "clip_i": "words", "clip_t": "words"}
+
+
+def found(encoders, looks=LOOKS, *, subjects=60, seed=0):
+    findings = calibrate(encoders, looks, subjects=subjects, seed=seed, progress=lambda seen: None)
     assert len({(f.metric, f.axis, f.quantity) for f in findings}) == len(findings)
     return {(f.metric, f.axis, f.quantity): f for f in findings}
 
@@ -135,6 +146,7 @@ def found(encoders, *, subjects=60, seed=0):
 def toy(monkeypatch):
     """Pictures that are the truth in numbers."""
     monkeypatch.setattr(module, "render", draw_truth)
+    monkeypatch.setattr(module, "as_pixels", lambda pictures: pictures)
 
 
 # Arithmetic
@@ -277,7 +289,7 @@ def test_places_can_be_said_and_changed_backgrounds_are_places(scenery):
 
 
 def test_an_encoder_that_sees_identity_alone_is_trusted(toy):
-    findings = found(Truthful())
+    findings = found(TRUTHFUL)
     for other in ("colour-matched classmate", "classmate", "other class"):
         for quantity in ("auc", "paired"):
             finding = findings["dino", f"subject or {other}", quantity]
@@ -293,7 +305,7 @@ def test_an_encoder_that_sees_identity_alone_is_trusted(toy):
 
 
 def test_a_judge_that_sees_what_is_said_is_trusted(toy):
-    findings = found(Truthful())
+    findings = found(TRUTHFUL)
     for name in ("class noun", "background", "colour word", "accessory"):
         assert findings["clip_t", f"right or wrong {name}", "auc"].value == 1, name
         assert findings["clip_t", f"right or wrong {name}", "gap"].value > 0.2, name
@@ -306,7 +318,7 @@ def test_a_judge_that_sees_what_is_said_is_trusted(toy):
 
 
 def test_an_encoder_that_sees_the_background_alone_is_found_out(toy):
-    findings = found(Blind(), subjects=200)
+    findings = found(BLIND, subjects=200)
     for other in ("colour-matched classmate", "classmate", "other class"):
         finding = findings["dino", f"subject or {other}", "auc"]
         assert finding.value == pytest.approx(0.5, abs=0.08)
@@ -318,12 +330,12 @@ def test_an_encoder_that_sees_the_background_alone_is_found_out(toy):
 
 
 def test_numbers_repeat_and_another_seed_draws_other_subjects(toy):
-    first, again, other = (found(Blind(), subjects=20, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (found(BLIND, subjects=20, seed=seed) for seed in (3, 3, 4))
     assert first == again
     assert first != other
 
 
-def test_pictures_are_counted_and_no_two_photographs_share_a_scene(monkeypatch):
+def test_pictures_are_counted_and_no_two_photographs_share_a_scene(toy, monkeypatch):
     poses, seen = [], []
 
     def render(identities, scenes):
@@ -331,7 +343,7 @@ def test_pictures_are_counted_and_no_two_photographs_share_a_scene(monkeypatch):
         return draw_truth(identities, scenes)
 
     monkeypatch.setattr(module, "render", render)
-    findings = calibrate(Truthful(), subjects=13, seed=0, progress=seen.append)
+    findings = calibrate(TRUTHFUL, LOOKS, subjects=13, seed=0, progress=seen.append)
     assert sum(seen) == sum(map(len, poses)) == pictures_of(13)
     assert {f.n for f in findings} == {13, 7}  # 4 live classes of 10, then dog, cat and duck again
     changed = 13 * (1 + len(FIELDS) + len(INSTEAD))
@@ -345,7 +357,7 @@ def test_how_many_are_drawn_at_a_time_changes_nothing(toy, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     identities = sample_identities(50, generator)
     scenes = plain_scenes(identities, generator)
-    studio = Studio(Truthful(), generator, lambda seen: None)
+    studio = Studio(TRUTHFUL, LOOKS, generator, lambda seen: None)
     whole = studio.see(identities, scenes)
     monkeypatch.setattr(module, "RUN", 7)
     parts = studio.see(identities, scenes)
@@ -353,8 +365,10 @@ def test_how_many_are_drawn_at_a_time_changes_nothing(toy, monkeypatch):
 
 
 def test_the_shipped_encoders_know_classes_and_places():
-    encoders = load_encoders(load_suite("pocket").encoder_tables(), device="cpu")
-    findings = found(encoders, subjects=10)
+    scorer = load_scorer(load_protocol("pocket"))
+    looks = looks_of(scorer.scoring)
+    assert looks == {"dino": "dino", "clip_i": "clip", "clip_t": "clip"}
+    findings = found(scorer.encoders, looks, subjects=10)
     for metric in ("dino", "clip_i"):
         assert findings[metric, "subject or other class", "auc"].value > 0.95
         assert findings[metric, "morph to classmate", "spearman"].value < -0.3
@@ -368,7 +382,10 @@ def test_the_shipped_encoders_know_classes_and_places():
 @pytest.fixture
 def shell(toy, monkeypatch, capsys, tmp_path):
     """`shell("--seed", "1")` -> (exit code, what was printed, what went wrong), in a new folder."""
-    monkeypatch.setattr(module, "load_encoders", lambda *_settings, device: Truthful())
+    scoring = scoring_of(load_protocol("pocket"))
+    scorer = SimpleNamespace(encoders=TRUTHFUL, scoring=scoring)
+    monkeypatch.setattr(module, "load_scorer", lambda _protocol: scorer)
+    monkeypatch.setattr(module, "looks_of", lambda _: LOOKS)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):

@@ -12,8 +12,8 @@ from benchmark.report.gallery import gallery
 from benchmark.report.page_html import read_report
 from benchmark.report.write import write_joint_report, write_report
 from benchmark.results.run import read_run
-from benchmark.store.directory import png_bytes, write_atomically
-from tests.made_up_run import write_run
+from benchmark.store.files import png_bytes, write_atomically
+from tests.made_up_run import World, write_run
 
 METHODS = ("dreambooth", "real-images", "untuned")
 SUBJECTS = ("cat-a", "dog-b")
@@ -48,16 +48,16 @@ def test_a_row_is_one_prompt_and_noise_with_a_cell_a_method(content):
 
 def test_a_cell_has_its_image_and_scores(content, run):
     names = [metric["name"] for metric in content["metrics"]]
-    assert names == ["DINO", "CLIP-I", "CLIP-T", "PRES", "DIV", "prior DIV"]
+    assert names == ["DINO", "CLIP-I", "CLIP-T", "PRES", "prior DIV", "DIV"]
     assert [metric["lower"] for metric in content["metrics"]] == [False] * 3 + [True] + [False] * 2
     job, small, full, scores = content["rows"][1]["cells"][1]
-    assert scores == (0.21, 0.21, 0.21, None, 0.21, None)
+    assert scores == (0.21, 0.21, 0.21, None, None, 0.21)
     assert full == "images/untuned/cat-a/a-subject-in-the-snow-s0-1.png"
     assert (run / full).is_file()
     assert small.startswith("data:image/webp;base64,")
     assert content["jobs"][job]["settings"]["steps"] == "150"
     prior = content["rows"][4]["cells"][0]
-    assert prior[3] == (None, None, None, 0.0, None, 0.0)
+    assert prior[3] == (None, None, None, 0.0, 0.0, None)
 
 
 def test_the_command_names_what_made_the_image(content):
@@ -150,7 +150,9 @@ class Page(HTMLParser):
 
 
 def test_names_are_escaped_in_text_attributes_and_data(tmp_path):
-    run = write_run(tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:1], job=EVIL_JOB)
+    run = write_run(
+        tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:1], world=EVIL_WORLD
+    )
     suite = (run / "suite.toml").read_text()
     (run / "suite.toml").write_text(suite.replace("A toy suite", EVIL).replace("toy", EVIL))
     write_report(run)
@@ -162,7 +164,7 @@ def test_names_are_escaped_in_text_attributes_and_data(tmp_path):
     assert content_of(html)["subjects"][0]["noun"] == EVIL
 
 
-EVIL_JOB = {"class_noun": EVIL, "settings": {"steps": EVIL}, "backbone": f'"{EVIL}'}
+EVIL_WORLD = World(fit={"class_noun": EVIL, "settings": {"steps": EVIL}, "backbone": f'"{EVIL}'})
 
 
 def test_the_page_loads_nothing_but_itself(run):
@@ -181,8 +183,8 @@ def test_the_page_has_all_sections_and_figures_of_the_report(run):
         name = title.removesuffix(" (toy-1)")
         heading = name if name == title else f"{name} <small>(toy-1)</small>"
         assert (f"<h2>{heading}</h2>" in html) == (title != "Images")
-    figures = {path.stem: path.read_bytes() for path in run.glob("figures/*.svg")}
-    assert set(figures) == {"bars", "fidelity", "subjects"}
+    figures = {f"toy-1/{path.stem}": path.read_bytes() for path in run.glob("figures/*/*.svg")}
+    assert set(figures) == {"toy-1/bars", "toy-1/fidelity", "toy-1/subjects"}
     title, _, sections = read_report(report, figures)
     assert title == "toy: 3 methods on 2 subjects"
     assert [len(section.plots) for section in sections if section.plots] == [2, 1]

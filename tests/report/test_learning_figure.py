@@ -1,27 +1,44 @@
 """The learning curves, read back from matplotlib, and their section of the report."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
 from benchmark.report.figures.learning import draw_learning
 from benchmark.report.write import write_report
+from benchmark.store.records import JobRecord, Phases
 from benchmark.studies.archive import keep_run
-from tests.made_up_run import write_run
+from tests.made_up_run import World, edit_records, make_job, write_run
 
 
 def record(method, subject, seed=0, **losses):
-    return {"job": {"method": method, "subject": subject, "seed": seed}, "losses": losses}
+    job = make_job(method, subject, seed, World())
+    return JobRecord(job, {}, 0, Phases(), {}, 1.0, losses=losses)
+
+
+@dataclass
+class Recorded:
+    """As much of a run as the figure takes."""
+
+    records: list
+
+    @property
+    def methods(self):
+        return list(dict.fromkeys(record.job.method for record in self.records))
+
+    @property
+    def roles(self):
+        return {record.job.method: record.job.role for record in self.records}
 
 
 RECORDS = [
-    record("textual-inversion", "dog", instance=[[4, 0.5], [8, 0.5]]),
     # Two seeds of the dog and one of the cat: either animal counts once.
-    record("dreambooth", "dog", 0, prior=[[5, 0.2]], instance=[[5, 0.4], [10, 0.3]]),
-    record("dreambooth", "dog", 1, prior=[[5, 0.4]], instance=[[5, 0.8], [10, 0.1]]),
-    record("dreambooth", "cat", 0, prior=[[5, 0.7]], instance=[[5, 0.2], [10, 0.4]]),
+    record("dreambooth", "dog", 0, instance=[[5, 0.4], [10, 0.3]], prior=[[5, 0.2]]),
+    record("dreambooth", "dog", 1, instance=[[5, 0.8], [10, 0.1]], prior=[[5, 0.4]]),
+    record("dreambooth", "cat", 0, instance=[[5, 0.2], [10, 0.4]], prior=[[5, 0.7]]),
+    record("textual-inversion", "dog", instance=[[4, 0.5], [8, 0.5]]),
     record("untuned", "dog"),
-    {"job": {"method": "untuned", "subject": "cat", "seed": 0}},  # of an earlier version
 ]
 
 
@@ -42,7 +59,7 @@ def lines(figure):
 
 
 def test_lines_are_means_over_each_subjects_seeds_then_over_subjects():
-    drawn = lines(draw_learning(RECORDS))
+    drawn = lines(draw_learning(Recorded(RECORDS)))
     assert list(drawn) == ["instance term", "prior term"]
     assert drawn["instance term"].keys() == {"dreambooth", "textual-inversion"}
     dreambooth = drawn["instance term"]["dreambooth"]
@@ -55,7 +72,9 @@ def test_lines_are_means_over_each_subjects_seeds_then_over_subjects():
 def test_lines_can_be_told_apart_in_grey():
     long = [[step, 0.1] for step in range(1, 41)]
     methods = ("dreambooth", "dreambooth-no-prior", "textual-inversion", "mine")
-    (axes,) = draw_learning([record(method, "dog", instance=long) for method in methods]).axes
+    (axes,) = draw_learning(
+        Recorded([record(method, "dog", instance=long) for method in methods])
+    ).axes
     marks = [(line.get_marker(), line.get_markevery()) for line in axes.get_lines()]
     assert len({marker for marker, _ in marks}) == len({first for _, (first, _) in marks}) == 4
     assert {every for _, (_, every) in marks} == {5}
@@ -63,14 +82,14 @@ def test_lines_can_be_told_apart_in_grey():
 
 
 def test_nothing_is_drawn_of_records_without_losses():
-    assert draw_learning(RECORDS[-2:]) is None
-    assert draw_learning([]) is None
+    assert draw_learning(Recorded(RECORDS[-1:])) is None
+    assert draw_learning(Recorded([])) is None
 
 
 @pytest.mark.parametrize("term", ["a $5_{x}$ term", "regulariser"])
 def test_terms_of_other_methods_come_last_under_their_own_names(term):
     records = [*RECORDS, record("mine", "dog", **{term: [[1, -0.5]]})]
-    drawn = lines(draw_learning(records))
+    drawn = lines(draw_learning(Recorded(records)))
     assert list(drawn)[:2] == ["instance term", "prior term"]
     assert list(drawn)[2].replace("\\$", "$") == f"{term} term"
     assert drawn[list(drawn)[2]] == {"mine": [[1, -0.5]]}
@@ -85,9 +104,9 @@ def run(tmp_path):
         methods=("dreambooth", "real-images", "untuned"),
         subjects=("cat", "dog", "owl"),
     )
-    for number, file in enumerate(sorted(path.glob("jobs/dreambooth/*.json"))):
+    for number, subject in enumerate(("cat", "dog", "owl")):
         losses = {"instance": [[5, 0.25 + 0.125 * number], [10, 0.125]]}
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"losses": losses}))
+        edit_records(path, f"dreambooth/{subject}-s0", lambda r, own=losses: r.update(losses=own))
     return path
 
 
@@ -104,10 +123,7 @@ def test_the_report_and_its_page_show_them_after_the_cost(run):
 
 def test_a_report_without_losses_has_no_such_section(run):
     write_report(run)
-    for file in run.glob("jobs/dreambooth/*.json"):
-        record = json.loads(file.read_text())
-        del record["losses"]
-        file.write_text(json.dumps(record))
+    edit_records(run, "dreambooth/*", lambda record: record.update(losses={}))
     text = write_report(run).read_text()
     assert "Learning curves" not in text + (run / "index.html").read_text()
     assert not list(run.glob("figures/learning.*"))
@@ -117,7 +133,7 @@ def test_a_kept_run_has_them_and_its_report_is_the_same(run, tmp_path):
     write_report(run)
     kept = keep_run(run, tmp_path / "kept").parent
     lines = (kept / "records.jsonl").read_text().splitlines()
-    found = [json.loads(line)["losses"] for line in lines]
+    found = [content["losses"] for line in lines if "losses" in (content := json.loads(line))]
     # The tables' order: real images first.
     assert found[:3] == [{}] * 3
     assert found[4] == {"instance": [[5, 0.375], [10, 0.125]]}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmark.report.write import write_report
-from benchmark.store.directory import png_bytes, write_atomically
+from benchmark.store.files import png_bytes, write_atomically
 from tests.browser import chromium
-from tests.made_up_run import write_run
+from tests.made_up_run import World, write_run
 
 pytestmark = pytest.mark.browser
 
@@ -26,13 +26,15 @@ def value(job, request, metric):
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "run"
-    write_run(run, value, methods=METHODS, subjects=SUBJECTS, job={"class_noun": EVIL})
+    write_run(run, value, methods=METHODS, subjects=SUBJECTS, world=World(fit={"class_noun": EVIL}))
     for i, path in enumerate(sorted(run.glob("images/*/*/*.png"))):
         write_atomically(path, png_bytes(np.full((200, 200, 3), 5 * i, np.uint8)))
     # No data set may have a subject called so, but a run directory from somewhere else may.
-    for path in (*run.glob("jobs/*/*.json"), run / "scores.csv"):
-        path.write_text(path.read_text().replace('"subject": "dog-b"', f'"subject": "{EVIL}"'))
+    records = (*run.glob("jobs/*/*.json"), *run.glob("scores/*/*/*.json"))
+    for path in (*records, run / "scores.csv", run / "run.json"):
+        path.write_text(path.read_text().replace('"dog-b"', f'"{EVIL}"'))
         path.write_text(path.read_text().replace(",dog-b,", f",{EVIL},"))
+        path.write_text(path.read_text().replace("/dog-b/", f"/{EVIL}/"))
     for method in METHODS:
         to = run / "images" / method / EVIL
         to.parent.mkdir()

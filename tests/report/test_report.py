@@ -1,34 +1,33 @@
-import json
 import re
-from dataclasses import asdict
+from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmark.api import PRIOR, REAL, Prompt, UserError
-from benchmark.report.image_grid import Block, Row, grid_png
+from benchmark.api import Unscored, UserError
+from benchmark.report.image_grid import GridBlock, GridRow, grid_png
 from benchmark.report.markdown import escape, markdown_table
 from benchmark.report.write import write_report
-from benchmark.store.directory import image_path, job_path, png_bytes, write_atomically
-from benchmark.store.records import SCORE_COLUMNS, Job, JobRecord
+from benchmark.store.files import png_bytes, write_atomically
+from tests.made_up_run import (
+    METRICS,
+    SCORING,
+    World,
+    metric,
+    remove_job,
+    write_run,
+)
 
-SNOW, RED = Prompt("a {} in the snow", "recontextualization"), Prompt("a red {}", "property")
 SUBJECTS = ("cat-a", "dog-b", "owl-c", "vase-d")
 SUITE = """\
 name = "toy"
 description = "A toy suite"
 [data]
 dataset = "nowhere"
-[sampler]
-scheduler = "ddim"
-steps = 20
-[evaluation]
-images_per_prompt = 2
-seed = 0
+[groups]
+all = ["dreambooth", "dreambooth-no-prior", "dreambooth-wrong-class", "dreambooth-no-class"]
 """
-METRICS = ("dino", "clip_i", "clip_t", "pres", "div", "prior_div")
 #: Of each method, the same for all its images; real images have the first two only.
 VALUES = {
     "untuned": (0.4, 0.5, 0.32, 0.4, 0.5, 0.6),
@@ -39,68 +38,22 @@ VALUES = {
     "textual-inversion": (0.55, 0.78, 0.26, 0.4, 0.4, 0.6),
     "real-images": (0.8, 0.9),
 }
+NAMES = ("dino", "clip_i", "clip_t", "pres", "div", "prior_div")
 
 
-def make_job(method, subject, images_per_prompt):
-    return Job(
-        method=method,
-        method_version="1",
-        settings={"steps": 150},
-        subject=subject,
-        class_noun=subject.partition("-")[0],
-        live=True,
-        images_digest="d",
-        backbone="toy@0123456789ab",
-        sampler={},
-        encoders={},
-        prompts=(SNOW, RED),
-        images_per_prompt=images_per_prompt,
-        prior_prompt_images=2,
-        seed=0,
-        protocol="toy-1",
-    )
-
-
-def make_run(path, *, methods=tuple(VALUES), subjects=SUBJECTS, images_per_prompt=2, size=8):
+def make_run(path, *, methods=tuple(VALUES), subjects=SUBJECTS, value=None, size=0, **changed):
     """A run directory with made-up scores: one value a method, plus 0.01 a subject, centred."""
-    rows = []
-    for method in methods:
-        values = dict(zip(METRICS, VALUES[method], strict=False))
-        for place, subject in enumerate(subjects):
-            job = make_job(method, subject, images_per_prompt)
-            requests = job.requests(prompted=method != "real-images", references=3)
-            offset = 0.01 * (place - (len(subjects) - 1) / 2)
-            for request in requests:
-                name = image_path(method, subject, request.prompt, 0, request.index)
-                pixels = np.full((size, size, 3), 10 * place + request.index, np.uint8)
-                write_atomically(path / name, png_bytes(pixels))
-                rows += rows_of(job, request, values, offset)
-            record = JobRecord(
-                key=job.key,
-                job=asdict(job),
-                provenance={"commit": "c0ffee", "device": "cpu", "precision": "fp32"},
-                train_seconds=20.0 + place,
-                sample_seconds=4.0,
-                score_seconds=1.0,
-                peak_memory_mb=512.0,
-                images=len(requests),
-            )
-            write_atomically(path / f"{job_path(job)}.json", json.dumps(asdict(record)))
-    path.mkdir(exist_ok=True)
-    (path / "suite.toml").write_text(SUITE)
-    pd.DataFrame(rows, columns=list(SCORE_COLUMNS)).to_csv(path / "scores.csv", index=False)
+
+    def own(job, request, name):
+        offset = 0.01 * (SUBJECTS.index(job.subject) - (len(subjects) - 1) / 2)
+        found = dict(zip(NAMES, VALUES[job.method], strict=False))
+        return found.get(name, 0.5) + offset
+
+    changed = {"suite": SUITE, "job": {"prior_prompt_images": 2}} | changed
+    write_run(path, value or own, methods=methods, subjects=subjects, world=World(**changed))
+    for image in path.glob("images/*/*/*.png") if size else ():
+        write_atomically(image, png_bytes(np.zeros((size, size, 3), np.uint8)))
     return path
-
-
-def rows_of(job, request, values, offset):
-    kind = request.prompt.kind
-    wanted = {PRIOR: ("pres", "prior_div"), REAL: ("dino", "clip_i")}.get(
-        kind, ("dino", "clip_i", "clip_t", "div")
-    )
-    if job.images_per_prompt == 1:
-        wanted = [metric for metric in wanted if metric != "div"]
-    where = (job.method, job.subject, request.prompt.template, kind, request.index, job.seed)
-    return [(*where, metric, f"{values[metric] + offset:.6f}", job.protocol) for metric in wanted]
 
 
 def section(text, title):
@@ -157,7 +110,7 @@ CLASS_NOUN_TABLE = """\
 
 def cells(table):
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    return [row for row in rows if not row[1].endswith("-:")]
+    return [row for row in rows if not all(set(cell) <= set("-:") and cell[2:] for cell in row)]
 
 
 def test_the_main_table(run):
@@ -168,42 +121,30 @@ def test_the_main_table(run):
 
 def test_the_ablations_tables(tmp_path):
     text = write_report(make_run(tmp_path / "toy", subjects=SUBJECTS[:2])).read_text()
-    assert cells(table_of(section(text, "Prior preservation"))) == cells(PRIOR_TABLE)
-    assert cells(table_of(section(text, "Class noun"))) == cells(CLASS_NOUN_TABLE)
+    assert cells(table_of(section(text, "Ablation: Prior-preservation loss"))) == cells(PRIOR_TABLE)
+    assert cells(table_of(section(text, "Ablation: Class noun"))) == cells(CLASS_NOUN_TABLE)
     assert "Means over 2 subjects: too few for an interval, which takes 3, so none" in text
 
 
 def test_the_summary(run):
     lines = (run / "summary.csv").read_text().splitlines()
-    assert lines[0] == "method,metric,mean,std,low,high,subjects"
-    assert lines[1] == "real-images,dino,0.800000,0.012910,0.790000,0.810000,4"
-    assert [line.split(",")[:2] for line in lines[3:9]] == [
-        ["dreambooth", metric] for metric in METRICS
+    assert lines[0] == "protocol,method,metric,mean,std,low,high,subjects"
+    assert lines[1] == "toy-1,real-images,dino,0.800000,0.012910,0.790000,0.810000,4"
+    assert [line.split(",")[:3] for line in lines[3:9]] == [
+        ["toy-1", "dreambooth", name]
+        for name in ("dino", "clip_i", "clip_t", "pres", "prior_div", "div")
     ]
     assert len(lines) == 1 + 2 + 6 * 6
 
 
-def test_cost_and_what_was_run(run):
-    text = (run / "report.md").read_text()
-    header, *rows = cells(table_of(section(text, "Cost")))
-    assert header == [
-        "method",
-        "jobs",
-        "images",
-        "train s",
-        "sample s",
-        "score s",
-        "steps/s",
-        "images/s",
-        "peak memory MB",
-        "left MB",
-    ]
-    assert rows[0] == ["real-images", "4", "12", "21.5", "4.0", "1.0", "-", "-", "512", "-"]
-    assert rows[1] == ["dreambooth", "4", "24", "21.5", "4.0", "1.0", "-", "1.500", "512", "-"]
-    facts = section(text, "What was run")
+def test_what_was_run(run):
+    facts = section((run / "report.md").read_text(), "What was run")
     for fact in (
         "protocol: toy-1",
+        "encoders, by the SHA-256 of their weights: dino dino 1",
         "backbone: toy@0123456789ab",
+        "sampler: scheduler ddim, steps 20, guidance 3",
+        "images a prompt: 2",
         "seeds: 0",
         "precision: fp32",
         "device: cpu",
@@ -215,7 +156,7 @@ def test_cost_and_what_was_run(run):
 
 def test_writing_it_again_gives_the_same_bytes(run):
     files = ["summary.csv", "report.md"] + [
-        f"figures/{n}.png" for n in ("fidelity", "bars", "grid", "subjects")
+        f"figures/{n}.png" for n in ("toy-1/fidelity", "toy-1/bars", "grid", "toy-1/subjects")
     ]
     before = [(run / file).read_bytes() for file in files]
     write_report(run)
@@ -225,7 +166,7 @@ def test_writing_it_again_gives_the_same_bytes(run):
 
 def test_every_link_leads_to_a_picture(run):
     links = re.findall(r"!\[.*?\]\((.*?)\)", (run / "report.md").read_text())
-    names = ("bars", "fidelity", "grid", "subjects")
+    names = ("grid", "toy-1/bars", "toy-1/fidelity", "toy-1/subjects")
     assert sorted(links) == [f"figures/{name}.png" for name in names]
     for link in links:
         with Image.open(run / link) as picture:
@@ -240,40 +181,139 @@ def test_any_method_alone(tmp_path, method):
     assert "# toy: 1 method on 1 subject\n" in text
     assert "Means over 1 subject: too few for an interval" in text
     assert "**0" not in text  # nothing is the best of one
-    assert "Not in this run: " in section(text, "Class noun")
+    assert "Ablation" not in text
     assert "nan" not in text.lower().replace("benchmark", "")
 
 
-def test_one_image_a_prompt_has_no_diversity_and_says_so(tmp_path):
-    run = make_run(tmp_path / "toy", methods=["dreambooth", "untuned"], images_per_prompt=1)
-    text = section(write_report(run).read_text(), "Prior preservation")
-    assert "There is no DIV" in text
-    assert cells(table_of(text))[1][2] == "-"
+def test_images_without_a_score_are_counted_and_never_averaged(tmp_path):
+    def value(job, request, name):
+        if name == "div":
+            return Unscored("it is the only image of its prompt")
+        if (job.method, name, request.index) == ("dreambooth", "clip_t", 0):
+            return Unscored("no text | at all")
+        return 0.3 + 0.1 * request.index
+
+    run = make_run(tmp_path / "toy", methods=["dreambooth", "untuned"], value=value)
+    text = write_report(run).read_text()
+    fidelity = {
+        row[0]: row for row in cells(table_of(section(text, "Subject and prompt fidelity")))
+    }
+    assert fidelity["dreambooth"][3].strip("*") == "0.400 [0.400, 0.400]"  # of the second images
+    assert fidelity["untuned"][3].strip("*") == "0.350 [0.350, 0.350]"
+    told = section(text, "Without a score")
+    assert "No image of this run has a score in: DIV.\n" in told
+    # Of four subjects and two prompts an image each, or two.
+    assert cells(table_of(told).replace(r"\|", "/"))[1:] == [
+        ["dreambooth", "CLIP-T", "no text / at all", "8"],
+        ["dreambooth", "DIV", "it is the only image of its prompt", "16"],
+        ["untuned", "DIV", "it is the only image of its prompt", "16"],
+    ]
+    assert "nan" not in text.lower()
+
+
+def test_a_report_says_nothing_of_scores_where_all_are_there(run):
+    assert "Without a score" not in (run / "report.md").read_text()
 
 
 def test_methods_with_different_subjects_are_told_apart(tmp_path):
     run = make_run(tmp_path / "toy", methods=["dreambooth", "untuned"])
-    scores = pd.read_csv(run / "scores.csv")
-    gone = (scores["method"] == "dreambooth") & (scores["subject"] == "owl-c")
-    scores[~gone].to_csv(run / "scores.csv", index=False)
+    remove_job(run, "dreambooth", "owl-c")
     text = write_report(run).read_text()
     assert "Not every method has every subject** (dreambooth 3 of 4)" in text
 
 
-def test_a_method_above_the_real_images_is_named(tmp_path, monkeypatch):
+def test_a_method_above_the_upper_bound_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(VALUES, "copycat", (0.95, 0.9, 0.2, 0.9, 0.1, 0.1))
     run = make_run(tmp_path / "toy", methods=["copycat", "untuned", "real-images"])
-    assert "Above the real images in DINO: copycat." in write_report(run).read_text()
+    assert "Likely copies: copycat above real-images in DINO." in write_report(run).read_text()
+
+
+def test_a_metric_stands_where_it_says_what_it_is_about(tmp_path):
+    metrics = METRICS | {
+        "dinov2": metric("DINOv2", "subject fidelity"),
+        "my_metric": metric("my_taste", "beauty", False),
+    }
+    run = make_run(
+        tmp_path / "toy",
+        methods=["dreambooth", "textual-inversion", "untuned"],
+        scorings=(replace(SCORING, metrics=metrics),),
+        value=lambda job, request, name: 0.5 + 0.1 * (job.method == "dreambooth"),
+    )
+    text = write_report(run).read_text()
+    header, first, *_ = cells(table_of(section(text, "Subject and prompt fidelity")))
+    assert header == ["method", "DINO ↑", "CLIP-I ↑", "DINOv2 ↑", "CLIP-T ↑", "subjects"]
+    assert first[3] == "**0.600 [0.600, 0.600]**"
+    assert "- **DINOv2** (subject fidelity): dreambooth, 0.600" in text
+    assert "### DINOv2 ↑" in text
+    others = cells(table_of(section(text, "Other metrics")))
+    assert others[0] == ["method", r"my\_taste ↓", "subjects"]
+    assert others[2][1] == "**0.500 [0.500, 0.500]**"
+
+
+def test_a_suite_may_declare_a_table(tmp_path):
+    table = """
+[[tables]]
+name = "mine"
+title = "Mine & yours"
+members = ["textual-inversion", "dreambooth-*", "nobody"]
+metrics = ["pres", "clip_t", "unheard-of"]
+settings = ["steps"]
+note = "As *declared*."
+"""
+    run = make_run(tmp_path / "toy", suite=SUITE + table)
+    text = section(write_report(run).read_text(), r"Ablation: Mine \\& yours")
+    header, *rows = cells(table_of(text))
+    assert header == ["method", "steps", "PRES ↓", "CLIP-T ↑", "subjects"]
+    assert [row[0] for row in rows] == [
+        "textual-inversion", "dreambooth-no-prior", "dreambooth-wrong-class",
+        "dreambooth-no-class",
+    ]  # fmt: skip
+    assert rows[0][1:3] == ["150", "**0.400 [0.390, 0.410]**"]
+    assert "Not in this run: `nobody`." in text
+    assert text.rstrip().endswith("As *declared*.")
+    assert (run / "tables/toy-1/mine.csv").is_file()
+
+
+def test_a_bad_table_of_a_suite_is_named(tmp_path):
+    run = make_run(tmp_path / "toy", suite=SUITE + '[[tables]]\nname = "Not so"\n')
+    with pytest.raises(UserError, match=r"the suite's tables\.0\.name: String should match"):
+        write_report(run)
+
+
+def test_two_protocols_have_a_part_each(tmp_path):
+    other = replace(
+        SCORING,
+        protocol="other+2",
+        metrics={"clip_t": replace(METRICS["clip_t"], factor=100.0, label="CLIP-T x 100")},
+    )
+    methods = ["dreambooth", "textual-inversion"]
+    run = make_run(tmp_path / "toy", methods=methods, scorings=(SCORING, other))
+    text = write_report(run).read_text()
+    assert re.findall(r"^## In short \((.*)\)$", text, re.M) == ["toy-1", "other+2"]
+    assert text.count("\n## Cost\n") == text.count("\n## Images\n") == 1
+    part = text[text.index("## In short (other+2)") :]
+    assert cells(table_of(section(part, "Subject and prompt fidelity")))[0] == [
+        "method", "CLIP-T x 100 ↑", "subjects",
+    ]  # fmt: skip
+    folders = {path.name for path in (run / "tables").iterdir() if path.is_dir()}
+    assert folders == {"toy-1", "other+2"}
+    html = (run / "index.html").read_text()
+    anchors = re.findall(r'<section id="(.*?)"', html)
+    assert len(anchors) == len(set(anchors))
+    assert '"name": "CLIP-T x 100 (other+2)"' in html
 
 
 HOSTILE = "evil|**b**_x_`<img src=x>`[a](b)$\\n$"
 
 
-def test_hostile_names_stay_text(tmp_path):
-    run = make_run(tmp_path / "toy", methods=["dreambooth", "untuned"], subjects=SUBJECTS[:1])
-    scores = pd.read_csv(run / "scores.csv")
-    scores["method"] = scores["method"].replace("untuned", HOSTILE)
-    scores.to_csv(run / "scores.csv", index=False)
+def test_hostile_names_stay_text(tmp_path, monkeypatch):
+    monkeypatch.setitem(VALUES, HOSTILE, VALUES["dreambooth"])
+    run = make_run(
+        tmp_path / "toy",
+        methods=["dreambooth", HOSTILE],
+        subjects=SUBJECTS[:1],
+        scorings=(replace(SCORING, metrics=METRICS | {"evil": metric(HOSTILE, HOSTILE)}),),
+    )
     text = write_report(run).read_text()
     lines = [line for line in text.splitlines() if line.startswith("| evil")]
     assert lines
@@ -294,19 +334,6 @@ def test_tables_are_aligned():
     assert lines[1] == "| ----- | ----------: |"
 
 
-def test_an_outside_metric_has_a_table_of_its_own(tmp_path):
-    run = make_run(tmp_path / "toy", methods=["dreambooth", "untuned"])
-    scores = pd.read_csv(run / "scores.csv")
-    extra = scores[scores["metric"] == "dino"].assign(metric="my_metric")
-    pd.concat([scores, extra]).to_csv(run / "scores.csv", index=False)
-    text = write_report(run).read_text()
-    assert cells(table_of(section(text, "Other metrics")))[0] == [
-        "method",
-        r"my\_metric",
-        "subjects",
-    ]
-
-
 def test_a_run_without_a_finished_job_is_refused(tmp_path):
     run = make_run(tmp_path / "toy", methods=[])
     with pytest.raises(UserError, match="no job has finished"):
@@ -316,14 +343,34 @@ def test_a_run_without_a_finished_job_is_refused(tmp_path):
 
 
 def test_what_is_no_run_directory_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"scores\.csv does not exist"):
+    with pytest.raises(UserError, match=r"suite\.toml does not exist: is it a run directory"):
         write_report(tmp_path)
     run = make_run(tmp_path / "toy", methods=["untuned"], subjects=["cat-a"])
+    (run / "jobs/untuned/cat-a-s0.json").write_text("{}")
+    with pytest.raises(UserError, match=r"cat-a-s0\.json is no JobRecord"):
+        write_report(run)
     (run / "jobs/untuned/cat-a-s0.json").write_text("{")
-    with pytest.raises(UserError, match=r"cat-a-s0\.json is no job's record"):
+    with pytest.raises(UserError, match=r"cat-a-s0\.json is no JSON"):
         write_report(run)
     (run / "suite.toml").write_text("name =")
     with pytest.raises(UserError, match=r"suite\.toml cannot be read"):
+        write_report(run)
+
+
+def test_a_run_of_format_1_is_refused_by_name(tmp_path):
+    run = make_run(tmp_path / "toy", methods=["untuned"], subjects=["cat-a"])
+    file = run / "jobs/untuned/cat-a-s0.json"
+    file.write_text('{"key": "0123", "job": {"method": "untuned"}}')
+    with pytest.raises(UserError, match=f"{file} is a record of format 1, and format 2 is read"):
+        write_report(run)
+
+
+def test_scores_that_the_records_tell_of_and_scores_csv_lacks_are_missed(tmp_path):
+    run = make_run(tmp_path / "toy", methods=["dreambooth", "untuned"])
+    rows = (run / "scores.csv").read_text().splitlines(keepends=True)
+    (run / "scores.csv").write_text("".join(row for row in rows if ",owl-c," not in row))
+    message = r"scores\.csv lacks the scores of dreambooth / owl-c / 0 under toy-1"
+    with pytest.raises(UserError, match=message):
         write_report(run)
 
 
@@ -340,8 +387,8 @@ def test_the_grid_enlarges_by_whole_pixels_and_keeps_columns_apart(tmp_path):
     for i in range(3):
         paths.append(tmp_path / f"{i}.png")
         write_atomically(paths[i], png_bytes(rng.integers(0, 256, (64, 64, 3), np.uint8)))
-    rows = (Row("a dog", (paths[0], None, paths[1])), Row("a red dog", (paths[2],) * 3))
-    block = Block("dog-a", (paths[1],), rows)
+    rows = (GridRow("a dog", (paths[0], None, paths[1])), GridRow("a red dog", (paths[2],) * 3))
+    block = GridBlock("dog-a", (paths[1],), rows)
     write_atomically(tmp_path / "grid.png", grid_png(["one", "two", "three"], [block]))
     page = np.asarray(Image.open(tmp_path / "grid.png")).astype(int)
     for path, count in zip(paths, (1, 2, 3), strict=True):

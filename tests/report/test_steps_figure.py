@@ -6,7 +6,7 @@ from benchmark.report.figures.steps import draw_steps
 from benchmark.report.write import write_joint_report, write_report
 from benchmark.results.merge import join
 from benchmark.results.run import read_run
-from tests.made_up_run import write_run
+from tests.made_up_run import World, write_run
 
 SUBJECTS = ("cat", "dog", "owl")
 METHODS = {
@@ -18,7 +18,7 @@ METHODS = {
 
 
 def value(job, request, metric):
-    of_steps = job.settings["steps"] / 1000
+    of_steps = job.fit.settings["steps"] / 1000
     return of_steps + len(job.method) / 100 + SUBJECTS.index(job.subject) / 10
 
 
@@ -26,7 +26,7 @@ def runs(folder):
     return [
         write_run(
             folder / str(place), value, methods=methods, subjects=SUBJECTS,
-            job={"settings": {"steps": steps}},
+            world=World(fit={"settings": {"steps": steps}}),
         )
         for place, (methods, steps) in enumerate(METHODS.items())
     ]  # fmt: skip
@@ -34,7 +34,7 @@ def runs(folder):
 
 def test_a_line_is_what_differs_in_its_steps_only(tmp_path):
     run = join([read_run(path) for path in runs(tmp_path)], tmp_path / "all")
-    figure = draw_steps(run.summary, run.records)
+    figure = draw_steps(run.under("toy-1"))
     (legend,) = figure.legends
     names = {
         handle.get_color(): text.get_text()
@@ -51,13 +51,15 @@ def test_a_line_is_what_differs_in_its_steps_only(tmp_path):
         [50, pytest.approx(0.05 + 0.35 + 0.1)],
         [400, pytest.approx(0.4 + 0.36 + 0.1)],
     ]
-    assert set(lines) == {"real-images (control)", "untuned (control)"}
+    assert set(lines) == {"real-images (upper bound)", "untuned (lower bound)"}
 
 
 def test_the_report_shows_it_where_there_is_one(tmp_path):
     plain, *others = runs(tmp_path)
     assert "steps.png" not in write_report(plain).read_text()
     text = write_joint_report([plain, *others], tmp_path / "all").read_text()
-    assert "## Training steps\n\n![Scores by training steps](figures/steps.png)" in text
-    assert (tmp_path / "all" / "figures" / "steps.svg").is_file()
-    assert ">Training steps<" in (tmp_path / "all" / "index.html").read_text()
+    assert (
+        "## Training steps (toy-1)\n\n![Scores by training steps](figures/toy-1/steps.png)" in text
+    )
+    assert (tmp_path / "all" / "figures" / "toy-1" / "steps.svg").is_file()
+    assert ">Training steps <" in (tmp_path / "all" / "index.html").read_text()

@@ -8,12 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.report.table_formats import Column, Estimate, Row, Table, csv_text, latex, markdown
-from benchmark.report.tables import report_tables
+from benchmark.report.cost import cost
+from benchmark.report.table_formats import (
+    Column,
+    Mean,
+    ReportTable,
+    TableRow,
+    csv_text,
+    latex,
+    markdown,
+)
+from benchmark.report.tables import score_tables
 from benchmark.results.run import read_run
 from tests.made_up_run import write_run
 
-TABLE = Table(
+TABLE = ReportTable(
     "comparison",
     "50 % of it",
     (
@@ -23,10 +32,10 @@ TABLE = Table(
         Column("train_s", "train s", 1),
     ),
     (
-        Row((r"a_b & c\d {x}~^#$%<>|", Estimate(0.65512, 0.5739, 0.7361, best=True), 10, 25.84)),
-        Row(("[x] --over", Estimate(-0.0456), 2, None)),
-        Row(("*y*, \"z\"\n'q'`", None, 0, 0.0)),
-        Row(("DreamBooth (Imagen)", Estimate(0.696), None, None), published=True),
+        TableRow((r"a_b & c\d {x}~^#$%<>|", Mean(0.65512, 0.5739, 0.7361, best=True), 10, 25.84)),
+        TableRow(("[x] --over", Mean(-0.0456), 2, None)),
+        TableRow(("*y*, \"z\"\n'q'`", None, 0, 0.0)),
+        TableRow(("DreamBooth (Imagen)", Mean(0.696), None, None), published=True),
     ),
 )
 
@@ -91,7 +100,7 @@ def test_markdown():
 
 
 def test_a_csv_of_our_own_rows_alone_names_no_source():
-    table = Table("cost", "Cost", TABLE.columns, TABLE.rows[:2])
+    table = ReportTable("cost", "Cost", TABLE.columns, TABLE.rows[:2])
     assert csv_text(table).splitlines()[0] == "method,dino,dino_low,dino_high,jobs,train_s"
     assert latex(table).count(r"\midrule") == 1
 
@@ -109,22 +118,24 @@ def test_a_latex_row_has_as_many_cells_as_there_are_columns():
 def test_rows_of_one_first_cell_stand_under_it():
     columns = (Column("subject"), Column("method"), Column("dino", "DINO ↑", 3))
     rows = (
-        Row(("cat & dog", "untuned", Estimate(-0.5, -0.6, 0.1))),
-        Row(("cat & dog", "dreambooth", 0.7)),
-        Row(("owl", "untuned", 0.1)),
+        TableRow(("cat & dog", "untuned", Mean(-0.5, -0.6, 0.1))),
+        TableRow(("cat & dog", "dreambooth", 0.7)),
+        TableRow(("owl", "untuned", 0.1)),
     )
-    text = latex(Table("by-subject", "By subject", columns, rows))
+    text = latex(ReportTable("by-subject", "By subject", columns, rows))
     assert r"\begin{tabular}{@{}lr@{}}" in text
     assert "\nmethod & DINO $\\uparrow$ \\\\\n" in text
     assert text.partition(r"\midrule")[2].partition(r"\bottomrule")[0] == GROUPED
-    with_all = csv_text(Table("by-subject", "By subject", columns, rows)).splitlines()[0]
+    with_all = csv_text(ReportTable("by-subject", "By subject", columns, rows)).splitlines()[0]
     assert with_all == "subject,method,dino,dino_low,dino_high"
 
 
 def test_a_long_table_goes_over_pages():
     def table(rows):
         return latex(
-            Table("t", "T", TABLE.columns[:1], tuple(Row((f"m{i}",)) for i in range(rows)))
+            ReportTable(
+                "t", "T", TABLE.columns[:1], tuple(TableRow((f"m{i}",)) for i in range(rows))
+            )
         )
 
     assert "longtable" not in table(45)
@@ -134,7 +145,7 @@ def test_a_long_table_goes_over_pages():
 
 def test_a_name_that_pdflatex_may_not_know_is_told_of():
     def table(name):
-        return latex(Table("t", "T", TABLE.columns[:1], (Row((name,)),)))
+        return latex(ReportTable("t", "T", TABLE.columns[:1], (TableRow((name,)),)))
 
     assert "LuaLaTeX" not in table("cat")
     assert "LuaLaTeX" in table("猫")
@@ -178,7 +189,9 @@ def test_latex_takes_the_tables_of_a_run_and_they_fit_a_page(tmp_path):
         subjects=[f"subject-{i}" for i in range(8)],
         seeds=(0, 1),
     )
-    tables = {table.name: latex(table) for table in report_tables(read_run(run))}
+    found = read_run(run)
+    tables = {table.name: latex(table) for table in score_tables(found.under("toy-1"))}
+    tables["cost"] = latex(cost(found))
     assert "longtable" in tables["by-subject"]
     # The two wide ones take a page of two columns, 487 pt in ICML's style; others article's 345 pt.
     wide = {name: tables.pop(name) for name in ("prior-preservation", "cost")}
@@ -187,10 +200,10 @@ def test_latex_takes_the_tables_of_a_run_and_they_fit_a_page(tmp_path):
 
 
 def test_latex_shows_hostile_names_as_they_are(tmp_path):
-    rows = tuple(Row((name, name, Estimate(0.1, 0.0, 0.2, best=True))) for name in HOSTILE)
+    rows = tuple(TableRow((name, name, Mean(0.1, 0.0, 0.2, best=True))) for name in HOSTILE)
     columns = (Column("subject"), Column("method"), Column("x\\y_z", digits=3))
-    grouped = Table("t", "\\ % of {", columns, (*rows, *rows[-1:]))
-    plain = Table("u", "a", columns[1:], tuple(Row(row.cells[1:]) for row in rows))
+    grouped = ReportTable("t", "\\ % of {", columns, (*rows, *rows[-1:]))
+    plain = ReportTable("u", "a", columns[1:], tuple(TableRow(row.cells[1:]) for row in rows))
     tables = {table.name: latex(table) for table in (grouped, plain)}
     compiled(tables, tmp_path / "hostile", width="600pt")
     program = shutil.which("pdftotext")

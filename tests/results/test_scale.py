@@ -9,20 +9,21 @@ Run as a script it builds such a run (DIR), whose report can then be measured:
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmark.api import Prompt
-from benchmark.store.directory import image_path, job_path, png_bytes, write_atomically
-from benchmark.store.records import SCORE_COLUMNS, Job, JobRecord
-from tests.made_up_run import JOB, PROVENANCE, SUITE
+from benchmark.store.directory import Asked, Plan, RunDirectory, request_path
+from benchmark.store.files import png_bytes, sha256, write_atomically
+from benchmark.store.records import ImageRecord, Job, JobRecord, Phases, ScoreRecord, image_key
+from tests.made_up_run import METRICS as DECLARED
+from tests.made_up_run import PROVENANCE, SCORING, SUITE, World, make_job, metric
 
 ROOT = Path(__file__).parent.parent.parent
 SUBJECTS = [f"subject-{i:03}" for i in range(100)]
@@ -41,37 +42,47 @@ def build(path: Path) -> None:
     """A run of 20 methods, 100 subjects and 100 images each, with five scores an image."""
     picture = path / "images" / "one.png"
     write_atomically(picture, png_bytes(_noise(64)))
+    asked = {
+        "prompts": PROMPTS,
+        "images_per_prompt": IMAGES_PER_PROMPT,
+        "prior_prompt_images": 0,
+        "references": REAL_IMAGES,
+    }
     jobs = [
-        replace(
-            JOB, method=method, subject=subject, prompts=PROMPTS,
-            images_per_prompt=IMAGES_PER_PROMPT, prior_prompt_images=0,
-        )
+        make_job(method, subject, 0, World(job=asked))
         for method in (*METHODS, "real-images")
         for subject in SUBJECTS
-    ]  # fmt: skip
+    ]
+    directory = RunDirectory(path)
+    plan = Plan(tuple(Asked(*j.name, len(j.requests)) for j in jobs), (SCORING.protocol,), {})
+    directory.write_plan(plan, suite=SUITE, protocols={SCORING.protocol: 'name = "toy"\n'})
     for i, job in enumerate(jobs):
-        _write_job(path, job, np.random.default_rng(i), picture)
-    manifest = {"configuration": "c", "jobs": [job_path(job) for job in jobs]}
-    write_atomically(path / "run.json", json.dumps(manifest))
-    write_atomically(path / "suite.toml", SUITE)
+        _write_job(directory, job, np.random.default_rng(i), picture)
 
 
-def _write_job(path: Path, job: Job, rng: np.random.Generator, picture: Path) -> None:
-    prompted = job.method != "real-images"
-    requests = job.requests(prompted=prompted, references=REAL_IMAGES)
-    metrics = METRICS if prompted else METRICS[:2]
-    lines = [",".join(SCORE_COLUMNS)]
-    for request in requests:
+def _write_job(directory: RunDirectory, job: Job, rng: np.random.Generator, picture: Path) -> None:
+    requests = {request_path(job.name, request): request for request in job.requests}
+    images = {
+        path: ImageRecord(
+            r.prompt, r.index, r.noise_seed, r.prompt.text("dog"), image_key(job.fit, r, None), "0"
+        )
+        for path, r in requests.items()
+    }
+    lines = []
+    for path, request in requests.items():
         prompt = request.prompt
         about = f"{job.method},{job.subject},{prompt.template},{prompt.kind},{request.index},0"
-        lines += [f"{about},{metric},{rng.uniform():.6f},{job.protocol}" for metric in metrics]
-        if job.method in DRAWN or not prompted:
-            image = path / image_path(job.method, job.subject, prompt, 0, request.index)
+        wanted = METRICS if job.prompted else METRICS[:2]
+        lines += [f"{about},{name},{rng.uniform():.6f},{SCORING.protocol},\n" for name in wanted]
+        if job.method in DRAWN or not job.prompted:
+            image = directory.path / path
             image.parent.mkdir(parents=True, exist_ok=True)
             os.link(picture, image)
-    record = JobRecord(job.key, asdict(job), PROVENANCE, 20.0, 4.0, 1.0, 512.0, len(requests))
-    write_atomically(path / f"{job_path(job)}.csv", "\n".join(lines) + "\n")
-    write_atomically(path / f"{job_path(job)}.json", json.dumps(asdict(record)))
+    rows = "".join(lines)
+    directory.write_job(JobRecord(job, images, len(images), Phases(0, 20, 4), PROVENANCE, 512.0))
+    scoring = replace(SCORING, metrics=DECLARED | {"dinov2": metric("DINOv2", "subject fidelity")})
+    scored = ScoreRecord(*job.name, scoring, "i", "d", 1.0, sha256(rows.encode()), PROVENANCE)
+    directory.write_scores(scored, rows)
 
 
 def _noise(size: int) -> np.ndarray:

@@ -7,11 +7,17 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision import transforms
 
-from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Prompt, Request, UserError
-from benchmark.models import identity as model_files
-from benchmark.models.identity import identify
-from benchmark.scoring.encoders import BATCH, Preprocessing, TimmModel, as_pixels
-from benchmark.scoring.features import features, load_encoders
+from benchmark.api import UserError
+from benchmark.scoring import encoder_files
+from benchmark.scoring.encoders import (
+    BATCH,
+    IntermediateEncoder,
+    Preprocessing,
+    TimmEncoder,
+    as_pixels,
+)
+from benchmark.scoring.features import Encoders, load_encoders
+from benchmark.scoring.kinds import identify
 from tests.reference.metrics import lpips as reference_lpips
 
 HALF = [0.5, 0.5, 0.5]
@@ -94,7 +100,12 @@ def settings(tmp_path_factory):
     return {
         "dino": {"kind": "timm", "model": str(save_dino(folder / "dino")), **preprocessing},
         "clip": {"kind": "open_clip", "model": str(save_clip(folder / "clip")), **preprocessing},
-        "lpips": {"kind": "intermediate", "model": str(folder / "dino"), "layers": [0, 2]},
+        "lpips": {
+            "kind": "intermediate",
+            "model": str(folder / "dino"),
+            "layers": [0, 2],
+            "like": "dino",
+        },
     }
 
 
@@ -177,7 +188,7 @@ def test_dino_is_the_class_token_of_unit_length(encoders, settings):
     with torch.no_grad():
         token = model.forward_features(batch)[:, 0].numpy()
     expected = token / np.linalg.norm(token, axis=1, keepdims=True)
-    found = encoders.dino(images)
+    found = encoders.embeddings("dino", images)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -192,7 +203,7 @@ def test_clip_equals_open_clip_itself(encoders, settings):
         batch = Preprocessing(32, 32, tuple(HALF), tuple(HALF))(images)
         image = model.encode_image(batch).numpy()
         text = model.encode_text(open_clip.get_tokenizer(name)(texts)).numpy()
-    found = encoders.clip_image(images), encoders.clip_text(texts)
+    found = encoders.embeddings("clip", images), encoders.text_embeddings("clip", texts)
     for rows, expected in zip(found, (image, text), strict=True):
         expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
         np.testing.assert_allclose(rows, expected, atol=1e-6)
@@ -211,7 +222,7 @@ def test_lpips_equals_its_formula_in_plain_loops(encoders, settings):
         model(Preprocessing(32, 32, tuple(HALF), tuple(HALF))(images))
     # (n, 1 + 16, 24): a class token, then 4 x 4 positions
     layers = [s[:, 1:].permute(0, 2, 1).reshape(3, 24, 4, 4).numpy() for s in seen]
-    found = encoders.lpips(images)
+    found = encoders.distances("lpips", images, [[0, 1, 2]])
     for i in range(3):
         for j in range(3):
             expected = reference_lpips([x[i] for x in layers], [x[j] for x in layers])
@@ -221,7 +232,7 @@ def test_lpips_equals_its_formula_in_plain_loops(encoders, settings):
 
 
 def test_weights_are_computed_with_in_single_precision(encoders):
-    for encoder in encoders.models.values():
+    for encoder in encoders.loaded.values():
         assert {p.dtype for p in encoder.model.parameters()} == {torch.float32}
         assert not encoder.model.training
 
@@ -229,20 +240,22 @@ def test_weights_are_computed_with_in_single_precision(encoders):
 @pytest.mark.parametrize("count", [1, BATCH, BATCH + 3])
 def test_results_do_not_depend_on_the_batch_they_came_in(encoders, count):
     images = pictures(*[(32, 32)] * count, seed=count)
-    together = encoders.dino(images)
+    together = encoders.embeddings("dino", images)
     assert together.shape[0] == count
-    np.testing.assert_allclose(together[-1:], encoders.dino(images[-1:]), atol=1e-6)
+    alone = encoders.embeddings("dino", images[-1:])
+    np.testing.assert_allclose(together[-1:], alone, atol=1e-6)
 
 
 def test_what_has_been_seen_is_not_computed_again(settings, monkeypatch):
     encoders = load_encoders(settings, device="cpu")
     images = pictures((32, 32), (32, 32))
-    first = encoders.dino(images)
-    text = encoders.clip_text(["a dog"])
-    monkeypatch.setattr(encoders.models["dino"], "model", None)
-    monkeypatch.setattr(encoders.models["clip"], "model", None)
-    assert encoders.dino([image.copy() for image in images]) is first
-    assert encoders.clip_text(["a dog"]) is text
+    first = encoders.remembered_embeddings("dino", images)
+    text = encoders.text_embeddings("clip", ["a dog"])
+    monkeypatch.setattr(encoders.loaded["dino"], "model", None)
+    monkeypatch.setattr(encoders.loaded["clip"], "model", None)
+    again = encoders.remembered_embeddings("dino", [image.copy() for image in images])
+    assert again is first
+    assert encoders.text_embeddings("clip", ["a dog"]) is text
     with pytest.raises(ValueError, match="read-only"):
         first[0] = 0
 
@@ -250,47 +263,47 @@ def test_what_has_been_seen_is_not_computed_again(settings, monkeypatch):
 def test_the_same_bytes_whatever_was_seen_before(settings):
     images = pictures(*[(32, 32)] * 7)
     fresh, used = (load_encoders(settings, device="cpu") for _ in range(2))
-    used.dino(images[:3])
-    used.clip_image(images[2:])
-    assert used.dino(images).tobytes() == fresh.dino(images).tobytes()
-    assert used.clip_image(images).tobytes() == fresh.clip_image(images).tobytes()
+    for name in ("dino", "clip"):
+        used.remembered_embeddings(name, images[:3])
+        used.remembered_embeddings(name, images[2:])
+        expected = fresh.embeddings(name, images)
+        assert used.remembered_embeddings(name, images).tobytes() == expected.tobytes()
+    used.text_embeddings("clip", ["a cat", "a dog"])
+    texts = ["a dog", "a red cat in the snow"]
+    expected = fresh.text_embeddings("clip", texts)
+    assert used.text_embeddings("clip", texts).tobytes() == expected.tobytes()
 
 
-# --- putting it together
+def test_numbers_that_are_not_finite_are_refused():
+    class Broken:
+        def embeddings(self, pixels):
+            return np.full((len(pixels), 2), np.inf, np.float32)
 
-SNOW = Prompt("a {} in the snow", "recontextualization")
+        text_embeddings = embeddings
 
+        def distances(self, pixels, groups):
+            return np.full((len(pixels), len(pixels)), np.nan, np.float32)
 
-def test_features_of_a_group(encoders):
-    prompts = [SNOW, SNOW, PRIOR_PROMPT, PRIOR_PROMPT]
-    requests = [Request(prompt, i % 2, i) for i, prompt in enumerate(prompts)]
-    images = torch.rand(4, 3, 32, 32)
-    references = pictures((32, 32), (64, 48))
-    references.append(as_pixels(images)[1])
-    found = features(encoders, requests, images, references, phrase="dog")
-    assert np.array_equal(np.argwhere(found.same), [[1, 2]])
-    pixels = as_pixels(images)
-    np.testing.assert_allclose(found.dino, encoders.dino(pixels))
-    np.testing.assert_allclose(found.reference_clip, encoders.clip_image(references))
-    texts = encoders.clip_text(["a dog in the snow", "a dog"])
-    assert np.array_equal(found.clip_text, texts[[0, 0, 1, 1]])
-    nan = np.isnan(found.lpips)
-    assert np.array_equal(~nan, np.kron(np.eye(2), np.ones((2, 2))).astype(bool))
-    assert found.lpips[2, 3] == pytest.approx(encoders.lpips(pixels[2:])[0, 1], abs=1e-6)
+    broken, images = Encoders({"style": Broken()}), pictures((8, 8), (8, 8))
+    for ask in (
+        lambda: broken.embeddings("style", images),
+        lambda: broken.remembered_embeddings("style", images),
+        lambda: broken.text_embeddings("style", ["a dog"]),
+        lambda: broken.distances("style", images, [[0, 1]]),
+    ):
+        with pytest.raises(ValueError, match="encoder 'style' returned numbers that are not fin"):
+            ask()
 
 
-def test_real_images_are_their_own_references_even_if_resized(encoders):
-    references = pictures((64, 64), (64, 64))
-    images = [np.asarray(Image.fromarray(r).resize((32, 32))) for r in references]
-    requests = [Request(REAL_PROMPT, i, 0) for i in range(2)]
-    found = features(encoders, requests, images, references, phrase="dog")
-    assert np.array_equal(found.same, np.eye(2, dtype=bool))
-    assert not found.clip_text.any()
-
-
-def test_images_that_are_missing_are_an_error(encoders):
-    with pytest.raises(ValueError, match="1 images were asked for, 2 came"):
-        features(encoders, [Request(SNOW, 0, 0)], torch.rand(2, 3, 32, 32), [], phrase="dog")
+def test_only_pairs_of_a_group_have_a_distance(encoders):
+    images = pictures((32, 32), (32, 32), (40, 32), (32, 32))
+    found = encoders.distances("lpips", images, [[0, 2], [3]])
+    compared = np.zeros((4, 4), bool)
+    compared[np.ix_([0, 2], [0, 2])] = compared[3, 3] = True
+    assert np.array_equal(~np.isnan(found), compared)
+    pair = encoders.distances("lpips", [images[0], images[2]], [[0, 1]])
+    assert found[0, 2] == pytest.approx(pair[0, 1], abs=1e-6)
+    assert np.isnan(encoders.distances("lpips", images, [])).all()
 
 
 # --- settings
@@ -303,17 +316,18 @@ def changed(settings, name, **change):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("dino", {"kind": "torch"}, r"encoders.dino.kind is 'torch'; known: 'timm'"),
+        ("dino", {"kind": "torch"}, r"encoders.dino.kind: unknown encoder 'torch'; known: .*timm"),
         ("dino", {"sise": 3}, r"encoders.dino.sise is unknown; the keys are kind, model, hub"),
         ("dino", {"model": "./nowhere"}, r"encoders.dino.model: nowhere has no config.json, model"),
-        ("dino", {"model": "vit_of_nobody"}, r"cannot load 'vit_of_nobody'.*with a slash"),
         ("dino", {"model": "vit_small_patch16_224.dino"}, r"encoders.dino.hub is missing.*slash"),
-        ("dino", {"crop": 64}, r"encoders.dino.crop is 64, more than resize, 32"),
+        ("dino", {"resize": "32"}, r"encoders.dino.resize: Input should be a valid integer"),
+        ("dino", {"std": [0.5, 0.0, 0.5]}, r"encoders.dino.std.1: Input should be greater than 0"),
+        ("dino", {"crop": 64}, r"encoders.dino: crop is 64, more than resize, 32"),
         ("lpips", {"layers": [7]}, r"encoders.lpips.layers has 7; .* has layers 0 to 2"),
-        ("lpips", {"layers": []}, r"encoders.lpips.layers should name"),
-        ("clip", {"model": "ViT-B-32"}, r"encoders.clip.pretrained is 'None'; .*openai"),
-        ("clip", {"model": "ViT-B-32", "pretrained": "openai"}, r"use 'ViT-B-32-quickgelu'"),
-        ("style", {"kind": "timm"}, r"dino, clip and, if wanted, dinov2, lpips; see 'style'"),
+        ("lpips", {"layers": []}, r"encoders.lpips.layers: List should have at least 1 item"),
+        ("lpips", {"like": "dimo"}, r"encoders.lpips.like is 'dimo'.*: dino, clip$"),
+        ("lpips", {"like": "lpips"}, r"encoders.lpips.like is 'lpips'.*: dino, clip$"),
+        ("style", {"model": "pocket"}, r"encoders.style.kind is missing; known: .*timm"),
     ],
 )
 def test_bad_settings_are_named(settings, name, change, message):
@@ -322,10 +336,26 @@ def test_bad_settings_are_named(settings, name, change, message):
         load_encoders(bad, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("dino", {"model": "vit_of_nobody"}, r"cannot load 'vit_of_nobody'.*with a slash"),
+        ("clip", {"model": "ViT-B-32"}, r"encoders.clip.pretrained is 'None'; .*openai"),
+        ("clip", {"model": "ViT-B-32", "pretrained": "openai"}, r"use 'ViT-B-32-quickgelu'"),
+    ],
+)
+def test_models_that_their_library_does_not_have_are_named(
+    settings, tmp_path, name, change, message
+):
+    for file in ("model.safetensors", "open_clip_model.safetensors"):
+        (tmp_path / "weights").mkdir(exist_ok=True)
+        save_file({"a": torch.zeros(1)}, tmp_path / "weights" / file)
+    place = {"hub": "somebody/weights", "directory": str(tmp_path)}
+    with pytest.raises(UserError, match=message):
+        load_encoders(changed(settings, name, **place, **change), device="cpu")
+
+
 def test_missing_settings_are_named(settings):
-    without = {name: table for name, table in settings.items() if name != "clip"}
-    with pytest.raises(UserError, match="see 'clip'"):
-        load_encoders(without, device="cpu")
     dino = {key: value for key, value in settings["dino"].items() if key != "mean"}
     with pytest.raises(UserError, match=r"encoders\.dino\.mean is missing"):
         load_encoders({**settings, "dino": dino}, device="cpu")
@@ -334,11 +364,31 @@ def test_missing_settings_are_named(settings):
 def test_the_shipped_encoders_are_found_by_name(settings, monkeypatch, tmp_path):
     (tmp_path / "dino").symlink_to(settings["dino"]["model"])
     (tmp_path / "clip").symlink_to(settings["clip"]["model"])
-    monkeypatch.setattr(model_files, "POCKET", tmp_path)
+    monkeypatch.setattr(encoder_files, "SHIPPED", tmp_path)
     pocket = {name: {**table, "model": "pocket"} for name, table in settings.items()}
     (image,) = pictures((32, 32))
-    found = load_encoders(pocket, device="cpu").dino([image])
-    assert np.array_equal(found, load_encoders(settings, device="cpu").dino([image]))
+    found = load_encoders(pocket, device="cpu").embeddings("dino", [image])
+    expected = load_encoders(settings, device="cpu").embeddings("dino", [image])
+    assert np.array_equal(found, expected)
+
+
+def test_an_encoder_may_have_any_name_and_another_ones_preprocessing(settings):
+    coarse = {**settings["dino"], "resize": 64, "crop": 32, "like": "clip"}
+    del coarse["mean"], coarse["std"]
+    clip = {**settings["clip"], "mean": [0.4, 0.5, 0.6]}
+    tables = {"clip": clip, "my-eye": coarse}
+    found = load_encoders(tables, device="cpu", names={"my-eye"})
+    assert list(found.loaded) == ["my-eye"]
+    assert found.loaded["my-eye"].preprocessing == Preprocessing(
+        64, 32, (0.4, 0.5, 0.6), tuple(HALF)
+    )
+
+
+def test_what_is_inherited_is_part_of_an_encoders_identity(settings):
+    other = changed(settings, "dino", resize=40)
+    before, after = identify(settings)["lpips"], identify(other)["lpips"]
+    assert (before.pop("resize"), after.pop("resize")) == (32, 40)
+    assert before == after and "like" not in before
 
 
 def test_a_clip_directory_without_a_tokenizer_of_its_own_is_refused(settings, tmp_path):
@@ -372,9 +422,10 @@ def test_the_papers_dino_architecture_fits_the_same_path(tmp_path):
 
     model = timm.create_model("vit_small_patch16_224.dino", pretrained=False, num_classes=0).eval()
     preprocessing = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    encoder = TimmModel(model, preprocessing, torch.device("cpu"), layers=[2, 5, 8, 11])
+    cpu = torch.device("cpu")
     images = pictures((300, 280), (224, 260))
-    tokens = encoder.class_tokens(images)
+    tokens = TimmEncoder(model, preprocessing, cpu).embeddings(images)
     assert tokens.shape == (2, 384)
     np.testing.assert_allclose(np.linalg.norm(tokens, axis=1), 1, atol=1e-5)
-    assert encoder.distances(images, [[0, 1]]).shape == (2, 2)
+    between = IntermediateEncoder(model, preprocessing, cpu, layers=[2, 5, 8, 11])
+    assert between.distances(images, [[0, 1]]).shape == (2, 2)

@@ -19,10 +19,11 @@ from torchvision import models, transforms
 
 from benchmark.api import UserError
 from benchmark.config.protocol import load_protocol
-from benchmark.data.dataset import read_image
-from benchmark.models.identity import ALEXNET
+from benchmark.data.images import read_image
 from benchmark.scoring import encoder_loading as loader
-from benchmark.scoring.encoders import ClipModel, LpipsModel, Preprocessing, TimmModel
+from benchmark.scoring.encoder_files import ALEXNET, Source
+from benchmark.scoring.encoder_tables import ClipTable, EncoderTable, parsed
+from benchmark.scoring.encoders import ClipEncoder, LpipsEncoder, Preprocessing, TimmEncoder
 from benchmark.scoring.features import load_encoders
 from tests.reference import metrics as reference
 
@@ -128,9 +129,12 @@ def loaded(
     monkeypatch: pytest.MonkeyPatch, name: str, table: dict[str, Any], state: dict[str, Tensor]
 ) -> Any:
     """The encoder of a protocol's table as a run loads it, its weights' file being `state`."""
-    monkeypatch.setattr(loader, "_weights", lambda *_: dict(state))
-    load = {"timm": loader.load_timm, "open_clip": loader.load_clip}[table["kind"]]
-    return load(name, table, CPU)
+    monkeypatch.setattr(loader, "load_file", lambda _: dict(state))
+    load, model = {
+        "timm": (loader.load_timm, EncoderTable),
+        "open_clip": (loader.load_clip, ClipTable),
+    }[table["kind"]]
+    return load(name, parsed(name, table, model), Source(None, Path("weights")), "cpu")
 
 
 @pytest.mark.parametrize(("protocol", "patch"), [("paper", 16), ("dreambench++", 8)])
@@ -153,7 +157,7 @@ def test_dino_equals_transformers_vit(
     images = images[:2]
     with torch.no_grad():
         expected = theirs(torchvisions(images, table)).last_hidden_state[:, 0]
-    found = ours.class_tokens(images)
+    found = ours.embeddings(images)
     assert cosines(found, expected).min() > 0.99999
     assert np.abs(cosines(found[:1], found[1:])) < 0.9999, (
         "images that all look alike prove nothing"
@@ -178,7 +182,7 @@ def test_dinov2_equals_transformers_dinov2(
     ours = loaded(monkeypatch, "dinov2", table, from_vit(theirs.state_dict(), scaled=True))
     with torch.no_grad():
         expected = theirs(torchvisions(images, table)).last_hidden_state[:, 0]
-    assert cosines(ours.class_tokens(images), expected).min() > 0.99999
+    assert cosines(ours.embeddings(images), expected).min() > 0.99999
 
 
 def test_timms_own_crop_would_not_do(images: list[np.ndarray]) -> None:
@@ -265,15 +269,15 @@ def test_clip_equals_transformers_clip(
 ) -> None:
     theirs, state = clip
     table = load_protocol("paper").encoders["clip"]
-    ours: ClipModel = loaded(monkeypatch, "clip", table, state)
+    ours: ClipEncoder = loaded(monkeypatch, "clip", table, state)
     assert "QuickGELU" in {type(module).__name__ for module in ours.model.modules()}
     tokens = ours.tokenizer(TEXTS)
     with torch.no_grad():
         batch = torchvisions(images, table)
         image = theirs.visual_projection(theirs.vision_model(batch).pooler_output)
         text = theirs.text_projection(theirs.text_model(tokens).pooler_output)
-    assert cosines(ours.image(images), image).min() > 0.99999
-    assert cosines(ours.text(TEXTS), text).min() > 0.99999
+    assert cosines(ours.embeddings(images), image).min() > 0.99999
+    assert cosines(ours.text_embeddings(TEXTS), text).min() > 0.99999
     assert cosines(text[:1], text[1:2]) < 0.9999, "texts that all look alike prove nothing"
 
 
@@ -287,7 +291,7 @@ def test_another_activation_would_not_do(
     quick = loaded(monkeypatch, "clip", table, state)
     monkeypatch.setattr(loader, "_check_activation", lambda *_: None)
     usual = loaded(monkeypatch, "clip", {**table, "model": "ViT-B-32"}, state)
-    assert cosines(quick.image(images), usual.image(images)).min() < 0.99999
+    assert cosines(quick.embeddings(images), usual.embeddings(images)).min() < 0.99999
 
 
 # --- LPIPS
@@ -308,7 +312,7 @@ def test_lpips_equals_its_formula_in_plain_loops(images: list[np.ndarray], alexn
 
     table = load_protocol("paper").encoders["lpips"]
     preprocessing = Preprocessing(64, 64, tuple(table["mean"]), tuple(table["std"]))
-    found = LpipsModel(alexnet, preprocessing, CPU).distances(images, [[0, 1], [2]])
+    found = LpipsEncoder(alexnet, preprocessing, CPU).distances(images, [[0, 1], [2]])
 
     network = models.alexnet().features.eval()
     state = torch.load(alexnet, weights_only=True)
@@ -337,7 +341,7 @@ def test_a_damaged_network_is_refused(tmp_path: Path) -> None:
     (tmp_path / ALEXNET).write_bytes(b"damaged")
     table = load_protocol("paper").encoders["lpips"] | {"directory": str(tmp_path)}
     with pytest.raises(UserError, match=f"encoders.lpips: .*{ALEXNET} is damaged"):
-        loader.load_lpips("lpips", table, CPU)
+        load_encoders({"lpips": table}, device="cpu")
 
 
 # --- what an encoder must not depend on
@@ -349,15 +353,15 @@ def test_true_size_features_depend_on_neither_order_nor_batch(images: list[np.nd
     model = randomised(timm.create_model("vit_small_patch16_224.dino", num_classes=0))
     table = load_protocol("paper").encoders["dino"]
     preprocessing = Preprocessing(256, 224, tuple(table["mean"]), tuple(table["std"]))
-    encoder = TimmModel(model, preprocessing, CPU)
-    together = encoder.class_tokens(images)
-    np.testing.assert_allclose(encoder.class_tokens(images[::-1])[::-1], together, atol=1e-5)
+    encoder = TimmEncoder(model, preprocessing, CPU)
+    together = encoder.embeddings(images)
+    np.testing.assert_allclose(encoder.embeddings(images[::-1])[::-1], together, atol=1e-5)
     for i, image in enumerate(images):
-        np.testing.assert_allclose(encoder.class_tokens([image])[0], together[i], atol=1e-5)
+        np.testing.assert_allclose(encoder.embeddings([image])[0], together[i], atol=1e-5)
 
 
 def test_the_weights_file_is_read_as_it_lies_in_a_folder(
-    images: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: list[np.ndarray], tmp_path: Path
 ) -> None:
     import timm
     from safetensors.torch import save_file
@@ -366,9 +370,7 @@ def test_the_weights_file_is_read_as_it_lies_in_a_folder(
     (tmp_path / "vit_small_patch16_224.dino").mkdir()
     save_file(model.state_dict(), tmp_path / "vit_small_patch16_224.dino/model.safetensors")
     table = load_protocol("paper").encoders["dino"] | {"directory": str(tmp_path)}
-    monkeypatch.setattr("benchmark.scoring.features.load_clip", lambda *_: None)
-    clip = load_protocol("paper").encoders["clip"]
-    found = load_encoders({"dino": table, "clip": clip}, device="cpu").dino(images[:1])
+    found = load_encoders({"dino": table}, device="cpu").embeddings("dino", images[:1])
     with torch.no_grad():
         expected = model(torchvisions(images[:1], table))
     assert cosines(found, expected).min() > 0.99999

@@ -12,20 +12,21 @@ from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
-import benchmark.scoring.features
 from benchmark.api import UserError
 from benchmark.cli import app as cli
 from benchmark.config.registry import load_method
 from benchmark.config.suite import load_suite
 from benchmark.report.figures.curve import draw_curve
-from benchmark.report.figures.scatter_and_bars import png_of, svg_of
+from benchmark.report.figures.drawing import png_of, svg_of
+from benchmark.results.run import read_run
 from benchmark.runs.plan import plan
+from benchmark.store.directory import folder_name
 from benchmark.studies.curve import Curve, curve_table, read_curve
 from tests import toy
+from tests.made_up_run import METRICS, world, write_run
 
 PAINT, RAISES = "tests.toy:PAINT", "tests.toy:RAISES"
 #: The paper's Table 5: DINO by the number of images trained on.
@@ -38,9 +39,9 @@ class Recorder(toy.Paint):
 
     given: ClassVar[list] = []
 
-    def fit(self, subject: Any, backbone: Any, **options: Any) -> Any:
+    def fit(self, subject: Any, backbone: Any, tools: Any) -> Any:
         self.given.append(subject)
-        return super().fit(subject, backbone, **options)
+        return super().fit(subject, backbone, tools)
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,19 @@ class Greedy(toy.Paint):
     subject_images: int = 3
 
 
-RECORDER, GREEDY = Recorder(), Greedy()
+@dataclass(frozen=True)
+class Floor(toy.Paint):
+    role: ClassVar[str] = "lower bound"
+
+
+RECORDER, GREEDY, FLOOR = Recorder(), Greedy(), Floor()
 RECORDER_NAME, GREEDY_NAME = f"{__name__}:RECORDER", f"{__name__}:GREEDY"
+FLOOR_NAME = f"{__name__}:FLOOR"
 
 
 @pytest.fixture(autouse=True)
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def suite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The toy world with the dogs for development and the vase for the test; its suite's file."""
-    monkeypatch.setattr(benchmark.scoring.features, "load_encoders", toy.load_encoders)
     monkeypatch.setattr(Recorder, "given", [])
     monkeypatch.chdir(tmp_path)
     suite = toy.write_world(tmp_path)
@@ -84,7 +90,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_numbers_are_those_of_the_scores(shell: Any, tmp_path: Path, world: Path) -> None:
+def test_the_numbers_are_those_of_the_scores(shell: Any, tmp_path: Path, suite_file: Path) -> None:
     # A third development subject, so that there are intervals.
     manifest = tmp_path / "data" / "manifest.toml"
     manifest.write_text(manifest.read_text().replace('split = "test"\n', ""))
@@ -130,12 +136,12 @@ def test_the_first_images_are_learned_and_all_of_them_are_scored_against(
         assert subject.digest == hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def dino(path: Path) -> np.ndarray:
-        return toy.Colours().dino([np.asarray(Image.open(path))])[0]
+        return toy.Eye().embeddings([np.asarray(Image.open(path))])[0]
 
     references = [dino(folder / name) for name in ("00.png", "01.png")]
     for count in (1, 2):
-        job = f"test_curve-RECORDER-subject_images={count}"
-        rows = rows_of(tmp_path / "run" / "jobs" / job / "dog-red-s0.csv")
+        job = folder_name(f"{RECORDER_NAME}[subject_images={count}]")
+        rows = rows_of(tmp_path / "run" / "scores" / "toy-1" / job / "dog-red-s0.csv")
         (row,) = [
             row for row in rows
             if (row["metric"], row["prompt"], row["sample"]) == ("dino", "a {} in a hat", "1")
@@ -154,22 +160,19 @@ def test_the_first_images_are_learned_and_all_of_them_are_scored_against(
         assert [line[3].strip() for line in lines] == [f"*0{value}*" for value in values.split()]
 
 
-def test_the_count_is_part_of_a_jobs_key_only_where_it_is_given(
-    world: Path, tmp_path: Path
-) -> None:
-    suite = load_suite(str(world))
+def test_the_count_is_part_of_a_fits_key_only_where_it_is_given(suite_file: Path) -> None:
+    suite = load_suite(str(suite_file))
     names = [PAINT, f"{PAINT}[subject_images=1]", f"{PAINT}[subject_images=2]"]
     grid = plan(suite, names, subjects=["vase-green"])
-    plain, one, two = grid.jobs
+    plain, one, two = (job.fit for job in grid.jobs)
     assert plain.settings == {k: v for k, v in one.settings.items() if k != "subject_images"}
-    assert [job.settings.get("subject_images") for job in grid.jobs] == [None, 1, 2]
-    assert len({job.key for job in grid.jobs}) == 3
-    again = tmp_path / "again.toml"
-    again.write_text(grid.suite.dump_toml())
-    assert plan(load_suite(str(again)), names).jobs == grid.jobs
+    assert [fit.settings.get("subject_images") for fit in (plain, one, two)] == [None, 1, 2]
+    assert len({fit.key for fit in (plain, one, two)}) == 3
+    # The subject has two images: the first is another set, and both are all there are.
+    assert one.images != two.images == plain.images
     table = suite.model_copy(update={"methods": {PAINT: {"subject_images": 1}}})
     (job,) = plan(table, [PAINT], subjects=["vase-green"]).jobs
-    assert job.settings == one.settings
+    assert job.fit.settings == one.settings
 
 
 def test_settings_are_chosen_on_development_subjects(
@@ -197,7 +200,7 @@ def test_a_curve_goes_on_where_it_stopped_and_says_what_is_missing(
     assert "**Not every point has every subject**" in text
     assert "**Not finished**" not in text
     capsys.readouterr()
-    monkeypatch.setattr(toy, "meet", lambda mishap: None)
+    monkeypatch.setattr(toy, "meet", lambda mishap, backbone: None)
     assert shell(*command) == 0
     assert "6 of the 8 jobs are done and will be skipped" in capsys.readouterr().out
     assert "**Not every point" not in (tmp_path / "run" / "curve.md").read_text()
@@ -232,14 +235,15 @@ def test_a_dry_run_writes_nothing(shell: Any, tmp_path: Path) -> None:
         (PAINT, "seconds=1,nan", "'nan' is no number to draw a curve along"),
         (PAINT, "seconds=1,inf", "'inf' is no number to draw a curve along"),
         ("", "steps=1,2", "no method chosen"),
-        (f"{PAINT},untuned", "steps=1,2", "'untuned' learns nothing, so it has no curve"),
+        (f"{PAINT},untuned", "steps=1,2", "'untuned[steps=1]' has no setting 'steps'"),
+        (FLOOR_NAME, "steps=1,2", f"'{FLOOR_NAME}[steps=1]' is the lower bound and no method"),
         (f"{PAINT}[steps=3]", "steps=1,2", "has its 'steps' already"),
         (PAINT, "pace=1,2", f"method '{PAINT}[pace=1]' has no setting 'pace'; it has: steps,"),
         (f"{PAINT},dreambooth", "seconds=1,2", "method 'dreambooth[seconds=1]' has no setting"),
         (PAINT, "steps=1,2.5", "setting 'steps' of method 'tests.toy:PAINT[steps=2.5]' is 2.5"),
         (PAINT, "subject_images=1,3", "asks for 3 images of subject 'dog-red', which has 2"),
-        (PAINT, "subject_images=0,1", "is 0, but should be a whole number from 1"),
-        (PAINT, "subject_images=1,1.5", "is 1.5, but should be a whole number from 1"),
+        (PAINT, "subject_images=0,1", "is 0: it should be a whole number from 1"),
+        (PAINT, "subject_images=1,1.5", "is 1.5: it should be a whole number from 1"),
         (GREEDY_NAME, "steps=1,2", "has a field 'subject_images'"),
         ("nonesuch", "steps=1,2", "unknown method 'nonesuch'"),
     ],
@@ -261,19 +265,19 @@ def test_what_cannot_be_drawn_is_refused_before_anything_runs(
 
 
 def test_a_split_there_is_not_is_refused(
-    shell: Any, world: Path, capsys: pytest.CaptureFixture[str]
+    shell: Any, suite_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     over = ("--over", "steps=1,2", "--dry-run")
     assert shell(PAINT, *over, "--split", "nonesuch") == 2
     assert "no subject of split 'nonesuch'; splits: development, test" in capsys.readouterr().err
-    world.write_text(world.read_text().replace('split = "test"\n', ""))
+    suite_file.write_text(suite_file.read_text().replace('split = "test"\n', ""))
     assert shell(PAINT, *over) == 2
     assert "suite 'toy' has no split" in capsys.readouterr().err
 
 
-def test_untrained_methods_have_no_count_of_images(world: Path) -> None:
+def test_untrained_methods_have_no_count_of_images(suite_file: Path) -> None:
     with pytest.raises(UserError, match="'real-images\\[subject_images=1\\]' learns from no image"):
-        plan(load_suite(str(world)), ["real-images[subject_images=1]"])
+        plan(load_suite(str(suite_file)), ["real-images[subject_images=1]"])
 
 
 def test_points_are_variants_in_the_order_of_their_values() -> None:
@@ -284,37 +288,49 @@ def test_points_are_variants_in_the_order_of_their_values() -> None:
         "a[rate=1e-3]",
         "b:C[on=true,rate=5e-4]",
         "b:C[on=true,rate=1e-3]",
-        "real-images",
-        "untuned",
     ]
 
 
-def table_of(curve: Curve, metrics: tuple[str, ...] = ("dino", "clip_t")) -> pd.DataFrame:
-    """A curve's table with the mean 0.1 x place of the run, and 0.05 to either side."""
-    rows = [
-        (name, metric, 0.1 * place, 0.1 * place - 0.05, 0.1 * place + 0.05, 3)
-        for place, name in enumerate(curve.runs)
-        for metric in metrics
-    ]
-    columns = ["method", "metric", "mean", "low", "high", "subjects"]
-    return curve_table(pd.DataFrame(rows, columns=columns), curve)
+@pytest.fixture
+def drawn(tmp_path: Path) -> Any:
+    """What draws a curve of made-up scores: the mean 0.1 x place of the run, and 0.05 about it."""
+
+    def draw(curve: Curve, *, title: str = "", published: Any = ()) -> Any:
+        names = [*curve.runs, "real-images", "untuned"]
+
+        def value(job: Any, request: Any, metric: str) -> float:
+            # Of the resamples of three subjects, those of the lowest alone bound the interval.
+            return 0.1 * names.index(job.method) + 0.05 * ("cat", "dog", "owl").index(job.subject)
+
+        metrics = {name: METRICS[name] for name in ("dino", "clip_t")}
+        path = write_run(
+            tmp_path / "drawn", value, methods=names, subjects=("cat", "dog", "owl"),
+            world=world(scoring={"metrics": metrics}),
+        )  # fmt: skip
+        run = read_run(path).under("toy-1")
+        return draw_curve(
+            run, curve_table(run, curve), setting=curve.setting, title=title, published=published
+        )
+
+    return draw
 
 
-def test_a_panel_a_metric_a_line_a_method_and_the_papers_beside() -> None:
+def test_a_panel_a_metric_a_line_a_method_and_the_papers_beside(drawn: Any) -> None:
     curve = read_curve(["a", "b"], "n=1,3")
     paper = [{"label": "cat", "backbone": "Big", "values": [1, 2], "dino": [0.5, 0.6]}]
-    figure = draw_curve(table_of(curve), setting="n", title="title", published=paper)
+    figure = drawn(curve, published=paper)
     dino, clip_t = figure.axes
-    drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in dino.get_lines()]
-    assert [x for x, _ in drawn] == [[1, 3], [1, 3], [0, 1], [0, 1], [1, 2]]
-    means = [[0.0, 0.1], [0.2, 0.3], [0.4, 0.4], [0.5, 0.5], [0.5, 0.6]]
-    for (_, y), wanted in zip(drawn, means, strict=True):
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in dino.get_lines()]
+    assert [x for x, _ in lines] == [[1, 3], [1, 3], [0, 1], [0, 1], [1, 2]]
+    means = [[0.05, 0.15], [0.25, 0.35], [0.45, 0.45], [0.55, 0.55], [0.5, 0.6]]
+    for (_, y), wanted in zip(lines, means, strict=True):
         assert y == pytest.approx(wanted)
     shade = dino.collections[1].get_paths()[0].vertices
-    assert (shade[:, 1].min(), shade[:, 1].max()) == pytest.approx((0.15, 0.35))
-    assert len(clip_t.get_lines()) == 4, "the paper has no curve of CLIP-T"
+    assert (shade[:, 1].min(), shade[:, 1].max()) == pytest.approx((0.2, 0.4))
+    assert len(clip_t.get_lines()) == 3, "real images have no CLIP-T, and the paper no curve of it"
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["a", "b", "real-images (control)", "untuned (control)", "paper: cat (Big)"]
+    bounds = ["real-images (upper bound)", "untuned (lower bound)"]
+    assert texts == ["a", "b", *bounds, "paper: cat (Big)"]
 
 
 @pytest.mark.parametrize(
@@ -322,18 +338,19 @@ def test_a_panel_a_metric_a_line_a_method_and_the_papers_beside() -> None:
     [("1,10", "linear"), ("1,10.5", "log"), ("0,1,10", "linear"), ("0,1,30", "symlog"),
      ("-1,1,30", "linear")],
 )  # fmt: skip
-def test_values_that_span_much_are_laid_out_by_their_logarithm(values: str, scale: str) -> None:
+def test_values_that_span_much_are_laid_out_by_their_logarithm(
+    drawn: Any, values: str, scale: str
+) -> None:
     curve = read_curve(["a"], f"n={values}")
-    figure = draw_curve(table_of(curve), setting="n", title="", published=[])
-    axes = figure.axes[0]
+    axes = drawn(curve).axes[0]
     assert axes.get_xscale() == scale
     assert sorted(axes.get_xticks()) == sorted(float(value) for value in values.split(","))
 
 
-def test_methods_can_be_told_apart_without_colour() -> None:
+def test_methods_can_be_told_apart_without_colour(drawn: Any) -> None:
     methods = ["dreambooth", "textual-inversion", *(f"m:{i}" for i in range(10))]
     curve = read_curve(methods, "n=1,2")
-    figure = draw_curve(table_of(curve), setting="n", title="", published=[])
+    figure = drawn(curve)
     lines = figure.axes[0].get_lines()[: len(methods)]
     looks = {(line.get_marker(), str(line._dash_pattern)) for line in lines}
     assert len(looks) == len(methods)
@@ -342,16 +359,16 @@ def test_methods_can_be_told_apart_without_colour() -> None:
 HOSTILE = "_x:<script>alert('&')</script>$a$"
 
 
-def test_names_are_text_in_the_svg_and_stay_text() -> None:
+def test_names_are_text_in_the_svg_and_stay_text(drawn: Any) -> None:
     curve = read_curve(["dreambooth", HOSTILE], "n=1,2")
-    figure = draw_curve(table_of(curve), setting="n", title="<b>", published=[])
+    figure = drawn(curve, title="<b>")
     svg = svg_of(figure)
     assert svg == svg_of(figure)
     root = ElementTree.fromstring(svg)
     texts = {
         "".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")
     }
-    assert {"dreambooth", HOSTILE, "untuned (control)", "<b>", "1", "2"} <= texts
+    assert {"dreambooth", HOSTILE, "untuned (lower bound)", "<b>", "1", "2"} <= texts
     assert "script" not in {element.tag.rpartition("}")[2] for element in root.iter()}
     assert b"<script" not in svg
     assert png_of(figure).startswith(b"\x89PNG")

@@ -13,9 +13,11 @@ from benchmark.api import UserError
 from benchmark.report.write import write_report
 from benchmark.results.baseline import measure_baseline
 from benchmark.results.gate import load_runs
-from benchmark.store.directory import RunDirectory, png_bytes, write_atomically
+from benchmark.results.run import read_run
+from benchmark.store.directory import RunDirectory
+from benchmark.store.files import png_bytes, write_atomically
 from benchmark.studies.archive import keep_run
-from tests.made_up_run import remove_job, write_run
+from tests.made_up_run import DRAWN, World, edit_records, remove_job, write_run
 
 ROOT = Path(__file__).parent.parent.parent
 KEPT = [path.parent for path in sorted(ROOT.glob("reports/**/records.jsonl"))]
@@ -32,7 +34,10 @@ def value(job, request, metric):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
-    write_run(path, value, methods=METHODS, subjects=SUBJECTS, seeds=(0, 1, 2))
+    world = World(priors=(DRAWN,))
+    write_run(path, value, methods=METHODS, subjects=SUBJECTS, seeds=(0, 1, 2), world=world)
+    key = DRAWN.prior.key
+    edit_records(path, "dreambooth/*-s0", lambda record: record["job"]["fit"].update(prior=key))
     for i, image in enumerate(sorted(path.glob("images/*/*/*.png"))):
         write_atomically(image, png_bytes(np.full((8, 8, 3), i % 256, np.uint8)))
     write_report(path)
@@ -54,10 +59,25 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_its_report_is_the_runs_own_but_for_the_images(run, kept):
     ours, theirs = files(kept), files(run)
     same = {name for name in ours if name.startswith(("tables/", "figures/"))}
-    assert {"tables/cost.csv", "figures/grid.png", "figures/bars.svg"} <= same
-    for name in (*same, "report.md", "summary.csv", "suite.toml"):
+    assert {"tables/cost.csv", "figures/grid.png", "figures/toy-1/bars.svg"} <= same
+    unchanged = ("report.md", "summary.csv", "suite.toml", "run.json", "protocols/toy-1.toml")
+    for name in (*same, "scores.csv", *unchanged):
         assert ours[name] == theirs[name], name
-    assert not [name for name in ours if name.startswith(("jobs/", "prior/", "gallery/"))]
+    assert not [
+        name for name in ours if name.startswith(("jobs/", "scores/", "prior/", "gallery/"))
+    ]
+
+
+def test_its_records_are_the_runs_but_for_what_is_not_kept(run, kept):
+    ours, theirs = read_run(kept), read_run(run)
+    assert (ours.scored, ours.priors, ours.plan) == (theirs.scored, theirs.priors, theirs.plan)
+    assert ours.priors == (DRAWN,)
+    assert "prior_s" in (kept / "tables/cost.csv").read_text()
+    for own, full in zip(ours.records, theirs.records, strict=True):
+        assert (own.job, own.drawn, own.phases) == (full.job, full.drawn, full.phases)
+        assert own.images.items() <= full.images.items()
+        assert {name for name in full.images if (kept / name).is_file()} == set(own.images)
+        assert own.bytes_left > 0 and full.bytes_left is None
 
 
 def test_one_image_of_a_prompt_stays_and_of_the_grids_subjects_one_of_each(run, kept):
@@ -84,15 +104,16 @@ def test_writing_it_again_gives_the_same_bytes(run, kept, tmp_path, again):
         (copy / "images/untuned/cat-a/old.png").write_bytes(b"")
         keep_run(run, copy)
     else:
-        for name in ("report.md", "index.html", "summary.csv", "figures/bars.svg"):
+        for name in ("report.md", "index.html", "summary.csv", "figures/toy-1/bars.svg"):
             (copy / name).unlink()
-        assert RunDirectory(copy).assemble_scores() == len(METHODS) * len(SUBJECTS) * 3
+        # 36 drawn jobs, of four images with four scores and one with two; 18 of three with two.
+        assert RunDirectory(copy).assemble_scores() == 36 * 18 + 18 * 6
         write_report(copy)
     assert files(copy) == files(kept)
 
 
 def test_a_gate_takes_it_as_the_run(run, kept):
-    ours, theirs = (measure_baseline(load_runs([path])) for path in (kept, run))
+    ours, theirs = (measure_baseline(load_runs([path]).under("toy-1")) for path in (kept, run))
     assert ours.methods == theirs.methods
     assert ours.task == theirs.task
 

@@ -1,12 +1,14 @@
 """The sweep's variants and objective, by hand."""
 
-import pandas as pd
 import pytest
 
 from benchmark.api import UserError
 from benchmark.config.registry import variant
 from benchmark.config.suite import load_suite
-from benchmark.studies.sweep import development, sweep_table, variants
+from benchmark.config.tables import Objective
+from benchmark.results.run import read_run
+from benchmark.studies.sweep import development, sweep_table, variants, write_sweep
+from tests.made_up_run import SUITE, World, write_run
 
 
 def test_variants_are_the_product_of_the_values() -> None:
@@ -47,25 +49,57 @@ def test_a_sweep_never_sees_test_subjects() -> None:
     assert development(load_suite("pocket")).data.split == "development"
 
 
-def test_the_objective_by_hand() -> None:
-    rows = [
-        ("real-images", "dino", 0.8),
-        ("untuned", "dino", 0.4),
-        ("untuned", "clip_t", 0.5),
-        ("x[a=1]", "dino", 0.6),
-        ("x[a=1]", "clip_t", 0.48),
-        ("x[a=2]", "dino", 0.2),
-        ("x[a=2]", "clip_t", 0.5),
-    ]
-    summary = pd.DataFrame(rows, columns=["method", "metric", "mean"])
-    table = sweep_table(summary, {"x[a=1]": 3.0}).set_index("method")
+def test_a_suite_without_split_or_objective_is_refused_before_anything_runs() -> None:
+    suite = load_suite("pocket")
+    with pytest.raises(UserError, match="suite 'pocket' has no objective"):
+        development(suite.model_copy(update={"objective": None}))
+    data = suite.data.model_copy(update={"split": None})
+    with pytest.raises(UserError, match="suite 'pocket' has no split"):
+        development(suite.model_copy(update={"data": data}))
+
+
+VALUES = {
+    "real-images": {"dino": 0.8},
+    "untuned": {"dino": 0.4, "clip_t": 0.5},
+    "x[a=1]": {"dino": 0.6, "clip_t": 0.48},
+    "x[a=2]": {"dino": 0.2, "clip_t": 0.5},
+}
+DECLARED = SUITE + '[objective]\nfidelity = "dino"\nprompt = "clip_t"\n'
+
+
+def swept(path, methods=tuple(VALUES), suite=DECLARED):
+    def value(job, request, metric):
+        return VALUES[job.method].get(metric, 0.1)
+
+    return write_run(
+        path, value, methods=methods, subjects=("cat", "dog"), world=World(suite=suite)
+    )
+
+
+def test_the_objective_by_hand(tmp_path) -> None:
+    run = read_run(swept(tmp_path / "run")).under("toy-1")
+    table = sweep_table(run, Objective(fidelity="dino", prompt="clip_t")).set_index("method")
     assert table.index[0] == "x[a=1]"
     assert table.loc["x[a=1]", "objective"] == pytest.approx((0.6 / 0.8 * 0.48 / 0.5) ** 0.5)
     assert table.loc["x[a=2]", "objective"] == pytest.approx(0.5)
-    assert table.loc["x[a=1]", "train_seconds"] == 3.0
+    assert table.loc["x[a=1]", "fit_seconds"] == 20.0
 
 
-def test_a_sweep_without_controls_is_refused() -> None:
-    summary = pd.DataFrame([("x", "dino", 0.5)], columns=["method", "metric", "mean"])
-    with pytest.raises(UserError, match="untuned"):
-        sweep_table(summary, {})
+def test_a_sweep_is_written_best_first(tmp_path) -> None:
+    run = swept(tmp_path / "run")
+    assert write_sweep(run) == run / "sweep.md"
+    lines = (run / "sweep.csv").read_text().splitlines()
+    assert lines[0].startswith("method,objective,dino,clip_i,clip_t,pres,prior_div,div,fit_s")
+    assert [line.partition(",")[0] for line in lines[1:]] == [
+        "x[a=1]", "untuned", "x[a=2]", "real-images",
+    ]  # fmt: skip
+    assert "| real-images |         - |" in (run / "sweep.md").read_text()
+
+
+def test_a_sweep_without_its_bounds_or_an_objective_is_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match="finished row of the upper bound, with its dino"):
+        write_sweep(swept(tmp_path / "a", methods=("x[a=1]", "untuned")))
+    with pytest.raises(UserError, match="finished row of the lower bound, with its clip_t"):
+        write_sweep(swept(tmp_path / "b", methods=("x[a=1]", "real-images")))
+    with pytest.raises(UserError, match=r"suite\.toml declares no \[objective\]"):
+        write_sweep(swept(tmp_path / "c", suite=SUITE))

@@ -1,4 +1,4 @@
-"""The figure of a curve: a panel a metric, a line a method, the controls as level lines.
+"""The figure of a curve: a panel a metric, a line a method, the bounds as level lines.
 
 Methods differ in colour, marker and dashes, so that it can be read in grey and with any colour
 vision.
@@ -10,29 +10,30 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmark.report.figures.scatter_and_bars import new_figure, plain, styles, tidy
-from benchmark.report.markdown import LABELS
-from benchmark.results.statistics import CONTROLS, sort_metrics
+from benchmark.api import Role
+from benchmark.report.figures.drawing import PALETTE, new_figure, plain, styles, tidy
+from benchmark.report.markdown import heading
+from benchmark.results.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _DASHES = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)))
-_CONTROL_DASHES = {"real-images": (0, (9, 2)), "untuned": (0, (1, 1.5))}
+_BOUND_DASHES: dict[Role, Any] = {"upper bound": (0, (9, 2)), "lower bound": (0, (1, 1.5))}
 _PAPER_STYLES = (((0, (6, 3)), "1"), ((0, (3, 3)), "2"), ((0, (6, 2, 1, 2)), "3"))
 _COLUMNS = 3
 _WIDE = 10.0  #: values that span more than this are laid out by their logarithm
 
 
 def draw_curve(
-    table: pd.DataFrame, *, setting: str, title: str, published: Sequence[dict[str, Any]]
+    run: Run, table: pd.DataFrame, *, setting: str, title: str, published: Sequence[dict[str, Any]]
 ) -> Any:
-    """The matplotlib figure of `curve.curve_table`'s table.
+    """The matplotlib figure of `curve.curve_table`'s table, of `run` under one protocol.
 
     `published`: the paper's rows for this setting, each with `label`, `backbone`, `values` and its
     metrics' scores at these.
     """
-    metrics = sort_metrics(table["metric"])
+    metrics = [metric for metric in run.metrics if metric in set(table["metric"])]
     lines = math.ceil(len(metrics) / _COLUMNS)
     columns = min(_COLUMNS, len(metrics))
     figure = new_figure(1.0 + 3.1 * columns, 1.6 + 2.5 * lines)
@@ -44,9 +45,9 @@ def draw_curve(
         paper = [row for row in published if metric in row]
         _lay_out_values(axes, [*table["value"], *(v for row in paper for v in row["values"])])
         handles |= _draw_methods(axes, rows, method_styles)
-        handles |= _draw_controls(axes, rows)
+        handles |= _draw_bounds(axes, rows, run)
         handles |= _draw_published(axes, metric, paper)
-        axes.set_title(plain(LABELS.get(metric, metric)), fontsize=10)
+        axes.set_title(plain(heading(run.metric(metric))), fontsize=10)
         axes.set_xlabel(plain(setting.replace("_", " ")), fontsize=9)
         tidy(axes)
     for axes in panels[len(metrics) :]:
@@ -65,14 +66,13 @@ def draw_curve(
 
 
 def _styles(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """method -> its line's colour, marker and dashes, no two of them alike up to 16 methods."""
+    """method -> its line's colour, marker and dashes, no two of them alike up to 36 methods."""
     methods = list(dict.fromkeys(table.loc[table["value"] != "", "method"]))
-    given = styles(methods)
     return {
         method: {
-            "color": given[method][0],
-            "marker": given[method][1],
-            "linestyle": _DASHES[(place + place // len(_DASHES)) % len(_DASHES)],
+            "color": PALETTE[place % len(PALETTE)][0],
+            "marker": PALETTE[place % len(PALETTE)][1],
+            "linestyle": _DASHES[place % len(_DASHES)],
         }
         for place, method in enumerate(methods)
     }
@@ -95,12 +95,13 @@ def _draw_methods(
     return handles
 
 
-def _draw_controls(axes: Any, rows: pd.DataFrame) -> dict[str, Any]:
+def _draw_bounds(axes: Any, rows: pd.DataFrame, run: Run) -> dict[str, Any]:
     handles = {}
     for row in rows[rows["value"] == ""].itertuples():
-        colour = styles(CONTROLS)[row.method][0]
-        handles[plain(f"{row.method} (control)")] = axes.axhline(
-            row.mean, color=colour, linestyle=_CONTROL_DASHES[row.method], linewidth=1.3
+        name = str(row.method)
+        colour, role = styles(run)[name][0], run.roles[name]
+        handles[plain(f"{name} ({role})")] = axes.axhline(
+            row.mean, color=colour, linestyle=_BOUND_DASHES[role], linewidth=1.3
         )
         if not math.isnan(row.low):
             axes.axhspan(row.low, row.high, color=colour, alpha=0.07, linewidth=0)

@@ -1,6 +1,6 @@
 """The per-subject heat map: methods by subjects, a panel a metric, every value written out.
 
-figure = draw_heat_map(read_scores(Path("runs/pocket-1a2b3c4d/scores.csv")))
+figure = draw_heat_map(run.under("pocket-1"))
 """
 
 from __future__ import annotations
@@ -8,27 +8,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmark.report.figures.scatter_and_bars import new_figure, plain
-from benchmark.report.markdown import LABELS
-from benchmark.results.statistics import sort_methods
+from benchmark.report.figures.drawing import new_figure, plain
+from benchmark.report.markdown import heading
+from benchmark.results.run import Run
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-_METRICS = ("dino", "clip_t")
 # Its lightness only ever rises, so it reads the same in grey and with any colour vision.
 _COLOURS = "cividis"
 _LIGHT = 0.5  #: from this share of the range on, black can be read on the colour better than white
 
 
-def draw_heat_map(scores: pd.DataFrame) -> Any | None:
-    """Means over each subject's images and seeds. None if no method has DINO or CLIP-T."""
-    metrics = [metric for metric in _METRICS if metric in set(scores["metric"])]
+def draw_heat_map(run: Run) -> Any | None:
+    """Means over each subject's images and seeds, in what comes first of each fidelity, if any."""
+    wanted = [*run.about("subject fidelity")[:1], *run.about("prompt fidelity")[:1]]
+    metrics = [metric for metric in wanted if metric in run.by_image]
     if not metrics:
         return None
-    scores = scores[scores["metric"].isin(metrics)]
-    methods = sort_methods(scores["method"].unique())
+    scores = run.scores[run.scores["metric"].isin(metrics)]
+    scored = set(scores["method"])
+    methods = [method for method in run.methods if method in scored]
     subjects = sorted(scores["subject"].unique())
     height = 0.9 + len(metrics) * (0.65 + 0.3 * len(methods))
     figure = new_figure(2.6 + 0.46 * max(6, len(subjects)), height)
@@ -36,7 +37,7 @@ def draw_heat_map(scores: pd.DataFrame) -> Any | None:
     for axes, metric in zip(panels, metrics, strict=True):
         values = _values(scores[scores["metric"] == metric], methods, subjects)
         _draw_panel(axes, values)
-        axes.set_title(LABELS[metric], fontsize=10, loc="left")
+        axes.set_title(plain(heading(run.metric(metric))), fontsize=10, loc="left")
         axes.set_yticks(range(len(methods)), [plain(method) for method in methods], fontsize=9)
     panels[-1].set_xticks(
         range(len(subjects)), [plain(subject) for subject in subjects], fontsize=9,

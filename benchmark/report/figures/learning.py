@@ -1,6 +1,6 @@
 """The learning curves: a panel a loss term, a line a method, from the losses that jobs recorded.
 
-figure = draw_learning(read_run(Path("runs/pocket-1a2b3c4d")).records)
+figure = draw_learning(read_run(Path("runs/pocket-1a2b3c4d")))
 
 Methods differ in colour and marker, so that it can be read in grey and with any colour vision.
 There is no band of an interval: the lines are noisy and many, and bands would hide them.
@@ -12,30 +12,34 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmark.report.figures.scatter_and_bars import new_figure, plain, styles, tidy
-from benchmark.results.statistics import sort_methods
+from benchmark.report.figures.drawing import new_figure, plain, styles, tidy
+from benchmark.results.run import Run
+from benchmark.store.records import JobRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_TERMS = ("instance", "prior")  #: the order of the panels; other terms follow by name
 _COLUMNS = 3
 _MARKERS = 8  #: about so many on a line
 
 
-def draw_learning(records: Sequence[dict[str, Any]]) -> Any | None:
-    """The matplotlib figure of the jobs' records. None if none of them has losses."""
-    losses = _losses(records)
+def draw_learning(run: Run) -> Any | None:
+    """The matplotlib figure of the jobs' records. None if none of them has losses.
+
+    Panels in the order in which the methods tell their terms.
+    """
+    losses = _losses(run.records)
     if losses.empty:
         return None
-    terms = sorted(losses["term"].unique(), key=lambda term: (term not in _TERMS, term))
-    methods = sort_methods(losses["method"])
+    terms = list(dict.fromkeys(term for record in run.records for term in record.losses))
+    methods = [method for method in run.methods if method in set(losses["method"])]
+    looks = styles(run)
     lines, columns = math.ceil(len(terms) / _COLUMNS), min(_COLUMNS, len(terms))
     figure = new_figure(1.0 + 4.2 * columns, 1.4 + 2.9 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     handles: dict[str, Any] = {}
     for axes, term in zip(panels, terms, strict=False):
-        handles |= _draw_term(axes, losses[losses["term"] == term], methods)
+        handles |= _draw_term(axes, losses[losses["term"] == term], methods, looks)
         axes.set_title(plain(f"{term} term"), fontsize=10)
         axes.set_xlabel("training steps", fontsize=9)
         axes.set_ylabel("denoising loss", fontsize=9)
@@ -54,14 +58,14 @@ def draw_learning(records: Sequence[dict[str, Any]]) -> Any | None:
     return figure
 
 
-def _losses(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def _losses(records: Sequence[JobRecord]) -> pd.DataFrame:
     """One row per term, method and step: the mean over each subject's seeds, then over subjects."""
     import pandas as pd
 
     rows = [
-        (term, record["job"]["method"], step, record["job"]["subject"], loss)
+        (term, record.job.method, step, record.job.subject, loss)
         for record in records
-        for term, points in record.get("losses", {}).items()
+        for term, points in record.losses.items()
         for step, loss in points
     ]
     keys = ["term", "method", "step"]
@@ -69,14 +73,16 @@ def _losses(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return losses.groupby([*keys, "subject"])["loss"].mean().groupby(keys).mean().reset_index()
 
 
-def _draw_term(axes: Any, losses: pd.DataFrame, methods: Sequence[str]) -> dict[str, Any]:
+def _draw_term(
+    axes: Any, losses: pd.DataFrame, methods: Sequence[str], looks: dict[str, tuple[str, str]]
+) -> dict[str, Any]:
     """method -> its line."""
     handles = {}
     for method in methods:
         points = losses[losses["method"] == method]
         if points.empty:
             continue
-        colour, marker = styles(methods)[method]
+        colour, marker = looks[method]
         every = math.ceil(len(points) / _MARKERS)
         # Markers of methods with the same steps would lie on top of each other.
         first = methods.index(method) % every

@@ -1,8 +1,7 @@
 """Scores against training steps, where a run has a method with several numbers of steps.
 
-    python -m benchmark run --methods 'dreambooth,dreambooth[steps=50]'
-    run = read_run(Path("runs/pocket-1a2b3c4d"))
-    figure = draw_steps(run.summary, run.records)
+    python -m benchmark run --methods 'mine:METHOD,mine:METHOD[steps=50]'
+    figure = draw_steps(run.under("pocket-1"))
 
 Each point was trained from the start: a run keeps no checkpoints. `curve` lays out such a run.
 """
@@ -12,41 +11,41 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmark.report.figures.curve import draw_curve
-from benchmark.results.statistics import CONTROLS
+from benchmark.results.run import Run
+from benchmark.store.records import JobRecord
 
-if TYPE_CHECKING:
+
+def draw_steps(run: Run) -> Any | None:
+    """A panel a metric, a line a method, with the bounds. None if there is no line to draw."""
     import pandas as pd
 
-
-def draw_steps(summary: pd.DataFrame, records: Sequence[dict[str, Any]]) -> Any | None:
-    """A panel a metric, a line a method, with the controls. None if there is no line to draw."""
-    import pandas as pd
-
-    lines = [(line, str(steps), name) for line, points in _lines(records) for steps, name in points]
+    lines = [
+        (line, str(steps), name) for line, points in _lines(run.records) for steps, name in points
+    ]
     if not lines:
         return None
     rows = [
         (line, steps, row.metric, row.mean, row.low, row.high)
-        for line, steps, name in [*lines, *((control, "", control) for control in CONTROLS)]
-        for row in summary[summary["method"] == name].itertuples()
+        for line, steps, name in [*lines, *((bound, "", bound) for bound in run.controls)]
+        for row in run.summary[run.summary["method"] == name].itertuples()
     ]
     table = pd.DataFrame(rows, columns=["method", "value", "metric", "mean", "low", "high"])
     return draw_curve(
-        table, setting="steps", title="shaded: 95 % interval over subjects", published=[]
+        run, table, setting="steps", title="shaded: 95 % interval over subjects", published=[]
     )
 
 
-def _lines(records: Sequence[dict[str, Any]]) -> list[tuple[str, list[tuple[int, str]]]]:
+def _lines(records: Sequence[JobRecord]) -> list[tuple[str, list[tuple[int, str]]]]:
     """What differs in nothing but its steps: its name without them, and (steps, method) in order.
 
     Only what has two points or more.
     """
     found: dict[str, dict[int, str]] = defaultdict(dict)
     for record in records:
-        method, steps = record["job"]["method"], record["job"]["settings"].get("steps")
+        method, steps = record.job.method, record.job.fit.settings.get("steps")
         if isinstance(steps, int) and not isinstance(steps, bool):
             name = re.sub(r"(?<=[\[,])steps=\d+,?", "", method)
             found[re.sub(r",?\]$", "]", name).removesuffix("[]")][steps] = method

@@ -1,0 +1,96 @@
+"""The command that scores images which are there: a run's again, or any other tool's.
+
+python -m benchmark score runs/pocket-1a2b3c4d --protocol kosmos-g
+python -m benchmark score my-images --method my-tool
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.api import UserError
+from benchmark.cli.options import (
+    DataOption,
+    EncodersOption,
+    ProtocolOption,
+    SuiteOption,
+    items,
+)
+from benchmark.config.suite import load_suite
+from benchmark.store.directory import PLAN
+
+
+def score(
+    images: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|IMAGES",
+            help="A run directory; or a folder of <subject>/<prompt>/<n>.png, or a CSV: "
+            "file,subject,prompt[,sample,seed,method].",
+        ),
+    ],
+    protocol: ProtocolOption = "",
+    metrics: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[,...]",
+            help="Beside the protocol's: from `list metrics`, or my_module:METRIC.",
+        ),
+    ] = "",
+    encoders: EncodersOption = None,
+    data: DataOption = None,
+    suite: SuiteOption = "pocket",
+    method: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Of IMAGES: what made them; else the folder's name."),
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Of IMAGES; else runs/<name of IMAGES>-<hash>."),
+    ] = None,
+    skip_unmatched: Annotated[
+        bool, typer.Option("--skip-unmatched", help="Leave out the IMAGES that fit nothing.")
+    ] = False,
+) -> None:
+    """Score images that are there, and report them: nothing is trained or sampled.
+
+    A RUN is scored again under another protocol, whose scores stand beside the others, or by more
+    metrics. IMAGES of any other tool are scored beside the real images: a prompt is written as its
+    text (`a dog in the snow`), its template (`a {} in the snow`), or as file names have it
+    (`a-subject-in-the-snow`); `prior` is the prior prompt. Files that fit no subject or prompt, or
+    are no images, are listed, and nothing is scored.
+
+    Examples:
+
+      python -m benchmark score runs/pocket-1a2b3c4d --metrics my_module:METRIC
+
+      python -m benchmark score my-images --suite pocket --method my-tool
+    """
+    if (images / PLAN).is_file():
+        from benchmark.grid import score_run
+
+        if method or out or skip_unmatched:
+            raise UserError(
+                f"{images} is a run directory, which is scored where it lies: --method, --out and "
+                "--skip-unmatched are for images of other tools"
+            )
+        code = score_run(
+            images, protocol=protocol, metrics=items(metrics), encoders=encoders, data=data
+        )
+        raise typer.Exit(code)
+    from benchmark.studies.outside_images import collect, score_images
+
+    chosen = load_suite(suite).with_images(data).under(protocol, encoders=encoders)
+    work = collect(images, chosen, method=method, metrics=items(metrics))
+    for line in work.unmatched:
+        print(f"unmatched: {line}", file=sys.stderr)
+    if work.unmatched and not skip_unmatched:
+        raise UserError(
+            f"{len(work.unmatched)} files of {images} are unmatched, so nothing was scored: fix "
+            "them, or leave them out with --skip-unmatched"
+        )
+    raise typer.Exit(score_images(work, out or work.directory))

@@ -1,0 +1,131 @@
+"""What a reader has to know of the scores: what differs between jobs, and what is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from benchmark.data.manifest import some
+from benchmark.report.markdown import count, escape, markdown_table
+from benchmark.results.completeness import (
+    missing_jobs,
+    uneven_prompts,
+    unfinished,
+    unscored_counts,
+)
+from benchmark.results.run import Run
+from benchmark.store.records import JobRecord
+
+_REASONS = 20  #: of more reasons for no score than these, the number is said
+
+#: What may differ between jobs without their scores being of another kind, and where it stands.
+MAY_DIFFER: dict[str, Callable[[JobRecord], Any]] = {
+    "backbone": lambda record: record.job.fit.backbone,
+    "sampler": lambda record: record.job.sampler and asdict(record.job.sampler),
+    "precision": lambda record: record.job.fit.precision,
+    "device": lambda record: record.provenance.get("device"),
+    "commit": lambda record: record.provenance.get("commit"),
+}
+
+
+def under(run: Run) -> str:
+    """The protocol of a table's scores, for its heading."""
+    return f"({escape(run.protocol)})"
+
+
+def found(run: Run, what: str) -> list[str]:
+    """What the jobs' records say of `what`, one of MAY_DIFFER, each once."""
+    values = [MAY_DIFFER[what](record) for record in run.records]
+    texts = (value if isinstance(value, str) else json.dumps(value) for value in values if value)
+    return sorted(set(texts))
+
+
+def mixed(run: Run) -> list[str]:
+    """Say plainly what is not the same for all jobs."""
+    differing = {what: values for what in MAY_DIFFER if len(values := found(run, what)) > 1}
+    if not differing:
+        return []
+    text = "; ".join(f"{what}: {escape(', '.join(values))}" for what, values in differing.items())
+    return [
+        f"**Not all jobs ran alike** ({text}): part of a difference between methods may come from "
+        "that.\n"
+    ]
+
+
+def incomplete(run: Run) -> list[str]:
+    """Say what was planned and not done, and what some methods have and others lack."""
+    text = []
+    lacking = missing_jobs(run)
+    if lacking:
+        lines = "; ".join(
+            f"{escape(m)} lacks {', '.join(map(escape, w))}" for m, w in lacking.items()
+        )
+        text.append(f"**The grid is incomplete**: {lines}.\n")
+    elif missing := unfinished(run):
+        planned = count(len(missing), "planned job")
+        text.append(f"**Not finished**: {planned}, {escape(some(missing))}.\n")
+    uneven = uneven_prompts(run)
+    if uneven:
+        text.append(
+            f"**Not every method drew the same prompts** of {', '.join(map(escape, uneven))}: "
+            "means over them do not compare. Differences do: they are taken image by image.\n"
+        )
+    return text
+
+
+def uneven_subjects(run: Run) -> list[str]:
+    """Say so where methods have different subjects."""
+    everyone = len({record.job.subject for record in run.records})
+    uneven = [
+        f"{escape(method)} {len(run.subjects(method))} of {everyone}"
+        for method in run.methods
+        if len(run.subjects(method)) < everyone
+    ]
+    if not uneven:
+        return []
+    return [
+        f"**Not every method has every subject** ({', '.join(uneven)}), so these means are over "
+        "different subjects and do not compare.\n"
+    ]
+
+
+def unscored(run: Run) -> str:
+    """How many images have no score, in what, and why; nothing where all have one."""
+    counts = unscored_counts(run)
+    nowhere = [name for name in run.metrics if name not in set(run.scores["metric"])]
+    text = []
+    if nowhere:
+        labels = ", ".join(escape(run.metric(name).label) for name in nowhere)
+        text.append(f"No image of this run has a score in: {labels}.\n")
+    if len(counts):
+        rows = [
+            [
+                escape(str(row.method)),
+                escape(run.metric(str(row.metric)).label),
+                escape(str(row.reason)),
+                str(row.images),
+            ]
+            for row in counts.head(_REASONS).itertuples()
+        ]
+        text.append(markdown_table(["method", "metric", "why", "images"], rows, text=(0, 1, 2)))
+        more = counts["images"].iloc[_REASONS:].sum()
+        also = f" {more} more have none for other reasons." if more else ""
+        text.append(f"Means are over the images that have a score.{also}\n")
+    if not text:
+        return ""
+    return "\n".join([f"## Without a score {under(run)}\n", *text])
+
+
+def in_a_row(run: Run) -> str:
+    """What the images of a row have in common, in words."""
+    prompted = {record.job.method for record in run.records if record.job.prompted}
+    if not run.elsewhere:
+        return "Every row is one prompt and one noise: the methods differ, nothing else."
+    if prompted <= run.elsewhere:
+        return "Every row is one prompt; the images were made elsewhere, from noise of their own."
+    return (
+        "Every row is one prompt and one noise, but for images that were made elsewhere, from "
+        "noise of their own."
+    )

@@ -1,0 +1,140 @@
+"""What the methods cost: seconds, memory and bytes of a job, from the jobs' records.
+
+Prior images are drawn once for all jobs that ask alike: each of these is charged an equal share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from benchmark.report.markdown import escape
+from benchmark.report.table_formats import Column, Content, ReportTable, TableRow, markdown
+from benchmark.results.run import Run
+from benchmark.store.directory import job_path, scores_path
+from benchmark.store.records import JobRecord
+
+_TEXT = (
+    "Prior: the prior images, in equal shares for the jobs of this report that learn them. Fit: "
+    "without these. Draw: the evaluation images. Score: under all protocols here. Steps a second: "
+    "of the training loop alone. Images a second: of drawing. Memory: the most of any job, of the "
+    "GPU if there is one, else of the process, the files that it has mapped included. Left: what "
+    "a job leaves on disk; mean a job.\n"
+)
+
+
+def cost_section(run: Run) -> str:
+    """The table, and what its columns mean."""
+    loading = "Load: the backbone, which a worker loads once. " if _loading(run) else ""
+    text = [
+        f"## Cost\n\n{markdown(cost(run))}",
+        f"Seconds: mean a job, every method alike. {loading}{_TEXT}",
+    ]
+    unknown = [
+        escape(method)
+        for method in run.methods
+        if any(seconds is None for seconds in _prior_seconds(run, run.records_of(method)))
+    ]
+    if unknown:
+        text.append(
+            f"The seconds of prior images are not known for {', '.join(unknown)}: where these were "
+            "drawn during the fit, its seconds hold them.\n"
+        )
+    return "\n".join(text)
+
+
+def cost(run: Run) -> ReportTable:
+    """A row a method: means a job; of memory, the most."""
+    loading = _loading(run)
+    rows = []
+    for method in run.methods:
+        records = run.records_of(method)
+        left = [bytes_left(run, record) for record in records]
+        known = [size for size in left if size is not None]
+        cells: tuple[Content, ...] = (
+            method,
+            len(records),
+            sum(record.drawn for record in records),
+            *([_mean([record.phases.loading for record in records])] if loading else []),
+            _mean(_prior_seconds(run, records)),
+            _mean([record.phases.fit for record in records]),
+            _mean([record.phases.draw for record in records]),
+            _mean(_scoring_seconds(run, records)),
+            _steps_per_second(records),
+            _images_per_second(records),
+            max(record.peak_memory_mb for record in records),
+            _mean(known) / 1e6 if len(known) == len(left) else None,  # type: ignore[operator]
+        )
+        rows.append(TableRow(cells))
+    stages = (*(["load"] if loading else []), "prior", "fit", "draw", "score")
+    columns = (
+        Column("method"),
+        Column("jobs"),
+        Column("images"),
+        *(Column(f"{stage}_s", f"{stage} s", 1) for stage in stages),
+        Column("steps_per_s", "steps/s", 3),
+        Column("images_per_s", "images/s", 3),
+        Column("peak_memory_mb", "peak memory MB"),
+        Column("left_mb", "left MB", 2),
+    )
+    return ReportTable("cost", "Cost: means a job; of memory, the most", columns, tuple(rows))
+
+
+def _loading(run: Run) -> bool:
+    """Whether any job says that it took time to load the backbone."""
+    return any(record.phases.loading for record in run.records)
+
+
+def bytes_left(run: Run, record: JobRecord) -> int | None:
+    """What a job left on disk, all its files. None of a copy that does not say."""
+    if record.bytes_left is not None:
+        return record.bytes_left
+    origin, job = run.origin(record), record.job
+    paths = [job_path(job.name) + ".json", *record.images]
+    for label in origin.protocols_of[job.name]:
+        paths += [scores_path(label, job.name) + suffix for suffix in (".csv", ".json")]
+    if record.weights is not None:
+        paths.append(record.weights.file)
+    files = [origin.directory / path for path in paths]
+    if len(record.images) < record.drawn or not all(path.is_file() for path in files):
+        return None
+    return sum(path.stat().st_size for path in files)
+
+
+def _prior_seconds(run: Run, records: Sequence[JobRecord]) -> list[float | None]:
+    """Each job's share of its prior images; 0 where it has none, None where nobody says."""
+    drawn: dict[str, float] = defaultdict(float)
+    for prior in run.priors:
+        drawn[prior.prior.key] += prior.seconds
+    shares = Counter(record.job.fit.prior for record in run.records)
+    keys = [record.job.fit.prior for record in records]
+    return [
+        0.0 if key is None else drawn[key] / shares[key] if key in drawn else None for key in keys
+    ]
+
+
+def _scoring_seconds(run: Run, records: Sequence[JobRecord]) -> list[float | None]:
+    seconds: dict[tuple[str, str, int], float] = defaultdict(float)
+    for record in run.scored:
+        seconds[record.name] += record.seconds
+    return [seconds[record.job.name] for record in records]
+
+
+def _steps_per_second(records: Sequence[JobRecord]) -> float | None:
+    """Training steps a second, over the jobs that measured them."""
+    paces = [record.steps_per_second for record in records if record.steps_per_second]
+    return _mean(paces) if paces else None
+
+
+def _images_per_second(records: Sequence[JobRecord]) -> float | None:
+    """Images drawn in a second; None where none was drawn."""
+    seconds = sum(record.phases.draw for record in records)
+    if records[0].job.sampler is None or not seconds:
+        return None
+    return sum(record.drawn for record in records) / seconds
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None if one of `values` is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None

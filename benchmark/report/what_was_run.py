@@ -1,0 +1,88 @@
+"""The report's last sections: which runs it is of, and how their images came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from benchmark.report.caveats import found
+from benchmark.report.markdown import NOTHING, escape, markdown_table
+from benchmark.results.merge import run_names
+from benchmark.results.run import Run
+from benchmark.store.records import Job
+
+
+def runs(run: Run) -> str:
+    """A table of the runs that were put together; nothing for a run's own report."""
+    if not run.parts:
+        return ""
+    rows = []
+    for name, part in zip(run_names(run.parts), run.parts, strict=True):
+        texts = [found(part, what) for what in ("backbone", "precision", "device", "commit")]
+        seeds = sorted({record.job.seed for record in part.records})
+        rows.append(
+            [
+                escape(name),
+                escape(", ".join(part.methods)),
+                str(len({record.job.subject for record in part.records})),
+                ", ".join(map(str, seeds)),
+                *(escape(", ".join(text)) or NOTHING for text in texts),
+            ]
+        )
+    header = ["run", "methods", "subjects", "seeds", "backbone", "precision", "device", "commit"]
+    return f"## Runs\n\n{markdown_table(header, rows, text=(0, 1, 4, 5, 6, 7))}"
+
+
+def what_was_run(run: Run) -> str:
+    """Protocols, weights, settings, machines: what the scores hang on."""
+    jobs = [record.job for record in run.records]
+    origins = [record.provenance for record in run.records]
+    samplers = [job.sampler for job in jobs if job.sampler is not None]
+    drawn = [job for job in jobs if job.prompted and not job.elsewhere]
+    facts = {
+        "protocol": run.protocols,
+        "encoders, by the SHA-256 of their weights": [
+            f"{name} {table.get('model')} {table.get('weights', '')}"
+            for scoring in run.scorings.values()
+            for name, table in scoring.encoders.items()
+        ],
+        "backbone": [job.fit.backbone for job in jobs],
+        "sampler": [
+            f"scheduler {s.scheduler}, steps {s.steps}, guidance {s.guidance:g}" for s in samplers
+        ],
+        "images a prompt": [str(job.images_per_prompt) for job in drawn],
+        "images of the prior prompt": [str(job.prior_prompt_images) for job in drawn],
+        "seeds": [str(seed) for seed in sorted({job.seed for job in jobs})],
+        "subjects": sorted({job.subject for job in jobs}),
+        "precision": [job.fit.precision for job in jobs],
+        "device": [origin.get("device") for origin in origins],
+        "processor": [origin.get("processor") for origin in origins],
+        "commit": [origin.get("commit") for origin in origins],
+    }
+    lines = [
+        f"- {name}: {', '.join(dict.fromkeys(escape(str(v)) for v in values if v)) or 'unknown'}"
+        for name, values in facts.items()
+    ]
+    lines += _settings(jobs)
+    return "## What was run\n\n" + "\n".join(lines) + "\n"
+
+
+def _settings(jobs: Sequence[Job]) -> list[str]:
+    """A line a method; of one with another's settings, only those that differ."""
+    lines: list[str] = []
+    first: dict[tuple[str, ...], Job] = {}
+    for job in {(job.method, job.fit.version): job for job in jobs}.values():
+        settings = job.fit.settings
+        model = first.setdefault(tuple(settings), job)
+        alike = model is not job and len(settings) > 1
+        listed = [
+            f"{key} = {json.dumps(value)}"
+            for key, value in settings.items()
+            if not alike or model.fit.settings[key] != value
+        ]
+        text = escape(", ".join(listed))
+        if alike:
+            text = f"as {escape(model.method)}" + (f", but {text}" if text else "")
+        name = f"{escape(job.method)}, version {escape(job.fit.version)}"
+        lines.append(f"- {name}: {text or 'no settings'}")
+    return lines

@@ -1,0 +1,71 @@
+"""The order of every table: methods by role and by what they vary, metrics by what they are about.
+
+Upper bounds come first, then the methods in the order of the suite's groups and of the plan, each
+followed by its variants, and lower bounds last. Metrics follow `benchmark.api.ABOUT`, then the
+protocol's own order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from benchmark.api import ABOUT
+from benchmark.config.tables import fits
+from benchmark.store.records import Job, Scoring
+
+_ROLES = ("upper bound", "method", "lower bound")
+
+
+def order_methods(
+    jobs: Iterable[Job], suites: Iterable[Mapping[str, Any]], planned: Iterable[str]
+) -> list[str]:
+    """The methods of `jobs`: as the groups of `suites` name them, then as they were `planned`."""
+    known = {job.method: job for job in jobs}
+    named = [
+        name for suite in suites for group in suite.get("groups", {}).values() for name in group
+    ]
+
+    def place(method: str) -> int:
+        fitting = (i for i, pattern in enumerate(named) if fits(method, pattern))
+        return next(fitting, len(named))
+
+    there = [name for name in dict.fromkeys(planned) if name in known]
+    names = sorted([*there, *sorted(known.keys() - set(there))], key=place)
+    variants: dict[str | None, list[str]] = defaultdict(list)
+    for name in names:
+        parent = varied(known[name])
+        variants[parent if parent in known else None].append(name)
+    found: dict[str, None] = {}
+    # Those that name each other in a circle hang from nothing: they come last.
+    for name in (*_descend(None, variants), *names):
+        found.setdefault(name)
+    return sorted(found, key=lambda name: _ROLES.index(known[name].role))
+
+
+def varied(job: Job) -> str | None:
+    """The method that `job`'s differs from in its settings, if it is no method of its own."""
+    return job.fit.method if job.fit.method != job.method else job.variant_of
+
+
+def _descend(parent: str | None, variants: dict[str | None, list[str]]) -> Iterator[str]:
+    for name in variants.get(parent, ()):
+        yield name
+        yield from _descend(name, variants)
+
+
+def order_metrics(scoring: Scoring, declared: Iterable[str]) -> list[str]:
+    """The metrics of a protocol, which declares them in this order; others after these.
+
+    What is about something else than ABOUT comes last, by that.
+    """
+    order = [
+        name for name in dict.fromkeys([*declared, *scoring.metrics]) if name in scoring.metrics
+    ]
+
+    def place(name: str) -> tuple[int, str]:
+        about = scoring.metrics[name].about
+        return (ABOUT.index(about), "") if about in ABOUT else (len(ABOUT), about)
+
+    return sorted(order, key=place)

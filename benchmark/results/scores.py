@@ -1,0 +1,130 @@
+"""Scores as they were written: the rows of a scores.csv, typed once, and what decided them.
+
+scores, unscored = read_scores(Path("runs/pocket-1a2b3c4d/scores.csv"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark.api import UserError
+from benchmark.store.directory import Name
+from benchmark.store.files import sha256
+from benchmark.store.records import SCORE_COLUMNS, ScoreRecord, Scoring
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What a row is of.
+SCORED = (
+    "protocol",
+    "method",
+    "subject",
+    "seed",
+    "prompt_kind",
+    "prompt",
+    "sample",
+    "metric",
+)
+_NUMBERS = ("sample", "seed")
+#: Few texts, each of them often.
+TEXTS = tuple(name for name in SCORE_COLUMNS if name not in (*_NUMBERS, "value"))
+_NO_ROWS = sha256(b"")  #: `ScoreRecord.rows` where no metric applies to the job's images
+
+
+def read_scores(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows with a value (SCORE_COLUMNS), and those without one, whose `reason` says why.
+
+    Texts are categories, `sample` and `seed` int64, `value` float64. Raises UserError if there
+    are none, or one is no score.
+    """
+    import numpy as np
+    import pandas as pd
+
+    try:
+        # No text means "missing": a prompt may be empty, and a subject may be called "null".
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: is {path.parent} a run directory?") from None
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    missing = [column for column in SCORE_COLUMNS if column not in rows.columns]
+    if missing:
+        raise UserError(f"{path} has no column {', '.join(missing)}")
+    if rows.empty:
+        raise UserError(f"{path} has no scores: no job has finished; run the same command again")
+    numbers = {name: pd.to_numeric(rows[name], errors="coerce") for name in (*_NUMBERS, "value")}
+    without = (rows["value"] == "") & (rows["reason"] != "")
+    bad = ~without & (~np.isfinite(numbers["value"].astype(float)) | (rows["reason"] != ""))
+    for name in _NUMBERS:
+        bad |= ~rows[name].str.fullmatch(r"\d+")
+    for row in np.flatnonzero(bad)[:1]:
+        raise UserError(f"{path} line {row + 2}: '{rows['value'][row]}' is no score")
+    # Not categories from the start: pandas would read "007" as 7.
+    typed = rows[list(SCORE_COLUMNS)].assign(
+        value=numbers["value"].astype(float),
+        **{name: numbers[name].astype("int64") for name in _NUMBERS},
+    )
+    typed = typed.astype(dict.fromkeys(TEXTS, "category"))
+    if without.all():
+        raise UserError(f"{path}: no image has a score: {rows['reason'][0]}")
+    return typed[~without], typed[without]
+
+
+def scored_jobs(scores: pd.DataFrame) -> set[tuple[str, Name]]:
+    """(protocol, job) of each job that has rows in `scores`."""
+    jobs = scores[["protocol", "method", "subject", "seed"]].drop_duplicates()
+    return {(label, (m, s, int(k))) for label, m, s, k in jobs.itertuples(index=False, name=None)}
+
+
+def check_rows(
+    path: Path,
+    rows: Collection[tuple[str, Name]],
+    scored: Mapping[tuple[str, Name], ScoreRecord],
+    jobs: Collection[Name],
+) -> None:
+    """Raise UserError unless the scores.csv at `path` and the records are of the same jobs."""
+    for label, name in sorted({*rows, *scored}):
+        what = f"{' / '.join(map(str, name))} under {label}"
+        if (label, name) not in scored or name not in jobs:
+            problem = f"has scores of {what}, and there is no record of it"
+        elif (label, name) not in rows and scored[label, name].rows != _NO_ROWS:
+            problem = f"lacks the scores of {what}"
+        else:
+            continue
+        raise UserError(f"{path} {problem}: the same `run` command again mends it")
+
+
+def union_of_scorings(records: Iterable[ScoreRecord]) -> dict[str, Scoring]:
+    """protocol -> its encoders and metrics, all that any job was scored by.
+
+    Raises UserError naming two jobs that were not scored alike.
+    """
+    found: dict[str, Scoring] = {}
+    first: dict[tuple[str, str], ScoreRecord] = {}
+    for record in records:
+        own = record.scoring
+        for metric in own.metrics:
+            other = first.setdefault((own.protocol, metric), record)
+            if other.scoring != own and other.scoring.key(metric) != own.key(metric):
+                raise UserError(
+                    f"{' / '.join(map(str, other.name))} and {' / '.join(map(str, record.name))} "
+                    f"were scored in other ways by {metric} under {own.protocol}: score them again"
+                )
+        known = found.setdefault(own.protocol, own)
+        if not own.metrics.keys() <= known.metrics.keys():
+            found[own.protocol] = replace(
+                known, encoders=known.encoders | own.encoders, metrics=known.metrics | own.metrics
+            )
+    return found
+
+
+def scores_csv(scores: pd.DataFrame, unscored: pd.DataFrame) -> str:
+    """Both as the text of a scores.csv, as runs write it, in the order that they were read in."""
+    import pandas as pd
+
+    rows = pd.concat([scores, unscored]).sort_index()
+    return rows.to_csv(index=False, float_format="%.6f", na_rep="", lineterminator="\n")

@@ -1,0 +1,96 @@
+"""What is left to do of a plan, and in which order: prior images before the jobs that need them.
+
+agenda = Agenda(work_left(jobs, grid.priors, scoring, held), forecast.seconds)
+task = agenda.take()
+agenda.finish(task)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from benchmark.api import Request
+from benchmark.runs.gain import Held, is_scored, missing
+from benchmark.store.records import Job, JobRecord, Prior, Scoring
+
+Task = Job | Prior
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a task has to do: whether it trains, and how many images it draws and scores."""
+
+    task: Task
+    fits: bool = False
+    draws: int = 0
+    scores: int = 0
+    waits_for: str | None = None  #: the key of prior images that are not drawn yet
+
+
+def work_left(
+    jobs: Iterable[Job], priors: Mapping[str, Prior], scoring: Scoring, held: Held
+) -> list[Work]:
+    """The jobs that are not done, and the prior images that are to be drawn for them."""
+    found: list[Work] = []
+    drawn: dict[str, bool] = {}
+    for job in jobs:
+        record = held.jobs.get(job.name)
+        requests = missing(job, record)
+        scored = held.scores.get((scoring.protocol, job.name))
+        if not requests and record is not None and is_scored(record, scored, scoring):
+            continue
+        key = job.fit.prior if requests else None
+        if key is not None and key not in drawn:
+            drawn[key] = held.directory.prior_record(key) is not None
+            if not drawn[key]:
+                found.append(Work(priors[key], draws=priors[key].count))
+        waits_for = None if key is None or drawn[key] else key
+        fits = _fits(requests, record, held)
+        found.append(Work(job, fits, len(requests), len(job.requests), waits_for))
+    return found
+
+
+def _fits(requests: tuple[Request, ...], record: JobRecord | None, held: Held) -> bool:
+    kept = record.weights if record else None
+    return bool(requests) and (kept is None or not (held.directory.path / kept.file).is_file())
+
+
+@dataclass
+class Agenda:
+    """The tasks that wait, the longest first; a task is taken when what it needs is there."""
+
+    waiting: list[Work]
+    seconds: Callable[[Work], float | None]
+    _coming: set[str] = field(init=False)  #: keys of prior images that are to be drawn
+
+    def __post_init__(self) -> None:
+        self._coming = {w.task.key for w in self.waiting if isinstance(w.task, Prior)}
+        # Prior images first, that of the longest jobs before the others.
+        self.waiting = sorted(self.waiting, key=self._place)
+
+    def _place(self, work: Work) -> tuple[bool, float]:
+        if isinstance(work.task, Job):
+            return True, -(self.seconds(work) or 0.0)
+        key = work.task.key
+        return False, -sum(self.seconds(w) or 0.0 for w in self.waiting if w.waits_for == key)
+
+    def take(self) -> Task | None:
+        """The next task that can be done now; None if there is none, or none yet."""
+        for i, work in enumerate(self.waiting):
+            if work.waits_for not in self._coming:
+                return self.waiting.pop(i).task
+        return None
+
+    def finish(self, task: Task) -> None:
+        """`task` is done: what waited for it can be."""
+        if isinstance(task, Prior):
+            self._coming.discard(task.key)
+
+    def give_up(self, task: Task) -> list[Task]:
+        """`task` failed: what waited for it cannot be done. Returns these tasks, taken out."""
+        if not isinstance(task, Prior):
+            return []
+        lost = [work for work in self.waiting if work.waits_for == task.key]
+        self.waiting = [work for work in self.waiting if work.waits_for != task.key]
+        return [work.task for work in lost]

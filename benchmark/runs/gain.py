@@ -1,0 +1,239 @@
+"""What a run directory holds already, and what a plan adds to it.
+
+    held = read_held(RunDirectory(path))
+    check(grid.jobs, grid.settled, held)        # refuses what would change what is there
+    jobs = joined(grid, held)
+
+A directory may gain methods, subjects, seeds, prompts, images and protocols. What would change an
+image or a score that is there is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from benchmark.api import Prompt, Request, UserError
+from benchmark.config.protocol import Protocol
+from benchmark.runs.plan import Grid
+from benchmark.store.directory import RECORDS, SUITE, Asked, Name, Plan, RunDirectory
+from benchmark.store.records import (
+    Job,
+    JobRecord,
+    ScoreRecord,
+    Scoring,
+    image_key,
+    images_digest,
+)
+
+_WAY_OUT = "go back to what it was, or choose another --out"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What lies in a run directory."""
+
+    directory: RunDirectory
+    plan: Plan | None
+    jobs: Mapping[Name, JobRecord]
+    scores: Mapping[tuple[str, Name], ScoreRecord]  #: by the protocol's label and the job
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out meanwhile. Raises UserError if one is at work, or was since."""
+        with self.directory.locked():
+            if self.directory.plan() != self.plan:
+                raise UserError(
+                    f"another run has added to {self.directory.path} meanwhile: run the same "
+                    "command again"
+                )
+            yield
+
+
+def read_held(directory: RunDirectory) -> Held:
+    """What `directory` holds. Raises UserError if it is no run directory, or a kept run."""
+    plan = directory.plan()
+    if (directory.path / RECORDS).is_file():
+        raise UserError(
+            f"{directory.path} is a kept run without most of its images: nothing can be added to "
+            "it; use the run that it was kept of, or choose another --out"
+        )
+    names = [asked.name for asked in plan.jobs] if plan else []
+    jobs = {name: record for name in names if (record := directory.job_record(name))}
+    scores = {
+        (protocol, name): scored
+        for protocol in (plan.protocols if plan else ())
+        for name in jobs
+        if (scored := directory.score_record(protocol, name))
+    }
+    return Held(directory, plan, jobs, scores)
+
+
+# What may not change ---------------------------------------------------------------------------
+
+
+def check(jobs: Sequence[Job], settled: Mapping[str, Any], held: Held) -> None:
+    """Refuse `jobs` if they would change an image that is there. Raises UserError."""
+    if not held.jobs:
+        return
+    before = dict(held.plan.settled if held.plan else {}) | _facts(
+        record.job for record in held.jobs.values()
+    )
+    for what, value in (dict(settled) | _facts(jobs)).items():
+        if what in before and before[what] != value:
+            raise UserError(
+                f"{held.directory.path} holds images made with {what} {before[what]!r}, and now "
+                f"it is {value!r}: {_WAY_OUT}"
+            )
+
+
+def _facts(jobs: Iterable[Job]) -> dict[str, Any]:
+    """What decides the images of `jobs`, in words."""
+    facts: dict[str, Any] = {}
+    for job in jobs:
+        fit, method, subject = job.fit, f"method '{job.method}'", f"subject '{job.subject}'"
+        facts[f"version of {method}"] = fit.version
+        # Another tool's images are their own settings, and so others in each of its jobs.
+        whose = job.label if job.elsewhere else method
+        settings = json.loads(json.dumps(fit.settings))  # as a record has them
+        facts |= {f"setting '{key}' of {whose}": value for key, value in settings.items()}
+        facts[f"class noun of {subject}"] = fit.class_noun
+        facts[f"{subject} being live"] = fit.live
+        facts[f"images of {subject}"] = job.references_digest
+        facts[f"the fit of {job.label}"] = fit.key
+    return facts
+
+
+def check_scoring(scoring: Scoring, held: Held) -> None:
+    """Refuse to score under `scoring` if it would change a score that is there."""
+    for (protocol, _), record in held.scores.items():
+        if protocol != scoring.protocol:
+            continue
+        for what, was, now in _scoring_differences(record.scoring, scoring):
+            raise UserError(
+                f"{held.directory.path} holds scores under protocol '{protocol}' with {what} "
+                f"{was}, and now it is {now}: {_WAY_OUT}, or remove "
+                f"{held.directory.path}/scores/{protocol} to score everything again"
+            )
+
+
+def _scoring_differences(before: Scoring, after: Scoring) -> Iterable[tuple[str, Any, Any]]:
+    if before.declaration != after.declaration:
+        yield "the protocol declared as", before.declaration, after.declaration
+    for name, encoder in before.encoders.items():
+        if name in after.encoders and encoder != after.encoders[name]:
+            other = after.encoders[name]
+            key = next(k for k in [*encoder, *other] if encoder.get(k) != other.get(k))
+            yield f"the {key} of encoder '{name}'", encoder.get(key), other.get(key)
+    for name, metric in before.metrics.items():
+        if name in after.metrics and before.key(name) != after.key(name):
+            now = asdict(after.metrics[name])
+            for key, value in asdict(metric).items():
+                if value != now[key]:
+                    yield f"the {key} of metric '{name}'", value, now[key]
+
+
+# What is added ---------------------------------------------------------------------------------
+
+
+def joined(grid: Grid, held: Held) -> tuple[Job, ...]:
+    """The grid's jobs, each with the prompts and images that it has in the directory already."""
+    return tuple(
+        _joined(job, held.jobs.get(job.name), grid.prompts[job.subject]) for job in grid.jobs
+    )
+
+
+def _joined(job: Job, record: JobRecord | None, order: tuple[Prompt, ...]) -> Job:
+    if record is None:
+        return job
+    there = record.job
+    prompts = {*job.prompts, *there.prompts}
+    return replace(
+        job,
+        prompts=(
+            *(p for p in order if p in prompts),
+            *(p for p in there.prompts if p not in order),
+        ),
+        images_per_prompt=max(job.images_per_prompt, there.images_per_prompt),
+        prior_prompt_images=max(job.prior_prompt_images, there.prior_prompt_images),
+    )
+
+
+def missing(job: Job, record: JobRecord | None) -> tuple[Request, ...]:
+    """The images that `job` asks for and that are not there."""
+    there = {image.key for image in record.images.values()} if record else set()
+    return tuple(r for r in job.requests if image_key(job.fit, r, job.sampler) not in there)
+
+
+def is_scored(record: JobRecord, scored: ScoreRecord | None, scoring: Scoring) -> bool:
+    """Whether `scored` has every score of `scoring` for the images of `record`."""
+    return (
+        scored is not None
+        and scored.images == images_digest(record.images)
+        and scored.references == record.job.references_digest
+        and all(
+            name in scored.scoring.metrics and scored.scoring.key(name) == scoring.key(name)
+            for name in scoring.metrics
+        )
+    )
+
+
+def extra_metrics(protocol: Protocol, held: Held, asked: Iterable[str] = ()) -> tuple[str, ...]:
+    """The metrics beside the protocol's own that are asked for, or that `held` has scores of."""
+    found = {
+        name
+        for (label, _), record in held.scores.items()
+        if label == protocol.label
+        for name in record.scoring.metrics
+    }
+    return tuple(sorted({*found, *asked} - set(protocol.metrics)))
+
+
+def joined_plan(
+    jobs: Sequence[Job], settled: Mapping[str, Any], protocol: Protocol, held: Held
+) -> Plan:
+    """run.json with `jobs` and `protocol` added: its jobs by name, whatever came first."""
+    before = {asked.name: asked for asked in held.plan.jobs} if held.plan else {}
+    new = {job.name: Asked(*job.name, images=len(job.requests)) for job in jobs}
+    asked = before | new
+    labels = dict.fromkeys([*(held.plan.protocols if held.plan else ()), protocol.label])
+    return Plan(
+        jobs=tuple(asked[name] for name in sorted(asked)),
+        protocols=tuple(labels),
+        settled=dict(held.plan.settled if held.plan and held.jobs else {}) | dict(settled),
+    )
+
+
+def joined_suite(grid: Grid, jobs: Sequence[Job], held: Held) -> str:
+    """suite.toml: the grid's suite, with the selection that the directory has in all."""
+    import tomli_w
+
+    suite = grid.suite.model_dump(mode="json", exclude_none=True)
+    before = _suite_before(held)
+    suite["protocol"] = before.get("protocol", suite["protocol"])
+    methods = before.get("methods", {}) | suite["methods"]
+    suite["methods"] = {name: methods[name] for name in sorted(methods)}
+    there = [record.job for record in held.jobs.values() if not record.job.elsewhere]
+    suite["data"]["subjects"] = sorted({job.subject for job in (*there, *jobs)})
+    evaluation = suite["evaluation"]
+    for key in ("images_per_prompt", "prior_prompt_images"):
+        evaluation[key] = max(getattr(job, key) for job in (*there, *jobs))
+    templates = _templates((*there, *jobs))
+    if before.get("evaluation", {}).get("prompts") == []:
+        evaluation["prompts"] = []
+    elif evaluation["prompts"] and templates > _templates(grid.jobs):
+        evaluation["prompts"] = sorted(templates)
+    return tomli_w.dumps(suite)
+
+
+def _templates(jobs: Iterable[Job]) -> set[str]:
+    return {prompt.template for job in jobs for prompt in job.prompts}
+
+
+def _suite_before(held: Held) -> dict[str, Any]:
+    path = held.directory.path / SUITE
+    return tomllib.loads(path.read_text("utf-8")) if held.plan and path.is_file() else {}

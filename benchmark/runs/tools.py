@@ -1,0 +1,88 @@
+"""What a job hands a method beside the subject and the backbone: `benchmark.api.Tools`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from benchmark.api import Clean, Stage, Subject, UserError
+from benchmark.data.images import read_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Called with (done, in all) as a phase goes on.
+StepListener = Callable[[int, int], None]
+
+_LOSSES = 40  #: at most so many points of a term's losses are kept
+
+
+@dataclass
+class Pace:
+    """Passes a fit's steps on, measures them from the end of the first one, and keeps its losses.
+
+    So neither what goes before them counts in the pace, nor what only the first step has to do.
+    """
+
+    listen: StepListener
+    _seen: list[tuple[int, float]] = field(default_factory=list)  # the first and the last step
+    _told: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+    def __call__(
+        self, done: int, steps: int, /, *, losses: Mapping[str, float] | None = None
+    ) -> None:
+        self._seen[1:] = [(done, time.perf_counter())]
+        for term, loss in (losses or {}).items():
+            if math.isfinite(loss):
+                self._told.setdefault(term, []).append((done, float(loss)))
+        self.listen(done, steps)
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """None if there were fewer than two steps."""
+        if len(self._seen) < 2:
+            return None
+        (first, start), (last, end) = self._seen
+        return (last - first) / (end - start) if end > start else None
+
+    @property
+    def losses(self) -> dict[str, tuple[tuple[int, float], ...]]:
+        """As a record has them: to 4 digits, and of a term told more often, means of several."""
+        kept = {}
+        for term, told in self._told.items():
+            size = math.ceil(len(told) / _LOSSES)
+            parts = [told[i : i + size] for i in range(0, len(told), size)]
+            means = [(part[-1][0], fmean(loss for _, loss in part)) for part in parts]
+            kept[term] = tuple((step, float(f"{mean:.4g}")) for step, mean in means)
+        return kept
+
+
+@dataclass
+class JobTools:
+    """One job's tools."""
+
+    seed: int
+    subject: Subject  #: with the images that are learned
+    progress: Pace
+    prepared: Mapping[str, Clean]  #: stage -> the job's prior images, shared with other jobs
+
+    def images(self, resolution: int) -> Tensor:
+        """The subject's images, as `benchmark.api.Tools.images` says. Raises UserError."""
+        import torch
+
+        from benchmark.models.fitting import fitted
+
+        return torch.stack([fitted(read_image(path), resolution) for path in self.subject.images])
+
+    def prior(self, stage: Stage) -> Clean:
+        """A copy of the prior images as `stage` prepared them. Raises UserError if none are."""
+        if stage.name not in self.prepared:
+            raise UserError(
+                f"no prior images for stage '{stage.name}': the method's `prior` asked for none"
+            )
+        shared = self.prepared[stage.name]
+        return shared[list(range(len(shared)))]  # by rows, so that the numbers are copied

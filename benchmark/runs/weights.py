@@ -1,0 +1,45 @@
+"""What a job learned, in a safetensors file: with `--keep-weights` no job is fitted twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from benchmark.api import UserError, Weights
+from benchmark.store.directory import Name, RunDirectory, weights_path
+from benchmark.store.records import KeptWeights
+
+
+def write_weights(weights: Weights, name: Name, directory: RunDirectory) -> KeptWeights:
+    """Write what job `name` learned. Returns what its record says of the file."""
+    from safetensors.torch import save_file
+
+    relative = weights_path(name)
+    path = directory.path / relative
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Copies: tensors that share memory are no file's content.
+    tensors = {key: tensor.detach().to("cpu", copy=True) for key, tensor in weights.items()}
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+    temporary.chmod(0o644)  # safetensors' files are for their owner alone
+    kept = KeptWeights(relative, temporary.stat().st_size, _sha256(temporary))
+    temporary.replace(path)
+    return kept
+
+
+def read_weights(kept: KeptWeights | None, directory: RunDirectory) -> Weights | None:
+    """The tensors of `kept`, on the CPU; None if there is no file. Raises UserError."""
+    from safetensors.torch import load_file
+
+    path = directory.path / kept.file if kept else None
+    if kept is None or path is None or not path.is_file():
+        return None
+    if _sha256(path) != kept.sha256:
+        raise UserError(f"{path} was changed: remove it, and what it held is learned again")
+    return load_file(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

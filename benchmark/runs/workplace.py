@@ -1,0 +1,127 @@
+"""What a worker loads once, at first use, and lends to its jobs one after the other."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from benchmark.api import Backbone, Clean, Stage, Subject, UserError
+from benchmark.config.registry import is_ours
+from benchmark.config.suite import Suite
+from benchmark.models.precision import resolve_device
+from benchmark.runs.prior import BATCH, read_prior
+from benchmark.runs.score import Examiner
+from benchmark.store.directory import RunDirectory
+from benchmark.store.records import Job, Prior
+
+if TYPE_CHECKING:
+    from benchmark.models.loan import Loan
+
+
+class LeftBehind(RuntimeError):
+    """A method left something in the backbone that it should have taken out."""
+
+
+@dataclass
+class Workplace:
+    """A worker's suite and directory, and the backbone that it lends to a job at a time."""
+
+    suite: Suite
+    directory: RunDirectory
+    examiner: Examiner
+    keep_weights: bool = False
+    _lent: tuple[Backbone, Loan] | None = field(default=None, repr=False)
+    _prepared: dict[str, dict[str, Clean]] = field(default_factory=dict, repr=False)
+
+    @property
+    def subjects(self) -> Mapping[str, Subject]:
+        return self.examiner.subjects
+
+    @contextmanager
+    def lend(self, task: Job | Prior) -> Iterator[Backbone | None]:
+        """The backbone as it was loaded; None for a job that needs none. Put back at the end.
+
+        Raises LeftBehind if the job left anything in it. The backbone is loaded anew for the next
+        job if it could not be put back.
+        """
+        precision = task.precision if isinstance(task, Prior) else task.fit.precision
+        if precision is None:
+            yield None
+            return
+        backbone, loan = self._borrowed(task, precision)
+        try:
+            yield backbone
+        except Exception as error:
+            if left := self._settle(loan, thorough=True):
+                error.add_note(f"it left in the backbone: {'; '.join(left)}")
+            raise
+        ours = isinstance(task, Prior) or is_ours("methods", task.fit.method)
+        if left := self._settle(loan, thorough=not ours):
+            raise LeftBehind(f"it left in the backbone: {'; '.join(left)}")
+
+    def _borrowed(self, task: Job | Prior, precision: str) -> tuple[Backbone, Loan]:
+        if self._lent is None:
+            from benchmark.models.loan import Loan
+
+            # Its first import, by an optimiser, replaces functions of torch: no job's doing.
+            importlib.import_module("torch._dynamo")
+            choice = self.suite.backbone
+            backbone = choice.load_kind().load(
+                choice.model,
+                sampler=self.suite.sampler.sampler(),
+                precision=precision,
+                device=resolve_device("auto"),
+                resolution=choice.resolution,
+            )
+            self._lent = backbone, Loan(backbone)
+        _check_planned(self._lent[0], task, precision)
+        return self._lent
+
+    def _settle(self, loan: Loan, *, thorough: bool) -> list[str]:
+        left = loan.settle(thorough)
+        if not loan.whole:
+            self._lent = None
+            gc.collect()
+        return left
+
+    def prepared(self, key: str | None, backbone: Backbone | None) -> Mapping[str, Clean]:
+        """Stage -> the prior images `key`, as it takes them: prepared once. Raises UserError."""
+        if key is None or backbone is None:
+            return {}
+        if key not in self._prepared:
+            self._prepared[key] = {
+                stage.name: self._prepare(key, stage) for stage in backbone.stages
+            }
+        return self._prepared[key]
+
+    def _prepare(self, key: str, stage: Stage) -> Clean:
+        import torch
+
+        from benchmark.models.fitting import fitted
+
+        record = self.directory.prior_record(key)
+        if record is None:
+            raise UserError(f"prior images {key} are not drawn: run the same command again")
+        chunks = [
+            stage.prepare(
+                torch.stack(
+                    [fitted(one.permute(1, 2, 0).numpy(), stage.resolution) for one in chunk]
+                )
+            )
+            for chunk in read_prior(record, self.directory).split(BATCH)
+        ]
+        return chunks[0].join(*chunks[1:])
+
+
+def _check_planned(backbone: Backbone, task: Job | Prior, precision: str) -> None:
+    """Refuse a model that is not the planned one: its files were changed meanwhile."""
+    planned = task.backbone if isinstance(task, Prior) else str(task.fit.backbone)
+    if backbone.id != planned.partition(" at ")[0] or backbone.precision != precision:
+        raise UserError(
+            f"planned was backbone '{planned}' in {precision}, and loaded was '{backbone.id}' in "
+            f"{backbone.precision}: run the same command again, with another --out"
+        )

@@ -1,0 +1,176 @@
+"""The images of one method, subject and seed, as metrics see them: `api.Batch`.
+
+`ImageBatch` has everything; a metric gets a `DeclaredBatch`, which has what its `needs` declare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from benchmark.api import (
+    PIXELS,
+    PRIOR,
+    REAL,
+    REFERENCES,
+    TEXTS,
+    Prompt,
+    Request,
+    Subject,
+    UserError,
+)
+from benchmark.scoring.features import Encoders
+from benchmark.scoring.kinds import DISTANCES, EMBEDDINGS, TEXT_EMBEDDINGS
+
+
+def need(encoder: str, ability: str) -> str:
+    """What a metric's `needs` say to ask `encoder` for one of `kinds.ABILITIES`."""
+    return encoder if ability == EMBEDDINGS else f"{encoder}:{ability}"
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """`images[i]` was made for `requests[i]`. Everything is computed once, when it is asked for."""
+
+    requests: Sequence[Request]
+    subject: Subject
+    images: Sequence[np.ndarray]  #: n uint8 (height, width, 3)
+    captions: Sequence[str | None]  #: n
+    real_images: Sequence[np.ndarray]  #: all of the subject's
+    counted: Sequence[int]  #: which of these are the m references
+    encoders: Encoders
+    _found: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def same(self) -> np.ndarray:
+        """(n, m) bool: a real image and the reference of its index, or any two of equal pixels."""
+        pairs = [
+            np.array_equal(image, reference)
+            or (request.prompt.kind == REAL and request.index == index)
+            for request, image in zip(self.requests, self.images, strict=True)
+            for index, reference in zip(self.counted, self.references(), strict=True)
+        ]
+        same = np.array(pairs, bool).reshape(len(self.images), len(self.counted))
+        same.flags.writeable = False
+        return same
+
+    def of_kind(self, *, prior: bool, real: bool) -> list[int]:
+        """The prior prompt's images, or else the evaluation prompts', and `real` ones if wanted."""
+        kinds = [request.prompt.kind for request in self.requests]
+        if prior:
+            return [i for i, kind in enumerate(kinds) if kind == PRIOR]
+        return [i for i, kind in enumerate(kinds) if kind != PRIOR and (real or kind != REAL)]
+
+    def embeddings(self, encoder: str) -> np.ndarray:
+        """(n, d) float32 of unit length, of the images."""
+        return self._once("images", encoder, lambda: self.encoders.embeddings(encoder, self.images))
+
+    def reference_embeddings(self, encoder: str) -> np.ndarray:
+        """(m, d) float32 of unit length, of the references."""
+        return self._once("references", encoder, lambda: self._references_through(encoder))
+
+    def text_embeddings(self, encoder: str) -> np.ndarray:
+        """(n, d) float32 of unit length, of the captions; rows of real images are 0."""
+        return self._once("texts", encoder, lambda: self._texts_through(encoder))
+
+    def distances(self, encoder: str) -> np.ndarray:
+        """(n, n) float32 >= 0, between the images of a prompt; NaN elsewhere, and of real ones."""
+        return self._once("distances", encoder, lambda: self._distances_through(encoder))
+
+    def pixels(self) -> Sequence[np.ndarray]:
+        """The images."""
+        return self.images
+
+    def references(self) -> Sequence[np.ndarray]:
+        """The m references."""
+        return [self.real_images[index] for index in self.counted]
+
+    def texts(self) -> Sequence[str | None]:
+        """The captions."""
+        return self.captions
+
+    def _once(self, what: str, encoder: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        key = what, encoder
+        if key not in self._found:
+            self._found[key] = compute()
+            self._found[key].flags.writeable = False
+        return self._found[key]
+
+    def _references_through(self, encoder: str) -> np.ndarray:
+        # All are encoded, whichever count: last digits depend on the whole list.
+        return self.encoders.remembered_embeddings(encoder, self.real_images)[list(self.counted)]
+
+    def _texts_through(self, encoder: str) -> np.ndarray:
+        unique = [text for text in dict.fromkeys(self.captions) if text is not None]
+        encoded = self.encoders.text_embeddings(encoder, unique or [""])
+        rows = np.zeros((len(self.captions), encoded.shape[1]), np.float32)
+        for row, text in zip(rows, self.captions, strict=True):
+            if text is not None:
+                row[:] = encoded[unique.index(text)]
+        return rows
+
+    def _distances_through(self, encoder: str) -> np.ndarray:
+        groups: dict[Prompt, list[int]] = {}
+        for i, request in enumerate(self.requests):
+            if request.prompt.kind != REAL:
+                groups.setdefault(request.prompt, []).append(i)
+        return self.encoders.distances(encoder, self.images, list(groups.values()))
+
+
+@dataclass(frozen=True)
+class DeclaredBatch:
+    """A batch as one metric sees it. Raises UserError where it asks for what it did not declare."""
+
+    whole: ImageBatch
+    metric: str
+    needs: frozenset[str]
+
+    @property
+    def requests(self) -> Sequence[Request]:
+        """n, in the order of the images."""
+        return self.whole.requests
+
+    @property
+    def subject(self) -> Subject:
+        """Whose images these are meant to be."""
+        return self.whole.subject
+
+    @property
+    def same(self) -> np.ndarray:
+        """(n, m) bool: image i is reference j itself."""
+        return self.whole.same
+
+    def of_kind(self, *, prior: bool, real: bool) -> list[int]:
+        """As `ImageBatch.of_kind`; so do the others."""
+        return self.whole.of_kind(prior=prior, real=real)
+
+    def embeddings(self, encoder: str) -> np.ndarray:
+        return self._declared(need(encoder, EMBEDDINGS)).embeddings(encoder)
+
+    def reference_embeddings(self, encoder: str) -> np.ndarray:
+        return self._declared(need(encoder, EMBEDDINGS)).reference_embeddings(encoder)
+
+    def text_embeddings(self, encoder: str) -> np.ndarray:
+        return self._declared(need(encoder, TEXT_EMBEDDINGS)).text_embeddings(encoder)
+
+    def distances(self, encoder: str) -> np.ndarray:
+        return self._declared(need(encoder, DISTANCES)).distances(encoder)
+
+    def pixels(self) -> Sequence[np.ndarray]:
+        return self._declared(PIXELS).pixels()
+
+    def references(self) -> Sequence[np.ndarray]:
+        return self._declared(REFERENCES).references()
+
+    def texts(self) -> Sequence[str | None]:
+        return self._declared(TEXTS).texts()
+
+    def _declared(self, wanted: str) -> ImageBatch:
+        if wanted not in self.needs:
+            raise UserError(
+                f"metric '{self.metric}' asks for what its needs do not declare: add '{wanted}'"
+            )
+        return self.whole

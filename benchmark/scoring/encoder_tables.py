@@ -1,0 +1,108 @@
+"""What stands in a protocol's `[encoders.NAME]` tables, by kind.
+
+    [encoders.dino]    kind = "timm", model, resize, crop, mean, std
+    [encoders.clip]    kind = "open_clip", model, pretrained (named models only), resize, crop, ...
+    [encoders.lpips]   kind = "lpips", model = "alex", resize, crop, ...
+    [encoders.layers]  kind = "intermediate", model, layers, like = "dino"
+
+`model` is "pocket" (shipped), a directory (written with a slash), or a name that the library knows;
+then `hub` and `revision` say which weights. `like` names another encoder: what the table does not
+say of preprocessing is that one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from benchmark.api import UserError
+from benchmark.config.protocol import Protocol
+from benchmark.data.manifest import Table
+
+PREPROCESSING = ("resize", "crop", "mean", "std")
+Tables = Mapping[str, Mapping[str, Any]]
+
+
+class EncoderTable(Table):
+    """An encoder that is a model of its library, and its preprocessing."""
+
+    kind: str
+    model: str
+    hub: str | None = None  #: the weights' repository, of a model that is known by name
+    revision: str = "main"
+    directory: str | None = None  #: where to look for them instead of the caches
+    resize: int = Field(gt=0)  #: of the short side, in pixels
+    crop: int = Field(gt=0)  #: of the centre, in pixels
+    mean: list[float] = Field(min_length=3, max_length=3)
+    std: list[Annotated[float, Field(gt=0)]] = Field(min_length=3, max_length=3)
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        if self.crop > self.resize:
+            raise ValueError(f"crop is {self.crop}, more than resize, {self.resize}")
+        return self
+
+
+class ClipTable(EncoderTable):
+    """An open_clip model."""
+
+    pretrained: str | None = None  #: open_clip's name for the weights, of a model known by name
+
+
+class LpipsTable(EncoderTable):
+    """LPIPS on AlexNet."""
+
+    model: Literal["alex"]
+
+
+class IntermediateTable(EncoderTable):
+    """LPIPS's distance over layers of a timm model."""
+
+    layers: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)  #: e.g. [1, 3, 5]
+
+
+_Table = TypeVar("_Table", bound=EncoderTable)
+
+
+def parsed(name: str, table: Mapping[str, Any], model: type[_Table]) -> _Table:
+    """The table of encoder `name` as a `model`. Raises UserError naming each bad key."""
+    try:
+        return model.model_validate(dict(table))
+    except ValidationError as error:
+        problems = []
+        for found in error.errors():
+            key = ".".join(map(str, (f"encoders.{name}", *found["loc"])))
+            if found["type"] == "missing":
+                problems.append(f"{key} is missing")
+            elif found["type"] == "extra_forbidden":
+                problems.append(f"{key} is unknown; the keys are {', '.join(model.model_fields)}")
+            else:
+                problems.append(f"{key}: {found['msg'].removeprefix('Value error, ')}")
+        raise UserError("; ".join(problems)) from error
+
+
+def tables_of(protocol: Protocol, directory: str | None = None) -> dict[str, dict[str, Any]]:
+    """The protocol's tables, their weights in `directory` if it is given, else in the caches."""
+    place = {} if directory is None else {"directory": directory}
+    return {name: table | place for name, table in protocol.encoders.items()}
+
+
+def completed(tables: Tables) -> dict[str, dict[str, Any]]:
+    """The tables with the preprocessing that they take from others. Raises UserError."""
+    found = {}
+    for name, table in tables.items():
+        found[name] = {key: value for key, value in table.items() if key != "like"}
+        if "like" not in table:
+            continue
+        other = table["like"]
+        if other not in tables or "like" in tables[other]:
+            known = [key for key, value in tables.items() if "like" not in value]
+            raise UserError(
+                f"encoders.{name}.like is {other!r}, but should name an encoder that has "
+                f"preprocessing of its own: {', '.join(known) or 'there is none'}"
+            )
+        inherited = {key: tables[other][key] for key in PREPROCESSING if key in tables[other]}
+        found[name] = inherited | found[name]
+    return found

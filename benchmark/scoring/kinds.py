@@ -1,0 +1,152 @@
+"""The kinds of encoders, and which exact encoders a protocol's tables declare. No torch here.
+
+    identify(protocol.encoders)["dino"]["weights"]      # 12 hexadecimal digits
+
+A kind is found by entry point, in the group `dreambooth_benchmark.encoders`, or as
+module:ATTRIBUTE: `kind = "my_module:KIND"`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, Protocol
+
+from benchmark.api import UserError
+from benchmark.config import registry
+from benchmark.models.identity import file_digest
+from benchmark.scoring.encoder_files import Layout, MissingFiles, alexnet_file, files_of, source_of
+from benchmark.scoring.encoder_tables import (
+    ClipTable,
+    EncoderTable,
+    IntermediateTable,
+    LpipsTable,
+    Tables,
+    completed,
+    parsed,
+)
+
+#: What an encoder may be able to do: methods that it then has once it is loaded.
+EMBEDDINGS, TEXT_EMBEDDINGS, DISTANCES = "embeddings", "text_embeddings", "distances"
+ABILITIES = (EMBEDDINGS, TEXT_EMBEDDINGS, DISTANCES)
+
+
+class EncoderKind(Protocol):
+    """What is known of a sort of encoders before one is loaded."""
+
+    @property
+    def can(self) -> frozenset[str]:
+        """Which of ABILITIES its encoders have."""
+        ...
+
+    def files(self, name: str, table: Mapping[str, Any]) -> list[Path]:
+        """The files that make up the encoder of a table.
+
+        Raises UserError naming the table's bad key, or what is missing and how to fetch it.
+        """
+        ...
+
+    def load(self, name: str, table: Mapping[str, Any], device: str) -> Any:
+        """The encoder of a table, in float32, with a method for each of its abilities:
+
+        `embeddings(pixels)`, of n uint8 (height, width, 3): (n, d) float32 of unit length;
+        `text_embeddings(texts)`: the same of n texts; `distances(pixels, groups)`: (n, n) float32,
+        of pairs within one of `groups` (lists of indices). Raises UserError.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LibraryModel:
+    """Models that a library builds, with weights from its hub, or from a directory of one's own."""
+
+    can: frozenset[str]
+    loader: str  #: module:function, which is imported when an encoder is loaded
+    layout: Layout
+    table: type[EncoderTable] = EncoderTable
+
+    def files(self, name: str, table: Mapping[str, Any]) -> list[Path]:
+        return files_of(name, parsed(name, table, self.table), self.layout)
+
+    def load(self, name: str, table: Mapping[str, Any], device: str) -> Any:
+        checked = parsed(name, table, self.table)
+        return resolve_name(self.loader)(
+            name, checked, source_of(name, checked, self.layout), device
+        )
+
+
+@dataclass(frozen=True)
+class Lpips:
+    """LPIPS on AlexNet."""
+
+    can = frozenset({DISTANCES})
+
+    def files(self, name: str, table: Mapping[str, Any]) -> list[Path]:
+        return [alexnet_file(name, parsed(name, table, LpipsTable))]
+
+    def load(self, name: str, table: Mapping[str, Any], device: str) -> Any:
+        from benchmark.scoring.encoder_loading import load_lpips
+
+        (path,) = self.files(name, table)
+        return load_lpips(name, parsed(name, table, LpipsTable), path, device)
+
+
+_LOADERS = "benchmark.scoring.encoder_loading"
+_TIMM = Layout(("config.json", "model.safetensors"), "model.safetensors", shipped="dino")
+TIMM = LibraryModel(frozenset({EMBEDDINGS}), f"{_LOADERS}:load_timm", _TIMM)
+INTERMEDIATE = LibraryModel(
+    frozenset({DISTANCES}), f"{_LOADERS}:load_intermediate", _TIMM, IntermediateTable
+)
+OPEN_CLIP = LibraryModel(
+    frozenset({EMBEDDINGS, TEXT_EMBEDDINGS}),
+    f"{_LOADERS}:load_clip",
+    Layout(
+        ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer_config.json"),
+        "open_clip_model.safetensors",
+        shipped="clip",
+    ),
+    ClipTable,
+)
+LPIPS = Lpips()
+
+
+def kind_of(name: str, table: Mapping[str, Any]) -> EncoderKind:
+    """The kind of the encoder of a table. Raises UserError."""
+    if "kind" not in table:
+        known = ", ".join(registry.available("encoders"))
+        raise UserError(f"encoders.{name}.kind is missing; known: {known}")
+    try:
+        return registry.load("encoders", str(table["kind"]))
+    except UserError as error:
+        raise UserError(f"encoders.{name}.kind: {error}") from error
+
+
+def identify(tables: Tables) -> dict[str, dict[str, Any]]:
+    """The same tables, completed, with `weights`: 12 hex digits of the SHA-256 over the files.
+
+    So that scores of one encoder are never taken for another's. Where the files lie is no part of
+    it. Raises UserError naming a bad key, or saying of every missing model how to fetch it.
+    """
+    identified, missing = {}, []
+    for name, table in completed(tables).items():
+        identified[name] = {key: value for key, value in table.items() if key != "directory"}
+        try:
+            identified[name]["weights"] = _digest(kind_of(name, table).files(name, table))
+        except MissingFiles as error:
+            missing.append(str(error))
+    if missing:
+        raise UserError(
+            f"{'; '.join(missing)}; `--encoders DIR` looks for weights in another folder, and "
+            "`--suite pocket` runs without"
+        )
+    return identified
+
+
+def _digest(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + file_digest(path))
+    return digest.hexdigest()[:12]

@@ -1,0 +1,178 @@
+"""Scores for images, whoever made them. Nothing here knows of training.
+
+    scoring = scoring_of(load_protocol("pocket"))       # what decides the scores; checks it all
+    scorer = load_scorer(load_protocol("pocket"))
+    scorer.score(("my-tool", "dog", 0), subject, requests, images, identifier="sks")
+
+No torch is imported until a scorer is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+
+from benchmark.api import REAL, Metric, Request, Subject, Unscored
+from benchmark.config.protocol import Protocol
+from benchmark.data.images import read_image
+from benchmark.scoring.batch import DeclaredBatch, ImageBatch
+from benchmark.scoring.choice import chosen_metrics, encoders_of, record_of
+from benchmark.scoring.encoder_tables import tables_of
+from benchmark.scoring.features import Encoders, load_encoders
+from benchmark.scoring.kinds import identify
+from benchmark.store.directory import Name
+from benchmark.store.records import Score, Scoring, digest
+
+
+def scoring_of(
+    protocol: Protocol, *, metrics: Sequence[str] = (), directory: str | None = None
+) -> Scoring:
+    """What decides scores under `protocol`, beside the images.
+
+    `metrics`: more of them, installed or module:ATTRIBUTE. `directory`: where the encoders lie
+    instead of the caches. Raises UserError if a metric needs what the protocol does not have, or an
+    encoder's files are not here.
+    """
+    chosen = chosen_metrics(protocol, metrics)
+    return Scoring(
+        protocol=protocol.label,
+        declaration=digest(protocol.model_dump(mode="json", exclude={"metrics"})),
+        encoders=identify(tables_of(protocol, directory)),
+        metrics={name: record_of(name, metric, protocol) for name, metric in chosen.items()},
+    )
+
+
+def load_scorer(
+    protocol: Protocol,
+    *,
+    metrics: Sequence[str] = (),
+    directory: str | None = None,
+    device: str = "cpu",
+) -> Scorer:
+    """A scorer by `protocol`, with the encoders that its metrics need on `device`.
+
+    As `scoring_of` otherwise.
+    """
+    scoring = scoring_of(protocol, metrics=metrics, directory=directory)
+    chosen = chosen_metrics(protocol, metrics)
+    needed = {encoder for metric in chosen.values() for encoder in encoders_of(metric)}
+    encoders = load_encoders(tables_of(protocol, directory), device=device, names=needed)
+    return Scorer(protocol, scoring, chosen, encoders)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A protocol with its metrics and its encoders loaded."""
+
+    protocol: Protocol
+    scoring: Scoring
+    metrics: dict[str, Metric]
+    encoders: Encoders
+
+    def score(
+        self,
+        name: Name,
+        subject: Subject,
+        requests: Sequence[Request],
+        images: Sequence[np.ndarray],
+        *,
+        identifier: str,
+    ) -> list[Score]:
+        """The scores of `images[i]`, uint8 (height, width, 3), made for `requests[i]`.
+
+        `name` is that of the method, subject and seed; `identifier` stands in captions where the
+        protocol wants it. An image has a row for each metric that applies to it, on the protocol's
+        scale, or without a value where there is a reason. Raises ValueError naming metric, image
+        and job if a metric gives what is no score, and UserError if it asks for what it did not
+        declare.
+        """
+        batch = self._batch(subject, requests, images, identifier)
+        found = {metric: self._values(metric, batch, name) for metric in self.metrics}
+        return [
+            self._row(name, request, metric, values[i])
+            for i, request in enumerate(requests)
+            for metric, values in found.items()
+            if i in values
+        ]
+
+    def _row(self, name: Name, request: Request, metric: str, found: float | Unscored) -> Score:
+        method, subject, seed = name
+        value, reason = (None, found.reason) if isinstance(found, Unscored) else (found, "")
+        return Score(
+            method=method,
+            subject=subject,
+            prompt=request.prompt.template,
+            prompt_kind=request.prompt.kind,
+            sample=request.index,
+            seed=seed,
+            metric=metric,
+            value=value,
+            protocol=self.protocol.label,
+            reason=reason,
+        )
+
+    def _batch(
+        self,
+        subject: Subject,
+        requests: Sequence[Request],
+        images: Sequence[np.ndarray],
+        identifier: str,
+    ) -> ImageBatch:
+        if len(images) != len(requests):
+            raise ValueError(f"{len(requests)} images were asked for, {len(images)} came")
+        phrase = self.protocol.phrase(subject.class_noun, identifier)
+        return ImageBatch(
+            requests=tuple(requests),
+            subject=subject,
+            images=read_only(images),
+            captions=tuple(
+                None if request.prompt.kind == REAL else request.prompt.text(phrase)
+                for request in requests
+            ),
+            real_images=read_only([read_image(path) for path in subject.images]),
+            counted=self.protocol.reference_indices(subject),
+            encoders=self.encoders,
+        )
+
+    def _values(self, metric: str, batch: ImageBatch, name: Name) -> dict[int, float | Unscored]:
+        """What the metric says, on the protocol's scale."""
+        declared = DeclaredBatch(batch, metric, frozenset(self.metrics[metric].needs))
+        values: dict[int, float | Unscored] = {}
+        for i, value in self.metrics[metric](declared).items():
+            if i not in range(len(batch.requests)):
+                raise ValueError(
+                    f"metric '{metric}' scores image {i!r}, and {_label(name)} has "
+                    f"{len(batch.requests)} images"
+                )
+            if not isinstance(value, Unscored):
+                if not isinstance(value, Real) or not math.isfinite(value):
+                    raise ValueError(f"metric '{metric}' gave {value} for {_told(batch, i, name)}")
+                value = self.protocol.scaled(metric, float(value))
+            values[i] = value
+        return values
+
+
+def read_only(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The same pixels, which a metric cannot change. Raises ValueError for other than uint8 RGB."""
+    views = []
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"an image is {image.dtype} {image.shape}, not uint8 (h, w, 3)")
+        views.append(image.view())
+        views[-1].flags.writeable = False
+    return views
+
+
+def _label(name: Name) -> str:
+    method, subject, seed = name
+    return f"{method} / {subject} / seed {seed}"
+
+
+def _told(batch: ImageBatch, index: int, name: Name) -> str:
+    request = batch.requests[index]
+    prompt = request.prompt.template or request.prompt.kind
+    return f"image {request.index} of '{prompt}' of {_label(name)}"

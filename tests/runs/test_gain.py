@@ -1,0 +1,303 @@
+"""A run directory gains what is asked for later, byte for byte; what would change it is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmark.api import UserError
+from benchmark.config.suite import Suite, load_suite
+from benchmark.grid import run_grid, score_run
+from benchmark.runs.gain import read_held
+from benchmark.runs.plan import plan
+from benchmark.store.directory import RunDirectory
+from benchmark.store.files import sha256
+from tests import toy
+
+PAINT, PRIMED = "tests.toy:PAINT", "tests.toy:PRIMED"
+
+
+@pytest.fixture
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    # What is drawn in a report hangs on no more than what is compared here, and takes its time.
+    monkeypatch.setattr("benchmark.report.write.write_report", lambda path: path / "report.md")
+    monkeypatch.setattr("benchmark.grid.print_table", lambda path: None)
+    return load_suite(str(toy.write_world(tmp_path)))
+
+
+def run(
+    suite: Suite, path: Path, *methods: str, keep_weights: bool = False, **choice: object
+) -> None:
+    grid = plan(suite, methods or [PAINT], **choice)  # type: ignore[arg-type]
+    assert run_grid(grid, path, workers=1, keep_weights=keep_weights) == 0
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """What does not hang on when it was made: images, scores, priors, what was asked for."""
+    files = [*path.glob("images/**/*.png"), *path.glob("scores/**/*.csv")]
+    files += [path / "scores.csv", path / "run.json", path / "suite.toml"]
+    files += path.glob("prior/*.safetensors")
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def written(path: Path) -> dict[str, int]:
+    return {str(file): file.stat().st_mtime_ns for file in path.glob("images/**/*.png")}
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"methods": [PAINT]}, {"methods": [PRIMED, PAINT, "real-images"]}),
+        ({"methods": [PRIMED, "untuned"]}, {"methods": [PAINT, PRIMED, "untuned"]}),
+        ({"subjects": ["dog-blue"]}, {"subjects": ["dog-red", "dog-blue"]}),
+        ({"seeds": [1]}, {"seeds": [0, 1]}),
+        ({"prompts": ["2"]}, {"prompts": ["1", "2"]}),
+        ({"prompts": ["a {} in a hat"]}, {"prompts": []}),
+        ({"images_per_prompt": 1}, {"images_per_prompt": 3}),
+        (
+            {"methods": [PRIMED], "subjects": ["dog-red"], "prompts": ["1"]},
+            {"methods": [PRIMED, PAINT], "seeds": [0, 1]},
+        ),
+    ],
+    ids=["methods", "methods-before", "subjects", "seeds", "prompts", "all", "images", "much"],
+)  # fmt: skip
+def test_what_was_gained_is_what_would_have_been_at_once(
+    suite: Suite, tmp_path: Path, first: dict, then: dict
+) -> None:
+    gained, at_once = tmp_path / "gained", tmp_path / "at-once"
+    for choice in (first, then):
+        methods = choice.get("methods", [PRIMED])
+        rest = {key: value for key, value in choice.items() if key != "methods"}
+        before = written(gained)
+        run(suite, gained, *methods, **rest)
+        after = written(gained)
+        assert before.items() <= after.items(), "an image that was there was drawn again"
+    run(suite, at_once, *methods, **rest)
+    found, expected = contents(gained), contents(at_once)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def test_the_prior_prompts_images_are_gained_too(suite: Suite, tmp_path: Path) -> None:
+    more = suite.evaluation.model_copy(update={"prior_prompt_images": 4})
+    bigger = suite.model_copy(update={"evaluation": more})
+    for one in (suite, bigger):
+        run(one, tmp_path / "gained")
+    run(bigger, tmp_path / "at-once")
+    assert contents(tmp_path / "gained") == contents(tmp_path / "at-once")
+
+
+def test_asking_for_less_takes_nothing_away(suite: Suite, tmp_path: Path) -> None:
+    run(suite, tmp_path / "run", PAINT, "untuned", images_per_prompt=2)
+    before = contents(tmp_path / "run")
+    run(suite, tmp_path / "run", PAINT, subjects=["dog-red"], prompts=["1"], images_per_prompt=1)
+    assert contents(tmp_path / "run") == before
+
+
+def test_protocols_stand_side_by_side(suite: Suite, tmp_path: Path) -> None:
+    other = suite.under(str(toy.write_protocol(tmp_path)))
+    run(suite, tmp_path / "both")
+    before = written(tmp_path / "both")
+    run(other, tmp_path / "both")
+    assert written(tmp_path / "both") == before
+    run(suite, tmp_path / "toy")
+    run(other, tmp_path / "other")
+    both = (tmp_path / "both/scores.csv").read_text().splitlines()
+    parts = [(tmp_path / name / "scores.csv").read_text().splitlines() for name in ("toy", "other")]
+    assert both == [*parts[0], *parts[1][1:]]
+    for part in ("toy-1", "other-1"):
+        assert (tmp_path / "both/protocols" / f"{part}.toml").is_file()
+
+
+def test_the_default_directory_is_the_same_for_every_selection(suite: Suite) -> None:
+    place = plan(suite, [PAINT]).directory
+    for choice in (
+        {"subjects": ["dog-red"]}, {"seeds": [3]}, {"prompts": ["1"]}, {"images_per_prompt": 9}
+    ):  # fmt: skip
+        assert plan(suite, ["untuned", PRIMED], **choice).directory == place
+    sampler = suite.sampler.model_copy(update={"steps": 3})
+    others = [
+        suite.on("crayons"),
+        suite.on(precision="bf16"),
+        suite.model_copy(update={"sampler": sampler}),
+        suite.model_copy(update={"methods": {PAINT: {"steps": 3}}}),
+        suite.model_copy(update={"backbone": suite.backbone.model_copy(update={"resolution": 64})}),
+    ]
+    assert len({place, *(plan(one, [PAINT]).directory for one in others)}) == 1 + len(others)
+
+
+# Refusals --------------------------------------------------------------------------------------
+
+
+def other_backbone(suite: Suite) -> Suite:
+    return suite.on("crayons")
+
+
+def other_precision(suite: Suite) -> Suite:
+    return suite.on(precision="bf16")
+
+
+def other_sampler(suite: Suite) -> Suite:
+    return suite.model_copy(
+        update={"sampler": suite.sampler.model_copy(update={"scheduler": "ddpm"})}
+    )
+
+
+def other_settings(suite: Suite) -> Suite:
+    return suite.model_copy(update={"methods": {PAINT: {"steps": 3}}})
+
+
+def other_identifier(suite: Suite) -> Suite:
+    return suite.model_copy(
+        update={"backbone": suite.backbone.model_copy(update={"identifier": "zwx"})}
+    )
+
+
+def other_declaration(suite: Suite) -> Suite:
+    return suite.model_copy(
+        update={"protocol": suite.protocol.model_copy(update={"references": "one"})}
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_backbone, "made with backbone 'colours@.*', and now it is 'crayons@"),
+        (other_precision, "backbone.precision 'fp32', and now it is 'bf16'"),
+        (other_sampler, "sampler.scheduler 'ddim', and now it is 'ddpm'"),
+        (other_settings, f"setting 'steps' of method '{PAINT}' 2, and now it is 3"),
+        (other_identifier, "backbone.identifier 'sks', and now it is 'zwx'"),
+        (other_declaration, "scores under protocol 'toy-1' with the protocol declared as"),
+    ],
+)
+def test_what_would_change_what_is_there_is_refused_by_name(
+    suite: Suite, tmp_path: Path, change: object, message: str
+) -> None:
+    path = tmp_path / "run"
+    run(suite, path, subjects=["dog-red"])
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    changed = change(suite)  # type: ignore[operator]
+    with pytest.raises(UserError, match=f"{message}.*choose another --out"):
+        # Other jobs than those that are there: a row would be of two kinds.
+        run(changed, path, subjects=["dog-blue"] if "scores" not in message else ["dog-red"])
+    after = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert after == before
+
+
+def test_another_version_of_a_method_is_refused(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(suite, tmp_path / "run", subjects=["dog-red"])
+    monkeypatch.setattr(toy.Paint, "version", "2")
+    with pytest.raises(UserError, match=f"version of method '{PAINT}' '1', and now it is '2'"):
+        run(suite, tmp_path / "run", subjects=["dog-red"])
+
+
+def test_another_version_of_a_metric_is_refused(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(suite, tmp_path / "run", subjects=["dog-red"])
+    bright = "tests.toy:BRIGHTNESS"
+    assert score_run(tmp_path / "run", metrics=[bright]) == 0
+    monkeypatch.setattr(toy.Brightness, "version", "2")
+    for again in (
+        lambda: score_run(tmp_path / "run"),
+        lambda: run(suite, tmp_path / "run", seeds=[1]),
+    ):
+        with pytest.raises(UserError, match=f"the version of metric '{bright}' 1, and now it is 2"):
+            again()
+
+
+def test_other_weights_of_an_encoder_are_refused(suite: Suite, tmp_path: Path) -> None:
+    run(suite, tmp_path / "run", subjects=["dog-red"])
+    (tmp_path / "eye.txt").write_text("other weights")
+    with pytest.raises(UserError, match="the weights of encoder 'dino' .* remove .*scores/toy-1"):
+        run(suite, tmp_path / "run", subjects=["dog-red"])
+
+
+def test_other_images_of_a_subject_are_refused(suite: Suite, tmp_path: Path) -> None:
+    run(suite, tmp_path / "run", subjects=["dog-red"])
+    image, manifest = tmp_path / "data/dog-red/00.png", tmp_path / "data/manifest.toml"
+    old = sha256(image.read_bytes())
+    image.write_bytes((tmp_path / "data/dog-blue/00.png").read_bytes())
+    manifest.write_text(manifest.read_text().replace(old, sha256(image.read_bytes())))
+    with pytest.raises(UserError, match="images of subject 'dog-red' '.*', and now it is"):
+        run(suite, tmp_path / "run", subjects=["dog-red"], seeds=[5])
+    other = toy.write_protocol(tmp_path)
+    assert score_run(tmp_path / "run", protocol=str(other)) == 1
+    error = next((tmp_path / "run").glob("jobs/*/dog-red-s0.error.txt")).read_text()
+    assert "the images of subject 'dog-red' in data set" in error
+
+
+def test_a_kept_run_and_a_folder_of_something_else_are_left_alone(
+    suite: Suite, tmp_path: Path
+) -> None:
+    run(suite, tmp_path / "run", subjects=["dog-red"])
+    (tmp_path / "run/records.jsonl").write_text("")
+    with pytest.raises(UserError, match="is a kept run without most of its images"):
+        run(suite, tmp_path / "run", subjects=["dog-blue"])
+    with pytest.raises(UserError, match="data is not empty and no run directory"):
+        run(suite, tmp_path / "data")
+
+
+def test_a_run_that_ended_meanwhile_is_not_overlooked(suite: Suite, tmp_path: Path) -> None:
+    run(suite, tmp_path / "run", subjects=["dog-red"])
+    held = read_held(RunDirectory(tmp_path / "run"))
+    run(suite, tmp_path / "run", subjects=["dog-blue"])
+    with pytest.raises(UserError, match="another run has added to"), held.locked():
+        pass
+    with read_held(RunDirectory(tmp_path / "run")).locked():
+        pass
+
+
+def test_two_methods_whose_names_differ_in_what_no_folder_can_hold_keep_apart(
+    suite: Suite, tmp_path: Path
+) -> None:
+    names = [f"{PAINT}[mishap=a/b]", f"{PAINT}[mishap=a-b]", f"{PAINT}[mishap=a:b]"]
+    run(suite, tmp_path / "run", *names, subjects=["dog-red"])
+    folders = {path.name for path in (tmp_path / "run/jobs").iterdir()}
+    assert len(folders) == 3
+    records = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("jobs/*/*.json")]
+    assert sorted(record["job"]["method"] for record in records) == sorted(names)
+
+
+# Kept weights ----------------------------------------------------------------------------------
+
+
+def no_fit(*_: object) -> None:
+    raise AssertionError("nothing is to be fitted")
+
+
+def test_kept_weights_draw_a_further_prompt_without_a_fit(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(suite, tmp_path / "at-once", PRIMED, prompts=["1", "2"])
+    run(suite, tmp_path / "kept", PRIMED, prompts=["1"], keep_weights=True)
+    monkeypatch.setattr(toy.Paint, "fit", no_fit)
+    run(suite, tmp_path / "kept", PRIMED, prompts=["1", "2"])
+    assert contents(tmp_path / "kept") == contents(tmp_path / "at-once")
+    for path in (tmp_path / "kept").glob("jobs/*/*.json"):
+        weights = json.loads(path.read_text())["weights"]
+        content = (tmp_path / "kept" / weights["file"]).read_bytes()
+        assert (weights["bytes"], weights["sha256"]) == (len(content), sha256(content))
+    assert not (tmp_path / "at-once/weights").exists()
+
+
+def test_changed_weights_are_refused_and_removed_ones_are_learned_again(
+    suite: Suite, tmp_path: Path
+) -> None:
+    choice = {"subjects": ["dog-red"], "seeds": [0]}
+    run(suite, tmp_path / "run", prompts=["1"], keep_weights=True, **choice)
+    (weights,) = (tmp_path / "run/weights").glob("*/*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    grid = plan(suite, [PAINT], prompts=["1", "2"], **choice)  # type: ignore[arg-type]
+    assert run_grid(grid, tmp_path / "run", workers=1) == 1
+    error = next((tmp_path / "run").glob("jobs/*/*.error.txt"))
+    assert f"{weights} was changed: remove it" in error.read_text()
+    weights.unlink()
+    assert run_grid(grid, tmp_path / "run", workers=1) == 0
+    assert not error.exists()
+    run(suite, tmp_path / "at-once", prompts=["1", "2"], **choice)
+    assert contents(tmp_path / "run") == contents(tmp_path / "at-once")
