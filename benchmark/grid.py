@@ -70,7 +70,7 @@ def run_grid(
         print_memory(memory, free)
     if dry_run:
         return 0
-    with held.directory.locked():
+    with held.locked():
         held.directory.write_plan(
             joined_plan(jobs, grid.settled, protocol, held),
             suite=joined_suite(grid, jobs, held),
@@ -127,7 +127,7 @@ def score_run(
     names = {subject for _, subject, _ in held.jobs}
     verify(dataset, [subject for subject in dataset.subjects if subject.name in names])
     one_thread()
-    with held.directory.locked():
+    with held.locked():
         held.directory.write_plan(
             joined_plan([], {}, assessment.protocol, held),
             suite=(path / SUITE).read_text("utf-8"),

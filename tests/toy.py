@@ -1,6 +1,6 @@
 """A world that takes milliseconds: subjects are colours, methods paint, encoders look at colours.
 
-As plugins from outside: `kind = "tests.toy:KIND"` for the backbone, `kind = "tests.toy:EYE"` for the
+As plugins from outside: `kind = "tests.toy:KIND"` for the backbone, "tests.toy:EYE" for encoders,
 encoders, `--methods tests.toy:PAINT`, `--metrics tests.toy:BRIGHTNESS`.
 """
 
@@ -22,10 +22,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmark.api import (
+    CAPABILITIES,
     PIXELS,
     PRIOR,
     TEXT_TO_IMAGE,
-    TRAINING,
     Batch,
     PriorImages,
     Request,
@@ -198,7 +198,7 @@ class Easel:
 class Easels:
     """The kind of backbone: every model's name is one."""
 
-    can: frozenset[str] = frozenset({TEXT_TO_IMAGE, TRAINING})
+    can: frozenset[str] = frozenset(CAPABILITIES)
 
     def identify(self, model: str) -> str:
         return f"{model}@{hashlib.sha256(model.encode()).hexdigest()[:12]}"

@@ -105,7 +105,7 @@ def random_protocol() -> Protocol:
     """
     paper = load_protocol("paper")
     lpips = {key: paper.encoders["dino"][key] for key in ("model", "hub", "revision")}
-    lpips |= {"kind": "intermediate", "layers": [2, 5, 8, 11]}
+    lpips |= {"kind": "intermediate", "layers": [2, 5, 8, 11], "like": "dino"}
     return paper.model_copy(
         update={
             "name": "random-weights",

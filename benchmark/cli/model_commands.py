@@ -24,6 +24,9 @@ from benchmark.config.suite import load_suite
 
 def speed(
     suite: SuiteOption = "pocket",
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="What is trained; else the suite's first method.")
+    ] = "",
     backbone: BackboneOption = None,
     data: DataOption = None,
     protocol: ProtocolOption = "",
@@ -34,7 +37,7 @@ def speed(
     from benchmark.studies.speed import measure, speed_table
 
     chosen = load_suite(suite).on(backbone).with_images(data).under(protocol, encoders=encoders)
-    print(speed_table(measure(chosen, repetitions=repetitions)))
+    print(speed_table(measure(chosen, method, repetitions=repetitions)))
 
 
 def identifier(
@@ -74,7 +77,8 @@ def identifier(
     """
     from benchmark.studies.identifiers import candidate_table, find_candidates, probe_candidates
 
-    chosen = load_suite(suite).on(backbone, precision).under(protocol, encoders=encoders)
+    chosen = load_suite(suite).on(backbone, precision and precision.value)
+    chosen = chosen.under(protocol, encoders=encoders)
     found = find_candidates(chosen.backbone.model, count)
     if probe:
         found = probe_candidates(chosen, found, class_noun, images=images)

@@ -155,7 +155,7 @@ class RunOptions:
 def bundled(command: Callable[..., None]) -> Callable[..., None]:
     """`command` with each parameter that is a dataclass of options spelled as its fields."""
     hints = get_type_hints(command, include_extras=True)
-    bundles = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    bundles: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name not in bundles:

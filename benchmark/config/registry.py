@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import math
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -143,7 +144,9 @@ def configure(name: str, method: Method, settings: dict[str, Any]) -> Method:
     setting, its value and what it should be.
     """
     known = settings_of(method)
-    for key in settings:
+    for key, value in settings.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"setting '{key}' of method '{name}' is {value}: it should be finite")
         if key not in known:
             raise UserError(
                 f"method '{name}' has no setting '{key}'; it has: {', '.join(known) or 'none'}"
@@ -151,11 +154,11 @@ def configure(name: str, method: Method, settings: dict[str, Any]) -> Method:
     try:
         adapter: TypeAdapter[Method] = TypeAdapter(type(method))
         # As JSON, so that a list may stand for a tuple and yet no string for a number.
-        text = json.dumps(adapter.dump_python(method, mode="json") | settings, allow_nan=False)
+        text = json.dumps(adapter.dump_python(method, mode="json") | settings)
         checked = adapter.validate_json(text, strict=True)
     except ValidationError as error:
         raise UserError("; ".join(_problem(name, one) for one in error.errors())) from error
-    except (ValueError, PydanticUserError, PydanticUndefinedAnnotation) as error:
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         raise UserError(f"settings of method '{name}': {error}") from error
     return replace(method, **{key: getattr(checked, key) for key in settings})  # type: ignore[type-var]
 

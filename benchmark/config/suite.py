@@ -171,6 +171,8 @@ class Suite(Table):
 
     def with_images(self, folder: Path | None) -> Suite:
         """This suite on what lies at `folder`, as `DataChoice.at`. Raises UserError."""
+        if folder is None:
+            return self
         return self.model_copy(update={"data": self.data.at(folder)})
 
     def on(self, model: str | None = None, precision: str | None = None) -> Suite:

@@ -53,9 +53,10 @@ def mapped_weights(model: str, parts: dict[str, Any]) -> dict[str, Tensor]:
     again. They have the files' precision. Parts whose files name the weights otherwise (old names,
     a single file) are left out.
     """
-    place, found = locate(model), {}
+    place = locate(model)
+    found: dict[str, Tensor] = {}
     if isinstance(place, SingleFile):
-        return {}
+        return found
     for name in STEMS:
         stored: dict[str, Tensor] = {}
         for file in weight_files(place / name):

@@ -16,8 +16,9 @@ from diffusers.models.attention_processor import AttnProcessor
 from benchmark.api import Sampler, UserError
 from benchmark.models.checkpoints import mapped_weights, read_parts
 from benchmark.models.identity import backbone_id
+from benchmark.models.latent_stage import pixels_per_latent
 from benchmark.models.precision import resolve_device, resolve_precision
-from benchmark.models.stable_diffusion import StableDiffusion, build_pipeline, pixels_per_latent
+from benchmark.models.stable_diffusion import StableDiffusion, build_pipeline
 
 
 def load_backbone(

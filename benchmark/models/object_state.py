@@ -136,7 +136,7 @@ class ObjectGraph:
         self.module_tensors: set[str] = set()
         self._holders: list[_Holder] = []
         self._classes: list[tuple[str, Any, type]] = []
-        self._opaque: list[tuple[str, Any, bytes]] = []
+        self._vocabularies: list[_Vocabulary] = []
         self._seen: dict[int, Any] = {id(without): without}
         self._queue: deque[tuple[str, Any, bool, bool]] = deque()
         for things in (modules, objects):
@@ -157,10 +157,8 @@ class ObjectGraph:
                 found += changes
                 if changes:
                     holder.put_back()
-        for path, thing, state in self._opaque if everything else []:
-            if _opaque_state(thing) != state:
-                found.append(Change("'{}' was changed, as if by new tokens", path))
-                thing.__setstate__(state)
+        for vocabulary in self._vocabularies if everything else []:
+            found += vocabulary.put_back()
         return found
 
     def classes(self) -> set[type]:
@@ -180,7 +178,7 @@ class ObjectGraph:
         elif isinstance(thing, tuple):
             self._queue.extend((f"{path}[{i}]", part, quiet, False) for i, part in enumerate(thing))
         elif type(thing).__module__ == "tokenizers" and hasattr(thing, "get_vocab"):
-            self._opaque.append((path, thing, _opaque_state(thing)))
+            self._vocabularies.append(_Vocabulary(path, thing))
         elif hasattr(thing, "__dict__"):
             self._classes.append((path, thing, type(thing)))
             self._hold(
@@ -205,7 +203,7 @@ class ObjectGraph:
         entries = _Holder(holder.path, value, name, holder.quiet, True)
         self._holders.append(entries)
         if name in PARTS:
-            for key, part in value.items():
+            for key, part in _items(value):
                 self._queue.append((f"{holder.path}.{key}", part, holder.quiet, True))
 
 
@@ -221,21 +219,39 @@ def _by_key(things: Any) -> dict[Any, Any]:
 
 
 def _copy(things: Any) -> Any:
-    return (
-        list(things)
-        if isinstance(things, list)
-        else set(things)
-        if isinstance(things, set)
-        else dict(things)
-    )
+    kind = next(kind for kind in (dict, list, set) if isinstance(things, kind))
+    return kind(things)
 
 
 def _same(a: Any, b: Any) -> bool:
     return a is b or (type(a) is type(b) and isinstance(a, PLAIN) and a == b)
 
 
-def _opaque_state(thing: Any) -> bytes:
-    """A tokenizer's vocabulary, without how its last call padded and cut."""
-    thing.no_padding()
-    thing.no_truncation()
-    return thing.__getstate__()
+@dataclass
+class _Vocabulary:
+    """A tokenizer of the `tokenizers` library, which is no Python object, and what it knew."""
+
+    path: str
+    tokenizer: Any
+
+    def __post_init__(self) -> None:
+        self._padding, self._truncation = self.tokenizer.padding, self.tokenizer.truncation
+        self._known = self._knows()
+        self.put_back()
+
+    def put_back(self) -> list[Change]:
+        known = self._knows()
+        if known != self._known:
+            self.tokenizer.__setstate__(self._known)
+        # Each call of a transformers tokenizer sets these two anew: no change is worth a word.
+        if self._padding:
+            self.tokenizer.enable_padding(**self._padding)
+        if self._truncation:
+            self.tokenizer.enable_truncation(**self._truncation)
+        same = known == self._known
+        return [] if same else [Change("'{}' was changed, as if by new tokens", self.path)]
+
+    def _knows(self) -> bytes:
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        return self.tokenizer.__getstate__()

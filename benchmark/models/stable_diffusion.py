@@ -19,106 +19,16 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from torch import Generator, Tensor, nn
-from torch.nn.functional import mse_loss
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmark.api import Sampler, UserError, Word
+from benchmark.models import latent_stage
+from benchmark.models.latent_stage import LatentStage, Texts, vae_batch
 from benchmark.models.precision import autocast
-from benchmark.models.rows import TensorRows
 from benchmark.models.sampling import build_scheduler
-
-#: So many images are encoded, or drawn, at once ...
-BATCH = 16
-#: ... but the VAE takes at most about so many pixels: its memory grows with them.
-VAE_PIXELS = 2**20
 
 #: What the one text encoder is called in `text_encoders`, and so in a word's vectors.
 TEXT_ENCODER = "text_encoder"
-
-
-@dataclass(frozen=True, eq=False)
-class Texts(TensorRows):
-    """The condition: n texts as the U-Net reads them."""
-
-    embeddings: Tensor  #: (n, length, width) float32
-
-
-@dataclass(frozen=True, eq=False)
-class Moments(TensorRows):
-    """n clean images, as mean and standard deviation of their latents.
-
-    In the scale the U-Net works in: `mean + std * noise` is distributed as the VAE's own sample.
-    """
-
-    mean: Tensor  #: (n, channels, height / 8, width / 8) float32
-    std: Tensor  #: the same shape
-
-
-@dataclass(frozen=True, eq=False)
-class LatentDraw(TensorRows):
-    """n training examples."""
-
-    latents: Tensor  #: (n, channels, height / 8, width / 8) float32, of clean images
-    noise: Tensor  #: the same shape
-    timesteps: Tensor  #: (n,) int64
-
-
-@dataclass(frozen=True, eq=False)
-class LatentStage:
-    """A U-Net that learns to denoise a VAE's latents, predicting epsilon, v or the latents."""
-
-    name: str
-    resolution: int
-    denoiser: UNet2DConditionModel
-    vae: AutoencoderKL
-    noise_scheduler: DDPMScheduler  #: the forward process: `add_noise`, `get_velocity`
-    precision: str
-
-    @torch.no_grad()
-    def prepare(self, images: Tensor) -> Moments:
-        """(n, 3, resolution, resolution) float32 in [0, 1] -> their moments, on the device."""
-        device = self.denoiser.device
-        parts = []
-        with autocast(device, "fp32"):
-            for chunk in images.split(_vae_batch(self.resolution)):
-                posterior = self.vae.encode(chunk.to(device) * 2 - 1).latent_dist
-                parts.append(Moments(posterior.mean, posterior.std))
-        scale, moments = self.vae.config.scaling_factor, parts[0].join(*parts[1:])
-        return Moments(moments.mean * scale, moments.std * scale)
-
-    def draw(self, clean: Moments, n: int, generator: Generator) -> LatentDraw:
-        """Draws images, timesteps, the VAE's noise and the diffusion's noise, in this order."""
-        images = torch.randint(len(clean), (n,), generator=generator)
-        steps = self.noise_scheduler.config.num_train_timesteps
-        timesteps = torch.randint(steps, (n,), generator=generator)
-        shape = (n, *clean.mean.shape[1:])
-        encoding = torch.randn(shape, generator=generator)
-        noise = torch.randn(shape, generator=generator)
-        device = clean.mean.device
-        images = images.to(device)
-        return LatentDraw(
-            # The VAE's own sample of these images, without running the VAE.
-            latents=clean.mean[images] + clean.std[images] * encoding.to(device),
-            noise=noise.to(device),
-            timesteps=timesteps.to(device),
-        )
-
-    def loss(self, draw: LatentDraw, condition: Texts) -> Tensor:
-        """(n,) float32: each row's mean squared error (paper, Eq. 1), with gradients."""
-        noisy = self.noise_scheduler.add_noise(draw.latents, draw.noise, draw.timesteps)
-        with autocast(self.denoiser.device, self.precision):
-            predicted = self.denoiser(
-                noisy, draw.timesteps, condition.embeddings, return_dict=False
-            )[0]
-        errors = mse_loss(predicted.float(), self._target(draw), reduction="none")
-        return errors.mean(dim=(1, 2, 3))
-
-    def _target(self, draw: LatentDraw) -> Tensor:
-        """What the U-Net is asked for: the noise, v (Salimans and Ho 2022), or the latents."""
-        kind = self.noise_scheduler.config.prediction_type
-        if kind == "v_prediction":
-            return self.noise_scheduler.get_velocity(draw.latents, draw.noise, draw.timesteps)
-        return draw.noise if kind == "epsilon" else draw.latents
 
 
 @dataclass(eq=False)
@@ -221,8 +131,8 @@ class StableDiffusion:
         if unconditional is None:
             unconditional = self.encode([""])
         images = [torch.empty(0, 3, self.resolution, self.resolution)]
-        for start in range(0, len(seeds), BATCH):
-            rows = slice(start, start + BATCH)
+        for start in range(0, len(seeds), latent_stage.BATCH):
+            rows = slice(start, start + latent_stage.BATCH)
             latents = self._latents(condition[rows], unconditional, seeds[rows], sampler)
             images.append(self._decode(latents).cpu())
         return torch.cat(images)
@@ -251,7 +161,7 @@ class StableDiffusion:
     def _decode(self, latents: Tensor) -> Tensor:
         # By hand, since the pipeline would decode the whole batch at once.
         vae = self.pipeline.vae
-        chunks = (latents / vae.config.scaling_factor).split(_vae_batch(self.resolution))
+        chunks = (latents / vae.config.scaling_factor).split(vae_batch(self.resolution))
         with autocast(self.device, self.precision):
             images = torch.cat([vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
         return (images.float() / 2 + 0.5).clamp(0, 1)
@@ -278,15 +188,6 @@ def build_pipeline(
     )
     built.set_progress_bar_config(disable=True)
     return built
-
-
-def pixels_per_latent(vae: AutoencoderKL) -> int:
-    """So many pixels high and wide is what one latent stands for."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def _vae_batch(resolution: int) -> int:
-    return max(1, min(BATCH, VAE_PIXELS // resolution**2))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.models.stable_diffusion import Backbone
+from benchmark.models.stable_diffusion import StableDiffusion
 from benchmark.pocket.captions import IDENTIFIERS, accessory_phrase
 from benchmark.pocket.generator import draw
 from benchmark.pocket.training import step_generator
@@ -32,8 +32,11 @@ from benchmark.pocket.world import (
     sample_identities,
     sample_scenes,
 )
+from benchmark.scoring.encoders import as_pixels
 from benchmark.scoring.features import Encoders
 
+#: The shipped judges, as the pocket protocol calls them.
+CLIP, DINO = "clip", "dino"
 PLACES = tuple(b for b in BACKGROUNDS if BACKGROUND_PHRASES[b])
 WORN = ACCESSORIES[1:]
 
@@ -49,7 +52,7 @@ class Measurement:
 
 
 def quality(
-    backbone: Backbone,
+    backbone: StableDiffusion,
     encoders: Encoders,
     *,
     per_cell: int,
@@ -79,7 +82,7 @@ def named_right(
     encoders: Encoders, images: Tensor, texts: Sequence[str], truth: Sequence[int]
 ) -> np.ndarray:
     """(n,) bool: whether the metric CLIP finds text `truth[i]` the likeliest for image i."""
-    scores = encoders.clip_image(images) @ encoders.clip_text(texts).T
+    scores = encoders.embeddings(CLIP, as_pixels(images)) @ encoders.text_embeddings(CLIP, texts).T
     return scores.argmax(axis=1) == np.asarray(truth)
 
 
@@ -145,7 +148,7 @@ def identity_on_renders(encoders: Encoders, individuals: int = 300) -> list[Meas
 
     def view(identities: Identities) -> np.ndarray:
         scenes = sample_scenes(identities, generator, colour_rate=0.0)
-        return encoders.dino(render(identities, scenes))
+        return encoders.embeddings(DINO, as_pixels(render(identities, scenes)))
 
     first, second = view(subjects), view(subjects)
     same = (first * second).sum(axis=1).mean()
@@ -161,21 +164,29 @@ def identity_on_renders(encoders: Encoders, individuals: int = 300) -> list[Meas
 
 
 @torch.no_grad()
-def reconstruction(backbone: Backbone, count: int = 256) -> list[Measurement]:
+def reconstruction(backbone: StableDiffusion, count: int = 256) -> list[Measurement]:
     """The VAE's PSNR in dB over fresh renders (mean of the pictures' own)."""
     _, _, images = draw(count, step_generator("psnr", 0), backbone.device.type)
-    latents = backbone.vae.encode(images * 2 - 1).latent_dist.mean
-    decoded = (backbone.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+    vae = backbone.pipeline.vae
+    latents = vae.encode(images * 2 - 1).latent_dist.mean
+    decoded = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
     error = (decoded - images).square().mean(dim=(1, 2, 3))
     return [Measurement("VAE", "PSNR, dB", (-10 * error.log10()).mean().item(), ">= 28")]
 
 
-def pictures(backbone: Backbone, encoders: Encoders, per_cell: int) -> list[Measurement]:
+@torch.no_grad()
+def sampled(backbone: StableDiffusion, texts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    """An image of each text from each seed, with the suite's sampler."""
+    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    return backbone.sample(backbone.encode(list(rows))[[rows[text] for text in texts]], seeds)
+
+
+def pictures(backbone: StableDiffusion, encoders: Encoders, per_cell: int) -> list[Measurement]:
     """Whether the generator's pictures show what was asked for, by the metric CLIP."""
     cells = [(k, p) for k in range(len(CLASSES)) for p in range(len(PLACES))] * per_cell
     nouns = [CLASSES[k] for k, _ in cells]
     texts = [_in_place(n)[p] for n, (_, p) in zip(nouns, cells, strict=True)]
-    images = backbone.sample(texts, range(len(texts)), batch=64)
+    images = sampled(backbone, texts, range(len(texts)))
     everything = range(len(cells))
     kinds, places = [k for k, _ in cells], [p for _, p in cells]
     rows = [("class", named_right(encoders, images, _of_class(), kinds), 0.85)]
@@ -190,7 +201,7 @@ def pictures(backbone: Backbone, encoders: Encoders, per_cell: int) -> list[Meas
 
 
 def _asked(
-    backbone: Backbone,
+    backbone: StableDiffusion,
     encoders: Encoders,
     count: int,
     nouns: Sequence[str],
@@ -198,13 +209,13 @@ def _asked(
 ) -> np.ndarray:
     """Sample `count` pictures of each text of each noun; whether the judge names the text."""
     asked = [(n, i) for n in nouns for i in range(len(texts(n)))] * count
-    images = backbone.sample([texts(n)[i] for n, i in asked], range(len(asked)), batch=64)
+    images = sampled(backbone, [texts(n)[i] for n, i in asked], range(len(asked)))
     every = range(len(asked))
     return _by_noun(encoders, images, [n for n, _ in asked], every, [i for _, i in asked], texts)
 
 
 @torch.no_grad()
-def identifiers(backbone: Backbone, encoders: Encoders, per_cell: int) -> list[Measurement]:
+def identifiers(backbone: StableDiffusion, encoders: Encoders, per_cell: int) -> list[Measurement]:
     """Whether each identifier changes the noun's encoding, yet has no look of its own.
 
     The cosine is between the encodings at the noun of `a [V] class` and `a class`. The look is the
@@ -216,14 +227,13 @@ def identifiers(backbone: Backbone, encoders: Encoders, per_cell: int) -> list[M
     for identifier in IDENTIFIERS:
         cosines, looks = [], []
         for noun in CLASSES:
-            plain, marked = backbone.encode_prompts([f"a {noun}", f"a {identifier} {noun}"])
+            texts = [f"a {noun}", f"a {identifier} {noun}"]
+            plain, marked = backbone.encode(texts).embeddings
             cosines.append(torch.cosine_similarity(plain[2], marked[3], dim=0).item())
             if identifier == IDENTIFIERS[0]:
-                alike = [
-                    _alikeness(encoders.dino(backbone.sample([t] * len(seeds), seeds, batch=64)))
-                    for t in (f"a {identifier} {noun}", f"a {noun}")
-                ]
-                looks.append(alike[0] - alike[1])
+                images = [sampled(backbone, [text] * len(seeds), seeds) for text in texts]
+                alike = [_alikeness(encoders.embeddings(DINO, as_pixels(i))) for i in images]
+                looks.append(alike[1] - alike[0])
         rows.append(
             Measurement(
                 "identifier", f"{identifier}: cosine at the noun", float(np.mean(cosines)), "< 0.9"
@@ -247,13 +257,15 @@ def _alikeness(features: np.ndarray) -> float:
     return float(similarity[~np.eye(len(features), dtype=bool)].mean())
 
 
-def sample_sheet(backbone: Backbone, path: Path, *, columns: int = 8, scale: int = 2) -> None:
+def sample_sheet(
+    backbone: StableDiffusion, path: Path, *, columns: int = 8, scale: int = 2
+) -> None:
     """A PNG of samples: a row per class noun, a prompt per column."""
     rows = []
     for noun in CLASSES:
         asked = [f"a {noun}", *_in_place(noun)[:4], f"a red {noun}", f"a shiny {noun}"]
         asked.append(_wearing(noun)[0] if noun in LIVE else f"a striped {noun}")
-        rows.append(backbone.sample(asked[:columns], range(columns), batch=64))
+        rows.append(sampled(backbone, asked[:columns], range(columns)))
     _save_sheet(torch.cat(rows), path, columns=columns, scale=scale)
 
 

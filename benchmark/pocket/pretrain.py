@@ -12,7 +12,7 @@ import torch
 
 from benchmark.api import UserError
 from benchmark.config.suite import Suite
-from benchmark.pocket.evaluate import quality, sample_sheet, write_model_card
+from benchmark.pocket.evaluate import CLIP, DINO, quality, sample_sheet, write_model_card
 from benchmark.pocket.generator import GeneratorRecipe, pretrain_generator
 from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
 
@@ -50,12 +50,12 @@ def evaluate(suite: Suite, *, per_cell: int, device: str, card: bool) -> None:
     `suite` is the pocket suite: its encoders, its sampler.
     """
     from benchmark.models.loading import load_backbone
-    from benchmark.models.sampling import Sampler
+    from benchmark.scoring.encoder_tables import tables_of
     from benchmark.scoring.features import load_encoders
 
-    sampler = Sampler(**suite.sampler.model_dump())
-    backbone = load_backbone("pocket", device=device, sampler=sampler)
-    encoders = load_encoders(suite.encoder_tables(), device=backbone.device.type)
+    backbone = load_backbone("pocket", device=device, sampler=suite.sampler.sampler())
+    tables = tables_of(suite.protocol, suite.encoders)
+    encoders = load_encoders(tables, device=backbone.device.type, names=(CLIP, DINO))
     rows = quality(backbone, encoders, per_cell=per_cell)
     if card:
         write_model_card(rows, SHIPPED / "MODEL_CARD.md", per_cell=per_cell)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -41,6 +42,17 @@ class Held:
     jobs: Mapping[Name, JobRecord]
     scores: Mapping[tuple[str, Name], ScoreRecord]  #: by the protocol's label and the job
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out meanwhile. Raises UserError if one is at work, or was since."""
+        with self.directory.locked():
+            if self.directory.plan() != self.plan:
+                raise UserError(
+                    f"another run has added to {self.directory.path} meanwhile: run the same "
+                    "command again"
+                )
+            yield
+
 
 def read_held(directory: RunDirectory) -> Held:
     """What `directory` holds. Raises UserError if it is no run directory, or a kept run."""
@@ -53,10 +65,10 @@ def read_held(directory: RunDirectory) -> Held:
     names = [asked.name for asked in plan.jobs] if plan else []
     jobs = {name: record for name in names if (record := directory.job_record(name))}
     scores = {
-        (protocol, name): record
+        (protocol, name): scored
         for protocol in (plan.protocols if plan else ())
         for name in jobs
-        if (record := directory.score_record(protocol, name))
+        if (scored := directory.score_record(protocol, name))
     }
     return Held(directory, plan, jobs, scores)
 
@@ -119,10 +131,10 @@ def _scoring_differences(before: Scoring, after: Scoring) -> Iterable[tuple[str,
             yield f"the {key} of encoder '{name}'", encoder.get(key), other.get(key)
     for name, metric in before.metrics.items():
         if name in after.metrics and before.key(name) != after.key(name):
-            other = after.metrics[name]
+            now = asdict(after.metrics[name])
             for key, value in asdict(metric).items():
-                if value != getattr(other, key):
-                    yield f"the {key} of metric '{name}'", value, getattr(other, key)
+                if value != now[key]:
+                    yield f"the {key} of metric '{name}'", value, now[key]
 
 
 # What is added ---------------------------------------------------------------------------------

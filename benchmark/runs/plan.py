@@ -180,9 +180,10 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
     except UserError as error:
         raise UserError(f"the suite's [sampler]: {error}") from error
     for row in rows:
-        for asked in {row.method.prior(subject) for subject in subjects} - {None}:
+        asked = [prior for s in subjects if (prior := row.method.prior(s)) is not None]
+        for sampler in {prior.sampler for prior in asked}:
             try:
-                kind.check_sampler(model, asked.sampler)
+                kind.check_sampler(model, sampler)
             except UserError as error:
                 raise UserError(f"the prior images of method '{row.name}': {error}") from error
 
@@ -251,13 +252,13 @@ def _fit(row: Row, subject: Subject, seed: int, base: Base | None, prior: Prior 
         method=row.name.partition("[")[0],
         version=row.method.version,
         settings=row.settings,
-        backbone=base and base.backbone,
-        precision=base and base.precision,
+        backbone=None if base is None else base.backbone,
+        precision=None if base is None else base.precision,
         subject=subject.name,
         class_noun=subject.class_noun,
         live=subject.live,
         images=learned.digest,
-        prior=prior and prior.key,
+        prior=None if prior is None else prior.key,
         seed=seed,
     )
 

@@ -22,6 +22,7 @@ def write_weights(weights: Weights, name: Name, directory: RunDirectory) -> Kept
     tensors = {key: tensor.detach().to("cpu", copy=True) for key, tensor in weights.items()}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+    temporary.chmod(0o644)  # safetensors' files are for their owner alone
     kept = KeptWeights(relative, temporary.stat().st_size, _sha256(temporary))
     temporary.replace(path)
     return kept

@@ -182,8 +182,7 @@ class _Worker:
         self.connection.send(task)
 
     def stop(self) -> None:
-        """End the process: by itself if it is idle, else at once."""
-        self.connection.close()
+        """End the process whose connection is closed: by itself if it is idle, else at once."""
         if self.task is None:
             self.process.join(_PATIENCE)
         self.process.terminate()
@@ -210,6 +209,8 @@ def _execute_in_workers(
                 if isinstance(event, Finished | Failed):
                     worker.task = None
     finally:
+        for worker in crew:
+            worker.connection.close()  # all of them at once: the idle ones end by themselves
         for worker in crew:
             worker.stop()
 

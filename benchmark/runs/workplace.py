@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,10 +65,10 @@ class Workplace:
 
     def _borrowed(self, task: Job | Prior, precision: str) -> tuple[Backbone, Loan]:
         if self._lent is None:
-            import torch._dynamo  # it replaces functions of torch, which is no job's doing
-
             from benchmark.models.loan import Loan
 
+            # Its first import, by an optimiser, replaces functions of torch: no job's doing.
+            importlib.import_module("torch._dynamo")
             choice = self.suite.backbone
             backbone = choice.load_kind().load(
                 choice.model,

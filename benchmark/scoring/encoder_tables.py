@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from benchmark.api import UserError
+from benchmark.config.protocol import Protocol
 from benchmark.data.manifest import Table
 
 PREPROCESSING = ("resize", "crop", "mean", "std")
@@ -80,6 +81,12 @@ def parsed(name: str, table: Mapping[str, Any], model: type[_Table]) -> _Table:
             else:
                 problems.append(f"{key}: {found['msg'].removeprefix('Value error, ')}")
         raise UserError("; ".join(problems)) from error
+
+
+def tables_of(protocol: Protocol, directory: str | None = None) -> dict[str, dict[str, Any]]:
+    """The protocol's tables, their weights in `directory` if it is given, else in the caches."""
+    place = {} if directory is None else {"directory": directory}
+    return {name: table | place for name, table in protocol.encoders.items()}
 
 
 def completed(tables: Tables) -> dict[str, dict[str, Any]]:

@@ -55,7 +55,7 @@ class SubjectFidelity:
             if len(counted):
                 scores[i] = float(counted.max() if self.nearest else counted.mean())
             elif batch.requests[i].prompt.kind == REAL:
-                scores[i] = Unscored("it is the only reference itself")
+                scores[i] = Unscored("the only reference is this image itself")
             else:
                 raise ValueError(
                     f"image {i} has no reference image to compare with: all "

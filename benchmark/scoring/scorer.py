@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from numbers import Real
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from benchmark.config.protocol import Protocol
 from benchmark.data.images import read_image
 from benchmark.scoring.batch import DeclaredBatch, ImageBatch
 from benchmark.scoring.choice import chosen_metrics, encoders_of, record_of
+from benchmark.scoring.encoder_tables import tables_of
 from benchmark.scoring.features import Encoders, load_encoders
 from benchmark.scoring.kinds import identify
 from benchmark.store.directory import Name
@@ -40,7 +41,7 @@ def scoring_of(
     return Scoring(
         protocol=protocol.label,
         declaration=digest(protocol.model_dump(mode="json", exclude={"metrics"})),
-        encoders=identify(_tables(protocol, directory)),
+        encoders=identify(tables_of(protocol, directory)),
         metrics={name: record_of(name, metric, protocol) for name, metric in chosen.items()},
     )
 
@@ -59,13 +60,8 @@ def load_scorer(
     scoring = scoring_of(protocol, metrics=metrics, directory=directory)
     chosen = chosen_metrics(protocol, metrics)
     needed = {encoder for metric in chosen.values() for encoder in encoders_of(metric)}
-    encoders = load_encoders(_tables(protocol, directory), device=device, names=needed)
+    encoders = load_encoders(tables_of(protocol, directory), device=device, names=needed)
     return Scorer(protocol, scoring, chosen, encoders)
-
-
-def _tables(protocol: Protocol, directory: str | None) -> dict[str, dict[str, Any]]:
-    place = {} if directory is None else {"directory": directory}
-    return {name: table | place for name, table in protocol.encoders.items()}
 
 
 @dataclass(frozen=True)
@@ -145,12 +141,15 @@ class Scorer:
     def _values(self, metric: str, batch: ImageBatch, name: Name) -> dict[int, float | Unscored]:
         """What the metric says, on the protocol's scale."""
         declared = DeclaredBatch(batch, metric, frozenset(self.metrics[metric].needs))
-        values = {}
+        values: dict[int, float | Unscored] = {}
         for i, value in self.metrics[metric](declared).items():
             if i not in range(len(batch.requests)):
-                raise ValueError(f"metric '{metric}' scores image {i!r}, which is none of {name}")
+                raise ValueError(
+                    f"metric '{metric}' scores image {i!r}, and {_label(name)} has "
+                    f"{len(batch.requests)} images"
+                )
             if not isinstance(value, Unscored):
-                if not math.isfinite(value):
+                if not isinstance(value, Real) or not math.isfinite(value):
                     raise ValueError(f"metric '{metric}' gave {value} for {_told(batch, i, name)}")
                 value = self.protocol.scaled(metric, float(value))
             values[i] = value
@@ -168,8 +167,12 @@ def read_only(images: Sequence[np.ndarray]) -> list[np.ndarray]:
     return views
 
 
+def _label(name: Name) -> str:
+    method, subject, seed = name
+    return f"{method} / {subject} / seed {seed}"
+
+
 def _told(batch: ImageBatch, index: int, name: Name) -> str:
     request = batch.requests[index]
     prompt = request.prompt.template or request.prompt.kind
-    method, subject, seed = name
-    return f"image {request.index} of '{prompt}' of {method} / {subject} / seed {seed}"
+    return f"image {request.index} of '{prompt}' of {_label(name)}"

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark.api import UserError, noise_seed
-from benchmark.models.sampling import Sampler
 from benchmark.report.markdown import markdown_table
 
 if TYPE_CHECKING:
@@ -81,33 +80,37 @@ def probe_candidates(
     """`candidates` and the suite's own identifier with their `pull`, the weakest prior first.
 
     Draws `images` images of "a [class noun]" and as many of "a [V] [class noun]" from the same
-    noise, with the suite's backbone and sampler, and compares them by the CLIP of its protocol
-    (`pull`). Raises UserError if backbone or encoder is missing.
+    noise, with the suite's backbone and sampler, and compares them by the protocol's encoder of
+    images and texts, its CLIP (`pull`). Raises UserError if backbone or encoder is missing.
     """
-    from benchmark.config import registry as plugins
-    from benchmark.models.identity import identify
-    from benchmark.scoring.encoder_loading import load_clip
+    from benchmark.models.precision import resolve_device, resolve_precision
+    from benchmark.scoring.encoder_tables import completed, tables_of
     from benchmark.scoring.encoders import as_pixels
+    from benchmark.scoring.features import load_encoders
+    from benchmark.scoring.kinds import identify
 
-    table = suite.encoder_tables()["clip"]
-    identify({"clip": table})  # what is missing is named before anything is loaded
-    backbone = plugins.load("backbones", suite.backbone.kind)(
+    encoder = _reader(suite)
+    table = {encoder: completed(tables_of(suite.protocol, suite.encoders))[encoder]}
+    identify(table)  # what is missing is named before anything is loaded
+    device = resolve_device("auto")
+    backbone = suite.backbone.load_kind().load(
         suite.backbone.model,
-        **suite.backbone.options(),
-        device="auto",
-        sampler=Sampler(**suite.sampler.model_dump()),
-        prior_directory=None,
+        sampler=suite.sampler.sampler(),
+        precision=resolve_precision(suite.backbone.precision, device),
+        device=device,
+        resolution=suite.backbone.resolution,
     )
-    clip = load_clip("clip", table, backbone.device)
+    encoders = load_encoders(table, device=device)
     own = suite.backbone.identifier
-    ids = backbone.token_ids(own)
-    if len(ids) == 1 and ids[0] not in [candidate.token for candidate in candidates]:
-        candidates = [*candidates, Candidate(own, ids[0])]
+    token = single_token(suite.backbone.model, own)
+    if token is not None and token not in [candidate.token for candidate in candidates]:
+        candidates = [*candidates, Candidate(own, token)]
     text = f"a {class_noun}"
     seeds = [noise_seed("identifier", text, index, 0) for index in range(images)]
 
     def features(text: str) -> np.ndarray:
-        return clip.image(as_pixels(backbone.sample([text] * images, seeds)))
+        drawn = backbone.sample(backbone.encode([text])[[0] * images], seeds)
+        return encoders.embeddings(encoder, as_pixels(drawn))
 
     plain = features(text)
     probed = [
@@ -115,6 +118,27 @@ def probe_candidates(
         for candidate in candidates
     ]
     return sorted(probed, key=lambda candidate: (candidate.pull, -candidate.token))
+
+
+def single_token(model: str, word: str) -> int | None:
+    """The id of `word` in `model`'s vocabulary if it is one token there."""
+    from benchmark.models.checkpoints import read_tokenizer
+
+    ids = read_tokenizer(model)(word, add_special_tokens=False).input_ids
+    return ids[0] if len(ids) == 1 else None
+
+
+def _reader(suite: Suite) -> str:
+    """The first encoder of the suite's protocol that sees images as it reads texts."""
+    from benchmark.scoring.kinds import EMBEDDINGS, TEXT_EMBEDDINGS, kind_of
+
+    for name, table in suite.protocol.encoders.items():
+        if kind_of(name, table).can >= {EMBEDDINGS, TEXT_EMBEDDINGS}:
+            return name
+    raise UserError(
+        f"protocol '{suite.protocol.label}' has no encoder of images and texts to compare images "
+        "by: choose another one with --protocol"
+    )
 
 
 def pull(plain: np.ndarray, named: np.ndarray) -> float:

@@ -120,7 +120,7 @@ def score_images(work: Work, path: Path) -> int:
     check_scoring(assessment.scoring, held)
     examiner = Examiner(assessment, held.directory)
     one_thread()
-    with held.directory.locked():
+    with held.locked():
         there = (path / SUITE).is_file()
         held.directory.write_plan(
             joined_plan(jobs, {}, protocol, held),

@@ -8,17 +8,15 @@ from pathlib import Path
 import pooch
 import pytest
 
-import benchmark.scoring.features
 from benchmark.cli import app as cli
 from benchmark.config.protocol import protocol_names
 from benchmark.config.registry import available
-from benchmark.config.suite import load_suite, suite_names
+from benchmark.config.suite import suite_names
 from tests import toy
 
 
 @pytest.fixture(autouse=True)
 def suite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(benchmark.scoring.features, "load_encoders", toy.load_encoders)
     suite = toy.write_world(tmp_path)
     monkeypatch.chdir(tmp_path)
     return suite
@@ -58,8 +56,9 @@ def test_a_run_from_plan_to_report_and_again(shell: Shell, tmp_path: Path) -> No
     finished = [line for line in lines if line.startswith("[")]
     assert len(finished) == 12
     assert finished[0].startswith("[ 1/12] tests.toy:PAINT / dog-red / seed 0  ")
-    assert " DINO 0." in finished[0]
-    assert " CLIP-T " not in finished[-1], "real images have no prompt"
+    assert "  DINO 0." in finished[0]
+    assert "  CLIP-T 0." in finished[0]
+    assert "  CLIP-T " not in finished[-1], "real images have no prompt"
     assert f"report: {directory.relative_to(tmp_path)}/report.md" in lines
     with (directory / "summary.csv").open() as file:
         means = {(row["method"], row["metric"]): row["mean"] for row in csv.DictReader(file)}
@@ -107,11 +106,11 @@ def test_another_backbone_and_precision_take_the_suites_place(shell: Shell, tmp_
     options = ("--backbone", "crayons", "--precision", "bf16")
     assert shell(*RUN, "--subjects", "dog-red", *options) == 0
     found = {
-        (job["backbone"], load_suite(str(run / "suite.toml")).backbone.precision)
+        (fit["backbone"].partition("@")[0], fit["precision"])
         for run in (tmp_path / "runs").iterdir()
-        for job in [json.loads(next(run.glob("jobs/*/*.json")).read_text())["job"]]
+        for fit in [json.loads(next(run.glob("jobs/*/*.json")).read_text())["job"]["fit"]]
     }
-    assert found == {("tests.toy:load:colours", "auto"), ("tests.toy:load:crayons", "bf16")}
+    assert found == {("colours", "fp32"), ("crayons", "bf16")}
 
 
 @pytest.mark.parametrize(
@@ -127,11 +126,13 @@ def test_a_protocol_takes_the_suites_own_place(
 ) -> None:
     suite = (tmp_path / "toy.toml").read_text().replace("[data]", '[data]\nsplit = "development"')
     (tmp_path / "split.toml").write_text(suite)
-    found = []
+    found = {}
     for options in ((), ("--protocol", "pocket")):
         assert shell(*command, "--suite", "split.toml", *options, "--dry-run") == 0
-        found += [line for line in shell.out.splitlines() if line.startswith("directory")]
-    assert len(set(found)) == 2
+        lines = dict(line.split(None, 1) for line in shell.out.splitlines())
+        found[lines["scored"].removeprefix("by ").strip().partition(":")[0]] = lines["directory"]
+    assert set(found) == {"toy-1", "pocket-1"}
+    assert len(set(found.values())) == 1, "an image does not hang on its scores"
     assert (
         shell(*command, "--suite", "split.toml", "--protocol", "kosmos-g", "--encoders", "no") == 2
     )
@@ -164,7 +165,7 @@ def test_a_missing_backbone_stops_a_run_before_it_begins_but_no_dry_run(
         (("--seed", "x"), "--seed 'x' is no seed"),
         (("--seed", "-1"), "--seed '-1' is no seed"),
         (("--out", "taken"), "taken is not empty and no run directory"),
-        (("--out", "toy.toml"), "cannot use toy.toml as --out: Not a directory"),
+        (("--out", "toy.toml"), "toy.toml is a file, not a folder: choose another --out"),
         (("--out", "toy.toml/below"), "toy.toml/below"),
     ],
 )
@@ -181,16 +182,39 @@ def test_bad_input_is_one_line_and_code_2_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_run_directory_of_another_configuration_stays_as_it_is(
-    shell: Shell, tmp_path: Path
-) -> None:
+def test_a_run_directory_gains_and_refuses(shell: Shell, tmp_path: Path) -> None:
     assert shell(*RUN, "--out", "mine", "--subjects", "dog-red") == 0
+    assert shell(*RUN, "--out", "mine", "--subjects", "dog-blue", "--seed", "1") == 0
+    rows = (tmp_path / "mine/scores.csv").read_text().splitlines()[1:]
+    jobs = {tuple(row.split(",")[i] for i in (1, 5)) for row in rows}
+    assert jobs == {("dog-red", "0"), ("dog-blue", "1")}
     before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
-    for change in (("--subjects", "dog-blue"), ("--subjects", "dog-red", "--seed", "1")):
-        assert shell(*RUN, "--out", "mine", *change) == 2
-        assert "mine holds a run of another configuration" in shell.error
+    assert shell(*RUN, "--out", "mine", "--precision", "bf16") == 2
+    assert "mine holds images made with backbone.precision 'fp32', and now it is" in shell.error
+    assert shell.error.count("\n") == 1
     after = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_weights_are_kept_if_they_are_asked_for(shell: Shell, tmp_path: Path) -> None:
+    assert shell(*RUN, "--out", "mine", "--subjects", "dog-red") == 0
+    assert not (tmp_path / "mine/weights").exists()
+    assert shell(*RUN, "--out", "kept", "--subjects", "dog-red", "--keep-weights") == 0
+    assert len(list((tmp_path / "kept/weights").glob("*/*.safetensors"))) == 1
+
+
+def test_a_run_is_scored_again_where_it_lies(shell: Shell, tmp_path: Path) -> None:
+    assert shell(*RUN, "--out", "mine", "--subjects", "dog-red") == 0
+    toy.write_protocol(tmp_path)
+    options = ("--protocol", "other.toml", "--metrics", "tests.toy:BRIGHTNESS")
+    assert shell("score", "mine", *options) == 0
+    with (tmp_path / "mine/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["protocol"] for row in rows} == {"toy-1", "other-1"}
+    assert "tests.toy:BRIGHTNESS" in {row["metric"] for row in rows}
+    assert "other-1" in shell.out
+    assert shell("score", "mine", "--out", "yours") == 2
+    assert "mine is a run directory, which is scored where it lies" in shell.error
 
 
 def own_subjects(folder: Path) -> Path:

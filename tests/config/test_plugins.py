@@ -1,10 +1,12 @@
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import pytest
+from annotated_types import Ge
 
 from benchmark.api import Method, Metric, UserError
 from benchmark.config import registry as plugins
@@ -13,25 +15,38 @@ from benchmark.config import registry as plugins
 @dataclass(frozen=True)
 class Quiet:
     version: ClassVar[str] = "1"
+    role: ClassVar[str] = "method"
     prompted: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset()
     description: str = "does nothing"
-    steps: int = 3
+    variant_of: str | None = None
+    steps: Annotated[int, Ge(1)] = 3
     rate: float = 0.5
     trained: bool = False
     word: str | None = None
+    nouns: tuple[str, ...] = ("a", "b")
 
-    def fit(self) -> None:
+    def prior(self) -> None:
         """Never called here."""
+
+    fit = generate = prior
 
 
 QUIET = Quiet()
-NO_METHOD = SimpleNamespace(version="1", prompted=True, description="no dataclass", fit=print)
+NO_METHOD = SimpleNamespace(version="1", prompted=True, description="lacks much", fit=print)
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
     group = "dreambooth_benchmark.methods"
     found = [EntryPoint(name, value, group) for name, value in points]
     monkeypatch.setattr(plugins, "entry_points", lambda group: found)
+    plugins.available.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def forget_what_was_offered() -> Iterator[None]:
+    yield
+    plugins.available.cache_clear()
 
 
 def test_the_built_in_plugins_come_in_by_entry_point() -> None:
@@ -60,9 +75,24 @@ def test_every_installed_method_keeps_to_the_protocol(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(plugins.available("metrics")))
 def test_every_installed_metric_keeps_to_the_protocol(name: str) -> None:
-    metric = plugins.load("metrics", name)
+    metric = plugins.load_metric(name)
     assert isinstance(metric, Metric)
     assert metric.higher_is_better in (True, False, None)
+
+
+def test_every_installed_kind_keeps_to_the_protocol() -> None:
+    kind = plugins.load_kind("diffusers")
+    assert kind.capabilities("pocket") >= {"text-to-image", "training"}
+    with pytest.raises(UserError, match=f"'{__name__}:QUIET' is no backbone: it lacks identify"):
+        plugins.load_kind(f"{__name__}:QUIET")
+    with pytest.raises(UserError, match=f"'{__name__}:QUIET' is no metric: it lacks label"):
+        plugins.load_metric(f"{__name__}:QUIET")
+
+
+def test_what_comes_with_this_package_is_told_from_what_does_not() -> None:
+    assert plugins.is_ours("methods", "untuned")
+    assert not plugins.is_ours("methods", "tests.toy:PAINT")
+    assert not plugins.is_ours("methods", "nonesuch")
 
 
 def test_plugins_are_sorted_and_loaded_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,8 +124,8 @@ def test_an_outside_method_is_found_in_the_current_folder(
         ("nonesuch", "unknown method 'nonesuch'; known: dreambooth, .*as module:ATTRIBUTE"),
         ("no_such_module:M", "cannot import 'no_such_module'"),
         (f"{__name__}:NONE", "has no 'NONE'"),
-        (f"{__name__}:NO_METHOD", "is no method: .*missing: dataclass instance"),
-        (f"{__name__}:Quiet", "is no method"),
+        (f"{__name__}:NO_METHOD", "is no method: it lacks role, .*generate"),
+        (f"{__name__}:Quiet", "is no method but a class: give an instance of it"),
     ],
 )
 def test_what_is_no_method_is_named(name: str, message: str) -> None:
@@ -104,22 +134,30 @@ def test_what_is_no_method_is_named(name: str, message: str) -> None:
 
 
 def test_settings_are_the_fields_and_are_put_in_by_name() -> None:
-    known = {"steps": 3, "rate": 0.5, "trained": False, "word": None}
+    known = {"steps": 3, "rate": 0.5, "trained": False, "word": None, "nouns": ("a", "b")}
     assert plugins.settings_of(QUIET) == known
     changed = plugins.configure("quiet", QUIET, {"steps": 5, "rate": 1, "word": "sks"})
-    assert plugins.settings_of(changed) == known | {"steps": 5, "rate": 1, "word": "sks"}
+    assert plugins.settings_of(changed) == known | {"steps": 5, "rate": 1.0, "word": "sks"}
+    assert plugins.configure("quiet", QUIET, {"nouns": ["c"]}).nouns == ("c",)
     assert QUIET.steps == 3
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"step": 5}, "method 'quiet' has no setting 'step'; it has: steps, rate, trained, word"),
+        (
+            {"step": 5},
+            "method 'quiet' has no setting 'step'; it has: steps, rate, .*, nouns",
+        ),
+        ({"variant_of": "x"}, "no setting 'variant_of'"),
         ({"description": "x"}, "no setting 'description'"),
-        ({"steps": 0.5}, "setting 'steps' of method 'quiet' is 0.5, but should be like 3"),
-        ({"steps": True}, "is True, but should be like 3"),
-        ({"trained": 1}, "is 1, but should be like False"),
-        ({"rate": "fast"}, "is 'fast', but should be like 0.5"),
+        ({"steps": 0}, "setting 'steps' of method 'quiet' is 0: it should be at least 1$"),
+        ({"steps": 0.5}, "setting 'steps' of method 'quiet' is 0.5: it should be a valid integer"),
+        ({"steps": True}, "is True: it should be a valid integer"),
+        ({"trained": 1}, "is 1: it should be a valid boolean"),
+        ({"rate": "fast"}, "is 'fast': it should be a valid number"),
+        ({"rate": float("nan")}, "setting 'rate' of method 'quiet' is nan: it should be finite"),
+        ({"nouns": "c"}, "setting 'nouns' of method 'quiet' is 'c': it should be a valid"),
     ],
 )
 def test_a_wrong_setting_is_named(settings: dict[str, object], message: str) -> None:

@@ -1,14 +1,14 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from benchmark.api import UserError
-from benchmark.config.registry import settings_of
+from benchmark.config.registry import available, settings_of
 from benchmark.config.suite import load_suite, suite_names
 from benchmark.runs.plan import plan
-from benchmark.runs.selection import NOT_IN_ALL, method_names
+from benchmark.runs.selection import method_names
 from tests import toy
 
 
@@ -41,7 +41,7 @@ def test_a_dumped_suite_reads_back_equal(suite_file: Path, tmp_path: Path) -> No
         ("steps = 2", "steps = 0", "sampler.steps: .*greater than 0"),
         ("images_per_prompt = 2", "images_per_prompt = true", "evaluation.images_per_prompt: "),
         ('identifier = "sks"', "resolution = 100", "backbone.resolution: .*multiple of 8"),
-        ('identifier = "sks"', 'precision = "fp8"', "backbone.precision: .*'auto', 'fp32'"),
+        ('precision = "fp32"', 'precision = "fp8"', "backbone.precision: .*'auto', 'fp32'"),
         ('name = "toy"', 'name = "../toy"', "name: .*pattern"),
         ('name = "toy"', "name = ", "is no TOML"),
     ],
@@ -85,12 +85,17 @@ def test_a_method_without_an_identifier_is_left_alone(
 @dataclass(frozen=True)
 class Bare:
     version: ClassVar[str] = "1"
+    role: ClassVar[str] = "method"
     prompted: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset()
     description: str = "has no identifier"
+    variant_of: str | None = None
     steps: int = 1
 
-    def fit(self) -> None:
+    def prior(self) -> None:
         """Never called here."""
+
+    fit = generate = prior
 
 
 def test_dreambench_is_the_papers_protocol() -> None:
@@ -119,9 +124,7 @@ def test_ablations_differ_from_dreambooth_in_what_is_ablated(name: str) -> None:
     for ablation, changed in changes.items():
         settings = settings_of(suite.method(f"dreambooth-{ablation}"))
         differ = {key for key in whole if settings[key] != whole[key]}
-        # Without a prior term, how its images are drawn says nothing.
-        unused = {"prior_images", "prior_steps"} if settings["prior_weight"] == 0 else set()
-        assert changed <= differ <= changed | unused
+        assert differ == changed
 
 
 @pytest.mark.parametrize("name", ["pocket", "dreambench", "dreambench-mini"])
@@ -131,11 +134,41 @@ def test_the_identifiers_ablation_differs_from_dreambooth_in_the_identifier_alon
     suite = load_suite(name)
     whole = settings_of(suite.method("dreambooth"))
     found = set()
-    for ablation in method_names(suite, [NOT_IN_ALL]):
+    for ablation in method_names(suite, ["identifiers"]):
         settings = settings_of(suite.method(ablation))
         found.add(settings["identifier"])
         assert settings == whole | {"identifier": settings["identifier"]}
     assert len(found) == 3
+
+
+@pytest.mark.parametrize("name", ["pocket", "dreambench", "dreambench-mini"])
+def test_all_is_every_method_but_the_identifiers(name: str) -> None:
+    suite = load_suite(name)
+    everything, identifiers = (method_names(suite, [group]) for group in ("all", "identifiers"))
+    assert {*everything, *identifiers} >= set(available("methods"))
+    assert not {*everything} & {*identifiers}
+    roles = {suite.method(control).role for control in suite.controls}
+    assert roles == {"upper bound", "lower bound"}
+    assert suite.objective is not None
+    assert {suite.objective.fidelity, suite.objective.prompt} <= set(suite.protocol.metrics)
+
+
+def test_a_variant_starts_from_the_suites_table_of_what_it_varies(
+    suite_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, tables = "tests.toy:PAINT", '[methods."tests.toy:PAINT"]\nsteps = 7\nseconds = 0.5\n'
+    for name, changes in {"LESS": {"seconds": 0.25}, "MUCH": {"mishap": "much"}}.items():
+        varied = replace(toy.PAINT, variant_of=base, **changes)
+        monkeypatch.setattr(toy, name, varied, raising=False)
+    suite_file.write_text(
+        suite_file.read_text() + tables + '[methods."tests.toy:MUCH"]\nsteps = 9\n'
+    )
+    suite = load_suite(str(suite_file))
+    less, much = suite.method("tests.toy:LESS"), suite.method("tests.toy:MUCH")
+    assert (less.steps, less.seconds) == (7, 0.25), "what is ablated stays ablated"
+    assert (much.steps, much.seconds, much.mishap) == (9, 0.5, "much")
+    assert suite.method("tests.toy:LESS[seconds=2]").seconds == 2.0
+    assert suite.method("tests.toy:PAINT[seconds=2]").steps == 7
 
 
 def test_the_suites_prompts_are_those_that_are_planned(suite_file: Path) -> None:

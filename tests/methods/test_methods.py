@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
-from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Method, Prompt, Request, Subject, UserError
-from benchmark.config.registry import configure, load_method, settings_of
+from benchmark.api import (
+    CAPABILITIES,
+    PRIOR_PROMPT,
+    REAL_PROMPT,
+    Method,
+    PriorImages,
+    Prompt,
+    Request,
+    Sampler,
+    Subject,
+    UserError,
+)
+from benchmark.config.registry import load_method
 from benchmark.models.loading import load_backbone
-from benchmark.models.sampling import Sampler
-from benchmark.models.stable_diffusion import Backbone
+from benchmark.models.loan import Loan
+from benchmark.models.stable_diffusion import StableDiffusion
 from methods.ablations import (
     IDENTIFIER_COMMON_WORD,
     IDENTIFIER_RANDOM_STRING,
@@ -28,17 +41,18 @@ from methods.ablations import (
 from methods.controls import REAL_IMAGES, UNTUNED
 from methods.dreambooth import DREAMBOOTH
 from methods.textual_inversion import TEXTUAL_INVERSION
+from tests.hand_tools import HandTools
 from tests.tiny_pipeline import save_tiny_pipeline
 
 TINY = {"identifier": "sks", "steps": 2, "batch_size": 1}
 TINY_DREAMBOOTH = TINY | {"prior_images": 2, "prior_steps": 2, "learning_rate": 1e-3}
 METHODS = {
-    "dreambooth": configure("dreambooth", DREAMBOOTH, TINY_DREAMBOOTH),
+    "dreambooth": replace(DREAMBOOTH, **TINY_DREAMBOOTH),
     "text-encoder-too": replace(DREAMBOOTH, **TINY_DREAMBOOTH, train_text_encoder=True),
-    "no-prior": configure("no-prior", NO_PRIOR, TINY_DREAMBOOTH),
-    "wrong-class": configure("wrong-class", WRONG_CLASS, TINY_DREAMBOOTH),
-    "no-class": configure("no-class", NO_CLASS, TINY_DREAMBOOTH),
-    "textual-inversion": configure("textual-inversion", TEXTUAL_INVERSION, TINY),
+    "no-prior": replace(NO_PRIOR, **TINY_DREAMBOOTH),
+    "wrong-class": replace(WRONG_CLASS, **TINY_DREAMBOOTH),
+    "no-class": replace(NO_CLASS, **TINY_DREAMBOOTH),
+    "textual-inversion": replace(TEXTUAL_INVERSION, **TINY),
     "untuned": UNTUNED,
     "real-images": REAL_IMAGES,
 }
@@ -46,8 +60,10 @@ SNOW = Prompt("a {} in the snow", "recontextualization")
 REQUESTS = [Request(SNOW, 0, 21), Request(SNOW, 1, 22), Request(PRIOR_PROMPT, 0, 23)]
 
 
-def quiet(done: int, total: int, *, losses: object = None) -> None:
-    """Nobody is told."""
+def job(method: Method, subject: Subject, backbone, requests=REQUESTS, seed: int = 0):
+    """Fit and generate, as a job does."""
+    tools = HandTools(method, subject, seed)
+    return method.generate(method.fit(subject, backbone, tools), subject, requests, backbone, tools)
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +72,9 @@ def directory(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def backbone(directory: Path, tmp_path: Path) -> Backbone:
+def backbone(directory: Path) -> StableDiffusion:
     return load_backbone(
-        str(directory),
-        precision="fp32",
-        device="cpu",
-        sampler=Sampler("ddim", 2, 4.0),
-        prior_directory=tmp_path / "prior",
+        str(directory), precision="fp32", device="cpu", sampler=Sampler("ddim", 2, 4.0)
     )
 
 
@@ -83,41 +95,115 @@ def teapot(dog: Subject) -> Subject:
 
 @pytest.fixture
 def asked(monkeypatch) -> list[dict]:
-    """What is sampled and encoded, in order."""
+    """What is sampled, in order: the texts of the rows, and the seeds."""
     calls: list[dict] = []
-    sample = Backbone.sample
+    encode, sample = StableDiffusion.encode, StableDiffusion.sample
+    known: dict[bytes, str] = {}
 
-    def recording(self, texts, noise_seeds, **options):
-        calls.append({"texts": list(texts), "noise_seeds": list(noise_seeds)} | options)
-        return sample(self, texts, noise_seeds, **options)
+    def recording_encode(self, texts, **options):
+        condition = encode(self, texts, **options)
+        for text, row in zip(texts, condition.embeddings, strict=True):
+            known[row.detach().numpy().tobytes()] = text
+        return condition
 
-    monkeypatch.setattr(Backbone, "sample", recording)
+    def recording_sample(self, condition, seeds, **options):
+        texts = [known[row.numpy().tobytes()] for row in condition.embeddings]
+        blank = known[options["unconditional"].embeddings[0].numpy().tobytes()]
+        calls.append(options | {"texts": texts, "blank": blank, "seeds": seeds})
+        return sample(self, condition, seeds, **options)
+
+    monkeypatch.setattr(StableDiffusion, "encode", recording_encode)
+    monkeypatch.setattr(StableDiffusion, "sample", recording_sample)
     return calls
 
 
-def state(backbone: Backbone) -> dict[str, torch.Tensor]:
+def state(backbone: StableDiffusion) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{key}": tensor.clone()
-        for name in ("unet", "vae", "text_encoder")
-        for key, tensor in getattr(backbone, name).state_dict().items()
+        for name, module in backbone.modules().items()
+        for key, tensor in module.state_dict().items()
     }
 
 
+@pytest.mark.parametrize("thorough", [False, True])
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_fits_generates_and_is_undone(backbone, directory, dog, name):
-    before, method = state(backbone), METHODS[name]
+def test_every_method_fits_generates_and_is_undone(backbone, directory, dog, name, thorough):
+    before, method, loan = state(backbone), METHODS[name], Loan(backbone)
     assert isinstance(method, Method)
-    generate = method.fit(dog, backbone, seed=0, progress=quiet)
     requests = REQUESTS if method.prompted else [Request(REAL_PROMPT, i, 0) for i in range(2)]
-    images = generate(requests)
+    images = job(method, dog, backbone if method.needs else None, requests)
     assert len(images) == len(requests)
     for image in images:
         assert image.dtype == torch.float32 and 0 <= image.min() <= image.max() <= 1
-    backbone.restore()
+    assert loan.settle(thorough) == [] and loan.whole
     assert all(torch.equal(before[key], tensor) for key, tensor in state(backbone).items())
     fresh = load_backbone(str(directory), precision="fp32", device="cpu", sampler=backbone.sampler)
-    texts, seeds = ["a dog", "a sks dog"], [1, 2]
-    assert torch.equal(backbone.sample(texts, seeds), fresh.sample(texts, seeds))
+    images = [b.sample(b.encode(["a dog", "a sks dog"]), [1, 2]) for b in (backbone, fresh)]
+    assert torch.equal(*images)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"real-images"}))
+def test_images_are_drawn_from_the_weights_and_nothing_else(backbone, directory, dog, name):
+    """Kept weights on a pristine backbone draw what the fitted one drew, to the bit."""
+    method, tools = METHODS[name], HandTools(METHODS[name], dog)
+    weights = method.fit(dog, backbone, tools)
+    images = method.generate(weights, dog, REQUESTS, backbone, tools)
+    kept = {key: tensor.detach().clone() for key, tensor in weights.items()}
+    fresh = load_backbone(str(directory), precision="fp32", device="cpu", sampler=backbone.sampler)
+    assert torch.equal(method.generate(kept, dog, REQUESTS, fresh, tools), images)
+    if kept and name != "textual-inversion":
+        with pytest.raises(ValueError, match="not of this model"):
+            method.generate({"other": torch.zeros(1)}, dog, REQUESTS, fresh, tools)
+
+
+def test_weights_are_the_live_ones_and_what_was_trained(backbone, dog):
+    for name, encoder_too in (("no-prior", False), ("text-encoder-too", True)):
+        method = METHODS[name]
+        weights = method.fit(dog, backbone, HandTools(method, dog))
+        live = {p.data_ptr() for m in backbone.modules().values() for p in m.parameters()}
+        assert {tensor.data_ptr() for tensor in weights.values()} <= live
+        roles = {key.partition(".")[0] for key in weights}
+        assert roles == {"denoiser"} | ({"text_encoder"} if encoder_too else set())
+
+
+def test_only_what_the_protocol_offers_is_touched(backbone, dog):
+    """Methods get a backbone that has nothing but the protocol's members."""
+
+    class Bare:
+        pass
+
+    members = (
+        *("id", "resolution", "device", "precision", "sampler", "stages", "text_encoders"),
+        *("modules", "encode", "new_word", "sample"),
+    )
+    bare = Bare()
+    for member in members:
+        setattr(bare, member, getattr(backbone, member))
+    for number, stage in enumerate(backbone.stages):
+        assert number == 0
+        only = Bare()
+        for member in ("name", "resolution", "denoiser", "prepare", "draw", "loss"):
+            setattr(only, member, getattr(stage, member))
+        bare.stages = [only]
+    for name in ("text-encoder-too", "textual-inversion", "untuned"):
+        assert len(job(METHODS[name], dog, bare)) == len(REQUESTS)
+
+
+def test_every_stage_of_a_cascade_is_trained(backbone, directory, dog):
+    second = load_backbone(str(directory), precision="fp32", device="cpu", resolution=24)
+    [first], [upscaler] = backbone.stages, second.stages
+    backbone.stages = (first, replace(upscaler, name="upscaler"))
+    before = [next(stage.denoiser.parameters()).clone() for stage in backbone.stages]
+    method = replace(METHODS["dreambooth"], steps=3)
+    tools = HandTools(method, dog)
+    weights = method.fit(dog, backbone, tools)
+    assert {key.split(".")[1] for key in weights} == {"unet", "upscaler"}
+    for stage, old in zip(backbone.stages, before, strict=True):
+        assert not torch.equal(next(stage.denoiser.parameters()), old)
+    assert tools.asked == ["unet", "upscaler"]
+    assert tools.steps == [(i, 6) for i in range(1, 7)]
+    assert tools.losses[1].keys() == {"unet: instance", "unet: prior"}
+    assert tools.losses[6].keys() == {"upscaler: instance", "upscaler: prior"}
 
 
 PHRASES = {
@@ -136,81 +222,75 @@ def test_prompts_carry_the_methods_phrase_and_the_prior_prompt_none(
     backbone, dog, teapot, asked, name
 ):
     for subject, phrase in zip((dog, teapot), PHRASES[name], strict=True):
-        generate = METHODS[name].fit(subject, backbone, seed=0, progress=quiet)
-        generate(REQUESTS)
-        backbone.restore()
+        job(METHODS[name], subject, backbone)
         snow = f"a {phrase} in the snow"
         assert asked[-1]["texts"] == [snow, snow, f"a {subject.class_noun}"]
-        assert asked[-1]["noise_seeds"] == [21, 22, 23]
+        assert asked[-1]["blank"] == "" and asked[-1]["seeds"] == [21, 22, 23]
         assert asked[-1].get("sampler") is None
 
 
 def test_dreambooth_changes_what_is_drawn(backbone, dog):
-    untuned = UNTUNED.fit(dog, backbone, seed=0, progress=quiet)(REQUESTS)
-    tuned = METHODS["dreambooth"].fit(dog, backbone, seed=0, progress=quiet)(REQUESTS)
+    untuned = job(UNTUNED, dog, backbone)
+    tuned = job(METHODS["dreambooth"], dog, backbone)
     assert (tuned[2] - untuned[2]).abs().max() > 1e-3
 
 
 def test_textual_inversion_leaves_the_class_prompt_as_it_was(backbone, dog):
-    untuned = UNTUNED.fit(dog, backbone, seed=0, progress=quiet)(REQUESTS)
-    inverted = METHODS["textual-inversion"].fit(dog, backbone, seed=0, progress=quiet)(REQUESTS)
+    untuned = job(UNTUNED, dog, backbone)
+    inverted = job(METHODS["textual-inversion"], dog, backbone)
     assert torch.equal(inverted[2], untuned[2])
     assert not torch.equal(inverted[0], untuned[0])
 
 
-def test_prior_images_are_drawn_once_for_all_methods_and_subjects(backbone, dog, asked):
-    methods = [
-        METHODS["dreambooth"],
-        METHODS["text-encoder-too"],
-        replace(METHODS["dreambooth"], learning_rate=1e-4, identifier="ohwx", prior_weight=0.3),
-    ]
-    for method in methods:
-        for subject in (dog, replace(dog, name="dog-other")):
-            method.fit(subject, backbone, seed=0, progress=quiet)
-            backbone.restore()
-    assert len(asked) == 1
-    assert asked[0]["texts"] == ["a dog", "a dog"]
-    assert asked[0]["sampler"] == Sampler("ddpm", 2, 1.0)
-    assert len(list(backbone.prior_directory.glob("*.safetensors"))) == 1
-    methods[0].fit(dog, backbone, seed=1, progress=quiet)
-    assert len(asked) == 2 and asked[1]["noise_seeds"] != asked[0]["noise_seeds"]
+def test_prior_images_are_of_the_noun_that_is_preserved(dog, teapot):
+    sampler = Sampler("ddpm", 2, 1.0)
+    for name, nouns in (
+        ("dreambooth", ("dog", "teapot")),
+        ("text-encoder-too", ("dog", "teapot")),
+        ("wrong-class", ("teapot", "dog")),
+    ):
+        for subject, noun in zip((dog, teapot), nouns, strict=True):
+            assert METHODS[name].prior(subject) == PriorImages(noun, 2, sampler)
 
 
-def test_the_wrong_nouns_prior_is_preserved(backbone, dog, asked):
-    METHODS["wrong-class"].fit(dog, backbone, seed=0, progress=quiet)
-    assert asked[0]["texts"] == ["a teapot", "a teapot"]
-
-
-@pytest.mark.parametrize("name", ["no-prior", "no-class", "textual-inversion", "untuned"])
-def test_methods_without_prior_term_never_touch_prior_images(backbone, dog, monkeypatch, name):
-    monkeypatch.setattr(Backbone, "prior_images", None)
-    monkeypatch.setattr(Backbone, "prior_moments", None)
-    METHODS[name].fit(dog, backbone, seed=0, progress=quiet)
-    assert not backbone.prior_directory.exists()
+@pytest.mark.parametrize("name", sorted(METHODS.keys()))
+def test_prior_images_are_taken_once_by_those_that_asked(backbone, dog, name):
+    method, tools = METHODS[name], HandTools(METHODS[name], dog)
+    method.fit(dog, backbone, tools)
+    assert tools.asked == ([] if method.prior(dog) is None else ["unet"])
+    assert (method.prior(dog) is None) == (
+        name in ("no-prior", "no-class", "textual-inversion", "untuned", "real-images")
+    )
 
 
 def test_the_text_encoder_is_trained_only_if_asked(backbone, dog):
     for name, moves in (("dreambooth", False), ("text-encoder-too", True)):
-        before = state(backbone)
-        METHODS[name].fit(dog, backbone, seed=0, progress=quiet)
+        before, method = state(backbone), METHODS[name]
+        method.fit(dog, backbone, HandTools(method, dog))
         after = state(backbone)
-        backbone.restore()
         moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
         assert moved == {"unet"} | ({"text_encoder"} if moves else set())
 
 
-def test_real_images_are_the_files_own_pixels(backbone, dog):
-    assert not REAL_IMAGES.prompted
-    generate = REAL_IMAGES.fit(dog, backbone, seed=0, progress=quiet)
-    images = generate([Request(REAL_PROMPT, i, 0) for i in (1, 0)])
+def test_real_images_are_the_files_own_pixels(dog):
+    assert not REAL_IMAGES.prompted and not REAL_IMAGES.needs
+    images = job(REAL_IMAGES, dog, None, [Request(REAL_PROMPT, i, 0) for i in (1, 0)])
     for image, path in zip(images, reversed(dog.images), strict=True):
         pixels = np.asarray(Image.open(path))
         assert np.array_equal((image.permute(1, 2, 0) * 255).round().byte().numpy(), pixels)
         assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels / np.float32(255))
 
 
+def settings(method: Method) -> dict[str, object]:
+    return {
+        field.name: getattr(method, field.name)
+        for field in fields(method)
+        if field.name not in ("description", "variant_of")
+    }
+
+
 def test_the_defaults_are_the_papers():
-    assert settings_of(DREAMBOOTH) == {
+    assert settings(DREAMBOOTH) == {
         "identifier": None,
         "steps": 1000,
         "learning_rate": 5e-6,
@@ -227,12 +307,12 @@ def test_the_defaults_are_the_papers():
         "wrong_noun_live": "teapot",
         "wrong_noun_object": "dog",
     }
-    inversion = settings_of(TEXTUAL_INVERSION)
+    inversion = settings(TEXTUAL_INVERSION)
     assert (inversion["learning_rate"], inversion["batch_size"]) == (5e-3, 2)
 
 
 def test_ablations_differ_from_dreambooth_in_their_setting_alone():
-    whole = settings_of(DREAMBOOTH)
+    whole = settings(DREAMBOOTH)
     for method, changed in (
         (NO_PRIOR, {"prior_weight": 0.0}),
         (WRONG_CLASS, {"noun": "wrong"}),
@@ -241,8 +321,20 @@ def test_ablations_differ_from_dreambooth_in_their_setting_alone():
         (IDENTIFIER_COMMON_WORD, {"identifier": "special"}),
         (IDENTIFIER_RANDOM_STRING, {"identifier": "xxy5syt00"}),
     ):
-        assert settings_of(method) == whole | changed
+        assert settings(method) == whole | changed
         assert method.description != DREAMBOOTH.description
+        assert method.variant_of == "dreambooth" and method.role == DREAMBOOTH.role == "method"
+    assert DREAMBOOTH.variant_of is None
+
+
+def test_the_controls_are_bounds():
+    assert UNTUNED.role == "lower bound" and REAL_IMAGES.role == "upper bound"
+    assert UNTUNED.prompted and UNTUNED.variant_of is None and REAL_IMAGES.variant_of is None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_need_what_the_built_in_backbone_has(name):
+    assert METHODS[name].needs <= set(CAPABILITIES)
 
 
 @pytest.mark.parametrize(
@@ -265,29 +357,48 @@ def test_methods_are_found_by_entry_point(name):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("method", "wrong"),
     [
-        ({"noun": "rare"}, "noun is 'rare'; known: correct, wrong, none"),
-        ({"noun": "none"}, "set prior_weight to 0, not 1.0"),
-        ({"prior_scheduler": "lms"}, "unknown scheduler 'lms'"),
+        (DREAMBOOTH, {"noun": "rare"}),
+        (DREAMBOOTH, {"steps": 0}),
+        (DREAMBOOTH, {"steps": 1.5}),
+        (DREAMBOOTH, {"learning_rate": 0.0}),
+        (DREAMBOOTH, {"weight_decay": -0.1}),
+        (DREAMBOOTH, {"max_grad_norm": -1.0}),
+        (DREAMBOOTH, {"batch_size": 0}),
+        (DREAMBOOTH, {"prior_weight": -1.0}),
+        (DREAMBOOTH, {"prior_images": 0}),
+        (DREAMBOOTH, {"prior_steps": 0}),
+        (DREAMBOOTH, {"identifier": ""}),
+        (DREAMBOOTH, {"train_text_encoder": 1}),
+        (TEXTUAL_INVERSION, {"steps": 0}),
+        (TEXTUAL_INVERSION, {"learning_rate": -1.0}),
+        (TEXTUAL_INVERSION, {"batch_size": 0}),
+        (TEXTUAL_INVERSION, {"identifier": ""}),
+        (TEXTUAL_INVERSION, {"templates": []}),
     ],
 )
-def test_settings_that_cannot_work_are_refused_at_once(settings, message):
-    with pytest.raises(UserError, match=message):
-        configure("dreambooth", DREAMBOOTH, settings)
+def test_settings_declare_their_ranges(method, wrong):
+    adapter = TypeAdapter(type(method))
+    plain = adapter.dump_python(method)
+    assert adapter.validate_json(json.dumps(plain), strict=True) == method
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        adapter.validate_json(json.dumps(plain | wrong), strict=True)
+
+
+def test_settings_that_contradict_each_other_are_refused_at_once(dog):
+    with pytest.raises(UserError, match="set prior_weight to 0, not 1.0"):
+        replace(DREAMBOOTH, noun="none")
 
 
 def test_identifiers_that_cannot_work_are_refused(backbone, dog):
     for method in (METHODS["dreambooth"], METHODS["textual-inversion"]):
-        missing = replace(method, identifier=None)
         with pytest.raises(UserError, match="'identifier' is missing"):
-            missing.fit(dog, backbone, seed=0, progress=quiet)
-        unknown = replace(method, identifier="s1")
+            job(replace(method, identifier=None), dog, backbone)
         with pytest.raises(UserError, match="no tokens for"):
-            unknown.fit(dog, backbone, seed=0, progress=quiet)
-    long = replace(METHODS["textual-inversion"], identifier="zwx")
+            job(replace(method, identifier="s1"), dog, backbone)
     with pytest.raises(UserError, match="'zwx' is 3 tokens .* single token"):
-        long.fit(dog, backbone, seed=0, progress=quiet)
+        job(replace(METHODS["textual-inversion"], identifier="zwx"), dog, backbone)
 
 
 def test_listing_methods_loads_no_torch():

@@ -12,14 +12,14 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file, save_file
 
-from benchmark.api import UserError
+from benchmark.api import Sampler, UserError
 from benchmark.models import identity as model_files
-from benchmark.models.checkpoints import mapped_weights, read_tokenizer
+from benchmark.models.checkpoints import read_tokenizer
 from benchmark.models.identity import WORKER_BYTES, backbone_id, file_digest, worker_memory
 from benchmark.models.loading import load_backbone
-from benchmark.models.sampling import Sampler
+from benchmark.models.loan import Loan
 from benchmark.models.single_file import clip_tokenizer
-from benchmark.models.stable_diffusion import Backbone
+from benchmark.models.stable_diffusion import StableDiffusion
 from tests.reference import finetuning
 from tests.tiny_pipeline import save_tiny_pipeline
 
@@ -50,28 +50,28 @@ def directory(plain: Path, tmp_path: Path) -> Path:
     return shutil.copytree(plain, tmp_path / "tiny")
 
 
-def loaded(directory: Path) -> Backbone:
+def loaded(directory: Path) -> StableDiffusion:
     return load_backbone(str(directory), precision="fp32", device="cpu")
 
 
-def weights(backbone: Backbone) -> dict[str, torch.Tensor]:
+def weights(backbone: StableDiffusion) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{key}": tensor
-        for name in ("unet", "vae", "text_encoder")
-        for key, tensor in getattr(backbone, name).state_dict().items()
+        for name, module in backbone.modules().items()
+        for key, tensor in module.state_dict().items()
     }
 
 
-def equal(ours: Backbone, theirs: Backbone) -> bool:
+def equal(ours: StableDiffusion, theirs: StableDiffusion) -> bool:
     first, second = weights(ours), weights(theirs)
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def spoil_and_restore(backbone: Backbone) -> None:
+def spoil_and_settle(backbone: StableDiffusion) -> None:
+    loan = Loan(backbone)
     for tensor in weights(backbone).values():
         tensor.add_(1)
-    backbone.restore()
-    assert backbone.is_pristine()
+    assert loan.settle(thorough=False) == [] and loan.whole
 
 
 @pytest.mark.parametrize("options", [{"variant": "fp16"}, {"max_shard_size": "20KB"},
@@ -84,7 +84,7 @@ def test_variants_and_shards_are_read(plain, tmp_path, options):
     assert any(".index." in name for name in names) == ("max_shard_size" in options)
     backbone = loaded(tmp_path / "other")
     assert equal(backbone, loaded(plain))
-    spoil_and_restore(backbone)
+    spoil_and_settle(backbone)
     assert equal(backbone, loaded(plain))
 
 
@@ -127,7 +127,8 @@ def test_full_precision_goes_before_the_variant_and_the_rest_is_no_matter(direct
     (directory / "safety_checker").mkdir()
     (directory / "safety_checker" / "model.safetensors").write_bytes(b"never read")
     backbone = loaded(directory)
-    assert all(torch.equal(stored[k].float(), v) for k, v in backbone.unet.state_dict().items())
+    found = backbone.modules()["unet"].state_dict()
+    assert all(torch.equal(stored[k].float(), v) for k, v in found.items())
     assert backbone_id(str(directory)) == backbone.id == before
 
 
@@ -149,8 +150,8 @@ def test_the_names_of_old_checkpoints_are_read(directory, plain):
     backbone = loaded(directory)
     assert equal(backbone, loaded(plain))
     # Its files cannot be mapped under the module's names: of those parts a copy is kept.
-    assert mapped_weights(str(directory), backbone._modules()).keys() == {"unet"}
-    spoil_and_restore(backbone)
+    assert {k.partition(".")[0] for k in backbone.stored_weights} == {"unet"}
+    spoil_and_settle(backbone)
     assert equal(backbone, loaded(plain))
 
 
@@ -186,7 +187,7 @@ def test_prompts_are_no_longer_than_the_text_encoder_reads(directory):
     settings = json.loads(path.read_text())
     del settings["model_max_length"]
     path.write_text(json.dumps(settings))
-    assert loaded(directory).encode_prompts(["a dog"]).shape == (1, 12, 16)
+    assert loaded(directory).encode(["a dog"]).embeddings.shape == (1, 12, 16)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -227,7 +228,8 @@ def same_images(directory: Path, scheduler: str) -> None:
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="pt",
     ).images
-    images = loaded(directory).sample(texts, seeds, sampler=Sampler(scheduler, 5, 3.0))
+    backbone = loaded(directory)
+    images = backbone.sample(backbone.encode(texts), seeds, sampler=Sampler(scheduler, 5, 3.0))
     assert (images - expected).abs().max() < 1e-4
 
 

@@ -18,7 +18,7 @@ from benchmark.api import UserError
 from benchmark.models import hub
 from benchmark.models.hub import NAMED, HubModel, fetch_command, hub_model
 from benchmark.models.identity import backbone_id
-from benchmark.models.kinds import fetch
+from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
 from tests.tiny_pipeline import save_tiny_pipeline
 
@@ -121,7 +121,7 @@ def test_a_cached_model_is_loaded_without_the_network(cache, tiny):
     put(cache, NAMED["sd15"][0], NAMED["sd15"][1], tiny)
     backbone = load_backbone("sd15", device="cpu", precision="fp32")
     assert backbone.id == f"sd15@{NAMED['sd15'][1][:12]}"
-    assert backbone.sample(["a dog"], [1]).shape == (1, 3, 16, 16)
+    assert backbone.sample(backbone.encode(["a dog"]), [1]).shape == (1, 3, 16, 16)
 
 
 def test_the_commit_of_an_unpinned_model_is_its_identity(cache, tiny):
@@ -155,8 +155,8 @@ def remote(cache, tiny, monkeypatch) -> list[dict]:
 
 
 def test_what_is_not_here_is_fetched_once_at_its_commit(remote):
-    fetch("sd14")
-    fetch("sd14")
+    DIFFUSERS.fetch("sd14")
+    DIFFUSERS.fetch("sd14")
     [asked] = remote
     assert (asked["repository"], asked["revision"]) == NAMED["sd14"]
     assert asked["allow_patterns"] == list(hub.PATTERNS)
@@ -165,7 +165,7 @@ def test_what_is_not_here_is_fetched_once_at_its_commit(remote):
 def test_a_half_fetched_model_is_fetched_again(remote, cache, tiny):
     snapshot = put(cache, NAMED["sd14"][0], NAMED["sd14"][1], tiny)
     (snapshot / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    fetch("sd14")
+    DIFFUSERS.fetch("sd14")
     assert len(remote) == 1
 
 
@@ -200,7 +200,7 @@ def test_without_a_network_it_fails_at_once(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     start = time.monotonic()
     with pytest.raises(UserError, match="cannot be fetched .*Name or service not known"):
-        fetch("owner/name")
+        DIFFUSERS.fetch("owner/name")
     assert time.monotonic() - start < 2 * hub.SECONDS
 
 
@@ -210,4 +210,4 @@ def test_a_repository_with_half_precision_alone_is_refused(remote, tiny, monkeyp
     stored.rename(stored.with_suffix(".fp16.safetensors"))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_a, **_o: str(half))
     with pytest.raises(UserError, match="only half-precision weights of unet"):
-        fetch("owner/name")
+        DIFFUSERS.fetch("owner/name")

@@ -17,11 +17,10 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmark.api import UserError
+from benchmark.api import Sampler, UserError
 from benchmark.models import single_file
 from benchmark.models.identity import SingleFile, backbone_id
 from benchmark.models.loading import load_backbone
-from benchmark.models.sampling import Sampler
 from tests.reference import ldm_layout
 
 #: Parameters of the true models, as published with them.
@@ -171,12 +170,14 @@ def test_images_are_those_of_the_pipeline_the_file_was_made_from(
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
         output_type="pt",
     ).images
-    images = backbone.sample(TEXTS, SEEDS, sampler=Sampler("ddim", 3, 4.0))
+    images = backbone.sample(backbone.encode(TEXTS), SEEDS, sampler=Sampler("ddim", 3, 4.0))
     assert images.shape == expected.shape == (2, 3, side, side)
     assert (images - expected).abs().max() < 1e-4
     assert (images[0] - images[1]).abs().max() > 0.05
     for name in ("unet", "vae", "text_encoder"):
-        ours, theirs = (getattr(owner, name).state_dict() for owner in (backbone, made.pipe))
+        ours, theirs = (
+            getattr(owner, name).state_dict() for owner in (backbone.pipeline, made.pipe)
+        )
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 

@@ -14,7 +14,10 @@ import torch
 from PIL import Image
 
 from benchmark.config.suite import load_suite
-from benchmark.models.identity import backbone_id, identify, worker_memory
+from benchmark.models.identity import backbone_id, worker_memory
+from benchmark.scoring.encoder_tables import tables_of
+from benchmark.scoring.kinds import identify
+from benchmark.scoring.scorer import scoring_of
 from tests import true_size
 
 #: Of Stable Diffusion 1.5, as published with it.
@@ -42,11 +45,25 @@ def test_every_score_says_that_its_weights_are_random(tmp_path: Path) -> None:
     assert {k: v for k, v in protocol.encoders.items() if k != "lpips"} == {
         k: v for k, v in paper.encoders.items() if k != "lpips"
     }
+    scored = scoring_of(protocol, directory=str(encoders_of_zeros(tmp_path)))
+    assert scored.metrics.keys() == paper.metrics.keys(), "every metric has what it needs"
     # Nothing but sizes and counts differ from the suite that it stands for.
     assert suite.methods.keys() == mini.methods.keys()
-    for name, settings in suite.methods.items():
-        changed = {key for key, value in settings.items() if value != mini.methods[name][key]}
+    for name in mini.groups["all"]:
+        small, whole = suite.settings(name), mini.settings(name)
+        changed = {key for key, value in small.items() if value != whole[key]}
         assert changed <= {"steps", "prior_images", "prior_steps"}
+        assert small.get("steps", 3) == 3
+
+
+def encoders_of_zeros(folder: Path) -> Path:
+    """Files where the encoders' weights lie, for looking them up."""
+    for table in true_size.random_protocol().encoders.values():
+        for file in ("model.safetensors", "open_clip_model.safetensors"):
+            place = folder / "encoders" / table["hub"].rpartition("/")[2] / file
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(b"0")
+    return folder / "encoders"
 
 
 def python_m(*arguments: str, cwd: Path) -> None:
@@ -71,7 +88,7 @@ def test_they_are_written_and_run(tmp_path: Path) -> None:
     assert backbone_id(model).startswith("stable-diffusion@")
     assert worker_memory(model) > 16 * sum(PARAMETERS.values())
     suite = load_suite(str(tmp_path / "run" / "suite.toml"))
-    identify(suite.under(None, encoders=tmp_path / "true-size" / "encoders").encoder_tables())
+    identify(tables_of(suite.protocol, str(tmp_path / "true-size" / "encoders")))
     with (tmp_path / "run" / "tables" / "cost.csv").open(newline="") as file:
         costs = {row["method"]: row for row in csv.DictReader(file)}
     assert float(costs["textual-inversion"]["steps_per_s"]) > 0

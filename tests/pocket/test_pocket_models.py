@@ -280,8 +280,8 @@ def test_each_identifier_and_name_changes_the_encoding_at_the_noun() -> None:
     pairs = [(i, noun) for i in IDENTIFIERS for noun in CLASSES]
     pairs += [(n, CLASSES[k]) for n, k in zip(names, known.kind.tolist(), strict=True)]
     with torch.no_grad():
-        plain = backbone.encode_prompts([f"a {noun}" for _, noun in pairs])[:, 2]
-        marked = backbone.encode_prompts([f"a {word} {noun}" for word, noun in pairs])[:, 3]
+        plain = backbone.encode([f"a {noun}" for _, noun in pairs]).embeddings[:, 2]
+        marked = backbone.encode([f"a {word} {noun}" for word, noun in pairs]).embeddings[:, 3]
     assert torch.cosine_similarity(plain, marked, dim=1).max() < 0.9
 
 
@@ -290,7 +290,7 @@ def test_the_judges_know_real_renders() -> None:
     from benchmark.pocket.evaluate import identity_on_renders, judge_on_renders
     from benchmark.scoring.features import load_encoders
 
-    encoders = load_encoders(load_suite("pocket").encoder_tables(), device="cpu")
+    encoders = load_encoders(load_suite("pocket").protocol.encoders, device="cpu")
     values = {row.name: row.value for row in judge_on_renders(encoders, 200)}
     assert values["class right on renders"] > 0.9
     values = {row.name: row.value for row in identity_on_renders(encoders, 50)}
@@ -303,3 +303,29 @@ def test_the_model_card_lists_the_shipped_files() -> None:
         assert str(file.relative_to(POCKET)) in card
     manifest = tomllib.loads((DATASET / "manifest.toml").read_text())
     assert manifest["name"] == "pocket"
+
+
+def test_the_generator_is_drawn_from_and_measured(tmp_path, monkeypatch) -> None:
+    from benchmark.api import Sampler
+    from benchmark.config.suite import load_suite
+    from benchmark.models.loading import load_backbone
+    from benchmark.pocket import evaluate
+    from benchmark.scoring.features import load_encoders
+
+    backbone = load_backbone("pocket", precision="fp32", sampler=Sampler(steps=1))
+    encoders = load_encoders(load_suite("pocket").protocol.encoders, device="cpu")
+    monkeypatch.setattr(evaluate, "CLASSES", CLASSES[:1])
+    evaluate.sample_sheet(backbone, tmp_path / "sheet.png", columns=3, scale=1)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (64, 3 * 64, 3) and sheet.std() > 5
+    again, other = evaluate.sampled(backbone, ["a dog", "a cat", "a dog"], [1, 1, 2])[:2]
+    alone = evaluate.sampled(backbone, ["a dog"], [1])[0]
+    assert (again - alone).abs().max() < 1e-4 < (again - other).abs().max()
+    monkeypatch.setattr(evaluate, "IDENTIFIERS", IDENTIFIERS[:2])
+    rows = evaluate.identifiers(backbone, encoders, per_cell=1)
+    assert [row.name.partition(": ")[2] for row in rows] == [
+        "cosine at the noun",
+        "a look of its own",
+        "cosine at the noun",
+    ]
+    assert all(-1 <= row.value <= 1 for row in rows)

@@ -15,37 +15,33 @@ def mean(numbers):
     return sum(numbers) / len(numbers)
 
 
-def scores(features):
-    """{metric: {image: score}} of a group."""
+def scores(group):
+    """{metric: {image: score, or None where it cannot be had}}."""
     found = {
         name: {}
         for name in ("dino", "clip_i", "clip_t", "pres", "div", "prior_div", "dino_nearest")
     }
-    for i, request in enumerate(features.requests):
+    for i, request in enumerate(group.requests):
         kind = request.prompt.kind
-        references = [j for j in range(len(features.reference_dino)) if not features.same[i][j]]
-        dino = mean(cosine(features.dino[i], features.reference_dino[j]) for j in references)
-        clip = mean(cosine(features.clip_image[i], features.reference_clip[j]) for j in references)
+        references = [j for j in range(len(group.reference_dino)) if not group.same[i][j]]
+        dinos = [cosine(group.dino[i], group.reference_dino[j]) for j in references]
+        clips = [cosine(group.clip_image[i], group.reference_clip[j]) for j in references]
         others = [
-            float(features.lpips[i][j])
-            for j, other in enumerate(features.requests)
+            float(group.lpips[i][j])
+            for j, other in enumerate(group.requests)
             if j != i
             and (other.prompt.kind, other.prompt.template) == (kind, request.prompt.template)
         ]
         if kind == "prior":
-            found["pres"][i] = dino
-            if others:
-                found["prior_div"][i] = mean(others)
+            found["pres"][i] = mean(dinos)
+            found["prior_div"][i] = mean(others) if others else None
             continue
-        found["dino"][i] = dino
-        found["dino_nearest"][i] = max(
-            cosine(features.dino[i], features.reference_dino[j]) for j in references
-        )
-        found["clip_i"][i] = clip
+        found["dino"][i] = mean(dinos) if dinos else None
+        found["dino_nearest"][i] = max(dinos) if dinos else None
+        found["clip_i"][i] = mean(clips) if clips else None
         if kind != "real":
-            found["clip_t"][i] = cosine(features.clip_image[i], features.clip_text[i])
-            if others:
-                found["div"][i] = mean(others)
+            found["clip_t"][i] = cosine(group.clip_image[i], group.clip_text[i])
+            found["div"][i] = mean(others) if others else None
     return found
 
 

@@ -10,7 +10,9 @@ import pytest
 from benchmark.api import UserError
 from benchmark.config.suite import Suite, load_suite
 from benchmark.grid import run_grid, score_run
+from benchmark.runs.gain import read_held
 from benchmark.runs.plan import plan
+from benchmark.store.directory import RunDirectory
 from benchmark.store.files import sha256
 from tests import toy
 
@@ -238,6 +240,16 @@ def test_a_kept_run_and_a_folder_of_something_else_are_left_alone(
         run(suite, tmp_path / "run", subjects=["dog-blue"])
     with pytest.raises(UserError, match="data is not empty and no run directory"):
         run(suite, tmp_path / "data")
+
+
+def test_a_run_that_ended_meanwhile_is_not_overlooked(suite: Suite, tmp_path: Path) -> None:
+    run(suite, tmp_path / "run", subjects=["dog-red"])
+    held = read_held(RunDirectory(tmp_path / "run"))
+    run(suite, tmp_path / "run", subjects=["dog-blue"])
+    with pytest.raises(UserError, match="another run has added to"), held.locked():
+        pass
+    with read_held(RunDirectory(tmp_path / "run")).locked():
+        pass
 
 
 def test_two_methods_whose_names_differ_in_what_no_folder_can_hold_keep_apart(

@@ -1,13 +1,13 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmark.api import UserError
 from benchmark.config.suite import Estimate, Suite, load_suite
-from benchmark.runs.plan import Plan, plan
+from benchmark.runs.agenda import Agenda, Work
+from benchmark.runs.plan import Grid, plan
 from benchmark.runs.time_left import Forecast
-from benchmark.store.records import JobRecord
+from benchmark.store.records import Job, JobRecord, Phases, Prior
 from tests import toy
 
 
@@ -16,7 +16,7 @@ def suite(tmp_path: Path) -> Suite:
     return load_suite(str(toy.write_world(tmp_path)))
 
 
-def labels(grid: Plan) -> list[str]:
+def labels(grid: Grid) -> list[str]:
     return [job.label for job in grid.jobs]
 
 
@@ -29,8 +29,8 @@ def test_a_plan_is_every_method_on_every_subject_with_every_seed(suite: Suite) -
         "real-images / dog-red / seed 5",
     ]
     # 3 prompts x 2 images and 2 of the prior prompt; or the 2 real images.
-    assert [grid.images[job.key] for job in grid.jobs] == [8, 8, 2, 2]
-    assert grid.jobs[0].settings["identifier"] == "sks"
+    assert [len(job.requests) for job in grid.jobs] == [8, 8, 2, 2]
+    assert grid.jobs[0].fit.settings["identifier"] == "sks"
 
 
 def test_the_suites_choices_stand_where_none_is_made(suite: Suite) -> None:
@@ -50,16 +50,55 @@ def test_all_is_every_installed_method_and_outside_ones_go_beside(suite: Suite) 
     assert len(set(grid.methods)) == len(grid.methods)
 
 
-def test_the_identifiers_ablation_is_asked_for_by_pattern_and_not_part_of_all(
-    suite: Suite,
-) -> None:
+def test_groups_and_patterns_are_spelled_out(suite: Suite) -> None:
+    grid = plan(suite, ["paints", "untuned"])
+    assert grid.methods == ("tests.toy:PAINT", "tests.toy:TELL", "untuned")
+    own = suite.model_copy(update={"groups": {"all": ["untuned", "identifier-*"]}})
     names = ("identifier-common-word", "identifier-random-string", "identifier-sks")
-    assert not set(plan(suite, ["all"]).methods) & set(names)
-    grid = plan(suite, ["dreambooth", "identifier-*"])
-    assert grid.methods == ("dreambooth", *names)
-    assert plan(suite, ["identifier-sks"]).jobs[0].settings["identifier"] == "sks"
+    assert plan(own, ["all"]).methods == ("untuned", *names)
     with pytest.raises(UserError, match="no method fits 'identity-\\*'; known: dreambooth"):
         plan(suite, ["identity-*"])
+
+
+def test_controls_come_along_where_there_are_images_enough(suite: Suite) -> None:
+    grid = plan(suite, ["untuned", "tests.toy:PAINT"], controls=suite.controls)
+    assert grid.methods == ("untuned", "tests.toy:PAINT", "real-images")
+
+
+def test_a_fits_key_knows_nothing_of_prompts_images_and_scores(suite: Suite) -> None:
+    def key(changed: Suite = suite, **choice: object) -> str:
+        return plan(changed, ["tests.toy:PRIMED"], subjects=["dog-red"], **choice).jobs[0].fit.key  # type: ignore[arg-type]
+
+    same = key()
+    assert same == key(prompts=["1"]) == key(images_per_prompt=7)
+    assert same == key(suite.under("pocket"))
+    sampler = suite.sampler.model_copy(update={"steps": 9})
+    assert same == key(suite.model_copy(update={"sampler": sampler}))
+    others = [key(seeds=[1]), key(suite.on("crayons")), key(suite.on(precision="bf16"))]
+    assert len({same, *others}) == 4
+
+
+def test_the_keys_have_the_resolved_precision(suite: Suite) -> None:
+    from benchmark.models.precision import resolve_device, resolve_precision
+
+    (job,) = plan(suite.on(precision="auto"), ["tests.toy:PAINT"], subjects=["dog-red"]).jobs
+    assert job.fit.precision == resolve_precision("auto", resolve_device("auto")) != "auto"
+
+
+def test_prior_images_are_jobs_shared_by_those_that_ask_alike(suite: Suite) -> None:
+    grid = plan(suite, ["tests.toy:PRIMED", "tests.toy:PRIMED[steps=3]", "tests.toy:PAINT"])
+    assert {(p.class_noun, p.count) for p in grid.priors.values()} == {("dog", 20), ("vase", 20)}
+    named = [job.fit.prior for job in grid.jobs]
+    assert set(named) == {*grid.priors, None}
+    assert named[0] == named[1] == named[3]  # both dogs, whatever the steps
+    two = plan(suite, ["tests.toy:PRIMED"], seeds=[0, 1])
+    assert len(two.priors) == 4
+
+
+def test_a_method_that_needs_no_backbone_has_none_in_its_key(suite: Suite) -> None:
+    (real, *_), (untuned, *_) = (plan(suite, [m]).jobs for m in ("real-images", "untuned"))
+    assert (real.fit.backbone, real.fit.precision, real.sampler) == (None, None, None)
+    assert untuned.fit.backbone is not None and untuned.sampler is not None
 
 
 @pytest.mark.parametrize(
@@ -85,7 +124,7 @@ def test_prompts_are_chosen_by_kind_number_and_template(
     ("arguments", "message"),
     [
         ({"methods": ["nonesuch"]}, "unknown method 'nonesuch'; known: dreambooth, .*untuned"),
-        ({"methods": []}, "no method chosen; known: all, dreambooth"),
+        ({"methods": []}, "no method chosen; known: all, paints, dreambooth"),
         ({"methods": ["tests.toy:NONE"]}, "module 'tests.toy' has no 'NONE'"),
         ({"subjects": ["cat"]}, "unknown subject 'cat'; known: dog-red, dog-blue, vase-green"),
         ({"prompts": ["4"]}, "unknown prompt '4'; known: recontextualization, .*; 1 to 3; a {} "),
@@ -118,76 +157,143 @@ def test_a_changed_image_is_noticed_before_anything_runs(suite: Suite) -> None:
         plan(suite, ["tests.toy:PAINT"])
 
 
-def changed_protocol(suite: Suite, **change: str) -> Suite:
-    return suite.model_copy(update={"protocol": suite.protocol.model_copy(update=change)})
+def changed(suite: Suite, **tables: dict[str, object]) -> Suite:
+    update = {name: getattr(suite, name).model_copy(update=new) for name, new in tables.items()}
+    return suite.model_copy(update=update)
 
 
-def test_the_configuration_is_all_that_decides_the_scores_and_no_more(suite: Suite) -> None:
-    def configuration(changed: Suite = suite, **arguments: object) -> str:
-        return plan(changed, ["tests.toy:PAINT"], **arguments).configuration  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("tables", "methods", "message"),
+    [
+        (
+            {"backbone": {"kind": "tests.toy:NO_TRAINING"}},
+            ["dreambooth"],
+            "method 'dreambooth' needs training.*, and backbone 'colours' has text-to-image: ",
+        ),
+        (
+            {"sampler": {"scheduler": "euler"}},
+            ["untuned"],
+            r"the suite's \[sampler\]: unknown scheduler 'euler'; known: ddim, ddpm",
+        ),
+        (
+            {},
+            ["tests.toy:PRIMED[prior_scheduler=pndm]"],
+            "prior images of method '.*prior_scheduler=pndm.*: unknown scheduler 'pndm'; known",
+        ),
+        (
+            {},
+            ["tests.toy:PAINT[steps=0]"],
+            r"setting 'steps' of method 'tests.toy:PAINT\[steps=0\]' is 0: it should be at least 1",
+        ),
+        (
+            {"protocol": {"encoders": {}}},
+            ["untuned"],
+            "metric 'clip_i' needs an encoder 'clip', and protocol 'toy-1' has",
+        ),
+        (
+            {},
+            ["tests.toy:PAINT[subject_images=3]"],
+            "asks for 3 images of subject 'dog-red', which has 2: ask for fewer",
+        ),
+        ({}, ["untuned[subject_images=0]"], "is 0: it should be a whole number from 1"),
+        (
+            {},
+            ["real-images[subject_images=1]"],
+            "method 'real-images.*' learns from no images: it has no setting 'subject_images'",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_runs(
+    suite: Suite, tables: dict, methods: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(changed(suite, **tables), methods)
 
-    same = configuration()
-    assert configuration() == same
-    estimate = Estimate(train_step_seconds=1, image_seconds=1)
-    assert configuration(suite.model_copy(update={"estimate": estimate})) == same
-    assert configuration(suite.model_copy(update={"description": "words"})) == same
-    assert configuration(suite.model_copy(update={"encoders": "elsewhere"})) == same
-    others = [
-        configuration(changed_protocol(suite, version="2")),
-        configuration(changed_protocol(suite, caption="as-given")),
-        configuration(suite.model_copy(update={"methods": {"tests.toy:PAINT": {"steps": 3}}})),
-        configuration(seeds=[1]),
-        configuration(subjects=["dog-red"]),
-        configuration(prompts=["1"]),
-        configuration(images_per_prompt=1),
-    ]
-    assert len({same, *others}) == 1 + len(others)
+
+def test_a_missing_encoder_is_named(suite: Suite, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        plan(suite.under("kosmos-g", encoders=tmp_path / "nowhere"), ["untuned"])
 
 
 def test_a_resolution_of_its_own_is_part_of_the_backbones_name_and_of_the_key(suite: Suite) -> None:
-    smaller = suite.backbone.model_copy(update={"resolution": 64})
     (own, *_), (other, *_) = (
         plan(one, ["tests.toy:PAINT"]).jobs
-        for one in (suite, suite.model_copy(update={"backbone": smaller}))
+        for one in (suite, changed(suite, backbone={"resolution": 64}))
     )
-    assert (own.backbone, other.backbone) == (
-        "tests.toy:load:colours",
-        "tests.toy:load:colours at 64 px",
-    )
-    assert own.key != other.key
-    assert suite.backbone.options() == {"precision": "auto"}
-    assert smaller.options() == {"precision": "auto", "resolution": 64}
+    assert own.fit.backbone is not None
+    assert other.fit.backbone == f"{own.fit.backbone} at 64 px"
+    assert own.fit.key != other.fit.key
 
 
-def test_a_runs_suite_file_makes_the_same_plan_again(suite: Suite, tmp_path: Path) -> None:
+def test_a_runs_suite_file_makes_the_same_jobs_again(suite: Suite, tmp_path: Path) -> None:
     grid = plan(suite, ["tests.toy:PAINT"], subjects=["dog-blue"], images_per_prompt=3)
     (tmp_path / "again.toml").write_text(grid.suite.dump_toml())
     again = plan(load_suite(str(tmp_path / "again.toml")), ["tests.toy:PAINT"])
-    assert again == replace(grid, left_out=again.left_out)
+    assert again.jobs == grid.jobs
+    assert again.suite == grid.suite
+
+
+# Time and order --------------------------------------------------------------------------------
+
+RATES = Estimate(train_step_seconds=10, image_seconds=1)
+
+
+def works(grid: Grid) -> list[Work]:
+    priors = [Work(prior, draws=prior.count) for prior in grid.priors.values()]
+    jobs = [
+        Work(j, True, len(j.requests), len(j.requests), waits_for=j.fit.prior) for j in grid.jobs
+    ]
+    return [*priors, *jobs]
 
 
 def test_time_is_forecast_from_rates_and_then_from_what_jobs_took(suite: Suite) -> None:
-    assert (
-        Forecast(plan(suite, ["tests.toy:PAINT"])).seconds(plan(suite, ["tests.toy:PAINT"]).jobs)
-        is None
+    unknown = plan(suite, ["tests.toy:PAINT"])
+    assert Forecast(unknown.suite).total(works(unknown)) is None
+    rated = suite.model_copy(update={"estimate": RATES})
+    grid = plan(rated, ["tests.toy:PAINT", "real-images"])
+    forecast = Forecast(grid.suite)
+    assert forecast.total(works(grid)) == 3 * (2 * 10 + 8 * 1) + 3 * 2 * 1
+    forecast.learn_job(JobRecord(grid.jobs[0], {}, 8, Phases(fit=1.0, draw=16.0), {}, 0.0))
+    assert forecast.total(works(grid)) == 3 * (1 + 8 * 2) + 3 * 2 * 1
+    forecast.learn_scores(4.0, 8)
+    assert forecast.total(works(grid)) == 3 * (1 + 8 * 2.5) + 3 * 2 * 1.5
+    # Of a job whose weights were kept, and of one that is drawn, not all is left.
+    job = grid.jobs[0]
+    assert forecast.seconds(Work(job, False, 2, 8)) == 2 * 2 + 8 * 0.5
+    assert forecast.seconds(Work(job, scores=8)) == 4.0
+
+
+def test_prior_images_are_forecast_by_passes_through_the_model(suite: Suite) -> None:
+    rated = changed(suite, sampler={"steps": 4, "guidance": 7.5}).model_copy(
+        update={"estimate": RATES}
     )
-    rates = Estimate(train_step_seconds=10, image_seconds=1)
-    grid = plan(suite.model_copy(update={"estimate": rates}), ["tests.toy:PAINT", "real-images"])
-    forecast = Forecast(grid)
-    assert forecast.seconds(grid.jobs) == 3 * (2 * 10 + 8 * 1) + 3 * 2 * 1
-    forecast.learn(grid.jobs[0], JobRecord("", {}, {}, 1.0, 2.0, 3.0, 0.0, 8))
-    assert forecast.seconds(grid.jobs) == 3 * 6 + 3 * 2 * 1
+    grid = plan(rated, ["tests.toy:PRIMED"], subjects=["dog-red"])
+    (prior,) = grid.priors.values()
+    # An image of the suite's passes 4 steps with guidance, 8 times; a prior image twice.
+    assert Forecast(rated).seconds(Work(prior, draws=20)) == pytest.approx(20 * 2 / 8)
 
 
-def test_long_jobs_come_first_and_classes_alternate(suite: Suite) -> None:
-    rates = Estimate(train_step_seconds=10, image_seconds=1)
-    grid = plan(suite.model_copy(update={"estimate": rates}), ["real-images", "tests.toy:PAINT"])
-    order = [(job.method, job.class_noun) for job in Forecast(grid).order(grid.jobs)]
-    assert order == [
-        ("tests.toy:PAINT", "dog"),
-        ("tests.toy:PAINT", "vase"),
-        ("tests.toy:PAINT", "dog"),
-        ("real-images", "dog"),
-        ("real-images", "vase"),
-        ("real-images", "dog"),
+def test_a_job_waits_for_its_prior_images_and_the_longest_come_first(suite: Suite) -> None:
+    rated = suite.model_copy(update={"estimate": RATES})
+    grid = plan(rated, ["untuned", "tests.toy:PRIMED[steps=5]", "tests.toy:PRIMED"])
+    agenda = Agenda(works(grid), Forecast(rated).seconds)
+    first, second = agenda.take(), agenda.take()
+    assert isinstance(first, Prior) and isinstance(second, Prior)
+    assert (first.class_noun, second.class_noun) == ("dog", "vase"), "two jobs of each need dogs"
+    waiting = [agenda.take() for _ in range(4)]
+    assert [w.method for w in waiting[:3] if isinstance(w, Job)] == ["untuned"] * 3
+    assert waiting[3] is None, "all others wait"
+    agenda.finish(second)
+    vases = [agenda.take(), agenda.take(), agenda.take()]
+    assert [w and w.label for w in vases] == [
+        "tests.toy:PRIMED[steps=5] / vase-green / seed 0",
+        "tests.toy:PRIMED / vase-green / seed 0",
+        None,
     ]
+    lost = agenda.give_up(first)
+    assert {task.label for task in lost} == {
+        f"{method} / {subject} / seed 0"
+        for method in ("tests.toy:PRIMED[steps=5]", "tests.toy:PRIMED")
+        for subject in ("dog-red", "dog-blue")
+    }
+    assert agenda.take() is None

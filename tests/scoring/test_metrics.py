@@ -1,12 +1,16 @@
-from dataclasses import replace
+"""The metrics' arithmetic, against plain loops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
-from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Metric, Prompt, Request
-from benchmark.config import registry as plugins
+from benchmark.api import ABOUT, PRIOR_PROMPT, REAL_PROMPT, Metric, Prompt, Request, Unscored
+from benchmark.config import registry
 from benchmark.scoring import metrics
-from benchmark.scoring.metrics import Features
 from tests.reference import metrics as reference
 
 METRICS = {
@@ -19,6 +23,37 @@ METRICS = {
     "dino_nearest": metrics.DINO_NEAREST,
 }
 SNOW, RED = Prompt("a {} in the snow", "recontextualization"), Prompt("a red {}", "property")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A batch of which every number is given."""
+
+    requests: Sequence[Request]
+    dino: np.ndarray
+    clip_image: np.ndarray
+    clip_text: np.ndarray
+    reference_dino: np.ndarray
+    reference_clip: np.ndarray
+    same: np.ndarray
+    lpips: np.ndarray
+
+    def of_kind(self, *, prior, real):
+        wanted = {"prior"} if prior else {"recontextualization", "accessory", "property"}
+        wanted |= {"real"} if real and not prior else set()
+        return [i for i, request in enumerate(self.requests) if request.prompt.kind in wanted]
+
+    def embeddings(self, encoder):
+        return {"dino": self.dino, "clip": self.clip_image}[encoder]
+
+    def reference_embeddings(self, encoder):
+        return {"dino": self.reference_dino, "clip": self.reference_clip}[encoder]
+
+    def text_embeddings(self, encoder):
+        return {"clip": self.clip_text}[encoder]
+
+    def distances(self, encoder):
+        return {"lpips": self.lpips}[encoder]
 
 
 def unit(rng, count, width):
@@ -35,7 +70,7 @@ def group(prompts, *, references=4, seed=0):
     distances = rng.uniform(0.1, 1, (len(prompts), len(prompts))).astype(np.float32)
     distances = distances + distances.T
     np.fill_diagonal(distances, 0)
-    return Features(
+    return Group(
         requests=requests,
         dino=unit(rng, len(prompts), 6),
         clip_image=unit(rng, len(prompts), 5),
@@ -45,6 +80,11 @@ def group(prompts, *, references=4, seed=0):
         same=np.zeros((len(prompts), references), bool),
         lpips=np.where(alike, distances, np.nan),
     )
+
+
+def valued(scores):
+    """The scores that there are."""
+    return {i: value for i, value in scores.items() if not isinstance(value, Unscored)}
 
 
 GROUPS = {
@@ -58,84 +98,121 @@ GROUPS = {
 @pytest.mark.parametrize("prompts", GROUPS.values(), ids=GROUPS)
 @pytest.mark.parametrize("name", METRICS)
 def test_metrics_equal_plain_loops(prompts, name):
-    features = group(prompts)
+    batch = group(prompts)
     if REAL_PROMPT in prompts:
-        features = replace(features, same=np.eye(4, dtype=bool))
-    expected = reference.scores(features)[name]
-    found = METRICS[name](features)
+        batch = replace(batch, same=np.eye(4, dtype=bool))
+    expected = reference.scores(batch)[name]
+    found = METRICS[name](batch)
     assert list(found) == sorted(expected)
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert set(found) - set(valued(found)) == {i for i, value in expected.items() if value is None}
+    assert valued(found) == pytest.approx(
+        {i: value for i, value in expected.items() if value is not None}, abs=1e-6
+    )
 
 
 def test_the_template_of_an_evaluation_prompt_may_be_the_prior_prompts():
     plain = Prompt(PRIOR_PROMPT.template, "recontextualization")
-    features = group([plain, plain, PRIOR_PROMPT, PRIOR_PROMPT])
-    assert list(metrics.DIV(features)) == [0, 1]
-    assert list(metrics.PRES(features)) == [2, 3]
+    batch = group([plain, plain, PRIOR_PROMPT, PRIOR_PROMPT])
+    assert list(metrics.DIV(batch)) == [0, 1]
+    assert list(metrics.PRES(batch)) == [2, 3]
 
 
 def test_a_real_image_is_never_compared_with_itself():
-    features = group([REAL_PROMPT] * 4)
-    features = replace(features, dino=features.reference_dino, same=np.eye(4, dtype=bool))
-    without = metrics.DINO(features)
-    inflated = metrics.DINO(replace(features, same=np.zeros((4, 4), bool)))
+    batch = group([REAL_PROMPT] * 4)
+    batch = replace(batch, dino=batch.reference_dino, same=np.eye(4, dtype=bool))
+    without = metrics.DINO(batch)
+    inflated = metrics.DINO(replace(batch, same=np.zeros((4, 4), bool)))
     for i in range(4):
         assert inflated[i] == pytest.approx((3 * without[i] + 1) / 4, abs=1e-6)
 
 
 def test_a_copy_is_as_near_as_can_be_and_a_mean_does_not_show_it():
-    features = group([SNOW, SNOW])
-    copies = np.stack([features.reference_dino[2], features.dino[1]])
-    nearest = metrics.DINO_NEAREST(replace(features, dino=copies))
+    batch = group([SNOW, SNOW])
+    copies = np.stack([batch.reference_dino[2], batch.dino[1]])
+    nearest = metrics.DINO_NEAREST(replace(batch, dino=copies))
     assert nearest[0] == pytest.approx(1, abs=1e-6)
-    assert metrics.DINO(replace(features, dino=copies))[0] < 0.9 > nearest[1]
+    assert metrics.DINO(replace(batch, dino=copies))[0] < 0.9 > nearest[1]
 
 
 def test_an_image_without_a_reference_is_an_error_and_no_nan():
-    features = replace(group([SNOW], references=1), same=np.ones((1, 1), bool))
+    batch = replace(group([SNOW], references=1), same=np.ones((1, 1), bool))
     with pytest.raises(ValueError, match="image 0 has no reference"):
-        metrics.DINO(features)
+        metrics.DINO(batch)
 
 
-def test_a_real_image_that_is_the_only_reference_gets_no_score():
+def test_a_real_image_that_is_the_only_reference_has_a_reason_and_no_score():
     same = np.array([[False], [True], [False]])
-    features = replace(group([REAL_PROMPT] * 3, references=1), same=same)
-    assert list(metrics.DINO(features)) == list(metrics.CLIP_I(features)) == [0, 2]
+    batch = replace(group([REAL_PROMPT] * 3, references=1), same=same)
+    for metric in (metrics.DINO, metrics.CLIP_I):
+        found = metric(batch)
+        assert found[1] == Unscored("the only reference is this image itself")
+        assert list(valued(found)) == [0, 2]
+
+
+def test_the_only_image_of_a_prompt_has_no_diversity_and_the_others_have():
+    batch = group([SNOW, RED, SNOW])
+    found = metrics.DIV(batch)
+    assert found[1] == Unscored("it is the only image of its prompt")
+    assert found[0] == found[2] == pytest.approx(batch.lpips[0, 2])
 
 
 def test_nothing_a_metric_must_not_read_is_read():
-    features = group([SNOW, SNOW, PRIOR_PROMPT, PRIOR_PROMPT, REAL_PROMPT])
-    text = features.clip_text.copy()
+    batch = group([SNOW, SNOW, PRIOR_PROMPT, PRIOR_PROMPT, REAL_PROMPT])
+    text = batch.clip_text.copy()
     text[2:] = np.nan
-    distances = features.lpips.copy()
+    distances = batch.lpips.copy()
     distances[np.ix_([4], [4])] = np.nan
-    spoiled = replace(features, clip_text=text, lpips=distances)
+    spoiled = replace(batch, clip_text=text, lpips=distances)
     for metric in METRICS.values():
-        assert metric(spoiled) == metric(features)
+        assert metric(spoiled) == metric(batch)
         assert np.isfinite(list(metric(spoiled).values())).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_scores_do_not_depend_on_the_order_of_the_images(seed):
-    features = group(GROUPS["mixed up"], seed=seed)
-    order = np.random.default_rng(seed).permutation(len(features.requests))
+    batch = group(GROUPS["mixed up"], seed=seed)
+    order = np.random.default_rng(seed).permutation(len(batch.requests))
     shuffled = replace(
-        features,
-        requests=tuple(features.requests[i] for i in order),
-        dino=features.dino[order],
-        clip_image=features.clip_image[order],
-        clip_text=features.clip_text[order],
-        same=features.same[order],
-        lpips=features.lpips[np.ix_(order, order)],
+        batch,
+        requests=tuple(batch.requests[i] for i in order),
+        dino=batch.dino[order],
+        clip_image=batch.clip_image[order],
+        clip_text=batch.clip_text[order],
+        same=batch.same[order],
+        lpips=batch.lpips[np.ix_(order, order)],
     )
     for metric in METRICS.values():
         found = {int(order[i]): value for i, value in metric(shuffled).items()}
-        assert found == pytest.approx(metric(features), abs=1e-9)
+        assert valued(found) == pytest.approx(valued(metric(batch)), abs=1e-9)
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_metrics_keep_the_protocol(name):
-    metric = METRICS[name]
+def test_a_metric_looks_through_the_encoder_it_is_given(name):
+    batch = group(GROUPS["usual"])
+    metric = replace(METRICS[name], encoder="other")
+    assert {need.partition(":")[0] for need in metric.needs} == {"other"}
+    with pytest.raises(KeyError, match="other"):
+        metric(batch)
+
+
+@pytest.mark.parametrize("name", [*METRICS, "dinov2"])
+def test_metrics_keep_the_contract(name):
+    metric = registry.load("metrics", name)
     assert isinstance(metric, Metric)
+    assert metric is METRICS.get(name, metrics.DINOV2)
     assert metric.higher_is_better == {"pres": False, "dino_nearest": None}.get(name, True)
-    assert plugins.load("metrics", name) is metric
+    assert metric.about in ABOUT
+
+
+def test_the_metrics_are_called_as_in_the_papers():
+    labels = {name: registry.load("metrics", name).label for name in (*METRICS, "dinov2")}
+    assert labels == {
+        "dino": "DINO",
+        "dinov2": "DINOv2",
+        "clip_i": "CLIP-I",
+        "clip_t": "CLIP-T",
+        "pres": "PRES",
+        "div": "DIV",
+        "prior_div": "prior DIV",
+        "dino_nearest": "nearest DINO",
+    }

@@ -1,29 +1,74 @@
-"""Records: prompts, noise seeds, job keys, requests."""
+"""Records: prompts, noise seeds, the three keys, requests, and reading back what was written."""
 
+import json
+from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
-from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Prompt, noise_seed
-from benchmark.store.records import Job
+from benchmark.api import (
+    PRIOR_PROMPT,
+    REAL_PROMPT,
+    Prompt,
+    Request,
+    Sampler,
+    UserError,
+    noise_seed,
+)
+from benchmark.store.records import (
+    Fit,
+    ImageRecord,
+    Job,
+    JobRecord,
+    MetricRecord,
+    Phases,
+    Prior,
+    PriorRecord,
+    ScoreRecord,
+    Scoring,
+    from_json,
+    image_key,
+    images_digest,
+    to_json,
+)
 
 SNOW = Prompt("a {} in the snow", "recontextualization")
-JOB = Job(
+FIT = Fit(
     method="dreambooth",
-    method_version="1",
-    settings={"steps": 2},
+    version="1",
+    settings={"steps": 2, "templates": ["a {}"]},
+    backbone="pocket@0",
+    precision="fp32",
     subject="rex",
     class_noun="dog",
     live=True,
-    images_digest="ab",
-    backbone="pocket@0",
-    sampler={"steps": 3},
-    encoders={"dino": {}},
+    images="ab",
+    prior=None,
+    seed=0,
+)
+JOB = Job(
+    method="dreambooth[steps=2]",
+    role="method",
+    variant_of=None,
+    prompted=True,
+    fit=FIT,
+    sampler=Sampler("ddim", 3, 1.0),
+    references=5,
+    references_digest="abc",
     prompts=(SNOW,),
     images_per_prompt=2,
     prior_prompt_images=1,
-    seed=0,
-    protocol="pocket-1",
+)
+PRIOR = Prior("pocket@0", "fp32", "dog", 4, Sampler(), 0)
+SCORING = Scoring(
+    protocol="p-1",
+    declaration="d",
+    encoders={"clip": {"weights": "1"}, "dino": {"weights": "2"}},
+    metrics={
+        "clip_t": MetricRecord("1", "CLIP-T", "prompt fidelity", True, ("clip",), 1.0),
+        "dino": MetricRecord("1", "DINO", "subject fidelity", True, ("dino",), 1.0),
+    },
 )
 
 
@@ -31,41 +76,137 @@ def test_a_prompt_takes_the_subject_phrase() -> None:
     assert SNOW.text("sks dog") == "a sks dog in the snow"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "slug"),
+    [
+        (SNOW, "a-subject-in-the-snow"),
+        (Prompt("a {}", "property"), "a-subject"),
+        (PRIOR_PROMPT, "prior"),
+        (REAL_PROMPT, "real"),
+        (Prompt("../a {}/..", "property"), "a-subject"),
+    ],
+)
+def test_a_prompt_names_its_files(prompt: Prompt, slug: str) -> None:
+    assert prompt.slug == slug
+
+
+def test_long_prompts_keep_names_apart_and_short() -> None:
+    slugs = {Prompt("a {} " + "very " * 80 + end, "property").slug for end in "xy"}
+    assert len(slugs) == 2
+    assert max(map(len, slugs)) < 100
+
+
 @pytest.mark.parametrize("position", range(4))
 def test_a_noise_seed_depends_on_each_of_its_four(position: int) -> None:
     known = ["rex", SNOW.template, 0, 0]
     other = list(known)
     other[position] = ["max", "a {}", 1, 1][position]
-    assert noise_seed(*known) != noise_seed(*other)
-    assert 0 <= noise_seed(*known) < 2**63
+    assert noise_seed(*known) != noise_seed(*other)  # type: ignore[arg-type]
+    assert 0 <= noise_seed(*known) < 2**63  # type: ignore[arg-type]
 
 
 def test_methods_share_their_noise() -> None:
-    other = replace(JOB, method="untuned", settings={}, method_version="9")
-    asked = [job.requests(prompted=True, references=5) for job in (JOB, other)]
-    assert asked[0] == asked[1]
+    other = replace(JOB, method="untuned", fit=replace(FIT, method="untuned", settings={}))
+    assert JOB.requests == other.requests
 
 
 def test_requests_are_the_prompts_then_the_prior_prompts() -> None:
-    requests = JOB.requests(prompted=True, references=5)
+    requests = JOB.requests
     assert [(r.prompt, r.index) for r in requests] == [(SNOW, 0), (SNOW, 1), (PRIOR_PROMPT, 0)]
     assert len({r.noise_seed for r in requests}) == 3
 
 
 def test_a_method_without_prompts_is_asked_for_each_reference() -> None:
-    requests = JOB.requests(prompted=False, references=3)
+    requests = replace(JOB, prompted=False, references=3).requests
     assert [(r.prompt, r.index) for r in requests] == [(REAL_PROMPT, i) for i in range(3)]
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Job)])
-def test_a_jobs_key_depends_on_every_field(name: str) -> None:
-    value = getattr(JOB, name)
-    changed = {
-        str: lambda: value + "x",
-        int: lambda: value + 1,
-        bool: lambda: not value,
-        dict: lambda: {**value, "more": 1},
-        tuple: lambda: (*value, PRIOR_PROMPT),
-    }[type(value)]()
-    assert replace(JOB, **{name: changed}).key != JOB.key
-    assert replace(JOB).key == JOB.key
+CHANGES: dict[type, Callable[[Any], Any]] = {
+    str: lambda value: value + "x",
+    int: lambda value: value + 1,
+    bool: lambda value: not value,
+    dict: lambda value: {**value, "more": 1},
+    type(None): lambda value: "some",
+    Sampler: lambda value: replace(value, steps=value.steps + 1),
+}
+
+
+@pytest.mark.parametrize("record", [FIT, PRIOR], ids=["fit", "prior"])
+def test_a_key_depends_on_every_field(record: Fit | Prior) -> None:
+    for field in fields(record):
+        value = getattr(record, field.name)
+        changed = replace(record, **{field.name: CHANGES[type(value)](value)})
+        assert changed.key != record.key, field.name
+    assert replace(record).key == record.key
+
+
+def test_an_images_key_depends_on_fit_request_and_sampler_and_nothing_else() -> None:
+    request = Request(SNOW, 1, 7)
+    key = image_key(FIT, request, JOB.sampler)
+    assert key == image_key(
+        replace(FIT), Request(Prompt(SNOW.template, "property"), 1, 7), JOB.sampler
+    )
+    others = [
+        image_key(replace(FIT, seed=1), request, JOB.sampler),
+        image_key(FIT, replace(request, index=2), JOB.sampler),
+        image_key(FIT, replace(request, noise_seed=8), JOB.sampler),
+        image_key(FIT, replace(request, prompt=PRIOR_PROMPT), JOB.sampler),
+        image_key(FIT, request, Sampler("ddim", 4, 1.0)),
+        image_key(FIT, request, None),
+    ]
+    assert len({key, *others}) == 7
+
+
+def test_a_scores_key_depends_on_its_own_metric_and_encoders_alone() -> None:
+    key = SCORING.key("dino")
+    metrics, encoders = SCORING.metrics, SCORING.encoders
+    other_clip = replace(SCORING, encoders=encoders | {"clip": {"weights": "9"}})
+    other_dino = replace(SCORING, encoders=encoders | {"dino": {"weights": "9"}})
+    newer = replace(SCORING, metrics=metrics | {"dino": replace(metrics["dino"], version="2")})
+    assert other_clip.key("dino") == key
+    assert other_clip.key("clip_t") != SCORING.key("clip_t")
+    for other in (other_dino, newer, replace(SCORING, declaration="e")):
+        assert other.key("dino") != key
+
+
+def record() -> JobRecord:
+    image = ImageRecord(SNOW, 0, 7, "a dog in the snow", "key", "sha")
+    losses = {"instance": ((1, 0.5), (2, 0.25))}
+    return JobRecord(JOB, {"images/a.png": image}, 1, Phases(1, 2, 3), {}, 5.0, 7.5, losses)
+
+
+def scored() -> ScoreRecord:
+    return ScoreRecord(*JOB.name, SCORING, "i", "abc", 1.0, "r", {})
+
+
+@pytest.mark.parametrize(
+    "written",
+    [record(), scored(), PriorRecord(PRIOR, 1.0, "s", {})],
+    ids=lambda r: type(r).__name__,
+)
+def test_a_record_is_read_back_as_it_was_written(written: Any) -> None:
+    content = json.loads(json.dumps(to_json(written)))
+    assert from_json(type(written), content, where="here") == written
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 1}, "here has format 1, and format 2 is read: .*into a new --out"),
+        ({"kind": "ScoreRecord"}, "here is no JobRecord"),
+        ({"drawn": "many"}, "here: drawn: .*: remove it, and run again"),
+    ],
+)
+def test_what_is_no_record_is_named(change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        from_json(JobRecord, to_json(record()) | change, where="here")
+    with pytest.raises(UserError, match="of format 1, .*made by an older version"):
+        from_json(JobRecord, {"key": "k", "job": {}}, where="here")
+
+
+def test_images_have_a_digest_whatever_their_order() -> None:
+    images = {f"{i}.png": ImageRecord(SNOW, i, 7, "", "key", f"sha{i}") for i in range(3)}
+    backwards = dict(reversed(images.items()))
+    assert images_digest(images) == images_digest(backwards)
+    changed = images | {"0.png": replace(images["0.png"], sha256="other")}
+    assert images_digest(changed) != images_digest(images)

@@ -9,44 +9,85 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Prompt, UserError
+from benchmark.api import Prompt, UserError
 from benchmark.store.directory import (
+    Asked,
+    Plan,
     RunDirectory,
-    image_path,
-    job_path,
-    png_bytes,
-    prompt_slug,
-    provenance,
-    write_atomically,
+    folder_name,
+    request_path,
+    score_rows,
+    scores_path,
 )
-from benchmark.store.records import Job, JobRecord, Score
+from benchmark.store.files import png_bytes, sha256, write_atomically
+from benchmark.store.provenance import provenance
+from benchmark.store.records import (
+    Fit,
+    ImageRecord,
+    Job,
+    JobRecord,
+    MetricRecord,
+    Phases,
+    Score,
+    ScoreRecord,
+    Scoring,
+    image_key,
+)
 
-JOB = Job(
+FIT = Fit(
     method="my_module:METHOD",
-    method_version="1",
+    version="1",
     settings={"steps": 1},
+    backbone="b",
+    precision="fp32",
     subject="dog",
     class_noun="dog",
     live=True,
-    images_digest="d",
-    backbone="b",
-    sampler={},
-    encoders={},
+    images="d",
+    prior=None,
+    seed=3,
+)
+JOB = Job(
+    method="my_module:METHOD",
+    role="method",
+    variant_of=None,
+    prompted=True,
+    fit=FIT,
+    sampler=None,
+    references=2,
+    references_digest="d",
     prompts=(Prompt("a {} in the snow", "recontextualization"),),
     images_per_prompt=1,
     prior_prompt_images=0,
-    seed=3,
-    protocol="p",
 )
-OTHER = replace(JOB, subject="cat")
+OTHER = replace(JOB, fit=replace(FIT, subject="cat"))
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+METRIC = MetricRecord("1", "DINO", "subject fidelity", True, ("dino",), 1.0)
+FOLDER = folder_name(JOB.method)
 
 
-def finish(directory: RunDirectory, job: Job, *, value: float = 0.5) -> str:
-    """Write what a finished job writes. Returns its image's path."""
-    (request,) = job.requests(prompted=True, references=0)
-    name = directory.image_path(job, request)
-    score = Score(
+def draw(directory: RunDirectory, job: Job) -> JobRecord:
+    """Write the images of a job, and its record."""
+    (request,) = job.requests
+    name = request_path(job.name, request)
+    hashes = directory.write_images({name: IMAGE})
+    image = ImageRecord(
+        request.prompt,
+        0,
+        request.noise_seed,
+        "a dog in the snow",
+        image_key(job.fit, request, None),
+        hashes[name],
+    )
+    record = JobRecord(job, {name: image}, 1, Phases(), {}, 1.0)
+    directory.write_job(record)
+    return record
+
+
+def score(directory: RunDirectory, job: Job, protocol: str = "p", value: float = 0.5) -> None:
+    """Write two scores of a job: `value`, and none."""
+    (request,) = job.requests
+    one = Score(
         method=job.method,
         subject=job.subject,
         prompt=request.prompt.template,
@@ -55,16 +96,21 @@ def finish(directory: RunDirectory, job: Job, *, value: float = 0.5) -> str:
         seed=job.seed,
         metric="dino",
         value=value,
-        protocol=job.protocol,
+        protocol=protocol,
     )
-    record = JobRecord(job.key, {}, {}, 1.0, 1.0, 1.0, 1.0, 1)
-    directory.write_job(record, job, {name: IMAGE}, [score, replace(score, value=1e-9)])
-    return name
+    text = score_rows([one, replace(one, value=None, reason="too dark, and more")])
+    scoring = Scoring(protocol, "d", {}, {"dino": METRIC})
+    record = ScoreRecord(*job.name, scoring, "i", "d", 1.0, sha256(text.encode()), {})
+    directory.write_scores(record, text)
 
 
-def prepare(path: Path, configuration: str = "c") -> RunDirectory:
+def prepare(path: Path, protocols: tuple[str, ...] = ("p",)) -> RunDirectory:
     directory = RunDirectory(path)
-    directory.prepare(configuration=configuration, suite_toml="", jobs=[JOB, OTHER])
+    jobs = tuple(Asked(*job.name, images=1) for job in (JOB, OTHER))
+    plan = Plan(jobs, protocols, {"backbone": "b", "sampler.steps": 2})
+    with directory.locked():
+        directory.write_plan(plan, suite="", protocols={"p": 'name = "p"'})
+    assert directory.plan() == plan
     return directory
 
 
@@ -93,94 +139,119 @@ def test_png_bytes_are_lossless_repeatable_and_undated() -> None:
     assert chunks == {b"IHDR", b"IDAT", b"IEND"}
 
 
-@pytest.mark.parametrize(
-    ("prompt", "slug"),
-    [
-        (Prompt("a {} in the snow", "recontextualization"), "a-subject-in-the-snow"),
-        (Prompt("a {}", "property"), "a-subject"),
-        (PRIOR_PROMPT, "prior"),
-        (REAL_PROMPT, "real"),
-        (Prompt("../a {}/..", "property"), "a-subject"),
-    ],
-)
-def test_a_prompt_names_its_files(prompt: Prompt, slug: str) -> None:
-    assert prompt_slug(prompt) == slug
-    path = image_path("my_module:METHOD", "dog", prompt, 3, 1)
-    assert path == f"images/my_module-METHOD/dog/{slug}-s3-1.png"
+def test_names_that_no_folder_can_hold_keep_apart() -> None:
+    names = ["a:b", "a/b", "a-b", "a b", "a[b=1,c=2]", "a[b=1-c=2]", "dreambooth"]
+    folders = [folder_name(name) for name in names]
+    assert len(set(folders)) == len(names)
+    assert all(re.fullmatch(r"[\w.+=-]+", folder) for folder in folders)
+    assert folders[-1] == "dreambooth", "a plain name stays as it is"
+    (request,) = JOB.requests
+    path = request_path(JOB.name, request)
+    assert path == f"images/{FOLDER}/dog/a-subject-in-the-snow-s3-0.png"
 
 
-def test_long_prompts_keep_names_apart_and_short() -> None:
-    slugs = {prompt_slug(Prompt("a {} " + "very " * 80 + end, "property")) for end in "xy"}
-    assert len(slugs) == 2
-    assert max(map(len, slugs)) < 100
-
-
-def test_a_job_is_done_when_its_record_is_there_and_not_before(
+def test_a_job_is_drawn_when_its_record_is_there_and_not_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = prepare(tmp_path / "run")
-    directory.write_error(JOB, "Traceback")
-    assert directory.record(JOB) is None
+    directory.write_error(JOB.name, "Traceback")
+    assert directory.job_record(JOB.name) is None
 
     written: list[str] = []
-    monkeypatch.setattr(
-        "benchmark.store.directory.write_atomically",
-        lambda path, content: written.append(path.suffix),
-    )
-    finish(directory, JOB)
-    assert written == [".png", ".csv", ".json"]
+
+    def note(path: Path, content: object) -> None:
+        written.append(path.suffix)
+
+    monkeypatch.setattr("benchmark.store.directory.write_atomically", note)
+    draw(directory, JOB)
+    score(directory, JOB)
+    assert written == [".png", ".json", ".csv", ".json"], "each record after what it vouches for"
     monkeypatch.undo()
 
-    name = finish(directory, JOB)
-    assert directory.record(JOB) == JobRecord(JOB.key, {}, {}, 1.0, 1.0, 1.0, 1.0, 1)
+    record = draw(directory, JOB)
+    assert directory.job_record(JOB.name) == record
+    (name,) = record.images
     np.testing.assert_array_equal(np.asarray(Image.open(directory.path / name)), IMAGE)
-    assert directory.record(replace(JOB, protocol="another")) is None, "not that job's record"
+    assert record.images[name].sha256 == sha256((directory.path / name).read_bytes())
     assert not list(directory.path.rglob("*.error.txt")), "an old failure is forgotten"
 
 
-def test_scores_are_the_finished_jobs_in_plan_order(tmp_path: Path) -> None:
+def test_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
     directory = prepare(tmp_path / "run")
-    finish(directory, OTHER, value=0.25)
-    assert directory.assemble_scores() == 1
-    finish(directory, JOB)
-    half_written = tmp_path / "run" / f"{job_path(JOB)}.csv.123.tmp"
-    half_written.write_text("half a row")
+    assert directory.score_record("p", JOB.name) is None
+    assert directory.read_scores("p", JOB.name) == []
+    score(directory, JOB, value=0.1234567)
+    found = directory.read_scores("p", JOB.name)
+    assert [(one.value, one.reason) for one in found] == [
+        (0.123457, ""),
+        (None, "too dark, and more"),
+    ]
+    record = directory.score_record("p", JOB.name)
+    assert record is not None and record.name == JOB.name
+    path = directory.path / f"{scores_path('p', JOB.name)}.csv"
+    assert record.rows == sha256(path.read_text().partition("\n")[2].encode())
+    path.write_text(path.read_text().replace("0.123457", "much"))
+    with pytest.raises(UserError, match=f"{path} has a row that is no score"):
+        directory.read_scores("p", JOB.name)
+
+
+def test_all_scores_are_those_of_each_protocol_in_plan_order(tmp_path: Path) -> None:
+    directory = prepare(tmp_path / "run", ("p", "q"))
+    score(directory, OTHER, value=0.25)
     assert directory.assemble_scores() == 2
-    row = "my_module:METHOD,{},a {{}} in the snow,recontextualization,0,3,dino,{},p\n"
-    assert (tmp_path / "run" / "scores.csv").read_text() == (
-        "method,subject,prompt,prompt_kind,sample,seed,metric,value,protocol\n"
-        + row.format("dog", "0.500000")
-        + row.format("dog", "0.000000")
-        + row.format("cat", "0.250000")
-        + row.format("cat", "0.000000")
+    score(directory, JOB, "q", value=0.75)
+    score(directory, JOB)
+    half_written = directory.path / f"{scores_path('q', OTHER.name)}.csv.123.tmp"
+    half_written.write_text("half a row")
+    unrecorded = directory.path / f"{scores_path('q', OTHER.name)}.csv"
+    unrecorded.write_text("method\nrows without a record\n")
+    assert directory.assemble_scores() == 6
+    row = "my_module:METHOD,{},a {{}} in the snow,recontextualization,0,3,dino,{},{},{}\n"
+    expected = [("dog", "0.500000", "p"), ("cat", "0.250000", "p"), ("dog", "0.750000", "q")]
+    assert (directory.path / "scores.csv").read_text() == (
+        "method,subject,prompt,prompt_kind,sample,seed,metric,value,protocol,reason\n"
+    ) + "".join(
+        row.format(subject, value, protocol, "")
+        + row.format(subject, "", protocol, '"too dark, and more"')
+        for subject, value, protocol in expected
     )
-    assert directory.job_means(OTHER) == {"dino": 0.125}
 
 
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
-    directory = prepare(tmp_path / "run")
-    directory.check("c")
-    with pytest.raises(UserError, match="another configuration"):
-        prepare(tmp_path / "run", "d")
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["configuration"] == "c"
-
     (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    (tmp_path / "notes/mine.txt").write_text("mine")
     with pytest.raises(UserError, match="notes is not empty and no run directory"):
-        prepare(tmp_path / "notes")
-    with pytest.raises(UserError, match="cannot use .*mine.txt as --out: Not a directory"):
-        prepare(tmp_path / "notes" / "mine.txt")
-    with pytest.raises(UserError, match="cannot .*: Not a directory"):
-        prepare(tmp_path / "notes" / "mine.txt" / "below")
+        RunDirectory(tmp_path / "notes").plan()
+    for place in ("notes/mine.txt", "notes/mine.txt/below"):
+        with (
+            pytest.raises(UserError, match=f"cannot write to .*{place}: "),
+            RunDirectory(tmp_path / place).locked(),
+        ):
+            pass
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["mine.txt"]
-    with pytest.raises(UserError, match="notes is no run directory"):
-        RunDirectory(tmp_path / "notes").assemble_scores()
+    with pytest.raises(UserError, match="nowhere is no run directory"):
+        RunDirectory(tmp_path / "nowhere").assemble_scores()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "run.json is no JSON"),
+        ('{"configuration": "c"}', "has format 1, and format 2 is read"),
+        ('{"format": 2, "jobs": [{"method": "a"}]}', "run.json is no plan of a run"),
+    ],
+)
+def test_what_is_no_plan_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        RunDirectory(tmp_path).plan()
 
 
 def test_a_folder_where_a_run_was_killed_at_once_can_be_used(tmp_path: Path) -> None:
     (tmp_path / "run.json.77.tmp").touch()
     (tmp_path / "run.lock").touch()
-    prepare(tmp_path).check("c")
+    assert RunDirectory(tmp_path).plan() is None
+    prepare(tmp_path)
 
 
 def hold(path: Path, ready: object, leave: object) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from open_clip.tokenizer import SimpleTokenizer
 from transformers import CLIPTokenizer
 
 from benchmark.api import UserError
-from benchmark.config.suite import load_suite
+from benchmark.config.suite import BackboneChoice, load_suite
 from benchmark.models.identity import POCKET
 from benchmark.models.loading import load_backbone
+from benchmark.models.rows import TensorRows
 from benchmark.models.single_file import clip_tokenizer
 from benchmark.pocket.captions import IDENTIFIERS
 from benchmark.studies.identifiers import (
@@ -22,6 +25,7 @@ from benchmark.studies.identifiers import (
     probe_candidates,
     pull,
     rare_words,
+    single_token,
 )
 from methods.ablations import IDENTIFIER_RANDOM_STRING
 from tests.tiny_pipeline import save_tiny_pipeline
@@ -85,18 +89,19 @@ def test_the_ablations_prompts_fit_the_pocket_model():
     dataset = load_dataset("pocket")
     backbone = load_backbone("pocket", precision="fp32", device="cpu")
     common = suite.method("identifier-common-word").identifier
-    assert len(backbone.token_ids(common)) == 1
+    assert single_token("pocket", common) is not None
     for word in (common, IDENTIFIER_RANDOM_STRING.identifier):
         texts = [
             prompt.text(f"{word} {subject.class_noun}")
             for subject in dataset.subjects
             for prompt in dataset.prompts_for(subject)
         ]
-        backbone.encode_prompts(list(dict.fromkeys(texts)))  # raises if one is too long
-    assert len(backbone.token_ids(IDENTIFIER_RANDOM_STRING.identifier)) > 3
-    dreambooth = suite.methods["dreambooth"]
+        backbone.encode(list(dict.fromkeys(texts)))  # raises if one is too long
+    assert single_token("pocket", IDENTIFIER_RANDOM_STRING.identifier) is None
+    dreambooth = suite.settings("dreambooth")
     for name in ("identifier-sks", "identifier-common-word", "identifier-random-string"):
-        assert suite.methods[name] | dreambooth == suite.methods[name], "but for the identifier"
+        own = {"identifier": suite.settings(name)["identifier"]}
+        assert suite.settings(name) == dreambooth | own, "but for the identifier"
 
 
 def test_pull_is_counted_in_the_spread_of_the_class():
@@ -113,39 +118,60 @@ def test_pull_is_counted_in_the_spread_of_the_class():
         pull(at(10, 10), at(20, 20))
 
 
-class Painter:
-    """A backbone that paints a word's own colour over noise; `sks` means nothing to it."""
+@dataclass(frozen=True, eq=False)
+class Painted(TensorRows):
+    """How much of its own colour a text has."""
 
-    device = "cpu"
+    share: torch.Tensor
+
+
+class Painter:
+    """A kind of backbone, and the backbone: a word's own colour over noise; `sks` has none."""
+
     strength = {"dog": 0.0, "sks": 0.0, "ohwx": 0.3, "cat": 0.9}
 
-    def token_ids(self, text: str) -> list[int]:
-        return [7]
+    def load(self, model, **options):
+        assert options["precision"] != "auto" and options["device"] != "auto"
+        return self
 
-    def sample(self, texts, seeds):
-        import torch
+    def encode(self, texts):
+        shares = [max(self.strength[word] for word in text.split()[1:]) for text in texts]
+        return Painted(torch.tensor(shares))
 
-        assert len(set(texts)) == 1
+    def sample(self, condition, seeds):
         colour = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
-        share = max(self.strength[word] for word in texts[0].split()[1:])
         noise = [torch.rand((3, 4, 4), generator=torch.Generator().manual_seed(s)) for s in seeds]
-        return torch.stack([share * colour + (1 - share) * image for image in noise])
+        pairs = zip(condition.share, noise, strict=True)
+        return torch.stack([share * colour + (1 - share) * image for share, image in pairs])
 
 
 class Eyes:
-    def image(self, pixels):
+    """Encoders whose features are the pixels."""
+
+    def embeddings(self, name, pixels):
         rows = np.stack(pixels).reshape(len(pixels), -1).astype(np.float64)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def test_the_probe_puts_the_weakest_prior_first_and_adds_the_suites_own(monkeypatch):
-    monkeypatch.setattr(
-        "benchmark.config.registry.load", lambda group, kind: lambda *a, **o: Painter()
-    )
-    monkeypatch.setattr("benchmark.scoring.encoder_loading.load_clip", lambda *a: Eyes())
+@pytest.fixture
+def asked(monkeypatch) -> dict:
+    """The encoders' tables that are loaded; the backbone is a Painter."""
+    tables = {}
+
+    def load_encoders(given, device):
+        tables.update(given)
+        return Eyes()
+
+    monkeypatch.setattr(BackboneChoice, "load_kind", lambda self: Painter())
+    monkeypatch.setattr("benchmark.scoring.features.load_encoders", load_encoders)
+    return tables
+
+
+def test_the_probe_puts_the_weakest_prior_first_and_adds_the_suites_own(asked):
     candidates = [Candidate("cat", 1), Candidate("ohwx", 2)]
     probed = probe_candidates(load_suite("pocket"), candidates, "dog", images=4)
-    assert [(c.word, c.token) for c in probed] == [("sks", 7), ("ohwx", 2), ("cat", 1)]
+    own = single_token("pocket", "sks")
+    assert [(c.word, c.token) for c in probed] == [("sks", own), ("ohwx", 2), ("cat", 1)]
     pulls = [c.pull for c in probed]
     assert pulls[0] == pytest.approx(0) and 0.05 < pulls[1] < pulls[2]
     table = candidate_table(probed).splitlines()
@@ -154,18 +180,7 @@ def test_the_probe_puts_the_weakest_prior_first_and_adds_the_suites_own(monkeypa
     assert "pull" not in candidate_table(candidates)
 
 
-def test_the_probe_looks_through_the_clip_of_the_protocol_it_is_given(monkeypatch, tmp_path):
-    def paint(*_args, **_options):
-        return Painter()
-
-    asked = {}
-
-    def load_clip(name, table, device):
-        asked.update(table)
-        return Eyes()
-
-    monkeypatch.setattr("benchmark.config.registry.load", lambda group, kind: paint)
-    monkeypatch.setattr("benchmark.scoring.encoder_loading.load_clip", load_clip)
+def test_the_probe_looks_through_the_clip_of_the_protocol_it_is_given(asked, tmp_path):
     suite = load_suite("pocket").under("paper", encoders=tmp_path)
     with pytest.raises(UserError, match="encoders.clip: the weights of .* are not here"):
         probe_candidates(suite, [Candidate("cat", 1)], "dog", images=4)
@@ -173,4 +188,16 @@ def test_the_probe_looks_through_the_clip_of_the_protocol_it_is_given(monkeypatc
     weights.parent.mkdir()
     weights.write_bytes(b"")  # neither DINO nor LPIPS is asked for
     probe_candidates(suite, [Candidate("cat", 1)], "dog", images=4)
-    assert asked["model"] == "ViT-B-32-quickgelu" and asked["directory"] == str(tmp_path)
+    assert list(asked) == ["clip"]
+    assert asked["clip"]["model"] == "ViT-B-32-quickgelu"
+    assert asked["clip"]["directory"] == str(tmp_path)
+
+
+def test_a_protocol_without_an_encoder_of_texts_cannot_probe(asked):
+    suite = load_suite("pocket")
+    encoders = {k: v for k, v in suite.protocol.encoders.items() if v["kind"] != "open_clip"}
+    blind = suite.protocol.model_copy(update={"encoders": encoders})
+    with pytest.raises(UserError, match="has no encoder of images and texts"):
+        probe_candidates(
+            suite.model_copy(update={"protocol": blind}), [Candidate("cat", 1)], "dog", images=4
+        )

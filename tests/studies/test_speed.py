@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,11 +15,19 @@ import timm
 import torch
 from PIL import Image
 
-from benchmark.api import Request, UserError
+from benchmark.api import Request, Sampler, UserError
 from benchmark.config.suite import Suite, load_suite
-from benchmark.scoring import features as encoders
-from benchmark.scoring.encoders import ClipModel, Preprocessing, TimmModel
-from benchmark.studies import speed
+from benchmark.models.loan import Loan
+from benchmark.scoring import scorer
+from benchmark.scoring.encoders import (
+    ClipEncoder,
+    IntermediateEncoder,
+    Preprocessing,
+    TimmEncoder,
+)
+from benchmark.scoring.features import Encoders
+from benchmark.studies import races, speed
+from benchmark.studies.bare_modules import recorded
 from tests.tiny_pipeline import save_tiny_pipeline
 
 PROMPTS = """
@@ -33,7 +42,7 @@ recontextualization = ["a {} in the snow"]
 def suite(tmp_path: Path) -> Suite:
     folder = tmp_path / "dataset" / "dog-biscuit"
     folder.mkdir(parents=True)
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    pixels = np.random.default_rng(7).integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "00.png")
     digest = hashlib.sha256((folder / "00.png").read_bytes()).hexdigest()
     (folder.parent / "prompts.toml").write_text(PROMPTS)
@@ -50,21 +59,28 @@ def suite(tmp_path: Path) -> Suite:
             ),
             "backbone": pocket.backbone.model_copy(update={"model": str(model)}),
             "sampler": pocket.sampler.model_copy(update={"steps": 2}),
-            "methods": {"dreambooth": {"batch_size": 2, "train_text_encoder": True}},
+            "methods": {
+                "dreambooth": {
+                    "batch_size": 2,
+                    "prior_images": 4,
+                    "train_text_encoder": True,
+                }
+            },
         }
     )
 
 
 @pytest.fixture
 def tiny_encoders(monkeypatch) -> None:
+    """Encoders of random weights in place of a protocol's, whose files need not be here."""
     torch.manual_seed(0)
     preprocessing = Preprocessing(16, 16, (0.5,) * 3, (0.5,) * 3)
     cpu = torch.device("cpu")
     vision = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
     text = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1}
 
-    def load(settings: dict[str, object], *, device: torch.device) -> encoders.Encoders:
-        vit = timm.create_model(
+    def vit() -> torch.nn.Module:
+        return timm.create_model(
             "vit_tiny_patch16_224",
             img_size=16,
             patch_size=8,
@@ -73,26 +89,30 @@ def tiny_encoders(monkeypatch) -> None:
             num_heads=2,
             num_classes=0,
         )
-        clip = open_clip.CLIP(8, vision, text)
-        tokens = lambda texts: torch.ones(len(texts), 8, dtype=torch.long)  # noqa: E731
-        return encoders.Encoders(
-            dino=TimmModel(vit, preprocessing, cpu),
-            clip=ClipModel(clip, tokens, preprocessing, cpu),
-            dinov2=TimmModel(vit, preprocessing, cpu) if "dinov2" in settings else None,
-            lpips=TimmModel(vit, preprocessing, cpu, [0, 1]) if "lpips" in settings else None,
-        )
 
-    monkeypatch.setattr(encoders, "load_encoders", load)
+    def encoder(name: str) -> object:
+        if name == "clip":
+            tokens = lambda texts: torch.ones(len(texts), 8, dtype=torch.long)  # noqa: E731
+            return ClipEncoder(open_clip.CLIP(8, vision, text), tokens, preprocessing, cpu)
+        if name == "lpips":
+            return IntermediateEncoder(vit(), preprocessing, cpu, [0, 1])
+        return TimmEncoder(vit(), preprocessing, cpu)
+
+    def load(_tables: object, *, device: str, names: set[str]) -> Encoders:
+        return Encoders({name: encoder(name) for name in sorted(names)})
+
+    monkeypatch.setattr(scorer, "load_encoders", load)
+    monkeypatch.setattr(scorer, "identify", lambda _tables: {})
 
 
 def test_every_part_is_measured_against_the_bare_modules(suite, tiny_encoders):
     threads = torch.get_num_threads()
     measured = speed.measure(suite, device="cpu", repetitions=1)
     assert list(zip(measured.what, measured.precision, strict=True)) == [
-        ("training DreamBooth", "fp32"),
+        ("training dreambooth", "fp32"),
         ("sampling", "fp32"),
         ("scoring", "fp32"),
-        ("training DreamBooth", "bf16"),
+        ("training dreambooth", "bf16"),
         ("sampling", "bf16"),
     ]
     assert (measured[["ours", "bare", "ratio"]] > 0).all(axis=None)
@@ -100,11 +120,59 @@ def test_every_part_is_measured_against_the_bare_modules(suite, tiny_encoders):
     assert speed.speed_table(measured).count("\n") == 2 + len(measured)
 
 
+def test_the_bare_step_is_the_methods_forward_passes_and_trains_what_it_trains(suite):
+    backbone = suite.backbone.load_kind().load(suite.backbone.model, sampler=Sampler())
+    (subject,) = suite.data.load().subjects
+    for encoder_too in (False, True):
+        method = replace(suite.method("dreambooth"), train_text_encoder=encoder_too)
+        before = {k: v.clone() for k, v in state(backbone).items()}
+        loan = Loan(backbone)
+        step = races._bare_step("dreambooth", method, backbone, subject)
+        assert loan.settle(thorough=True) == [], "recording leaves nothing"
+        step = races._bare_step("dreambooth", method, backbone, subject)
+        with recorded(backbone.modules().values()) as calls:
+            step()
+        rows = [len(call.arguments[0]) for call in calls if call.module is backbone.pipeline.unet]
+        assert rows == [4], "two instance images and two prior images"
+        called = {type(call.module).__name__ for call in calls}
+        assert called == {"UNet2DConditionModel"} | ({"CLIPTextModel"} if encoder_too else set())
+        after = state(backbone)
+        moved = {k.partition(".")[0] for k in before if not torch.equal(before[k], after[k])}
+        assert moved == {"unet"} | ({"text_encoder"} if encoder_too else set())
+        loan.settle(thorough=False)
+
+
+def test_a_method_that_trains_no_module_is_refused(suite, tiny_encoders):
+    with pytest.raises(UserError, match="'textual-inversion' trains no module"):
+        speed.measure(suite, "textual-inversion", device="cpu", repetitions=1)
+
+
+def state(backbone) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": tensor
+        for name, module in backbone.modules().items()
+        for key, tensor in module.state_dict().items()
+    }
+
+
+def test_sampling_is_measured_against_its_own_passes(suite, monkeypatch):
+    backbone = suite.backbone.load_kind().load(suite.backbone.model, sampler=Sampler(steps=3))
+    dataset = suite.data.load()
+    (subject,) = dataset.subjects
+    requests = [Request(prompt, 0, 0) for prompt in dataset.prompts_for(subject)]
+    race = races.sampling_race(backbone, subject, requests)
+    with recorded(backbone.modules().values()) as calls:
+        race.bare()
+    names = [type(call.module).__name__ for call in calls]
+    assert names == ["UNet2DConditionModel"] * 3 + ["Conv2d", "Decoder"]
+    assert [len(call.arguments[0]) for call in calls] == [2 * race.amount] * 3 + [race.amount] * 2
+
+
 @pytest.mark.parametrize(
-    ("name", "passes"), [("paper", 3), ("custom-diffusion", 2), ("dreambench++", 3)]
+    ("name", "encoders"), [("paper", 3), ("custom-diffusion", 2), ("dreambench++", 3)]
 )
 def test_scoring_is_measured_with_the_encoders_of_any_protocol(
-    suite, tiny_encoders, monkeypatch, name, passes
+    suite, tiny_encoders, monkeypatch, name, encoders
 ):
     suite = suite.under(name)
     few = suite.evaluation.model_copy(update={"images_per_prompt": 2, "prior_prompt_images": 2})
@@ -112,13 +180,23 @@ def test_scoring_is_measured_with_the_encoders_of_any_protocol(
     dataset = suite.data.load()
     (subject,) = dataset.subjects
     requests = [Request(prompt, 0, 0) for prompt in dataset.prompts_for(subject)]
-    seen = []
-    forward = speed._forward
-    monkeypatch.setattr(speed, "_forward", lambda n, m: seen.append(n) or forward(n, m))
+    loaded = []
+    load = scorer.load_encoders
+    monkeypatch.setattr(
+        scorer, "load_encoders", lambda *a, **o: loaded.append(load(*a, **o)) or loaded[-1]
+    )
     backbone = SimpleNamespace(device=torch.device("cpu"), resolution=16)
-    race = speed._scoring(suite, backbone, subject, requests)
-    assert race.ours() > 0 and race.bare() > 0 and race.amount == 2 * len(requests) + 2
-    assert len(seen) == passes
+    race = races.scoring_race(suite, backbone, subject, requests)
+    assert race.ours() > 0 and race.amount == 2 * len(requests) + 2
+    models = {key: encoder.model for key, encoder in loaded[0].loaded.items()}
+    assert len(models) == encoders
+    with recorded(models.values()) as calls:
+        race.bare()
+    for key, model in models.items():
+        seen = [call for call in calls if call.module in set(model.modules())]
+        assert seen, key
+        if key != "lpips":
+            assert len(seen) == 1 and len(seen[0].arguments[0]) == race.amount, "no texts, no real"
 
 
 def test_a_missing_encoder_is_named_before_anything_is_measured(suite, tmp_path):
@@ -126,9 +204,29 @@ def test_a_missing_encoder_is_named_before_anything_is_measured(suite, tmp_path)
         speed.measure(suite.under("custom-diffusion", encoders=tmp_path), device="cpu")
 
 
+def test_outermost_calls_are_recorded_and_can_be_done_again():
+    inner, outer = torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2))
+    inputs = torch.rand(3, 2)
+    with recorded([inner, outer]) as calls:
+        first = outer(inner(inputs))
+        outer[0](inputs)  # a part that is called by itself
+    outer(inputs)
+    assert [call.module for call in calls] == [inner, outer, outer[0]]
+    assert torch.equal(calls[1].tensor(), first)
+    with recorded([inner], when=torch.is_grad_enabled) as calls:
+        with torch.no_grad():
+            inner(inputs)
+        inner(inputs)
+        with pytest.raises(RuntimeError):
+            inner(torch.rand(3, 9))
+        inner(inputs)
+    assert len(calls) == 3, "a call that failed does not hide the next"
+    assert not inner._forward_hooks and not inner._forward_pre_hooks
+
+
 def test_the_ratio_is_the_median_over_neighbouring_measurements():
     ours, bare = iter([9.0, 2.0, 4.0, 1.0]), iter([9.0, 1.0, 3.0, 2.0])  # the first ones warm up
-    race = speed.Race("training", "steps", 6, lambda: next(ours), lambda: next(bare))
+    race = races.Race("training", "steps", 6, lambda: next(ours), lambda: next(bare))
     row = speed._row(race, "fp32", 3)
     assert row["ours"] == 6 / 2.0 and row["bare"] == 6 / 2.0
     assert row["ratio"] == 0.75  # of 1/2, 3/4 and 2/1

@@ -1,0 +1,118 @@
+"""Training in the latents of a VAE: what the families that have one share.
+
+stage = LatentStage("unet", 512, unet, vae, noise_scheduler, "bf16")
+clean = stage.prepare(images)                           # the VAE runs once
+losses = stage.loss(stage.draw(clean, 4, generator), condition)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Generator, Tensor
+from torch.nn.functional import mse_loss
+
+from benchmark.models.precision import autocast
+from benchmark.models.rows import TensorRows
+
+#: So many images are encoded, or drawn, at once ...
+BATCH = 16
+#: ... but the VAE takes at most about so many pixels: its memory grows with them.
+VAE_PIXELS = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Texts(TensorRows):
+    """The condition: n texts as a U-Net reads them."""
+
+    embeddings: Tensor  #: (n, length, width) float32
+
+
+@dataclass(frozen=True, eq=False)
+class Moments(TensorRows):
+    """n clean images, as mean and standard deviation of their latents.
+
+    In the scale the U-Net works in: `mean + std * noise` is distributed as the VAE's own sample.
+    """
+
+    mean: Tensor  #: (n, channels, height', width') float32
+    std: Tensor  #: the same shape
+
+
+@dataclass(frozen=True, eq=False)
+class LatentDraw(TensorRows):
+    """n training examples."""
+
+    latents: Tensor  #: (n, channels, height', width') float32, of clean images
+    noise: Tensor  #: the same shape
+    timesteps: Tensor  #: (n,) int64
+
+
+@dataclass(frozen=True, eq=False)
+class LatentStage:
+    """A U-Net that learns to denoise a VAE's latents, predicting epsilon, v or the latents."""
+
+    name: str
+    resolution: int
+    denoiser: UNet2DConditionModel
+    vae: AutoencoderKL
+    noise_scheduler: DDPMScheduler  #: the forward process: `add_noise`, `get_velocity`
+    precision: str
+
+    @torch.no_grad()
+    def prepare(self, images: Tensor) -> Moments:
+        """(n, 3, resolution, resolution) float32 in [0, 1] -> their moments, on the device."""
+        device = self.denoiser.device
+        parts = []
+        with autocast(device, "fp32"):
+            for chunk in images.split(vae_batch(self.resolution)):
+                posterior = self.vae.encode(chunk.to(device) * 2 - 1).latent_dist
+                parts.append(Moments(posterior.mean, posterior.std))
+        scale, moments = self.vae.config.scaling_factor, parts[0].join(*parts[1:])
+        return Moments(moments.mean * scale, moments.std * scale)
+
+    def draw(self, clean: Moments, n: int, generator: Generator) -> LatentDraw:
+        """Draws images, timesteps, the VAE's noise and the diffusion's noise, in this order."""
+        images = torch.randint(len(clean), (n,), generator=generator)
+        steps = self.noise_scheduler.config.num_train_timesteps
+        timesteps = torch.randint(steps, (n,), generator=generator)
+        shape = (n, *clean.mean.shape[1:])
+        encoding = torch.randn(shape, generator=generator)
+        noise = torch.randn(shape, generator=generator)
+        device = clean.mean.device
+        images = images.to(device)
+        return LatentDraw(
+            # The VAE's own sample of these images, without running the VAE.
+            latents=clean.mean[images] + clean.std[images] * encoding.to(device),
+            noise=noise.to(device),
+            timesteps=timesteps.to(device),
+        )
+
+    def loss(self, draw: LatentDraw, condition: Texts) -> Tensor:
+        """(n,) float32: each row's mean squared error (paper, Eq. 1), with gradients."""
+        noisy = self.noise_scheduler.add_noise(draw.latents, draw.noise, draw.timesteps)
+        with autocast(self.denoiser.device, self.precision):
+            predicted = self.denoiser(
+                noisy, draw.timesteps, condition.embeddings, return_dict=False
+            )[0]
+        errors = mse_loss(predicted.float(), self._target(draw), reduction="none")
+        return errors.mean(dim=(1, 2, 3))
+
+    def _target(self, draw: LatentDraw) -> Tensor:
+        """What the U-Net is asked for: the noise, v (Salimans and Ho 2022), or the latents."""
+        kind = self.noise_scheduler.config.prediction_type
+        if kind == "v_prediction":
+            return self.noise_scheduler.get_velocity(draw.latents, draw.noise, draw.timesteps)
+        return draw.noise if kind == "epsilon" else draw.latents
+
+
+def pixels_per_latent(vae: AutoencoderKL) -> int:
+    """So many pixels high and wide is what one latent stands for."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def vae_batch(resolution: int) -> int:
+    """So many images of `resolution` pixels are encoded or decoded at once."""
+    return max(1, min(BATCH, VAE_PIXELS // resolution**2))
