@@ -67,11 +67,11 @@ def paper_of(run: Run) -> dict[str, Any]:
 
 
 def ablations_of(run: Run) -> list[AblationTable]:
-    """The declared tables of ablations that `run` has two members of, and a metric."""
+    """The declared tables that `run` has two members of, bounds aside, and a metric."""
     return [
         table
         for table in tables_of(part.suite for part in run.origins)
-        if len(table.chosen(run.methods)) > 1 and set(table.metrics) & set(run.metrics)
+        if len(table.chosen(run.competitors)) > 1 and set(table.metrics) & set(run.metrics)
     ]
 
 
