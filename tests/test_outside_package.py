@@ -1,6 +1,6 @@
 """Plugins of another package, installed for real: they run through the whole grid, or are named.
 
-    pytest -m slow tests/test_outside_package.py
+pytest -m slow tests/test_outside_package.py
 """
 
 from __future__ import annotations
@@ -144,5 +144,3 @@ def test_hostile_twins_leave_later_jobs_as_they_would_be(python, tmp_path) -> No
     assert beside == alone
     kept = [row for row in scores(tmp_path / "beside") if row["method"] == "untuned"]
     assert kept == scores(tmp_path / "alone")
-
-
