@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from benchmark.report.in_short import in_short
 
+from benchmark.report.in_short import in_short
 from benchmark.report.sections import report_text
 from benchmark.report.tables import score_tables
 from benchmark.results.merge import join
