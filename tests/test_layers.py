@@ -37,7 +37,7 @@ HEAVY = {"torch", "torchvision", "diffusers", "transformers", "timm", "open_clip
 MODELS = (HEAVY - {"open_clip"}) | {"open-clip-torch", "torchmetrics", "safetensors"}
 OWNERS = packages_distributions()
 #: Of the packages that pyproject.toml asks for, those that every command may load to start.
-LIGHT = {"numpy", "pillow", "pydantic", "typer"}
+LIGHT = {"annotated-types", "numpy", "pillow", "pydantic", "typer"}
 
 
 def imports(path: Path) -> set[str]:

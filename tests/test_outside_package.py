@@ -32,6 +32,7 @@ split = "test"
 kind = "pixels"
 model = "mlp"
 identifier = "sks"
+precision = "fp32"
 
 [sampler]
 scheduler = "euler"

@@ -1,4 +1,4 @@
-"""docs/metrics-and-protocols.md: its examples run as they stand."""
+"""The documents on metrics and protocols: their examples run as they stand."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from benchmark.scoring.scorer import load_scorer
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/metrics-and-protocols.md").read_text("utf-8")
+METRIC_PAGE = (ROOT / "docs/write-a-metric.md").read_text("utf-8")
 SNOW = Prompt("a {} in the snow", "recontextualization")
 
 
 def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.M | re.S)
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE + METRIC_PAGE, re.M | re.S)
     return found
 
 

@@ -15,17 +15,17 @@ from benchmark.models.rows import TensorRows
 SIZE, WIDTH = 16, 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Texts(TensorRows):
     vectors: torch.Tensor  # (n, WIDTH)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pixels(TensorRows):
     images: torch.Tensor  # (n, 3, SIZE, SIZE) in [-1, 1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Noisy(TensorRows):
     images: torch.Tensor  # (n, 3, SIZE, SIZE)
     velocities: torch.Tensor  # the same shape: from the image to the noise
@@ -115,6 +115,8 @@ class Kind:
             raise UserError(f"unknown scheduler '{sampler.scheduler}'; known: euler")
 
     def load(self, model, *, sampler, precision="fp32", device="cpu", resolution=None):
+        if precision != "fp32":
+            raise UserError(f"'{model}' computes in fp32, not {precision}: set precision = 'fp32'")
         torch.manual_seed(0)
         return Backbone(self.identify(model), sampler, Denoiser().requires_grad_(False).eval())
 
