@@ -18,6 +18,7 @@ from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
 from benchmark.runs.agenda import Agenda, Task, Work, work_left
 from benchmark.runs.gain import (
+    Held,
     check,
     check_scoring,
     extra_metrics,
@@ -58,9 +59,7 @@ def run_grid(
     assessment = Assessment.of(grid.suite, extra_metrics(protocol, held))
     check_scoring(assessment.scoring, held)
     left = work_left(jobs, grid.priors, assessment.scoring, held)
-    forecast = Forecast(grid.suite)
-    priors = map(held.directory.prior_record, grid.priors)
-    forecast.learn_held(held.jobs.values(), held.scores.values(), filter(None, priors))
+    forecast = _forecast(grid, held)
     memory = None if dry_run else _fetch(grid, left)
     free = free_memory()
     crew = workers or worker_count(len(left), memory=memory, free=free)
@@ -84,11 +83,8 @@ def run_grid(
             with display:
                 execute(agenda, workplace, workers=outlook.workers, listen=display)
         except KeyboardInterrupt:
-            print(
-                f"interrupted: {display.finished} of {len(jobs)} jobs are done and kept in {path}; "
-                "run the same command again to go on",
-                file=sys.stderr,
-            )
+            done = f"{display.finished} of {len(jobs)} jobs are done and kept in {path}"
+            print(f"interrupted: {done}; run the same command again to go on", file=sys.stderr)
             return 130
         failed = [task.label for task in display.failed if isinstance(task, Job)]
         return report(held.directory, failed, len(jobs))
@@ -157,6 +153,14 @@ def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
             examiner.directory.clear_error(job.name)
             print(f"{done}  {len(scores)} scores of {len(record.images)} images", flush=True)
     return failed
+
+
+def _forecast(grid: Grid, held: Held) -> Forecast:
+    """How long things take, by the suite's estimate and by what `held` says they took."""
+    forecast = Forecast(grid.suite)
+    priors = map(held.directory.prior_record, grid.priors)
+    forecast.learn_held(held.jobs.values(), held.scores.values(), filter(None, priors))
+    return forecast
 
 
 def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:

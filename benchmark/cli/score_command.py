@@ -7,6 +7,7 @@ python -m benchmark score my-images --method my-tool
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -18,12 +19,35 @@ from benchmark.cli.options import (
     EncodersOption,
     ProtocolOption,
     SuiteOption,
+    bundled,
     items,
 )
 from benchmark.config.suite import load_suite
 from benchmark.store.directory import PLAN
 
 
+@dataclass(frozen=True)
+class OutsideOptions:
+    """What is said of images that another tool made."""
+
+    suite: SuiteOption = "pocket"
+    method: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Of IMAGES: what made them; else the folder's name."),
+    ] = ""
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Of IMAGES; else runs/<name of IMAGES>-<hash>."),
+    ] = None
+    skip_unmatched: Annotated[
+        bool, typer.Option("--skip-unmatched", help="Leave out the IMAGES that fit nothing.")
+    ] = False
+
+
+_OUTSIDE = OutsideOptions()
+
+
+@bundled
 def score(
     images: Annotated[
         Path,
@@ -43,26 +67,14 @@ def score(
     ] = "",
     encoders: EncodersOption = None,
     data: DataOption = None,
-    suite: SuiteOption = "pocket",
-    method: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Of IMAGES: what made them; else the folder's name."),
-    ] = "",
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Of IMAGES; else runs/<name of IMAGES>-<hash>."),
-    ] = None,
-    skip_unmatched: Annotated[
-        bool, typer.Option("--skip-unmatched", help="Leave out the IMAGES that fit nothing.")
-    ] = False,
+    outside: OutsideOptions = _OUTSIDE,
 ) -> None:
-    """Score images that are there, and report them: nothing is trained or sampled.
+    """Score images that exist, and report them: nothing is trained or sampled.
 
-    A RUN is scored again under another protocol, whose scores stand beside the others, or by more
-    metrics. IMAGES of any other tool are scored beside the real images: a prompt is written as its
-    text (`a dog in the snow`), its template (`a {} in the snow`), or as file names have it
-    (`a-subject-in-the-snow`); `prior` is the prior prompt. Files that fit no subject or prompt, or
-    are no images, are listed, and nothing is scored.
+    A RUN is scored again, under another protocol or by more metrics; earlier scores stay. IMAGES of
+    any other tool are scored beside the real images. A prompt is written as its text (`a dog in the
+    snow`), its template (`a {} in the snow`) or a file's name (`a-subject-in-the-snow`); `prior` is
+    the prior prompt. Files that fit nothing are listed, and nothing is scored.
 
     Examples:
 
@@ -71,26 +83,26 @@ def score(
       python -m benchmark score my-images --suite pocket --method my-tool
     """
     if (images / PLAN).is_file():
-        from benchmark.grid import score_run
-
-        if method or out or skip_unmatched:
+        if outside.method or outside.out or outside.skip_unmatched:
             raise UserError(
                 f"{images} is a run directory, which is scored where it lies: --method, --out and "
                 "--skip-unmatched are for images of other tools"
             )
+        from benchmark.grid import score_run
+
         code = score_run(
             images, protocol=protocol, metrics=items(metrics), encoders=encoders, data=data
         )
         raise typer.Exit(code)
     from benchmark.studies.outside_images import collect, score_images
 
-    chosen = load_suite(suite).with_images(data).under(protocol, encoders=encoders)
-    work = collect(images, chosen, method=method, metrics=items(metrics))
+    chosen = load_suite(outside.suite).with_images(data).under(protocol, encoders=encoders)
+    work = collect(images, chosen, method=outside.method, metrics=items(metrics))
     for line in work.unmatched:
         print(f"unmatched: {line}", file=sys.stderr)
-    if work.unmatched and not skip_unmatched:
+    if work.unmatched and not outside.skip_unmatched:
         raise UserError(
             f"{len(work.unmatched)} files of {images} are unmatched, so nothing was scored: fix "
             "them, or leave them out with --skip-unmatched"
         )
-    raise typer.Exit(score_images(work, out or work.directory))
+    raise typer.Exit(score_images(work, outside.out or work.directory))

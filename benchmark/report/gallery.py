@@ -59,13 +59,10 @@ def gallery(run: Run) -> dict[str, Any]:
     small = dict(zip(images, thumbnails(images, run.directory), strict=True))
     jobs = {id(record): place for place, record in enumerate(run.records)}
     subjects = sorted(references)
-    nouns = {record.job.subject: record.job.fit.class_noun for record in run.records}
     prompts = sorted({(kind, template) for _, _, kind, template, _ in rows})
     places = {prompt: place for place, prompt in enumerate(prompts)}
 
-    def cell_json(cell: _Cell | None) -> list[Any] | None:
-        if cell is None:
-            return None
+    def cell_json(cell: _Cell) -> list[Any]:
         full = cell.image and _link(cell.image, run.directory)
         return [jobs[id(cell.record)], cell.image and small[cell.image], full, cell.scores]
 
@@ -78,7 +75,7 @@ def gallery(run: Run) -> dict[str, Any]:
             "sample": sample,
             # A string: JavaScript's numbers have 53 bits, and this has 63.
             "noise": str(noise_seed(subject, template, sample, seed)),
-            "cells": [cell_json(cell) for cell in cells],
+            "cells": [cell and cell_json(cell) for cell in cells],
         }
 
     return {
@@ -87,14 +84,21 @@ def gallery(run: Run) -> dict[str, Any]:
         "left_out": len(asked) - len(rows),
         "metrics": [_measure_json(run, measure) for measure in measures],
         "kinds": [*PROMPT_KINDS, PRIOR],
-        "subjects": [
-            {"name": s, "noun": nouns[s], "references": [small[path] for path in references[s]]}
-            for s in subjects
-        ],
+        "subjects": _subjects_json(run, references, small),
         "prompts": [_prompt_json(kind, template) for kind, template in prompts],
         "jobs": [_job_json(run, record) for record in run.records],
         "rows": [row_json(row, cells) for row, cells in rows.items()],
     }
+
+
+def _subjects_json(
+    run: Run, references: Mapping[str, Sequence[Path]], small: Mapping[Path, Any]
+) -> list[dict[str, Any]]:
+    nouns = {record.job.subject: record.job.fit.class_noun for record in run.records}
+    return [
+        {"name": s, "noun": nouns[s], "references": [small[path] for path in references[s]]}
+        for s in sorted(references)
+    ]
 
 
 def _measures(run: Run) -> list[_Measure]:

@@ -96,11 +96,7 @@ def plan(
     if images_per_prompt is not None:
         evaluation["images_per_prompt"] = images_per_prompt
     chosen = _select(suite, subjects or suite.data.subjects, evaluation["prompts"])
-    rows = [_row(suite, name) for name in names]
-    for name in controls:
-        row = _row(suite, name)
-        if name not in names and not _alone(row.method, chosen.subjects):
-            rows.append(row)
+    rows = _rows(suite, names, controls, chosen.subjects)
     _check_counts(rows, chosen.subjects)
     base = _base(suite)
     _check_backbone(suite, rows, chosen.subjects)
@@ -109,16 +105,7 @@ def plan(
     settled = _settled(suite, base)
     # Not over the selection: what is asked for later goes on in the same directory.
     name = f"{suite.name}-{digest([settled, suite.methods])[:8]}"
-    suite = suite.model_copy(
-        update={
-            "evaluation": suite.evaluation.model_copy(update=evaluation),
-            "data": suite.data.model_copy(update={"subjects": [s.name for s in chosen.subjects]}),
-            "methods": {
-                row.name: {key: value for key, value in row.settings.items() if value is not None}
-                for row in rows
-            },
-        }
-    )
+    suite = _filled_in(suite, rows, chosen, evaluation)
     numbers = tuple(dict.fromkeys(seeds)) or (suite.evaluation.seed,)
     jobs, priors = lay_out(suite, rows, chosen, numbers, base)
     return Grid(
@@ -133,8 +120,34 @@ def plan(
     )
 
 
+def _rows(
+    suite: Suite, names: Sequence[str], controls: Sequence[str], subjects: Sequence[Subject]
+) -> list[Row]:
+    """The methods called `names`, and those controls that these subjects have images for."""
+    rows = {name: _row(suite, name) for name in (*names, *controls)}
+    return [row for name, row in rows.items() if name in names or not _alone(row.method, subjects)]
+
+
 def _row(suite: Suite, name: str) -> Row:
     return Row(name, suite.method(name), suite.settings(name))
+
+
+def _filled_in(
+    suite: Suite, rows: Sequence[Row], chosen: Selection, evaluation: dict[str, Any]
+) -> Suite:
+    """`suite` with the selection and every setting put in."""
+    settings = {
+        row.name: {key: value for key, value in row.settings.items() if value is not None}
+        for row in rows
+    }
+    subjects = [subject.name for subject in chosen.subjects]
+    return suite.model_copy(
+        update={
+            "evaluation": suite.evaluation.model_copy(update=evaluation),
+            "data": suite.data.model_copy(update={"subjects": subjects}),
+            "methods": settings,
+        }
+    )
 
 
 def _base(suite: Suite) -> Base:

@@ -105,7 +105,6 @@ def _label(
         across = axes.transData.transform((line, 0))[0]
         marks.append(Bbox.from_extents(across - 1, inside.y0, across + 1, inside.y1))
     labels: list[Any] = []
-
     places = {m: axes.transData.transform((x.mean, y.mean)) for m, (x, y) in points.items()}
 
     def cost(text: Any, method: str) -> int:
