@@ -25,7 +25,11 @@ _TEXT = (
 
 def cost_section(run: Run) -> str:
     """The table, and what its columns mean."""
-    loading = "Load: the backbone, which a worker loads once. " if _loading(run) else ""
+    loading = (
+        "Load: the backbone, once a worker, in equal shares for the jobs that use it. "
+        if _loading(run)
+        else ""
+    )
     text = [
         f"## Cost\n\n{markdown(cost(run))}",
         f"Seconds: mean a job, every method alike. {loading}{_TEXT}",
@@ -55,7 +59,7 @@ def cost(run: Run) -> ReportTable:
             method,
             len(records),
             sum(record.drawn for record in records),
-            *([_mean([record.phases.loading for record in records])] if loading else []),
+            *([_mean([loading if _uses_backbone(r) else 0.0 for r in records])] if loading else []),
             _mean(_prior_seconds(run, records)),
             _mean([record.phases.fit for record in records]),
             _mean([record.phases.draw for record in records]),
@@ -80,9 +84,17 @@ def cost(run: Run) -> ReportTable:
     return ReportTable("cost", "Cost: means a job; of memory, the most", columns, tuple(rows))
 
 
-def _loading(run: Run) -> bool:
-    """Whether any job says that it took time to load the backbone."""
-    return any(record.phases.loading for record in run.records)
+def _loading(run: Run) -> float:
+    """A job's equal share of the seconds for loading the backbone; 0 where nobody says."""
+    using = [record for record in run.records if _uses_backbone(record)]
+    seconds = sum(record.phases.loading for record in using)
+    seconds += sum(prior.loading for prior in run.priors)
+    return seconds / len(using) if using else 0.0
+
+
+def _uses_backbone(record: JobRecord) -> bool:
+    """Whether the job uses a backbone."""
+    return record.job.fit.backbone is not None and not record.job.elsewhere
 
 
 def bytes_left(run: Run, record: JobRecord) -> int | None:

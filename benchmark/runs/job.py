@@ -60,12 +60,14 @@ class Done:
 def run_prior(prior: Prior, workplace: Workplace, *, tell: Tell) -> PriorRecord:
     """Draw prior images by the pristine backbone, and write them, their record last."""
     tell("loading", 0, 1)
+    times = [time.perf_counter()]
     with workplace.lend(prior) as backbone:
         assert backbone is not None
-        started = time.perf_counter()
+        times.append(time.perf_counter())
         images = draw(backbone, prior, partial(tell, "prior images"))
-        seconds = time.perf_counter() - started
-    record = PriorRecord(prior, seconds, "", provenance() | device_provenance())
+        times.append(time.perf_counter())
+    seconds, loading = times[2] - times[1], times[1] - times[0]
+    record = PriorRecord(prior, seconds, "", provenance() | device_provenance(), loading)
     return write_prior(images, record, workplace.directory)
 
 

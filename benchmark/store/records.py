@@ -223,6 +223,7 @@ class PriorRecord:
     seconds: float
     sha256: str  #: of the file that holds them
     provenance: dict[str, Any]
+    loading: float = 0.0  #: seconds for the backbone, if the worker had none yet
 
 
 @dataclass(frozen=True)

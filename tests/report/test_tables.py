@@ -228,6 +228,14 @@ def test_loading_and_every_protocol_are_counted(tmp_path):
     assert "Load: the backbone" in cost_section(read_run(path))
 
 
+def test_loading_is_charged_alike_whoever_came_first(tmp_path):
+    path = priced(tmp_path / "run", priors=(replace(DRAWN, loading=9.0),))
+    edit_records(path, "untuned/*", lambda r: r["phases"].update(loading=1.5))
+    # 12 seconds over six jobs that use the backbone.
+    methods = ("dreambooth", "identifier-sks", "untuned")
+    assert column(path, "load_s") == dict.fromkeys(methods, 2.0)
+
+
 def test_a_job_without_a_pace_has_none(tmp_path):
     copied = write_run(tmp_path / "run", value, methods=["dreambooth"], subjects=SUBJECTS)
     edit_records(copied, "dreambooth/*", lambda record: record.update(steps_per_second=None))
