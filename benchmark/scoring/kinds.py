@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 from benchmark.api import UserError
 from benchmark.config import registry
-from benchmark.models.identity import file_digest
 from benchmark.scoring.encoder_files import Layout, MissingFiles, alexnet_file, files_of, source_of
 from benchmark.scoring.encoder_tables import (
     ClipTable,
@@ -28,6 +27,7 @@ from benchmark.scoring.encoder_tables import (
     completed,
     parsed,
 )
+from benchmark.store.files import file_digest
 
 #: What an encoder may be able to do: methods that it then has once it is loaded.
 EMBEDDINGS, TEXT_EMBEDDINGS, DISTANCES = "embeddings", "text_embeddings", "distances"
