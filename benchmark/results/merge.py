@@ -2,7 +2,7 @@
 
     run = join([read_run(Path("runs/seed-0")), read_run(Path("runs/seed-1"))], Path("both"))
 
-Nothing is averaged that was not measured alike: what has to agree is checked, and named.
+What has to agree for scores to compare is checked, and named where it differs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.api import UserError
 from benchmark.results.completeness import check_complete
 from benchmark.results.run import Run, in_order
-from benchmark.results.scores import SCORED, TEXTS, union_of_scorings
+from benchmark.results.scores import CATEGORIES, SCORED, union_of_scorings
 from benchmark.store.directory import Plan
 from benchmark.store.records import SCORE_COLUMNS, JobRecord, PriorRecord, Scoring
 
@@ -151,7 +151,7 @@ def _of_job(record: JobRecord) -> Iterator[tuple[str, Any]]:
 
 
 def _priors(parts: Sequence[Run]) -> tuple[PriorRecord, ...]:
-    """All of them, each once: what was drawn in several runs was paid for several times."""
+    """All of them, each once. Images that two runs drew have two records: both took time."""
     found: list[PriorRecord] = []
     for prior in (prior for part in parts for prior in part.priors):
         if prior not in found:
@@ -168,7 +168,7 @@ def _joined_rows(runs: Sequence[Run], orders: dict[str, list[str]]) -> pd.DataFr
     tables = [pd.concat([run.scores, run.unscored]) for run in runs]
     columns: dict[str, Any] = {}
     for name in SCORE_COLUMNS:
-        if name in TEXTS:
+        if name in CATEGORIES:
             texts = union_categoricals([table[name] for table in tables])
             columns[name] = texts.set_categories(orders.get(name, sorted(texts.categories)))
         else:
@@ -204,7 +204,7 @@ def _check_same_values(rows: pd.DataFrame, runs: Sequence[Run]) -> None:
 
 
 def sources_toml(run: Run) -> str:
-    """Which runs a report was made from; also the mark by which it knows its own folder."""
+    """Which runs a report was made from. The file also marks the folder as a report of ours."""
     import tomli_w
 
     entries = [
