@@ -8,7 +8,7 @@ a run is planned at once. Each family of models is a module of its own (`stable_
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from benchmark.api import CAPABILITIES, Sampler
 from benchmark.models import identity
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Diffusers:
     """Models in diffusers' layout, or in one safetensors file; see `identity.locate`."""
+
+    version: ClassVar[str] = "1"
 
     def identify(self, model: str) -> str:
         """`<name>@<12 hexadecimal digits>`: which exact weights and configuration `model` is."""

@@ -25,7 +25,10 @@ from benchmark.scoring.encoder_tables import tables_of
 from benchmark.scoring.features import Encoders, load_encoders
 from benchmark.scoring.kinds import identify
 from benchmark.store.directory import Name
-from benchmark.store.records import Score, Scoring, digest
+from benchmark.store.records import Score, Scoring
+
+#: What a `Scoring` says elsewhere, or what decides no score.
+_NOT_DECLARED = {"metrics", "encoders", "description"}
 
 
 def scoring_of(
@@ -40,7 +43,7 @@ def scoring_of(
     chosen = chosen_metrics(protocol, metrics)
     return Scoring(
         protocol=protocol.label,
-        declaration=digest(protocol.model_dump(mode="json", exclude={"metrics"})),
+        declaration=protocol.model_dump(mode="json", exclude=_NOT_DECLARED),
         encoders=identify(tables_of(protocol, directory)),
         metrics={name: record_of(name, metric, protocol) for name, metric in chosen.items()},
     )
