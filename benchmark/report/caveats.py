@@ -16,18 +16,24 @@ from benchmark.results.completeness import (
     unscored_counts,
 )
 from benchmark.results.run import Run
-from benchmark.store.records import JobRecord
+from benchmark.store.records import JobRecord, Model
 
 _REASONS = 20  #: the table of images without a score has so many rows; further ones are counted
 
 #: What may differ between jobs whose scores still compare, and where a record has it.
 MAY_DIFFER: dict[str, Callable[[JobRecord], Any]] = {
-    "backbone": lambda record: record.job.fit.backbone,
+    "backbone": lambda record: record.job.fit.backbone and record.job.fit.backbone.label,
+    "backbone kind": lambda record: record.job.fit.backbone and _code_of(record.job.fit.backbone),
     "sampler": lambda record: record.job.sampler and asdict(record.job.sampler),
     "precision": lambda record: record.job.fit.precision,
     "device": lambda record: record.provenance.get("device"),
     "commit": lambda record: record.provenance.get("commit"),
 }
+
+
+def _code_of(model: Model) -> str:
+    """Empty for a model that another tool ran."""
+    return model.version and f"{model.kind} version {model.version}"
 
 
 def under(run: Run) -> str:

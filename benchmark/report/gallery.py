@@ -180,7 +180,7 @@ def _job_json(run: Run, record: JobRecord) -> dict[str, Any]:
     return {
         "settings": {
             **{name: _plain(value) for name, value in settings.items()},
-            "backbone": _plain(fit.backbone),
+            "backbone": _plain(fit.backbone and fit.backbone.label),
             "precision": _plain(fit.precision),
             "commit": _plain(record.provenance.get("commit")),
         },

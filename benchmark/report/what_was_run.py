@@ -46,7 +46,8 @@ def what_was_run(run: Run) -> str:
             for scoring in run.scorings.values()
             for name, table in scoring.encoders.items()
         ],
-        "backbone": [job.fit.backbone for job in jobs],
+        "backbone": found(run, "backbone"),
+        "backbone kind": found(run, "backbone kind"),
         "sampler": [
             f"scheduler {s.scheduler}, steps {s.steps}, guidance {s.guidance:g}" for s in samplers
         ],

@@ -94,7 +94,7 @@ class MethodScores(Table):
 class Baseline(Table):
     """All of the file."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     task: Basis  #: what is asked of every method, and how it is scored
     sampler: dict[str, Any]
     measured: Measured

@@ -46,7 +46,9 @@ class Basis(Table):
     """
 
     protocol: str
-    backbone: str | None = None  #: None: nothing was drawn
+    declaration: dict[str, Any]  #: of the protocol, as in Scoring
+    identifier: str | None = None  #: None: no caption of the protocol has it
+    backbone: str | None = None  #: its label; None: nothing was drawn
     images_per_prompt: int
     prior_prompt_images: int
     subjects: dict[str, SubjectBasis] = Field(min_length=1)
@@ -83,6 +85,8 @@ def basis_of(run: Run) -> Basis:
         )
     return Basis(
         protocol=run.protocol,
+        declaration=without_none(run.scoring.declaration),
+        identifier=run.scoring.identifier,
         backbone=_same("backbone", _backbones(jobs), run),
         images_per_prompt=_same("images_per_prompt", (j.images_per_prompt for j in asked), run),
         prior_prompt_images=_same(
@@ -113,7 +117,7 @@ def gated_metrics(run: Run) -> list[str]:
 
 
 def _backbones(jobs: Iterable[Job]) -> list[str]:
-    return [job.fit.backbone for job in jobs if job.fit.backbone is not None]
+    return [job.fit.backbone.label for job in jobs if job.fit.backbone is not None]
 
 
 def _same(what: str, values: Iterable[Any], run: Run) -> Any:

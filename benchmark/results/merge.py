@@ -108,7 +108,7 @@ def _check_alike(runs: Sequence[Run]) -> None:
     for run in runs:
         of_scorings = (pair for s in run.scorings.values() for pair in _of_scoring(s))
         of_jobs = (pair for record in run.records for pair in _of_job(record))
-        for what, value in (*_declared(run), *of_scorings, *of_jobs):
+        for what, value in (*of_scorings, *of_jobs):
             text = json.dumps(value, sort_keys=True)
             known, where = seen.setdefault(what, (text, run.directory))
             if known != text:
@@ -118,17 +118,11 @@ def _check_alike(runs: Sequence[Run]) -> None:
                 )
 
 
-def _declared(run: Run) -> Iterator[tuple[str, Any]]:
-    """What the run's own copies of its protocols say beyond their label: name, and value."""
-    for label, table in run.declarations.items():
-        for rule, value in table.items():
-            if rule not in ("name", "version", "description", "metrics", "encoders"):
-                yield f"the {rule} of the protocol {label}", value
-
-
 def _of_scoring(scoring: Scoring) -> Iterator[tuple[str, Any]]:
     label = scoring.protocol
-    yield f"the declaration of the protocol {label}", scoring.declaration
+    yield f"the identifier in the captions of the protocol {label}", scoring.identifier
+    for rule, value in scoring.declaration.items():
+        yield f"the {rule} of the protocol {label}", value
     for name, encoder in scoring.encoders.items():
         yield f"the encoder {name} of the protocol {label}", encoder
     for name, metric in scoring.metrics.items():

@@ -80,7 +80,7 @@ def _number(value: str, over: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise UserError(
-            f"--over '{over}': '{value}' is not a number; for settings of other kinds use `sweep`"
+            f"--over '{over}': '{value}' is not a finite number; for other settings use `sweep`"
         )
     return number
 
