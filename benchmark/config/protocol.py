@@ -43,10 +43,10 @@ class Protocol(Table):
     version: str  #: rises when a number under this protocol changes
     description: str
     references: Literal["all", "one"]  #: each image against all of the subject's, or against one
-    reference: dict[str, str] = {}  #: with "one": subject -> file name; else its first image
+    reference: dict[str, str] = {}  #: with "one": subject -> file name; if not named, its first
     #: The text that an image is compared with: the prompt with the class noun in the subject's
     #: place (`a dog in the snow`), or with the identifier too (`a sks dog in the snow`).
-    caption: Literal["class-noun", "as-given"]
+    caption: Literal["class-noun", "identifier-and-class-noun"]
     aggregation: Literal["subjects"]  #: the mean over a subject's images, then over subjects
     metrics: dict[str, MetricChoice]  #: the scores that it defines, by name
     #: By names of your choice. Each has a `kind`; its other keys are for the kind to check.
@@ -70,17 +70,32 @@ class Protocol(Table):
         """`value` on this protocol's scale; metrics that it does not define stay as they are."""
         return self.metrics.get(metric, MetricChoice()).scaled(value)
 
+    @property
+    def names_identifier(self) -> bool:
+        """Whether captions have the identifier."""
+        return self.caption == "identifier-and-class-noun"
+
     def reference_indices(self, subject: Subject) -> list[int]:
-        """Which of the subject's images count as references."""
+        """Which of the subject's images count as references.
+
+        Raises UserError if the one that is named for the subject is none of its images.
+        """
         if self.references == "all":
             return list(range(len(subject.images)))
+        if subject.name not in self.reference:
+            return [0]
         names = [path.name for path in subject.images]
-        chosen = self.reference.get(subject.name)
-        return [names.index(chosen) if chosen in names else 0]
+        chosen = self.reference[subject.name]
+        if chosen not in names:
+            raise UserError(
+                f"protocol '{self.label}' compares subject '{subject.name}' with '{chosen}' alone, "
+                f"but its images are {', '.join(names)}: correct reference.{subject.name}"
+            )
+        return [names.index(chosen)]
 
-    def phrase(self, class_noun: str, identifier: str) -> str:
-        """What stands for the subject in a caption."""
-        return class_noun if self.caption == "class-noun" else f"{identifier} {class_noun}"
+    def phrase(self, class_noun: str, identifier: str | None) -> str:
+        """What stands for the subject in a caption; the identifier only if `names_identifier`."""
+        return f"{identifier} {class_noun}" if self.names_identifier else class_noun
 
 
 def protocol_names() -> list[str]:

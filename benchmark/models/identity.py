@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +19,13 @@ from benchmark.models.diffusers_layout import (
     weight_files,
 )
 from benchmark.models.hub import NAMED, HubModel, hub_model, snapshot
-from benchmark.store.files import write_atomically
+from benchmark.store.files import file_digest
 
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
 #: What a single file predicts, where its shape does not tell: `model.safetensors@v_prediction`.
 PREDICTIONS = ("epsilon", "v_prediction")
 #: What a worker takes beside weights and optimiser: libraries, encoders, activations.
 WORKER_BYTES = 12 * 10**8
-LARGE = 2**26  #: bytes from which on a file's digest is remembered
 
 
 @dataclass(frozen=True)
@@ -139,29 +136,3 @@ def backbone_id(model: str) -> str:
         digest.update(file_digest(path))
     name = model if model == "pocket" else place.resolve().name
     return f"{name}@{digest.hexdigest()[:12]}"
-
-
-def file_digest(path: Path) -> bytes:
-    """SHA-256 of a file; a large file's is remembered for as long as the file is not touched."""
-    status = path.stat()
-    if status.st_size < LARGE:
-        return _digest(path)
-    # A change of the content changes ctime, even where a tool sets mtime back.
-    touched = (path.resolve(), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    key = hashlib.sha256(repr(touched).encode()).hexdigest()[:32]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    known = cache / "dreambooth-benchmark" / "digests" / key
-    with suppress(OSError, ValueError):
-        digest = bytes.fromhex(known.read_text())
-        if len(digest) == hashlib.sha256().digest_size:
-            return digest
-    digest = _digest(path)
-    with suppress(OSError):  # no place for a cache is no reason to fail
-        known.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(known, digest.hex())
-    return digest
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -50,11 +50,11 @@ def evaluate(suite: Suite, *, per_cell: int, device: str, card: bool) -> None:
     `suite` is the pocket suite: its encoders, its sampler.
     """
     from benchmark.models.loading import load_backbone
-    from benchmark.scoring.encoder_tables import tables_of
+    from benchmark.scoring.encoder_tables import protocol_tables
     from benchmark.scoring.features import load_encoders
 
     backbone = load_backbone("pocket", device=device, sampler=suite.sampler.sampler())
-    tables = tables_of(suite.protocol, suite.encoders)
+    tables = protocol_tables(suite.protocol, suite.encoders)
     encoders = load_encoders(tables, device=backbone.device.type, names=(CLIP, DINO))
     rows = quality(backbone, encoders, per_cell=per_cell)
     if card:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmark.api import UserError
@@ -17,6 +18,8 @@ SHIPPED = Path(__file__).parent.parent / "pocket" / "weights"
 #: LPIPS's network, as torchvision publishes it. Eight digits of its SHA-256 stand in its name.
 ALEXNET = "alexnet-owt-7be5be79.pth"
 ALEXNET_ADDRESS = f"https://download.pytorch.org/models/{ALEXNET}"
+#: LPIPS's learned weights for it, in the package torchmetrics.
+LEARNED = "functional/image/lpips_models/alex.pth"
 
 
 class MissingFiles(UserError):
@@ -106,5 +109,17 @@ def alexnet_file(name: str, table: EncoderTable) -> Path:
         raise MissingFiles(
             f"encoders.{name}: the weights of LPIPS's network are not here; fetch them: "
             f"curl --create-dirs -o {path} {ALEXNET_ADDRESS}"
+        )
+    return path
+
+
+def learned_file(name: str) -> Path:
+    """The file with the weights that LPIPS's authors learned on top of AlexNet, by torchmetrics."""
+    found = find_spec("torchmetrics")  # not imported: that would bring torch
+    path = None if found is None or found.origin is None else Path(found.origin).parent / LEARNED
+    if path is None or not path.is_file():
+        raise UserError(
+            f"encoders.{name}: torchmetrics does not hold {LEARNED}, LPIPS's learned weights: "
+            "install it anew"
         )
     return path

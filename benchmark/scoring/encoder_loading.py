@@ -5,8 +5,8 @@ All raise UserError naming the table's key, or the file, and the way out.
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from benchmark.scoring.encoders import (
     Preprocessing,
     TimmEncoder,
 )
+from benchmark.store.files import file_digest
 
 
 def load_timm(name: str, table: EncoderTable, source: Source, device: str) -> TimmEncoder:
@@ -103,13 +104,13 @@ def load_clip(name: str, table: ClipTable, source: Source, device: str) -> ClipE
     return ClipEncoder(model, tokenizer, _preprocessing(table), torch.device(device))
 
 
-def load_lpips(name: str, table: LpipsTable, path: Path, device: str) -> LpipsEncoder:
-    """LPIPS on AlexNet, whose file is checked against the digits in its name."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+def load_lpips(name: str, table: LpipsTable, files: Sequence[Path], device: str) -> LpipsEncoder:
+    """LPIPS from the files of AlexNet, checked against the digits in its name, and of LPIPS."""
+    alexnet, learned = files
+    found = file_digest(alexnet).hex()
     if found[:8] != ALEXNET.rpartition("-")[2][:8]:
-        raise UserError(f"encoders.{name}: {path} is damaged (SHA-256 {found}): fetch it anew")
-    return LpipsEncoder(path, _preprocessing(table), torch.device(device))
+        raise UserError(f"encoders.{name}: {alexnet} is damaged (SHA-256 {found}): fetch it anew")
+    return LpipsEncoder(alexnet, learned, _preprocessing(table), torch.device(device))
 
 
 def _check_activation(name: str, table: ClipTable) -> None:

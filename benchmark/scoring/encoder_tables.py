@@ -83,7 +83,7 @@ def parsed(name: str, table: Mapping[str, Any], model: type[_Table]) -> _Table:
         raise UserError("; ".join(problems)) from error
 
 
-def tables_of(protocol: Protocol, directory: str | None = None) -> dict[str, dict[str, Any]]:
+def protocol_tables(protocol: Protocol, directory: str | None = None) -> dict[str, dict[str, Any]]:
     """The protocol's tables, their weights in `directory` if it is given, else in the caches."""
     place = {} if directory is None else {"directory": directory}
     return {name: table | place for name, table in protocol.encoders.items()}

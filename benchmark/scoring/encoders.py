@@ -1,7 +1,6 @@
 """What encodes: preprocessing and a class for each kind, from 8-bit pixels to unit vectors.
 
-All compute in float32, BATCH images at a time. Each has, beside its abilities (`kinds.ABILITIES`),
-`preprocessing`, and `bare(batch)`: the forward pass of a preprocessed batch.
+All compute in float32, BATCH images at a time; each is a `kinds.Encoder` with some abilities.
 """
 
 from __future__ import annotations
@@ -20,29 +19,6 @@ from torchvision.transforms.v2 import functional
 
 #: How many images go through a model at once: fixed, since results depend on it in the last digits.
 BATCH = 32
-
-#: (n, 3, height, width) float in [0, 1], or n of any sizes: float (3, height, width) tensors, or
-#: uint8 (height, width, 3) arrays.
-Images = Tensor | Sequence[Tensor] | Sequence[np.ndarray]
-
-
-def as_pixels(images: Images) -> list[np.ndarray]:
-    """`images` as uint8 (height, width, 3), rounded as for a PNG: what is scored is what is kept.
-
-    Raises ValueError for values that are NaN or outside [0, 1], and for other shapes.
-    """
-    if isinstance(images, Tensor):
-        images = images.detach().float().cpu()
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images should be (n, 3, height, width), not {tuple(images.shape)}")
-        if not bool(((images >= 0) & (images <= 1)).all()):  # NaN compares false
-            raise ValueError("images should be numbers in [0, 1]; some are NaN or outside")
-        images = list((images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
-    pixels = [as_pixels(x[None])[0] if isinstance(x, Tensor) else x for x in images]
-    for image in pixels:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"an image is {image.dtype} {image.shape}, not uint8 (h, w, 3)")
-    return pixels
 
 
 @dataclass(frozen=True)
@@ -86,12 +62,8 @@ class TimmEncoder:
     @torch.inference_mode()
     def embeddings(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
         """(n, d) float32 of unit length."""
-        rows = [self.bare(batch) for batch in _batches(pixels, self.preprocessing, self.device)]
+        rows = [self.model(batch) for batch in _batches(pixels, self.preprocessing, self.device)]
         return torch.nn.functional.normalize(torch.cat(rows), dim=-1).cpu().numpy()
-
-    def bare(self, batch: Tensor) -> Tensor:
-        """(n, d): the class tokens of a preprocessed batch."""
-        return self.model(batch)
 
 
 class IntermediateEncoder:
@@ -120,7 +92,10 @@ class IntermediateEncoder:
         summed over channels, averaged over positions and summed over layers.
         """
         batches = [
-            [torch.nn.functional.normalize(layer, dim=1, eps=1e-10) for layer in self.bare(batch)]
+            [
+                torch.nn.functional.normalize(layer, dim=1, eps=1e-10)
+                for layer in self._layers(batch)
+            ]
             for batch in _batches(pixels, self.preprocessing, self.device)
         ]
         layers = [torch.cat(per_batch) for per_batch in zip(*batches, strict=True)]
@@ -135,7 +110,7 @@ class IntermediateEncoder:
             total[np.ix_(group, group)] = within.cpu().numpy()
         return total
 
-    def bare(self, batch: Tensor) -> list[Tensor]:
+    def _layers(self, batch: Tensor) -> list[Tensor]:
         """The compared layers of a preprocessed batch, each (n, channels, height, width)."""
         return self.model.forward_intermediates(batch, indices=self.layers, intermediates_only=True)
 
@@ -172,10 +147,6 @@ class ClipEncoder:
         ]
         return torch.cat(rows).cpu().numpy()
 
-    def bare(self, batch: Tensor) -> Tensor:
-        """(n, e): what the image tower makes of a preprocessed batch."""
-        return self.model.encode_image(batch)
-
 
 def _batches(
     pixels: Sequence[np.ndarray], preprocessing: Preprocessing, device: torch.device
@@ -187,12 +158,13 @@ def _batches(
 class LpipsEncoder:
     """LPIPS (Zhang et al. 2018) on AlexNet, with its authors' learned weights, by torchmetrics."""
 
-    def __init__(self, alexnet: Path, preprocessing: Preprocessing, device: torch.device) -> None:
+    def __init__(
+        self, alexnet: Path, learned: Path, preprocessing: Preprocessing, device: torch.device
+    ) -> None:
         from torchmetrics.functional.image import lpips
 
         # `weights_only` reads tensors and refuses everything else that a pickle may hold.
         network = torch.load(alexnet, map_location="cpu", weights_only=True)
-        learned = Path(lpips.__file__).parent / "lpips_models" / "alex.pth"
         linear = torch.load(learned, map_location="cpu", weights_only=True)
         # Built without weights: torchmetrics itself would download AlexNet, and read it unguarded.
         model = lpips._LPIPS(pretrained=False, net="alex", pnet_rand=True)
@@ -213,10 +185,6 @@ class LpipsEncoder:
                 row = self.model(batch[i : i + 1].expand(len(others), -1, -1, -1), batch[i + 1 :])
                 total[index, others] = total[others, index] = row.flatten().cpu().numpy()
         return total
-
-    def bare(self, batch: Tensor) -> tuple[Tensor, ...]:
-        """The compared layers of a preprocessed batch, each (n, channels, height, width)."""
-        return self.model.net(self.model.scaling_layer(batch))
 
 
 def _by_layer(

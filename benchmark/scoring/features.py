@@ -1,6 +1,6 @@
 """Images and texts to features, by the encoders that a protocol declares.
 
-encoders = load_encoders(protocol.encoders, device="cpu")
+encoders = load_encoders(protocol_tables(protocol), device="cpu")
 encoders.embeddings("dino", images)       # (n, d) float32, rows of unit length
 """
 
@@ -8,26 +8,38 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from benchmark.scoring.encoder_tables import Tables, completed
-from benchmark.scoring.kinds import kind_of
+from benchmark.scoring.kinds import Encoder, kind_of
 
 Pixels = Sequence[np.ndarray]  #: n uint8 (height, width, 3), of any sizes
 
 
+class OnDemand(dict[str, Encoder]):
+    """Encoders by name: an encoder of `tables` is loaded when it is first asked for."""
+
+    def __init__(self, tables: Tables, device: str) -> None:
+        super().__init__()
+        self._tables, self._device = completed(tables), device
+
+    def __missing__(self, name: str) -> Encoder:
+        table = self._tables[name]
+        self[name] = kind_of(name, table).load(name, table, self._device)
+        return self[name]
+
+
 class Encoders:
-    """Loaded encoders by name, with a memory for what many jobs ask alike: references and texts.
+    """Encoders by name, with a memory for what many jobs ask alike: references and texts.
 
     A result depends only on the list it was asked for: whole lists are remembered, never single
     images, because a number's last digits depend on the batch it was computed in. So scores are
     the same bytes whatever ran before. Results are read-only.
     """
 
-    def __init__(self, loaded: Mapping[str, Any]) -> None:
-        self.loaded = dict(loaded)
+    def __init__(self, loaded: Mapping[str, Encoder]) -> None:
+        self.loaded = loaded
         self._seen: dict[str, np.ndarray] = {}
 
     def embeddings(self, name: str, pixels: Pixels) -> np.ndarray:
@@ -82,13 +94,13 @@ def _finished(name: str, result: np.ndarray) -> np.ndarray:
 
 
 def load_encoders(tables: Tables, *, device: str, names: Collection[str] | None = None) -> Encoders:
-    """The encoders of a protocol's `[encoders.*]` tables, on `device`; only `names` if given.
+    """The encoders of a protocol's `[encoders.*]` tables, on `device`.
 
-    Raises UserError naming the table, the key and the way out.
+    If `names` are given, these are loaded now and the others when they are first needed. Raises
+    UserError naming the table, the key and the way out.
     """
-    chosen = {
-        name: table for name, table in completed(tables).items() if names is None or name in names
-    }
-    return Encoders(
-        {name: kind_of(name, table).load(name, table, device) for name, table in chosen.items()}
-    )
+    loaded = OnDemand(tables, device)
+    for name in tables:
+        if names is None or name in names:
+            loaded[name]
+    return Encoders(loaded)

@@ -9,16 +9,22 @@ module:ATTRIBUTE: `kind = "my_module:KIND"`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from benchmark.api import UserError
 from benchmark.config import registry
-from benchmark.models.identity import file_digest
-from benchmark.scoring.encoder_files import Layout, MissingFiles, alexnet_file, files_of, source_of
+from benchmark.scoring.encoder_files import (
+    Layout,
+    MissingFiles,
+    alexnet_file,
+    files_of,
+    learned_file,
+    source_of,
+)
 from benchmark.scoring.encoder_tables import (
     ClipTable,
     EncoderTable,
@@ -28,14 +34,43 @@ from benchmark.scoring.encoder_tables import (
     completed,
     parsed,
 )
+from benchmark.store.files import file_digest
 
-#: What an encoder may be able to do: methods that it then has once it is loaded.
+if TYPE_CHECKING:
+    import numpy as np
+
+#: What an encoder may be able to do: the methods of `Encoder` that it has.
 EMBEDDINGS, TEXT_EMBEDDINGS, DISTANCES = "embeddings", "text_embeddings", "distances"
 ABILITIES = (EMBEDDINGS, TEXT_EMBEDDINGS, DISTANCES)
+FIRST = "1"  #: the version of a kind whose numbers have never changed
+_MEMBERS = ("version", "can", "files", "load")
+
+
+class Encoder(Protocol):
+    """A model that looks at images. It has those of these methods that its kind `can`."""
+
+    def embeddings(self, pixels: Sequence[np.ndarray], /) -> np.ndarray:
+        """(n, d) float32 of unit length, of n uint8 (height, width, 3) of any sizes."""
+        ...
+
+    def text_embeddings(self, texts: Sequence[str], /) -> np.ndarray:
+        """(n, d) float32 of unit length, of n texts, to be compared with `embeddings`."""
+        ...
+
+    def distances(
+        self, pixels: Sequence[np.ndarray], groups: Sequence[Sequence[int]], /
+    ) -> np.ndarray:
+        """(n, n) float32 >= 0, of the pairs within one of `groups`, which are lists of indices."""
+        ...
 
 
 class EncoderKind(Protocol):
     """What is known of a sort of encoders before one is loaded."""
+
+    @property
+    def version(self) -> str:
+        """Rises when the numbers of its encoders change; "1" at first."""
+        ...
 
     @property
     def can(self) -> frozenset[str]:
@@ -49,13 +84,8 @@ class EncoderKind(Protocol):
         """
         ...
 
-    def load(self, name: str, table: Mapping[str, Any], device: str) -> Any:
-        """The encoder of a table, in float32, with a method for each of its abilities:
-
-        `embeddings(pixels)`, of n uint8 (height, width, 3): (n, d) float32 of unit length;
-        `text_embeddings(texts)`: the same of n texts; `distances(pixels, groups)`: (n, n) float32,
-        of pairs within one of `groups` (lists of indices). Raises UserError.
-        """
+    def load(self, name: str, table: Mapping[str, Any], device: str) -> Encoder:
+        """The encoder of a table, in float32. Raises UserError."""
         ...
 
 
@@ -63,6 +93,7 @@ class EncoderKind(Protocol):
 class LibraryModel:
     """Models that a library builds, with weights from its hub, or from a directory of one's own."""
 
+    version: ClassVar[str] = FIRST
     can: frozenset[str]
     loader: str  #: module:function, which is imported when an encoder is loaded
     layout: Layout
@@ -71,7 +102,7 @@ class LibraryModel:
     def files(self, name: str, table: Mapping[str, Any]) -> list[Path]:
         return files_of(name, parsed(name, table, self.table), self.layout)
 
-    def load(self, name: str, table: Mapping[str, Any], device: str) -> Any:
+    def load(self, name: str, table: Mapping[str, Any], device: str) -> Encoder:
         checked = parsed(name, table, self.table)
         return resolve_name(self.loader)(
             name, checked, source_of(name, checked, self.layout), device
@@ -82,16 +113,16 @@ class LibraryModel:
 class Lpips:
     """LPIPS on AlexNet."""
 
-    can = frozenset({DISTANCES})
+    version: ClassVar[str] = FIRST
+    can: ClassVar[frozenset[str]] = frozenset({DISTANCES})
 
     def files(self, name: str, table: Mapping[str, Any]) -> list[Path]:
-        return [alexnet_file(name, parsed(name, table, LpipsTable))]
+        return [alexnet_file(name, parsed(name, table, LpipsTable)), learned_file(name)]
 
-    def load(self, name: str, table: Mapping[str, Any], device: str) -> Any:
-        from benchmark.scoring.encoder_loading import load_lpips
-
-        (path,) = self.files(name, table)
-        return load_lpips(name, parsed(name, table, LpipsTable), path, device)
+    def load(self, name: str, table: Mapping[str, Any], device: str) -> Encoder:
+        # Imported here, since it imports torch.
+        load = resolve_name(f"{_LOADERS}:load_lpips")
+        return load(name, parsed(name, table, LpipsTable), self.files(name, table), device)
 
 
 _LOADERS = "benchmark.scoring.encoder_loading"
@@ -118,23 +149,36 @@ def kind_of(name: str, table: Mapping[str, Any]) -> EncoderKind:
     if "kind" not in table:
         known = ", ".join(registry.available("encoders"))
         raise UserError(f"encoders.{name}.kind is missing; known: {known}")
+    called = str(table["kind"])
     try:
-        return registry.load("encoders", str(table["kind"]))
+        kind = registry.load("encoders", called)
     except UserError as error:
         raise UserError(f"encoders.{name}.kind: {error}") from error
+    lacks = [member for member in _MEMBERS if not hasattr(kind, member)]
+    if lacks or isinstance(kind, type):
+        why = f"it lacks {', '.join(lacks)}" if lacks else "it is a class: give an instance of it"
+        raise UserError(
+            f"encoders.{name}.kind: '{called}' is no kind of encoders: {why}; see EncoderKind in "
+            "benchmark/scoring/kinds.py"
+        )
+    return kind
 
 
 def identify(tables: Tables) -> dict[str, dict[str, Any]]:
     """The same tables, completed, with `weights`: 12 hex digits of the SHA-256 over the files.
 
-    So that scores of one encoder are never taken for another's. Where the files lie is no part of
-    it. Raises UserError naming a bad key, or saying of every missing model how to fetch it.
+    And with the kind's `version`, if it is not FIRST. So scores of one encoder are never taken for
+    another's. Where the files lie is no part of it. Raises UserError naming a bad key, or saying of
+    every missing model how to fetch it.
     """
     identified, missing = {}, []
     for name, table in completed(tables).items():
         identified[name] = {key: value for key, value in table.items() if key != "directory"}
+        kind = kind_of(name, table)
+        if kind.version != FIRST:
+            identified[name]["version"] = kind.version
         try:
-            identified[name]["weights"] = _digest(kind_of(name, table).files(name, table))
+            identified[name]["weights"] = _digest(kind.files(name, table))
         except MissingFiles as error:
             missing.append(str(error))
     if missing:

@@ -2,7 +2,7 @@
 
     scoring = scoring_of(load_protocol("pocket"))       # what decides the scores; checks it all
     scorer = load_scorer(load_protocol("pocket"))
-    scorer.score(("my-tool", "dog", 0), subject, requests, images, identifier="sks")
+    scorer.score(("my-tool", "dog", 0), subject, requests, images)
 
 No torch is imported until a scorer is loaded.
 """
@@ -10,42 +10,52 @@ No torch is imported until a scorer is loaded.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
 
-from benchmark.api import REAL, Metric, Request, Subject, Unscored
+from benchmark.api import REAL, Metric, Request, Subject, Unscored, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.data.images import read_image
 from benchmark.scoring.batch import DeclaredBatch, ImageBatch
-from benchmark.scoring.choice import chosen_metrics, encoders_of, record_of
-from benchmark.scoring.encoder_tables import tables_of
+from benchmark.scoring.chosen_metrics import chosen_metrics, record_of
+from benchmark.scoring.encoder_tables import protocol_tables
 from benchmark.scoring.features import Encoders, load_encoders
 from benchmark.scoring.kinds import identify
 from benchmark.store.directory import Name
 from benchmark.store.records import Score, Scoring
 
-#: What a `Scoring` says elsewhere, or what decides no score.
-_NOT_DECLARED = {"metrics", "encoders", "description"}
-
 
 def scoring_of(
-    protocol: Protocol, *, metrics: Sequence[str] = (), directory: str | None = None
+    protocol: Protocol,
+    *,
+    metrics: Sequence[str] = (),
+    directory: str | None = None,
+    identifier: str | None = None,
 ) -> Scoring:
     """What decides scores under `protocol`, beside the images.
 
     `metrics`: more of them, installed or module:ATTRIBUTE. `directory`: where the encoders lie
-    instead of the caches. Raises UserError if a metric needs what the protocol does not have, or an
-    encoder's files are not here.
+    instead of the caches. `identifier`: stands in captions where the protocol wants it, and is
+    forgotten where not. Raises UserError if a metric needs what the protocol does not have, an
+    encoder's files are not here, or the identifier is wanting.
     """
+    if protocol.names_identifier and not identifier:
+        raise UserError(
+            f"captions of protocol '{protocol.label}' have the identifier, and none is given: name "
+            "it in the suite, or choose another protocol"
+        )
     chosen = chosen_metrics(protocol, metrics)
     return Scoring(
         protocol=protocol.label,
-        declaration=protocol.model_dump(mode="json", exclude=_NOT_DECLARED),
-        encoders=identify(tables_of(protocol, directory)),
+        declaration=protocol.model_dump(
+            mode="json", exclude={"description", "metrics", "encoders"}
+        ),
+        encoders=identify(protocol_tables(protocol, directory)),
         metrics={name: record_of(name, metric, protocol) for name, metric in chosen.items()},
+        identifier=identifier if protocol.names_identifier else None,
     )
 
 
@@ -54,22 +64,21 @@ def load_scorer(
     *,
     metrics: Sequence[str] = (),
     directory: str | None = None,
+    identifier: str | None = None,
     device: str = "cpu",
 ) -> Scorer:
-    """A scorer by `protocol`, with the encoders that its metrics need on `device`.
+    """A scorer by `protocol`, whose encoders are loaded on `device` when a metric first needs them.
 
     As `scoring_of` otherwise.
     """
-    scoring = scoring_of(protocol, metrics=metrics, directory=directory)
-    chosen = chosen_metrics(protocol, metrics)
-    needed = {encoder for metric in chosen.values() for encoder in encoders_of(metric)}
-    encoders = load_encoders(tables_of(protocol, directory), device=device, names=needed)
-    return Scorer(protocol, scoring, chosen, encoders)
+    scoring = scoring_of(protocol, metrics=metrics, directory=directory, identifier=identifier)
+    encoders = load_encoders(protocol_tables(protocol, directory), device=device, names=())
+    return Scorer(protocol, scoring, chosen_metrics(protocol, metrics), encoders)
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A protocol with its metrics and its encoders loaded."""
+    """A protocol with its metrics and its encoders."""
 
     protocol: Protocol
     scoring: Scoring
@@ -83,18 +92,22 @@ class Scorer:
         requests: Sequence[Request],
         images: Sequence[np.ndarray],
         *,
-        identifier: str,
+        only: Collection[str] | None = None,
     ) -> list[Score]:
         """The scores of `images[i]`, uint8 (height, width, 3), made for `requests[i]`.
 
-        `name` is that of the method, subject and seed; `identifier` stands in captions where the
-        protocol wants it. An image has a row for each metric that applies to it, on the protocol's
-        scale, or without a value where there is a reason. Raises ValueError naming metric, image
-        and job if a metric gives what is no score, and UserError if it asks for what it did not
-        declare.
+        `name` is that of the method, subject and seed. `only` these metrics are computed, by name:
+        their rows are the same bytes as those of all of them. An image has a row for each metric
+        that applies to it, on the protocol's scale, or without a value where there is a reason.
+        Raises ValueError naming metric, image and job if a metric gives what is no score, and
+        UserError if it asks for what it did not declare.
         """
-        batch = self._batch(subject, requests, images, identifier)
-        found = {metric: self._values(metric, batch, name) for metric in self.metrics}
+        batch = self._batch(subject, requests, images)
+        found = {
+            metric: self._values(metric, batch, name)
+            for metric in self.metrics
+            if only is None or metric in only
+        }
         return [
             self._row(name, request, metric, values[i])
             for i, request in enumerate(requests)
@@ -123,11 +136,10 @@ class Scorer:
         subject: Subject,
         requests: Sequence[Request],
         images: Sequence[np.ndarray],
-        identifier: str,
     ) -> ImageBatch:
         if len(images) != len(requests):
             raise ValueError(f"{len(requests)} images were asked for, {len(images)} came")
-        phrase = self.protocol.phrase(subject.class_noun, identifier)
+        phrase = self.protocol.phrase(subject.class_noun, self.scoring.identifier)
         return ImageBatch(
             requests=tuple(requests),
             subject=subject,

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from benchmark.api import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+
+LARGE = 2**26  #: bytes from which on a file's digest is remembered
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -35,6 +38,32 @@ def png_bytes(image: np.ndarray) -> bytes:
 def sha256(content: bytes) -> str:
     """The SHA-256 of `content`, in hex."""
     return hashlib.sha256(content).hexdigest()
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file; a large file's is remembered for as long as the file is not touched."""
+    status = path.stat()
+    if status.st_size < LARGE:
+        return _read_digest(path)
+    # A change of the content changes ctime, even where a tool sets mtime back.
+    touched = (path.resolve(), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    key = hashlib.sha256(repr(touched).encode()).hexdigest()[:32]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    known = cache / "dreambooth-benchmark" / "digests" / key
+    with suppress(OSError, ValueError):
+        digest = bytes.fromhex(known.read_text())
+        if len(digest) == hashlib.sha256().digest_size:
+            return digest
+    digest = _read_digest(path)
+    with suppress(OSError):  # no place for a cache is no reason to fail
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(known, digest.hex())
+    return digest
+
+
+def _read_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def read_json(path: Path) -> Any:

@@ -84,13 +84,13 @@ def probe_candidates(
     images and texts, its CLIP (`pull`). Raises UserError if backbone or encoder is missing.
     """
     from benchmark.models.precision import resolve_device, resolve_precision
-    from benchmark.scoring.encoder_tables import completed, tables_of
+    from benchmark.scoring.encoder_tables import completed, protocol_tables
     from benchmark.scoring.encoders import as_pixels
     from benchmark.scoring.features import load_encoders
     from benchmark.scoring.kinds import identify
 
     encoder = _reader(suite)
-    table = {encoder: completed(tables_of(suite.protocol, suite.encoders))[encoder]}
+    table = {encoder: completed(protocol_tables(suite.protocol, suite.encoders))[encoder]}
     identify(table)  # what is missing is named before anything is loaded
     device = resolve_device("auto")
     backbone = suite.backbone.load_kind().load(

@@ -71,10 +71,22 @@ def test_the_references_of_each_protocol(name: str, of_dog: list[int], of_mine: 
     assert protocol.reference_indices(ELSEWHERE) == of_mine
 
 
+def test_a_reference_that_is_none_of_the_subjects_images_is_refused() -> None:
+    protocol = load_protocol("kosmos-g")
+    few = Subject("dog", "dog", True, (Path("a.jpg"), Path("b.jpg")), "digest")
+    with pytest.raises(UserError, match="'kosmos-g-1'.*'dog' with '02.jpg'.*images are a.jpg, b.j"):
+        protocol.reference_indices(few)
+    every = protocol.model_copy(update={"references": "all"})
+    assert every.reference_indices(few) == [0, 1]
+
+
 def test_the_caption_of_each_protocol() -> None:
     captions = {name: load_protocol(name).phrase("dog", "sks") for name in protocol_names()}
     assert captions.pop("custom-diffusion") == "sks dog"
     assert set(captions.values()) == {"dog"}
+    naming = [name for name in protocol_names() if load_protocol(name).names_identifier]
+    assert naming == ["custom-diffusion"]
+    assert load_protocol("paper").phrase("dog", None) == "dog"
 
 
 @pytest.mark.parametrize("name", [name for name in protocol_names() if name != "pocket"])
@@ -101,7 +113,7 @@ def test_bad_protocols_are_named(tmp_path: Path) -> None:
         load_protocol("papper")
     path = tmp_path / "mine.toml"
     path.write_text(POCKET.read_text().replace('caption = "class-noun"', 'caption = "noun"'))
-    with pytest.raises(UserError, match="caption: .*'class-noun' or 'as-given'"):
+    with pytest.raises(UserError, match="caption: .*'class-noun' or 'identifier-and-class-noun'"):
         load_protocol(str(path))
 
 

@@ -13,9 +13,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file, save_file
 
 from benchmark.api import Sampler, UserError
-from benchmark.models import identity as model_files
 from benchmark.models.checkpoints import read_tokenizer
-from benchmark.models.identity import WORKER_BYTES, backbone_id, file_digest, worker_memory
+from benchmark.models.identity import WORKER_BYTES, backbone_id, worker_memory
 from benchmark.models.loading import load_backbone
 from benchmark.models.loan import Loan
 from benchmark.models.single_file import clip_tokenizer
@@ -304,28 +303,3 @@ def test_other_architectures_are_refused(directory, part, changes, message):
 def test_an_unknown_model_lists_what_is_known(model):
     with pytest.raises(UserError, match=f"unknown model '{model}'.*pocket, sd14, sd15, sd21"):
         backbone_id(model)
-
-
-def test_the_digest_of_a_large_file_is_remembered_until_it_is_touched(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_files, "LARGE", 10)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    read: list[Path] = []
-    digest = model_files._digest
-
-    def counted(path: Path) -> bytes:
-        read.append(path)
-        return digest(path)
-
-    monkeypatch.setattr(model_files, "_digest", counted)
-    path = tmp_path / "weights.safetensors"
-    path.write_bytes(b"1" * 20)
-    first = file_digest(path)
-    assert file_digest(path) == first == digest(path) and len(read) == 1
-    path.write_bytes(b"2" * 20)
-    assert file_digest(path) == digest(path) != first and len(read) == 2
-    for known in (tmp_path / "cache").rglob("*"):
-        if known.is_file():
-            known.write_text("00")  # half-written
-    assert file_digest(path) == digest(path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(path / "no-folder"))
-    assert file_digest(path) == digest(path)

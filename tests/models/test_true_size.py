@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmark.config.suite import load_suite
 from benchmark.models.identity import backbone_id, worker_memory
-from benchmark.scoring.encoder_tables import tables_of
+from benchmark.scoring.encoder_tables import protocol_tables
 from benchmark.scoring.kinds import identify
 from benchmark.scoring.scorer import scoring_of
 from tests import true_size
@@ -88,7 +88,7 @@ def test_they_are_written_and_run(tmp_path: Path) -> None:
     assert backbone_id(model).startswith("stable-diffusion@")
     assert worker_memory(model) > 16 * sum(PARAMETERS.values())
     suite = load_suite(str(tmp_path / "run" / "suite.toml"))
-    identify(tables_of(suite.protocol, str(tmp_path / "true-size" / "encoders")))
+    identify(protocol_tables(suite.protocol, str(tmp_path / "true-size" / "encoders")))
     with (tmp_path / "run" / "tables" / "cost.csv").open(newline="") as file:
         costs = {row["method"]: row for row in csv.DictReader(file)}
     assert float(costs["textual-inversion"]["steps_per_s"]) > 0

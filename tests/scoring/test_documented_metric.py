@@ -13,7 +13,7 @@ from PIL import Image
 from benchmark.api import PRIOR_PROMPT, Metric, Prompt, Request, Subject
 from benchmark.config import registry
 from benchmark.config.protocol import load_protocol, protocol_names
-from benchmark.scoring.choice import chosen_metrics, encoders_of
+from benchmark.scoring.chosen_metrics import chosen_metrics, encoders_of
 from benchmark.scoring.kinds import ABILITIES, kind_of
 from benchmark.scoring.scorer import load_scorer
 

@@ -17,7 +17,7 @@ from PIL import Image
 from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Prompt, Request, Subject, Unscored, UserError
 from benchmark.config import registry
 from benchmark.config.protocol import Protocol, load_protocol, protocol_names
-from benchmark.scoring.choice import chosen_metrics, encoders_of
+from benchmark.scoring.chosen_metrics import chosen_metrics, encoders_of
 from benchmark.scoring.features import load_encoders
 from benchmark.scoring.scorer import load_scorer, scoring_of
 from tests.scoring.colours import TABLE, Colours
