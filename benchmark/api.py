@@ -88,6 +88,13 @@ class Request:
     index: int
     noise_seed: int
 
+    def text(self, class_noun: str, phrase: str) -> str:
+        """The prompt that a method draws: with `phrase`, or for the prior prompt the class noun.
+
+        The prior prompt asks what the model still knows of the class, so it has no identifier.
+        """
+        return self.prompt.text(class_noun if self.prompt.kind == PRIOR else phrase)
+
 
 def noise_seed(subject: str, template: str, index: int, seed: int) -> int:
     """A 63-bit seed from exactly (subject, prompt template, index, run seed)."""
@@ -196,6 +203,9 @@ class Backbone(Protocol):
     stages: Sequence[Stage]
     text_encoders: Mapping[str, nn.Module]  #: what may be trained beside the denoisers
 
+    # Optional: `stored_weights: Mapping[str, Tensor]`, by "<module>.<parameter>": the files' own
+    # tensors, where they are float32 and still mapped. They spare `Loan` a copy.
+
     def modules(self) -> Mapping[str, nn.Module]:
         """Every module, by name: what is compared and put back after a job."""
         ...
@@ -237,6 +247,11 @@ class BackboneKind(Protocol):
     A suite names it as `kind = "..."` under `[backbone]`.
     """
 
+    @property
+    def version(self) -> str:
+        """Rises when the numbers of the family's code change."""
+        ...
+
     def identify(self, model: str) -> str:
         """`<name>@<12 hexadecimal digits>`: which exact weights and configuration `model` is."""
         ...
@@ -274,15 +289,17 @@ class BackboneKind(Protocol):
 # Method
 # ---------------------------------------------------------------------------------------------
 
-#: What a method learned, as named tensors on any device. What cannot be told from these is lost.
+#: What a method learned, as named tensors on any device. `generate` must need nothing else.
 Weights = Mapping[str, "Tensor"]
 
 #: Images in the requests' order: (3, height, width) float32 in [0, 1] on the CPU, as one
 #: (n, 3, height, width) tensor or, where sizes differ, as a sequence of them.
 Images: TypeAlias = "Tensor | Sequence[Tensor]"
 
-#: A rival; or a measure that no rival competes with: the best and the least that scores can be.
+#: A competing method, or a bound that is shown for reference.
 Role = Literal["method", "upper bound", "lower bound"]
+#: What a method is asked for: images for prompts, or the subject's references themselves.
+Draws = Literal["prompts", "references"]
 
 
 @dataclass(frozen=True)
@@ -355,8 +372,11 @@ class Method(Protocol):
         ...
 
     @property
-    def prompted(self) -> bool:
-        """Whether it takes prompts; if not, it is asked for one image per reference image."""
+    def draws(self) -> Draws:
+        """ "prompts"; or "references": it copies each image of the subject, and draws nothing.
+
+        A method that draws references is an "upper bound" and needs no backbone.
+        """
         ...
 
     @property

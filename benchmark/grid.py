@@ -35,7 +35,7 @@ from benchmark.runs.time_left import Forecast
 from benchmark.runs.workers import execute, free_memory, on_cuda, worker_count
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import SUITE, RunDirectory
-from benchmark.store.records import Job, JobRecord, Prior
+from benchmark.store.records import Job, JobRecord, Model, Prior
 
 
 def run_grid(
@@ -175,7 +175,7 @@ def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:
     return None if on_cuda() else kind.memory(model)
 
 
-def _backbone_of(task: Task) -> str | None:
+def _backbone_of(task: Task) -> Model | None:
     return task.backbone if isinstance(task, Prior) else task.fit.backbone
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from benchmark.api import (
     TEXT_TO_IMAGE,
     Backbone,
+    Draws,
     PriorImages,
     Request,
     Role,
@@ -31,7 +32,7 @@ class Untuned:
     version: ClassVar[str] = "1"
     role: ClassVar[Role] = "lower bound"
     variant_of: ClassVar[str | None] = None
-    prompted: ClassVar[bool] = True
+    draws: ClassVar[Draws] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE})
 
     description: str = "control: the model as it is, prompted with 'a class'"
@@ -66,7 +67,7 @@ class RealImages:
     version: ClassVar[str] = "1"
     role: ClassVar[Role] = "upper bound"
     variant_of: ClassVar[str | None] = None
-    prompted: ClassVar[bool] = False
+    draws: ClassVar[Draws] = "references"
     needs: ClassVar[frozenset[str]] = frozenset()
 
     description: str = "control: the subject's own images, the oracle"

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, MinLen
 
 from benchmark.api import (
-    PRIOR,
     TEXT_TO_IMAGE,
     TRAINING,
     Backbone,
+    Draws,
     PriorImages,
     Request,
     Role,
@@ -43,7 +43,7 @@ class DreamBooth:
 
     version: ClassVar[str] = "1"
     role: ClassVar[Role] = "method"
-    prompted: ClassVar[bool] = True
+    draws: ClassVar[Draws] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, TRAINING})
 
     description: str = "fine-tuned on 'a [V] class', with prior preservation"
@@ -127,7 +127,8 @@ class DreamBooth:
         from methods.drawing import draw, put_in_place
 
         put_in_place(weights, self.trained_weights(backbone))
-        return draw(backbone, [self.text(request, subject) for request in requests], requests)
+        noun, phrase = subject.class_noun, self.phrase(subject)
+        return draw(backbone, [r.text(noun, phrase) for r in requests], requests)
 
     def terms(self, subject: Subject, stage: Stage, tools: Tools) -> list[Term]:
         """The instance term and, if `prior_weight` is not 0, the prior term of Eq. 2."""
@@ -162,11 +163,6 @@ class DreamBooth:
         if self.identifier is None:
             raise UserError("the setting 'identifier' is missing: a rare token, e.g. 'sks'")
         return f"{self.identifier} {self.class_noun(subject)}".strip()
-
-    def text(self, request: Request, subject: Subject) -> str:
-        """The prompt of a request; the prior prompt is "a [class noun]" for every method."""
-        prior = request.prompt.kind == PRIOR
-        return request.prompt.text(subject.class_noun if prior else self.phrase(subject))
 
 
 def _part(progress: Progress, number: int, stages: Sequence[Stage]) -> Progress:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Ge, Gt, MinLen
 
 from benchmark.api import (
-    PRIOR,
     TEXT_TO_IMAGE,
     TRAINING,
     WORDS,
     Backbone,
+    Draws,
     PriorImages,
     Request,
     Role,
@@ -43,7 +43,7 @@ class TextualInversion:
     version: ClassVar[str] = "1"
     role: ClassVar[Role] = "method"
     variant_of: ClassVar[str | None] = None
-    prompted: ClassVar[bool] = True
+    draws: ClassVar[Draws] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, TRAINING, WORDS})
 
     description: str = "one new word is learned, the model is frozen"
@@ -94,7 +94,7 @@ class TextualInversion:
         from methods.drawing import draw
 
         vectors = {name: vector.to(backbone.device) for name, vector in weights.items()}
-        texts = [self.text(request, subject) for request in requests]
+        texts = [request.text(subject.class_noun, self.word) for request in requests]
         return draw(backbone, texts, requests, words=[Word(self.word, vectors)])
 
     @property
@@ -103,11 +103,6 @@ class TextualInversion:
         if self.identifier is None:
             raise UserError("the setting 'identifier' is missing: a rare token, e.g. 'sks'")
         return self.identifier
-
-    def text(self, request: Request, subject: Subject) -> str:
-        """The prompt of a request; the prior prompt is "a [class noun]" for every method."""
-        prior = request.prompt.kind == PRIOR
-        return request.prompt.text(subject.class_noun if prior else self.word)
 
 
 TEXTUAL_INVERSION = TextualInversion()

@@ -27,6 +27,7 @@ from benchmark.api import (
     PRIOR,
     TEXT_TO_IMAGE,
     Batch,
+    Draws,
     PriorImages,
     Request,
     Sampler,
@@ -201,6 +202,8 @@ class Easel:
 class Easels:
     """The kind of backbone: every model's name is one."""
 
+    version: ClassVar[str] = "1"
+
     can: frozenset[str] = frozenset(CAPABILITIES)
 
     def identify(self, model: str) -> str:
@@ -301,7 +304,7 @@ class Paint:
 
     version: ClassVar[str] = "1"
     role: ClassVar[str] = "method"
-    prompted: ClassVar[bool] = True
+    draws: ClassVar[Draws] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE})
 
     description: str = "paints the subject's colour"

@@ -22,22 +22,30 @@ from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
-from benchmark.api import SUBJECT_IMAGES, BackboneKind, Method, Metric, UserError
+from benchmark.api import SUBJECT_IMAGES, BackboneKind, Draws, Method, Metric, UserError
 
 _OURS = "dreambooth-benchmark"  #: the distribution whose plugins are ours
 _NO_SETTINGS = ("description", "variant_of")
 #: What an object has to have to be a plugin of a group, as `benchmark.api` declares it.
 _MEMBERS = {
     "methods": (
-        *("version", "description", "role", "variant_of", "prompted", "needs"),
+        *("version", "description", "role", "variant_of", "draws", "needs"),
         *("prior", "fit", "generate"),
     ),
-    "backbones": ("identify", "fetch", "memory", "capabilities", "check_sampler", "load"),
+    "backbones": (
+        "version",
+        "identify",
+        "fetch",
+        "memory",
+        "capabilities",
+        "check_sampler",
+        "load",
+    ),
     "metrics": (
         *("version", "label", "description", "about", "higher_is_better", "needs", "__call__"),
     ),
@@ -122,6 +130,15 @@ def load_metric(name: str) -> Metric:
 def load_method(name: str) -> Method:
     """The method called `name`, checked against the protocol. Raises UserError."""
     method = _checked("methods", name)
+    if method.draws not in get_args(Draws):
+        raise UserError(
+            f"method '{name}' draws {method.draws!r}: it should be {' or '.join(get_args(Draws))}"
+        )
+    if method.draws == "references" and (method.role != "upper bound" or method.needs):
+        raise UserError(
+            f"method '{name}' draws references, so its role should be 'upper bound' and it should "
+            "need nothing; one that makes images of its own draws prompts"
+        )
     if SUBJECT_IMAGES in settings_of(method):
         raise UserError(
             f"method '{name}' has a field '{SUBJECT_IMAGES}', but every method accepts a setting "

@@ -17,6 +17,7 @@ from benchmark.config.registry import configure, load_kind, load_method, setting
 from benchmark.config.tables import AblationTable, Objective
 from benchmark.data.dataset import Dataset, load_dataset, locate_images
 from benchmark.data.manifest import Table, read_toml
+from benchmark.store.records import Model
 
 _SUITES = Path(__file__).parent / "suites"
 
@@ -61,10 +62,10 @@ class BackboneChoice(Table):
         """What is known of the model before it is loaded. Raises UserError."""
         return load_kind(self.kind)
 
-    def identity(self) -> str:
-        """Which exact model, as `BackboneKind.identify`; with its resolution, if not its own."""
-        identity = self.load_kind().identify(self.model)
-        return identity if self.resolution is None else f"{identity} at {self.resolution} px"
+    def identity(self) -> Model:
+        """Which exact model, and in which size. Raises UserError if it is not here."""
+        kind = self.load_kind()
+        return Model(self.kind, kind.version, kind.identify(self.model), self.resolution)
 
 
 class SamplerChoice(Table):
@@ -138,7 +139,7 @@ class Suite(Table):
         if SUBJECT_IMAGES not in given:
             return settings
         count = given[SUBJECT_IMAGES]
-        if not method.prompted:
+        if method.draws == "references":
             raise UserError(
                 f"method '{name}' learns from no images: it has no setting '{SUBJECT_IMAGES}'"
             )

@@ -7,14 +7,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from benchmark.api import UserError
+
+if TYPE_CHECKING:
+    from benchmark.api import Images
 
 # Pillow can open many more, some by starting other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -37,6 +41,36 @@ def image_size(path: Path) -> tuple[int, int]:
         turned = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
         width, height = image.size
         return (height, width) if turned else (width, height)
+
+
+def as_pixels(images: Images | Sequence[np.ndarray]) -> list[np.ndarray]:
+    """`images` as uint8 (height, width, 3), rounded as for a PNG: what is scored is what is kept.
+
+    `images`: (n, 3, height, width) float in [0, 1], or n of any sizes: float (3, height, width)
+    tensors, or uint8 (height, width, 3) arrays. Raises ValueError for values that are NaN or
+    outside [0, 1], and for other shapes.
+    """
+    if _is_tensor(images):
+        return _rounded(images)
+    each: Any = images
+    pixels = [_rounded(image[None])[0] if _is_tensor(image) else image for image in each]
+    for image in pixels:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"an image is {image.dtype} {image.shape}, not uint8 (h, w, 3)")
+    return pixels
+
+
+def _is_tensor(images: Any) -> bool:
+    return hasattr(images, "detach")  # so that nobody imports torch to look at a picture
+
+
+def _rounded(tensor: Any) -> list[np.ndarray]:
+    numbers: np.ndarray = tensor.detach().float().cpu().numpy()
+    if numbers.ndim != 4 or numbers.shape[1] != 3:
+        raise ValueError(f"images should be (n, 3, height, width), not {numbers.shape}")
+    if not bool(((numbers >= 0) & (numbers <= 1)).all()):  # NaN compares false
+        raise ValueError("images should be numbers in [0, 1]; some are NaN or outside")
+    return list((numbers * 255).round().astype(np.uint8).transpose(0, 2, 3, 1))
 
 
 @contextmanager

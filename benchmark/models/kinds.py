@@ -8,9 +8,9 @@ a run is planned at once. Each family of models is a module of its own (`stable_
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from benchmark.api import CAPABILITIES, Sampler
+from benchmark.api import TEXT_TO_IMAGE, TRAINING, WORDS, Sampler
 from benchmark.models import identity
 from benchmark.models.sampling import check_scheduler
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Diffusers:
     """Models in diffusers' layout, or in one safetensors file; see `identity.locate`."""
+
+    version: ClassVar[str] = "1"
 
     def identify(self, model: str) -> str:
         """`<name>@<12 hexadecimal digits>`: which exact weights and configuration `model` is."""
@@ -35,8 +37,8 @@ class Diffusers:
         return identity.worker_memory(model)
 
     def capabilities(self, model: str) -> frozenset[str]:
-        """Stable Diffusion 1 and 2 have all."""
-        return frozenset(CAPABILITIES)
+        """Of Stable Diffusion 1 and 2."""
+        return frozenset({TEXT_TO_IMAGE, TRAINING, WORDS})
 
     def check_sampler(self, model: str, sampler: Sampler) -> None:
         """Raise UserError for a scheduler that `sampling.SCHEDULERS` has not."""

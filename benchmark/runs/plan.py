@@ -16,14 +16,14 @@ from benchmark.data.dataset import Dataset, first_images, verify
 from benchmark.models.precision import resolve_device, resolve_precision
 from benchmark.runs.selection import choose_prompts, choose_subjects, method_names
 from benchmark.scoring.scorer import scoring_of
-from benchmark.store.records import Fit, Job, Prior, Scoring, digest
+from benchmark.store.records import Fit, Job, Model, Prior, Scoring, digest
 
 
 @dataclass(frozen=True)
 class Base:
     """What methods start from: an exact model, the precision of its passes, and its sampler."""
 
-    backbone: str  #: `BackboneChoice.identity`
+    backbone: Model
     precision: str  #: as resolved on this machine
     sampler: Sampler
 
@@ -157,7 +157,10 @@ def _base(suite: Suite) -> Base:
 
 def _settled(suite: Suite, base: Base) -> dict[str, Any]:
     return {
-        "backbone": base.backbone,
+        "backbone": base.backbone.id,
+        "backbone.kind": base.backbone.kind,
+        "backbone.version": base.backbone.version,
+        "backbone.resolution": base.backbone.resolution,
         "backbone.precision": base.precision,
         "backbone.identifier": suite.backbone.identifier,
         "data.dataset": suite.data.load().name,
@@ -220,7 +223,7 @@ def _check_counts(rows: Sequence[Row], subjects: Sequence[Subject]) -> None:
 
 def _alone(method: Method, subjects: Sequence[Subject]) -> list[str]:
     """The subjects with too few images for a method that is those images themselves."""
-    return [s.name for s in subjects if not method.prompted and len(s.images) < 2]
+    return [s.name for s in subjects if method.draws == "references" and len(s.images) < 2]
 
 
 def lay_out(
@@ -281,7 +284,7 @@ def _job(suite: Suite, row: Row, subject: Subject, fit: Fit, prompts: tuple[Prom
         method=row.name,
         role=row.method.role,
         variant_of=row.method.variant_of,
-        prompted=row.method.prompted,
+        draws=row.method.draws,
         fit=fit,
         sampler=None if fit.backbone is None else suite.sampler.sampler(),
         references=len(subject.images),

@@ -119,9 +119,13 @@ class Workplace:
 
 def _check_planned(backbone: Backbone, task: Job | Prior, precision: str) -> None:
     """Refuse a model that is not the planned one: its files were changed meanwhile."""
-    planned = task.backbone if isinstance(task, Prior) else str(task.fit.backbone)
-    if backbone.id != planned.partition(" at ")[0] or backbone.precision != precision:
+    model = task.backbone if isinstance(task, Prior) else task.fit.backbone
+    assert model is not None
+    planned = model.id, precision, model.resolution or backbone.resolution
+    loaded = backbone.id, backbone.precision, backbone.resolution
+    if loaded != planned:
         raise UserError(
-            f"planned was backbone '{planned}' in {precision}, and loaded was '{backbone.id}' in "
-            f"{backbone.precision}: run the same command again, with another --out"
+            "planned was backbone '{}' in {} at {} px, ".format(*planned)
+            + "and loaded was '{}' in {} at {} px: ".format(*loaded)
+            + "run the same command again, with another --out"
         )

@@ -2,9 +2,10 @@
 
 Three keys, each a hash over exactly what decides it, in canonical JSON:
 
-    Fit.key        method, version, settings, backbone, precision, subject, images, prior, seed
+    Fit.key        method, version, settings, model, precision, subject (its class noun, whether
+                   it is live, its images), prior images, seed
     image_key      a fit, a prompt, a sample's index, the sampler, the noise seed
-    Scoring.key    a protocol, its encoders' weights, metric versions
+    Scoring.key    a protocol, its encoders' weights, a metric's version and scale, the identifier
 
 So more prompts need no other fit, and another metric or protocol needs neither fit nor image.
 Records are read back as what they were written as (`to_json`, `from_json`); each file says its
@@ -16,13 +17,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmark.api import (
     PRIOR_PROMPT,
     REAL_PROMPT,
+    Draws,
     Prompt,
     Request,
     Role,
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 #: Of the files that hold a record. Format 1 knew one key for fit, images and scores.
 FORMAT = 2
 
-#: What a record says of the backbone and the version of a method that did not run here; its one
-#: setting is a hash of the job's images, and so another for each job.
+#: What a record says of the backbone (its kind and id) and the version of a method that did not
+#: run here; its one setting is a hash of the job's images, and so another for each job.
 ELSEWHERE = "made elsewhere"
 
 SCORE_COLUMNS = (
@@ -56,16 +58,46 @@ SCORE_COLUMNS = (
 
 
 def digest(content: Any) -> str:
-    """16 hexadecimal digits of the SHA-256 over `content` in canonical JSON."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    """16 hexadecimal digits of the SHA-256 over `content` in canonical JSON.
+
+    A record's fields that are None or empty are left out: a field that is added later changes no
+    key as long as it says nothing.
+    """
+    text = json.dumps(_plain(content), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(content: Any) -> Any:
+    if is_dataclass(content):
+        found = {field.name: getattr(content, field.name) for field in fields(content)}
+        return {k: _plain(v) for k, v in found.items() if v not in (None, "", (), [], {})}
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    return content
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which exact backbone: what `BackboneKind` says of it before it is loaded."""
+
+    kind: str  #: as the suite names it
+    version: str  #: `BackboneKind.version`
+    id: str  #: `BackboneKind.identify`
+    resolution: int | None = None  #: in pixels; None: the model's own
+
+    @property
+    def label(self) -> str:
+        """`sd15@0123456789ab`; with its resolution, if not its own."""
+        return self.id if self.resolution is None else f"{self.id} at {self.resolution} px"
 
 
 @dataclass(frozen=True)
 class Prior:
     """What decides a set of prior images: drawn once, for all fits that name its key."""
 
-    backbone: str
+    backbone: Model
     precision: str
     class_noun: str
     count: int
@@ -74,7 +106,7 @@ class Prior:
 
     @cached_property
     def key(self) -> str:
-        return digest(asdict(self))
+        return digest(self)
 
     @property
     def label(self) -> str:
@@ -88,7 +120,7 @@ class Fit:
     method: str  #: the plugin's name, without a variant's brackets
     version: str
     settings: dict[str, Any]
-    backbone: str | None  #: None: the method needs none
+    backbone: Model | None  #: None: the method needs none
     precision: str | None  #: as resolved on the machine, never "auto"
     subject: str
     class_noun: str
@@ -99,14 +131,13 @@ class Fit:
 
     @cached_property
     def key(self) -> str:
-        return digest(asdict(self))
+        return digest(self)
 
 
 def image_key(fit: Fit, request: Request, sampler: Sampler | None) -> str:
     """What decides one image; `sampler` is None for images that are not drawn."""
-    drawn = None if sampler is None else asdict(sampler)
     asked = [request.prompt.template, request.index, request.noise_seed]
-    return digest([fit.key, asked, drawn])
+    return digest([fit.key, asked, sampler])
 
 
 @dataclass(frozen=True)
@@ -116,7 +147,7 @@ class Job:
     method: str  #: the row it has in tables: a plugin's name, a variant's, or module:ATTRIBUTE
     role: Role
     variant_of: str | None
-    prompted: bool
+    draws: Draws
     fit: Fit
     sampler: Sampler | None  #: None: nothing is drawn
     references: int  #: how many images the subject has
@@ -143,6 +174,11 @@ class Job:
         return f"{self.method} / {self.subject} / seed {self.seed}"
 
     @property
+    def prompted(self) -> bool:
+        """Whether it draws for prompts; else its images are the subject's own."""
+        return self.draws == "prompts"
+
+    @property
     def elsewhere(self) -> bool:
         """Whether another tool made its images."""
         return self.fit.version == ELSEWHERE
@@ -151,7 +187,7 @@ class Job:
     def requests(self) -> tuple[Request, ...]:
         """What is to be made: the evaluation prompts' images, then the prior prompt's.
 
-        A method that takes no prompts is asked for one image per reference.
+        A method that draws references is asked for each of them.
         """
         if not self.prompted:
             return tuple(Request(REAL_PROMPT, i, 0) for i in range(self.references))
@@ -245,15 +281,18 @@ class Scoring:
     """What decides a score beside the images: a protocol, its encoders and its metrics."""
 
     protocol: str  #: its label, which stands in every row
-    declaration: str  #: digest over the protocol's own table, without its metrics
+    declaration: dict[str, Any]  #: the protocol's table without metrics, encoders, description
     encoders: dict[str, dict[str, Any]]  #: with `weights`, 12 digits over the model's files
     metrics: dict[str, MetricRecord]
+    identifier: str | None = None  #: the suite's; None: no caption of the protocol has it
 
     def key(self, metric: str) -> str:
-        """What decides the scores of one metric."""
+        """What decides the scores of one metric: not how it is called in tables."""
         own = self.metrics[metric]
         encoders = {name: self.encoders[name] for name in own.encoders}
-        return digest([self.protocol, self.declaration, encoders, metric, asdict(own)])
+        scale = [own.metric, own.version, own.factor, own.minimum]
+        rules = [self.protocol, self.declaration, self.identifier]
+        return digest([rules, encoders, metric, scale])
 
 
 @dataclass(frozen=True)
@@ -267,7 +306,7 @@ class ScoreRecord:
     images: str  #: digest over the scored images' SHA-256s, by path
     references: str  #: the job's `references_digest`
     seconds: float
-    rows: str  #: SHA-256 of the scores' file
+    rows: str  #: SHA-256 of the scores' file, as it was written
     provenance: dict[str, Any]
 
     @property

@@ -83,9 +83,9 @@ def probe_candidates(
     noise, with the suite's backbone and sampler, and compares them by the protocol's encoder of
     images and texts, its CLIP (`pull`). Raises UserError if backbone or encoder is missing.
     """
+    from benchmark.data.images import as_pixels
     from benchmark.models.precision import resolve_device, resolve_precision
     from benchmark.scoring.encoder_tables import completed, protocol_tables
-    from benchmark.scoring.encoders import as_pixels
     from benchmark.scoring.features import load_encoders
     from benchmark.scoring.kinds import identify
 

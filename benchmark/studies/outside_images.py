@@ -35,6 +35,7 @@ from benchmark.store.records import (
     ImageRecord,
     Job,
     JobRecord,
+    Model,
     Phases,
     digest,
     image_key,
@@ -72,7 +73,7 @@ def collect(images: Path, suite: Suite, *, method: str = "", metrics: Sequence[s
     dataset = suite.data.load()
     subjects = {s.name: s for s in choose_subjects(dataset, suite.data.subjects)}
     rows = [Row(name, suite.method(name), suite.settings(name)) for name in suite.controls]
-    rows = [row for row in rows if not row.method.needs and not row.method.prompted]
+    rows = [row for row in rows if not row.method.needs and row.method.draws == "references"]
     found, unmatched = match_files(
         images,
         dataset,
@@ -188,7 +189,7 @@ def _batch(method: str, subject: Subject, seed: int, files: Mapping[Request, Pat
         method=method,
         version=ELSEWHERE,
         settings={"images": content.hexdigest()[:16]},
-        backbone=ELSEWHERE,
+        backbone=Model(kind=ELSEWHERE, version="", id=ELSEWHERE),
         precision=None,
         subject=subject.name,
         class_noun=subject.class_noun,
@@ -201,7 +202,7 @@ def _batch(method: str, subject: Subject, seed: int, files: Mapping[Request, Pat
         method=method,
         role="method",
         variant_of=None,
-        prompted=True,
+        draws="prompts",
         fit=fit,
         sampler=None,
         references=len(subject.images),

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import pytest
 from annotated_types import Ge
 
-from benchmark.api import Method, Metric, UserError
+from benchmark.api import Draws, Method, Metric, UserError
 from benchmark.config import registry as plugins
 
 
@@ -16,7 +16,7 @@ from benchmark.config import registry as plugins
 class Quiet:
     version: ClassVar[str] = "1"
     role: ClassVar[str] = "method"
-    prompted: ClassVar[bool] = True
+    draws: ClassVar[Draws] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset()
     description: str = "does nothing"
     variant_of: str | None = None
@@ -33,7 +33,7 @@ class Quiet:
 
 
 QUIET = Quiet()
-NO_METHOD = SimpleNamespace(version="1", prompted=True, description="lacks much", fit=print)
+NO_METHOD = SimpleNamespace(version="1", draws="prompts", description="lacks much", fit=print)
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
@@ -163,3 +163,25 @@ def test_settings_are_the_fields_and_are_put_in_by_name() -> None:
 def test_a_wrong_setting_is_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         plugins.configure("quiet", QUIET, settings)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"role": "method"}, "draws references, so its role should be 'upper bound'"),
+        ({"role": "lower bound"}, "draws references, so its role should be 'upper bound'"),
+        ({"needs": frozenset({"training"})}, "it should need nothing"),
+        ({"draws": "noise"}, "draws 'noise': it should be prompts or references"),
+    ],
+)
+def test_only_an_upper_bound_that_needs_nothing_draws_references(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, object], message: str
+) -> None:
+    for key, value in {"draws": "references", "role": "upper bound", "needs": frozenset()}.items():
+        monkeypatch.setattr(Quiet, key, value)
+    name = f"{__name__}:QUIET"
+    assert plugins.load_method(name) == QUIET
+    for key, value in changed.items():
+        monkeypatch.setattr(Quiet, key, value)
+    with pytest.raises(UserError, match=message):
+        plugins.load_method(name)

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import pytest
 
-from benchmark.api import UserError
+from benchmark.api import Draws, UserError
 from benchmark.config.registry import available, settings_of
 from benchmark.config.suite import load_suite, suite_names
 from benchmark.runs.plan import plan
@@ -86,7 +86,7 @@ def test_a_method_without_an_identifier_is_left_alone(
 class Bare:
     version: ClassVar[str] = "1"
     role: ClassVar[str] = "method"
-    prompted: ClassVar[bool] = True
+    draws: ClassVar[Draws] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset()
     description: str = "has no identifier"
     variant_of: str | None = None

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFile
 
 from benchmark.api import UserError
-from benchmark.data.images import image_size, read_image
+from benchmark.data.images import as_pixels, image_size, read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -183,3 +184,47 @@ def test_no_damage_goes_through_as_another_error(tmp_path: Path) -> None:
             assert "cannot read image" in str(error)
             refused += 1
     assert 30 < refused < 150
+
+
+def test_pixels_are_those_of_the_png(tmp_path: Path) -> None:
+    from torchvision import transforms
+
+    images = torch.rand(2, 3, 8, 6)
+    for found, image in zip(as_pixels(images), images, strict=True):
+        transforms.ToPILImage()((image * 255).round().to(torch.uint8)).save(tmp_path / "a.png")
+        assert np.array_equal(found, np.asarray(Image.open(tmp_path / "a.png")))
+        assert np.array_equal(as_pixels([found])[0], found)
+
+
+def test_pixels_are_rounded_and_may_differ_in_size() -> None:
+    levels = torch.arange(256).repeat(3, 1, 1)
+    sizes = [
+        levels / 255,
+        ((levels + 0.4) / 255).clamp(max=1).requires_grad_(),
+        torch.ones(3, 2, 5),
+    ]
+    same, above, white = as_pixels(sizes)
+    assert same.dtype == np.uint8 and same.shape == (1, 256, 3)
+    assert same[0, :, 0].tolist() == above[0, :, 2].tolist() == list(range(256))
+    assert white.shape == (2, 5, 3) and white.min() == 255
+    (grey,) = as_pixels(torch.full((1, 3, 2, 2), 0.5, dtype=torch.bfloat16))
+    assert np.unique(grey).tolist() == [128]  # 127.5, to the even
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.full((1, 3, 4, 4), torch.nan),
+        torch.full((1, 3, 4, 4), 1.01),
+        torch.full((1, 3, 4, 4), -0.1),
+        torch.zeros(1, 4, 4, 3),
+        torch.zeros(3, 4, 4),
+        [torch.full((3, 4, 4), torch.nan)],
+        [np.zeros((4, 4, 3), np.float32)],
+        [np.zeros((4, 4), np.uint8)],
+    ],
+    ids=["nan", "above", "below", "channels last", "no batch", "in a list", "floats", "grey"],
+)
+def test_what_is_no_image_is_refused(images: object) -> None:
+    with pytest.raises(ValueError, match="image"):
+        as_pixels(images)  # type: ignore[arg-type]

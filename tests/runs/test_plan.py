@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,7 +222,8 @@ def test_a_resolution_of_its_own_is_part_of_the_backbones_name_and_of_the_key(su
         for one in (suite, changed(suite, backbone={"resolution": 64}))
     )
     assert own.fit.backbone is not None
-    assert other.fit.backbone == f"{own.fit.backbone} at 64 px"
+    assert other.fit.backbone == replace(own.fit.backbone, resolution=64)
+    assert other.fit.backbone.label == f"{own.fit.backbone.label} at 64 px"
     assert own.fit.key != other.fit.key
 
 

@@ -1,8 +1,9 @@
 """Records: prompts, noise seeds, the three keys, requests, and reading back what was written."""
 
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pytest
@@ -22,11 +23,13 @@ from benchmark.store.records import (
     Job,
     JobRecord,
     MetricRecord,
+    Model,
     Phases,
     Prior,
     PriorRecord,
     ScoreRecord,
     Scoring,
+    digest,
     from_json,
     image_key,
     images_digest,
@@ -34,11 +37,12 @@ from benchmark.store.records import (
 )
 
 SNOW = Prompt("a {} in the snow", "recontextualization")
+MODEL = Model("diffusers", "1", "pocket@0")
 FIT = Fit(
     method="dreambooth",
     version="1",
     settings={"steps": 2, "templates": ["a {}"]},
-    backbone="pocket@0",
+    backbone=MODEL,
     precision="fp32",
     subject="rex",
     class_noun="dog",
@@ -51,7 +55,7 @@ JOB = Job(
     method="dreambooth[steps=2]",
     role="method",
     variant_of=None,
-    prompted=True,
+    draws="prompts",
     fit=FIT,
     sampler=Sampler("ddim", 3, 1.0),
     references=5,
@@ -60,10 +64,10 @@ JOB = Job(
     images_per_prompt=2,
     prior_prompt_images=1,
 )
-PRIOR = Prior("pocket@0", "fp32", "dog", 4, Sampler(), 0)
+PRIOR = Prior(MODEL, "fp32", "dog", 4, Sampler(), 0)
 SCORING = Scoring(
     protocol="p-1",
-    declaration="d",
+    declaration={"caption": "d"},
     encoders={"clip": {"weights": "1"}, "dino": {"weights": "2"}},
     metrics={
         "clip_t": MetricRecord("1", "CLIP-T", "prompt fidelity", True, ("clip",), 1.0),
@@ -117,7 +121,7 @@ def test_requests_are_the_prompts_then_the_prior_prompts() -> None:
 
 
 def test_a_method_without_prompts_is_asked_for_each_reference() -> None:
-    requests = replace(JOB, prompted=False, references=3).requests
+    requests = replace(JOB, draws="references", references=3).requests
     assert [(r.prompt, r.index) for r in requests] == [(REAL_PROMPT, i) for i in range(3)]
 
 
@@ -128,6 +132,7 @@ CHANGES: dict[type, Callable[[Any], Any]] = {
     dict: lambda value: {**value, "more": 1},
     type(None): lambda value: "some",
     Sampler: lambda value: replace(value, steps=value.steps + 1),
+    Model: lambda value: replace(value, version=value.version + "x"),
 }
 
 
@@ -165,8 +170,62 @@ def test_a_scores_key_depends_on_its_own_metric_and_encoders_alone() -> None:
     newer = replace(SCORING, metrics=metrics | {"dino": replace(metrics["dino"], version="2")})
     assert other_clip.key("dino") == key
     assert other_clip.key("clip_t") != SCORING.key("clip_t")
-    for other in (other_dino, newer, replace(SCORING, declaration="e")):
+    whose = replace(SCORING, identifier="sks")
+    scaled = replace(SCORING, metrics=metrics | {"dino": replace(metrics["dino"], factor=2.5)})
+    for other in (
+        *(other_dino, newer, whose, scaled),
+        replace(SCORING, declaration={"caption": "e"}),
+    ):
         assert other.key("dino") != key
+    renamed = replace(metrics["dino"], label="DINO-I", about="something else")
+    assert replace(SCORING, metrics=metrics | {"dino": renamed}).key("dino") == key
+
+
+@dataclass(frozen=True)
+class Before:
+    name: str
+    settings: dict[str, Any]
+    child: Prompt | None = None
+
+
+@dataclass(frozen=True)
+class After(Before):
+    note: str = ""
+    more: tuple[str, ...] = ()
+    other: Prompt | None = None
+    zero: int | None = None
+
+
+def test_a_field_that_is_added_and_says_nothing_changes_no_key() -> None:
+    before = digest(Before("a", {"x": None, "y": ""}, SNOW))
+    assert digest(After("a", {"x": None, "y": ""}, SNOW)) == before
+    says = [{"note": "n"}, {"more": ("m",)}, {"other": SNOW}, {"zero": 0}]
+    after = [After("a", {"x": None, "y": ""}, SNOW, **one) for one in says]  # type: ignore[arg-type]
+    assert len({before, *map(digest, after)}) == 5
+    assert digest(Before("a", {"y": ""}, SNOW)) != before  # a setting is no field
+
+
+def test_a_digest_is_that_of_the_canonical_json() -> None:
+    text = '{"name":"a","settings":{"b":[1,null],"c":2}}'
+    expected = hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert digest(Before("a", {"c": 2, "b": (1, None)})) == expected
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"kind": "other"}, {"version": "2"}, {"id": "pocket@1"}, {"resolution": 64}],
+)
+def test_a_fit_depends_on_the_backbones_kind_version_files_and_size(
+    changed: dict[str, Any],
+) -> None:
+    other = replace(MODEL, **changed)
+    assert replace(FIT, backbone=other).key != FIT.key
+    assert replace(PRIOR, backbone=other).key != PRIOR.key
+
+
+def test_the_prior_prompt_is_drawn_with_the_class_noun_alone() -> None:
+    assert Request(SNOW, 0, 7).text("dog", "sks dog") == "a sks dog in the snow"
+    assert Request(PRIOR_PROMPT, 0, 7).text("dog", "sks dog") == "a dog"
 
 
 def record() -> JobRecord:

@@ -27,6 +27,7 @@ from benchmark.store.records import (
     Job,
     JobRecord,
     MetricRecord,
+    Model,
     Phases,
     Score,
     ScoreRecord,
@@ -38,7 +39,7 @@ FIT = Fit(
     method="my_module:METHOD",
     version="1",
     settings={"steps": 1},
-    backbone="b",
+    backbone=Model("k", "1", "b"),
     precision="fp32",
     subject="dog",
     class_noun="dog",
@@ -51,7 +52,7 @@ JOB = Job(
     method="my_module:METHOD",
     role="method",
     variant_of=None,
-    prompted=True,
+    draws="prompts",
     fit=FIT,
     sampler=None,
     references=2,
@@ -99,7 +100,7 @@ def score(directory: RunDirectory, job: Job, protocol: str = "p", value: float =
         protocol=protocol,
     )
     text = score_rows([one, replace(one, value=None, reason="too dark, and more")])
-    scoring = Scoring(protocol, "d", {}, {"dino": METRIC})
+    scoring = Scoring(protocol, {"caption": "d"}, {}, {"dino": METRIC})
     record = ScoreRecord(*job.name, scoring, "i", "d", 1.0, sha256(text.encode()), {})
     directory.write_scores(record, text)
 

@@ -14,7 +14,7 @@ class Hostile:
     version: ClassVar[str] = "1"
     role: ClassVar[str] = "method"
     variant_of: ClassVar[None] = None
-    prompted: ClassVar[bool] = True
+    draws: ClassVar[str] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset({"text-to-image", "training"})
     description: str = "leaves something behind"
 

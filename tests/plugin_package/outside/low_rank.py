@@ -22,7 +22,7 @@ class Lora:
     version: ClassVar[str] = "1"  # raise it when the numbers change
     role: ClassVar[str] = "method"
     variant_of: ClassVar[None] = None
-    prompted: ClassVar[bool] = True
+    draws: ClassVar[str] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset({"text-to-image", "training"})
     description: str = "LoRA on the denoiser's linear layers, without prior images"
     identifier: str | None = None  # None: the suite's
@@ -54,7 +54,7 @@ class Lora:
 
     def generate(self, weights, subject, requests, backbone, tools):
         mine, noun = f"{self.identifier} {subject.class_noun}", subject.class_noun
-        texts = [r.prompt.text(noun if r.prompt.kind == "prior" else mine) for r in requests]
+        texts = [request.text(noun, mine) for request in requests]  # prior prompt: the noun alone
         with attached(backbone.stages[0].denoiser, weights):
             return backbone.sample(backbone.encode(texts), [r.noise_seed for r in requests])
 
