@@ -44,6 +44,18 @@ class Diffusers:
         """Raise UserError for a scheduler that `sampling.SCHEDULERS` has not."""
         check_scheduler(sampler)
 
+    def rare_words(self, model: str) -> dict[str, int]:
+        """Words of one token that can stand for a subject, rarest first, and their tokens' ids."""
+        from benchmark.models import rare_words
+
+        return rare_words.rare_words(model)
+
+    def token(self, model: str, word: str) -> int | None:
+        """The id of `word` in `model`'s vocabulary if it is one token there."""
+        from benchmark.models.rare_words import single_token
+
+        return single_token(model, word)
+
     def load(
         self,
         model: str,
