@@ -17,8 +17,8 @@ from benchmark.api import UserError
 from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
 from benchmark.runs.agenda import Agenda, Task, Work, work_left
-from benchmark.runs.gain import (
-    Held,
+from benchmark.runs.existing_run import (
+    Existing,
     check,
     check_scoring,
     extra_metrics,
@@ -26,7 +26,7 @@ from benchmark.runs.gain import (
     joined,
     joined_plan,
     joined_suite,
-    read_held,
+    read_existing,
 )
 from benchmark.runs.plan import Grid
 from benchmark.runs.progress import Display, Outlook, print_memory, print_plan
@@ -52,14 +52,14 @@ def run_grid(
     is kept. Raises UserError if `path` cannot be written to, belongs to something else, or holds
     images or scores that `grid` would change.
     """
-    held = read_held(RunDirectory(path))
-    jobs = joined(grid, held)
-    check(jobs, grid.settled, held)
+    existing = read_existing(RunDirectory(path))
+    jobs = joined(grid, existing)
+    check(jobs, grid.settled, existing)
     protocol = grid.suite.protocol
-    assessment = Assessment.of(grid.suite, extra_metrics(protocol, held))
-    check_scoring(assessment.scoring, held)
-    left = work_left(jobs, grid.priors, assessment.scoring, held)
-    forecast = _forecast(grid, held)
+    assessment = Assessment.of(grid.suite, extra_metrics(protocol, existing))
+    check_scoring(assessment.scoring, existing)
+    left = work_left(jobs, grid.priors, assessment.scoring, existing)
+    forecast = _forecast(grid, existing)
     memory = None if dry_run else _fetch(grid, left)
     free = free_memory()
     crew = workers or worker_count(len(left), memory=memory, free=free)
@@ -69,14 +69,14 @@ def run_grid(
         print_memory(memory, free)
     if dry_run:
         return 0
-    with held.locked():
-        held.directory.write_plan(
-            joined_plan(jobs, grid.settled, protocol, held),
-            suite=joined_suite(grid, jobs, held),
+    with existing.locked():
+        existing.directory.write_plan(
+            joined_plan(jobs, grid.settled, protocol, existing),
+            suite=joined_suite(grid, jobs, existing),
             protocols={protocol.label: protocol.dump_toml()},
         )
-        examiner = Examiner(assessment, held.directory)
-        workplace = Workplace(grid.suite, held.directory, examiner, keep_weights)
+        examiner = Examiner(assessment, existing.directory)
+        workplace = Workplace(grid.suite, existing.directory, examiner, keep_weights)
         display = Display(outlook, assessment.scoring, forecast)
         agenda = Agenda(left, forecast.seconds)
         try:
@@ -87,7 +87,7 @@ def run_grid(
             print(f"interrupted: {done}; run the same command again to go on", file=sys.stderr)
             return 130
         failed = [task.label for task in display.failed if isinstance(task, Job)]
-        return report(held.directory, failed, len(jobs))
+        return report(existing.directory, failed, len(jobs))
 
 
 def score_run(
@@ -105,8 +105,8 @@ def score_run(
     the exit code as of `run_grid`. Raises UserError if it is no run directory, if the subjects'
     images are others, or if a score that is there would change.
     """
-    held = read_held(RunDirectory(path))
-    if held.plan is None or not held.jobs:
+    existing = read_existing(RunDirectory(path))
+    if existing.plan is None or not existing.jobs:
         raise UserError(f"{path} has no finished job to score: run it first")
     assessment = Assessment.read(path / SUITE)
     chosen = load_protocol(protocol) if protocol else assessment.protocol
@@ -114,23 +114,23 @@ def score_run(
         assessment,
         data=assessment.data.at(data),
         protocol=chosen,
-        metrics=extra_metrics(chosen, held, metrics),
+        metrics=extra_metrics(chosen, existing, metrics),
         encoders=str(encoders) if encoders else assessment.encoders,
     )
-    check_scoring(assessment.scoring, held)
-    examiner = Examiner(assessment, held.directory)
+    check_scoring(assessment.scoring, existing)
+    examiner = Examiner(assessment, existing.directory)
     dataset = assessment.data.load()
-    names = {subject for _, subject, _ in held.jobs}
+    names = {subject for _, subject, _ in existing.jobs}
     verify(dataset, [subject for subject in dataset.subjects if subject.name in names])
     one_thread()
-    with held.locked():
-        held.directory.write_plan(
-            joined_plan([], {}, assessment.protocol, held),
+    with existing.locked():
+        existing.directory.write_plan(
+            joined_plan([], {}, assessment.protocol, existing),
             suite=(path / SUITE).read_text("utf-8"),
             protocols={assessment.protocol.label: assessment.protocol.dump_toml()},
         )
-        failed = score_jobs(held.jobs.values(), examiner)
-        return report(held.directory, failed, len(held.jobs))
+        failed = score_jobs(existing.jobs.values(), examiner)
+        return report(existing.directory, failed, len(existing.jobs))
 
 
 def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
@@ -155,11 +155,11 @@ def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
     return failed
 
 
-def _forecast(grid: Grid, held: Held) -> Forecast:
-    """How long things take, by the suite's estimate and by what `held` says they took."""
+def _forecast(grid: Grid, existing: Existing) -> Forecast:
+    """How long things take, by the suite's estimate and by what `existing` says they took."""
     forecast = Forecast(grid.suite)
-    priors = map(held.directory.prior_record, grid.priors)
-    forecast.learn_held(held.jobs.values(), held.scores.values(), filter(None, priors))
+    priors = map(existing.directory.prior_record, grid.priors)
+    forecast.learn_existing(existing.jobs.values(), existing.scores.values(), filter(None, priors))
     return forecast
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmark.api import PRIOR, REAL, Prompt, Request, Role, Sampler, Unscored
 from benchmark.store.directory import (
-    Asked,
     Plan,
+    PlannedJob,
     RunDirectory,
     job_path,
     request_path,
@@ -161,7 +161,7 @@ def write_run(
     directory = RunDirectory(path)
     jobs = [make_job(m, s, seed, world) for m in methods for s in subjects for seed in seeds]
     plan = Plan(
-        jobs=tuple(Asked(j.method, j.subject, j.seed, len(j.requests)) for j in jobs),
+        jobs=tuple(PlannedJob(*j.name) for j in jobs),
         protocols=tuple(scoring.protocol for scoring in world.scorings),
         settled={"backbone": "toy"},
     )

@@ -1,6 +1,6 @@
 """What is left to do of a plan, and in which order: prior images before the jobs that need them.
 
-agenda = Agenda(work_left(jobs, grid.priors, scoring, held), forecast.seconds)
+agenda = Agenda(work_left(jobs, grid.priors, scoring, existing), forecast.seconds)
 task = agenda.take()
 agenda.finish(task)
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from benchmark.api import Request
-from benchmark.runs.gain import Held, is_scored, missing
+from benchmark.runs.existing_run import Existing, is_scored, missing
 from benchmark.store.records import Job, JobRecord, Prior, Scoring
 
 Task = Job | Prior
@@ -29,31 +29,31 @@ class Work:
 
 
 def work_left(
-    jobs: Iterable[Job], priors: Mapping[str, Prior], scoring: Scoring, held: Held
+    jobs: Iterable[Job], priors: Mapping[str, Prior], scoring: Scoring, existing: Existing
 ) -> list[Work]:
     """The jobs that are not done, and the prior images that are to be drawn for them."""
     found: list[Work] = []
     drawn: dict[str, bool] = {}
     for job in jobs:
-        record = held.jobs.get(job.name)
+        record = existing.jobs.get(job.name)
         requests = missing(job, record)
-        scored = held.scores.get((scoring.protocol, job.name))
+        scored = existing.scores.get((scoring.protocol, job.name))
         if not requests and record is not None and is_scored(record, scored, scoring):
             continue
         key = job.fit.prior if requests else None
         if key is not None and key not in drawn:
-            drawn[key] = held.directory.prior_record(key) is not None
+            drawn[key] = existing.directory.prior_record(key) is not None
             if not drawn[key]:
                 found.append(Work(priors[key], draws=priors[key].count))
         waits_for = None if key is None or drawn[key] else key
-        fits = _fits(requests, record, held)
+        fits = _fits(requests, record, existing)
         found.append(Work(job, fits, len(requests), len(job.requests), waits_for))
     return found
 
 
-def _fits(requests: tuple[Request, ...], record: JobRecord | None, held: Held) -> bool:
+def _fits(requests: tuple[Request, ...], record: JobRecord | None, existing: Existing) -> bool:
     kept = record.weights if record else None
-    return bool(requests) and (kept is None or not (held.directory.path / kept.file).is_file())
+    return bool(requests) and (kept is None or not (existing.directory.path / kept.file).is_file())
 
 
 @dataclass

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmark.api import REAL, SUBJECT_IMAGES, Request, Subject
 from benchmark.data.dataset import first_images
-from benchmark.runs.gain import is_scored, missing
+from benchmark.runs.existing_run import is_scored, missing
 from benchmark.runs.prior import draw, write_prior
 from benchmark.runs.score import device_provenance, means_of
 from benchmark.runs.tools import JobTools, Pace

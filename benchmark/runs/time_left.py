@@ -39,7 +39,7 @@ class Forecast:
         """Take finished scores into account."""
         self._scores.append(seconds / max(1, images))
 
-    def learn_held(
+    def learn_existing(
         self,
         jobs: Iterable[JobRecord],
         scores: Iterable[ScoreRecord],

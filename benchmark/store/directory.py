@@ -52,13 +52,12 @@ Name = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A job as it was asked for: how many images it has when it is done."""
+class PlannedJob:
+    """A job that was asked for, by its name. When it is done, it has a record."""
 
     method: str
     subject: str
     seed: int
-    images: int
 
     @property
     def name(self) -> Name:
@@ -69,7 +68,7 @@ class Asked:
 class Plan:
     """run.json: the jobs in the order of the scores, and what no later command may change."""
 
-    jobs: tuple[Asked, ...]
+    jobs: tuple[PlannedJob, ...]
     protocols: tuple[str, ...]  #: labels
     settled: dict[str, Any]  #: backbone, sampler, dataset: a dotted name -> its value
 
@@ -162,7 +161,7 @@ class RunDirectory:
             )
         try:
             return Plan(
-                jobs=tuple(Asked(**job) for job in content["jobs"]),
+                jobs=tuple(PlannedJob(**job) for job in content["jobs"]),
                 protocols=tuple(content["protocols"]),
                 settled=content["settled"],
             )

@@ -1,7 +1,7 @@
 """Scores for images that any other tool made, in a run directory like any other.
 
-    work = collect(Path("my-images"), load_suite("pocket"), method="my-tool")
-    score_images(work, Path("runs/my-tool"))    # -> runs/my-tool/report.md
+    found = collect(Path("my-images"), load_suite("pocket"), method="my-tool")
+    score_images(found, Path("runs/my-tool"))    # -> runs/my-tool/report.md
 
 `benchmark.studies.matching` says which file is an image of what. The images are copied, so that
 the report can be written again from the run directory alone.
@@ -20,7 +20,13 @@ from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Request, Subject, UserError
 from benchmark.config.suite import Suite
 from benchmark.data.dataset import read_image, verify
 from benchmark.grid import report, score_jobs
-from benchmark.runs.gain import check, check_scoring, extra_metrics, joined_plan, read_held
+from benchmark.runs.existing_run import (
+    check,
+    check_scoring,
+    extra_metrics,
+    joined_plan,
+    read_existing,
+)
 from benchmark.runs.job import make_images
 from benchmark.runs.plan import Row, Selection, lay_out
 from benchmark.runs.score import Assessment, Examiner, one_thread
@@ -44,7 +50,7 @@ from benchmark.studies.matching import match_files, name_of
 
 
 @dataclass(frozen=True)
-class Batch:
+class OutsideJob:
     """One job's images: `files[i]` is what was made for `requests[i]`."""
 
     job: Job
@@ -53,18 +59,20 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Work:
+class OutsideImages:
     """What is to be scored, and what fits nothing."""
 
     suite: Suite
-    batches: tuple[Batch, ...]
+    jobs: tuple[OutsideJob, ...]
     metrics: tuple[str, ...]  #: beside the protocol's
     measures: tuple[Job, ...]  #: those of the suite's controls that need no backbone
     unmatched: tuple[str, ...]  #: file and why
     directory: Path  #: where it goes unless it is told otherwise
 
 
-def collect(images: Path, suite: Suite, *, method: str = "", metrics: Sequence[str] = ()) -> Work:
+def collect(
+    images: Path, suite: Suite, *, method: str = "", metrics: Sequence[str] = ()
+) -> OutsideImages:
     """Match every file of `images` (a folder or a CSV) with a subject and a prompt, and look at it.
 
     `method` is what made them, where a CSV does not say; else the folder's name. `metrics` are
@@ -88,18 +96,18 @@ def collect(images: Path, suite: Suite, *, method: str = "", metrics: Sequence[s
     scored = tuple(subjects[name] for name in dict.fromkeys(name for _, name, _ in found))
     verify(dataset, scored)
     scoring = Assessment.of(suite, tuple(metrics)).scoring
-    batches = [
-        _batch(name, subjects[subject], seed, files)
+    jobs = [
+        _outside_job(name, subjects[subject], seed, files)
         for (name, subject, seed), files in found.items()
     ]
     compared = tuple(subject for subject in scored if len(subject.images) > 1)
     selection = Selection(dataset, compared, {subject.name: () for subject in compared}, ())
     seed = min(seed for _, _, seed in found)
     measures, _ = lay_out(suite, rows, selection, [seed], None)
-    key = digest([scoring.declaration, [batch.job.fit.key for batch in batches]])
-    return Work(
+    key = digest([scoring.declaration, [one.job.fit.key for one in jobs]])
+    return OutsideImages(
         suite,
-        tuple(batches),
+        tuple(jobs),
         metrics=tuple(metrics),
         measures=measures,
         unmatched=tuple(unmatched),
@@ -107,52 +115,53 @@ def collect(images: Path, suite: Suite, *, method: str = "", metrics: Sequence[s
     )
 
 
-def score_images(work: Work, path: Path) -> int:
+def score_images(found: OutsideImages, path: Path) -> int:
     """Copy the images into the run directory, score what is not scored yet, and report it.
 
     Returns the exit code as of `run_grid`. Raises UserError if `path` belongs to something else,
     or holds other images of the same jobs.
     """
-    held = read_held(RunDirectory(path))
-    jobs = [*(batch.job for batch in work.batches), *work.measures]
-    check(jobs, {}, held)
-    protocol = work.suite.protocol
-    assessment = Assessment.of(work.suite, extra_metrics(protocol, held, work.metrics))
-    check_scoring(assessment.scoring, held)
-    examiner = Examiner(assessment, held.directory)
+    existing = read_existing(RunDirectory(path))
+    jobs = [*(one.job for one in found.jobs), *found.measures]
+    check(jobs, {}, existing)
+    protocol = found.suite.protocol
+    assessment = Assessment.of(found.suite, extra_metrics(protocol, existing, found.metrics))
+    check_scoring(assessment.scoring, existing)
+    examiner = Examiner(assessment, existing.directory)
     one_thread()
-    with held.locked():
+    with existing.locked():
         there = (path / SUITE).is_file()
-        held.directory.write_plan(
-            joined_plan(jobs, {}, protocol, held),
-            suite=(path / SUITE).read_text("utf-8") if there else _suite_toml(work.suite),
+        existing.directory.write_plan(
+            joined_plan(jobs, {}, protocol, existing),
+            suite=(path / SUITE).read_text("utf-8") if there else _suite_toml(found.suite),
             protocols={protocol.label: protocol.dump_toml()},
         )
-        if work.unmatched:
-            write_atomically(path / "unmatched.txt", "\n".join(work.unmatched) + "\n")
+        if found.unmatched:
+            write_atomically(path / "unmatched.txt", "\n".join(found.unmatched) + "\n")
         else:
             (path / "unmatched.txt").unlink(missing_ok=True)
         records = [
-            held.jobs.get(batch.job.name) or _bring(batch, held.directory) for batch in work.batches
+            existing.jobs.get(one.job.name) or _bring(one, existing.directory)
+            for one in found.jobs
         ]
-        workplace = Workplace(work.suite, held.directory, examiner)
+        workplace = Workplace(found.suite, existing.directory, examiner)
         records += [
-            held.jobs.get(job.name) or make_images(job, None, workplace, tell=_silent)
-            for job in work.measures
+            existing.jobs.get(job.name) or make_images(job, None, workplace, tell=_silent)
+            for job in found.measures
         ]
-        return report(held.directory, score_jobs(records, examiner), len(records))
+        return report(existing.directory, score_jobs(records, examiner), len(records))
 
 
 def _silent(phase: str, done: int, steps: int) -> None:
     """Nothing to tell: images are only copied."""
 
 
-def _bring(batch: Batch, directory: RunDirectory) -> JobRecord:
+def _bring(one: OutsideJob, directory: RunDirectory) -> JobRecord:
     """Copy a job's images, and write its record."""
-    job = batch.job
+    job = one.job
     images = {
         request_path(job.name, request): read_image(file)
-        for request, file in zip(batch.requests, batch.files, strict=True)
+        for request, file in zip(one.requests, one.files, strict=True)
     }
     hashes = directory.write_images(images)
     record = JobRecord(
@@ -166,7 +175,7 @@ def _bring(batch: Batch, directory: RunDirectory) -> JobRecord:
                 key=image_key(job.fit, request, None),
                 sha256=hashes[path],
             )
-            for path, request, file in zip(images, batch.requests, batch.files, strict=True)
+            for path, request, file in zip(images, one.requests, one.files, strict=True)
         },
         drawn=len(images),
         phases=Phases(),
@@ -177,7 +186,9 @@ def _bring(batch: Batch, directory: RunDirectory) -> JobRecord:
     return record
 
 
-def _batch(method: str, subject: Subject, seed: int, files: Mapping[Request, Path]) -> Batch:
+def _outside_job(
+    method: str, subject: Subject, seed: int, files: Mapping[Request, Path]
+) -> OutsideJob:
     prompts = tuple(dict.fromkeys(request.prompt for request in files))
     counts = {prompt: sum(r.prompt == prompt for r in files) for prompt in prompts}
     evaluated = tuple(p for p in prompts if p not in (PRIOR_PROMPT, REAL_PROMPT))
@@ -211,7 +222,7 @@ def _batch(method: str, subject: Subject, seed: int, files: Mapping[Request, Pat
         images_per_prompt=max((counts[prompt] for prompt in evaluated), default=0),
         prior_prompt_images=counts.get(PRIOR_PROMPT, 0),
     )
-    return Batch(job, tuple(files), tuple(files.values()))
+    return OutsideJob(job, tuple(files), tuple(files.values()))
 
 
 def _suite_toml(suite: Suite) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from benchmark.api import Prompt
-from benchmark.store.directory import Asked, Plan, RunDirectory, request_path
+from benchmark.store.directory import Plan, PlannedJob, RunDirectory, request_path
 from benchmark.store.files import png_bytes, sha256, write_atomically
 from benchmark.store.records import ImageRecord, Job, JobRecord, Phases, ScoreRecord, image_key
 from tests.made_up_run import METRICS as DECLARED
@@ -54,7 +54,7 @@ def build(path: Path) -> None:
         for subject in SUBJECTS
     ]
     directory = RunDirectory(path)
-    plan = Plan(tuple(Asked(*j.name, len(j.requests)) for j in jobs), (SCORING.protocol,), {})
+    plan = Plan(tuple(PlannedJob(*j.name) for j in jobs), (SCORING.protocol,), {})
     directory.write_plan(plan, suite=SUITE, protocols={SCORING.protocol: 'name = "toy"\n'})
     for i, job in enumerate(jobs):
         _write_job(directory, job, np.random.default_rng(i), picture)

@@ -15,7 +15,7 @@ from benchmark.config.suite import load_suite
 from benchmark.grid import run_grid
 from benchmark.runs import workers as execution
 from benchmark.runs.agenda import Agenda, work_left
-from benchmark.runs.gain import joined_plan, read_held
+from benchmark.runs.existing_run import joined_plan, read_existing
 from benchmark.runs.plan import Grid, plan
 from benchmark.runs.score import Assessment, Examiner
 from benchmark.runs.time_left import Forecast
@@ -44,20 +44,20 @@ def grid_of(suite_file: Path, *methods: str) -> Grid:
 
 def executed(grid: Grid, path: Path, *, backwards: bool = False, workers: int = 1) -> list[Event]:
     """What happened as the grid was done, without plan and report."""
-    held = read_held(RunDirectory(path))
+    existing = read_existing(RunDirectory(path))
     protocol = grid.suite.protocol
-    held.directory.write_plan(
-        joined_plan(grid.jobs, grid.settled, protocol, held), suite="", protocols={}
+    existing.directory.write_plan(
+        joined_plan(grid.jobs, grid.settled, protocol, existing), suite="", protocols={}
     )
-    examiner = Examiner(Assessment.of(grid.suite), held.directory)
-    left = work_left(grid.jobs, grid.priors, grid.scoring, held)
+    examiner = Examiner(Assessment.of(grid.suite), existing.directory)
+    left = work_left(grid.jobs, grid.priors, grid.scoring, existing)
     agenda = Agenda(left, Forecast(grid.suite).seconds)
     if backwards:
         agenda.waiting.reverse()
     events: list[Event] = []
-    workplace = Workplace(grid.suite, held.directory, examiner)
+    workplace = Workplace(grid.suite, existing.directory, examiner)
     execute(agenda, workplace, workers=workers, listen=events.append)
-    held.directory.assemble_scores()
+    existing.directory.assemble_scores()
     return events
 
 

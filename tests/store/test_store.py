@@ -11,8 +11,8 @@ from PIL import Image
 
 from benchmark.api import Prompt, UserError
 from benchmark.store.directory import (
-    Asked,
     Plan,
+    PlannedJob,
     RunDirectory,
     folder_name,
     request_path,
@@ -107,7 +107,7 @@ def score(directory: RunDirectory, job: Job, protocol: str = "p", value: float =
 
 def prepare(path: Path, protocols: tuple[str, ...] = ("p",)) -> RunDirectory:
     directory = RunDirectory(path)
-    jobs = tuple(Asked(*job.name, images=1) for job in (JOB, OTHER))
+    jobs = tuple(PlannedJob(*job.name) for job in (JOB, OTHER))
     plan = Plan(jobs, protocols, {"backbone": "b", "sampler.steps": 2})
     with directory.locked():
         directory.write_plan(plan, suite="", protocols={"p": 'name = "p"'})

@@ -129,7 +129,7 @@ def test_a_csv_names_the_same_images_in_any_of_the_ways(suite: Suite, tmp_path: 
     (tmp_path / "pictures/all.csv").write_text("\n".join(lines) + "\n")
     work = collect(tmp_path / "pictures/all.csv", suite, method="other")
     assert work.unmatched == ()
-    first, second, *real = work.batches
+    first, second, *real = work.jobs
     assert (first.job.method, first.job.seed, first.job.subject) == ("mine", 7, "dog-red")
     assert [r.index for r in first.requests] == [0, 3, 6, 9, 0]
     assert {r.prompt.template for r in first.requests[:4]} == {"a {} in the snow"}
@@ -175,7 +175,7 @@ def test_files_of_a_prompt_are_counted_in_the_order_of_their_numbers(
 ) -> None:
     for name in ("10", "9", "1"):
         picture(tmp_path / f"tool/dog-red/a dog in the snow/{name}.png", int(name))
-    (batch,) = collect(tmp_path / "tool", suite).batches
+    (batch,) = collect(tmp_path / "tool", suite).jobs
     assert [(r.index, f.stem) for r, f in zip(batch.requests, batch.files, strict=True)] == [
         (0, "1"),
         (1, "9"),
@@ -290,4 +290,4 @@ def test_every_prompt_is_found_by_its_text_and_its_slug(suite: Suite, tmp_path: 
     (tmp_path / "all.csv").write_text("\n".join(lines))
     work = collect(tmp_path / "all.csv", suite)
     assert work.unmatched == ()
-    assert [len(b.requests) for b in work.batches if b.job.method == "all"] == [3, 3, 3]
+    assert [len(b.requests) for b in work.jobs if b.job.method == "all"] == [3, 3, 3]

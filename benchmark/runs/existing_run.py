@@ -1,8 +1,8 @@
 """What a run directory holds already, and what a plan adds to it.
 
-    held = read_held(RunDirectory(path))
-    check(grid.jobs, grid.settled, held)        # refuses what would change what is there
-    jobs = joined(grid, held)
+    existing = read_existing(RunDirectory(path))
+    check(grid.jobs, grid.settled, existing)        # refuses what would change what is there
+    jobs = joined(grid, existing)
 
 A directory may gain methods, subjects, seeds, prompts, images and protocols. What would change an
 image or a score that is there is refused by name.
@@ -20,7 +20,7 @@ from typing import Any
 from benchmark.api import Prompt, Request, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.runs.plan import Grid
-from benchmark.store.directory import RECORDS, SUITE, Asked, Name, Plan, RunDirectory
+from benchmark.store.directory import RECORDS, SUITE, Name, Plan, PlannedJob, RunDirectory
 from benchmark.store.records import (
     Job,
     JobRecord,
@@ -34,7 +34,7 @@ _WAY_OUT = "go back to what it was, or choose another --out"
 
 
 @dataclass(frozen=True)
-class Held:
+class Existing:
     """What lies in a run directory."""
 
     directory: RunDirectory
@@ -54,7 +54,7 @@ class Held:
             yield
 
 
-def read_held(directory: RunDirectory) -> Held:
+def read_existing(directory: RunDirectory) -> Existing:
     """What `directory` holds. Raises UserError if it is no run directory, or a kept run."""
     plan = directory.plan()
     if (directory.path / RECORDS).is_file():
@@ -70,24 +70,24 @@ def read_held(directory: RunDirectory) -> Held:
         for name in jobs
         if (scored := directory.score_record(protocol, name))
     }
-    return Held(directory, plan, jobs, scores)
+    return Existing(directory, plan, jobs, scores)
 
 
 # What may not change ---------------------------------------------------------------------------
 
 
-def check(jobs: Sequence[Job], settled: Mapping[str, Any], held: Held) -> None:
+def check(jobs: Sequence[Job], settled: Mapping[str, Any], existing: Existing) -> None:
     """Refuse `jobs` if they would change an image that is there. Raises UserError."""
-    if not held.jobs:
+    if not existing.jobs:
         return
-    before = dict(held.plan.settled if held.plan else {}) | _facts(
-        record.job for record in held.jobs.values()
+    before = dict(existing.plan.settled if existing.plan else {}) | _facts(
+        record.job for record in existing.jobs.values()
     )
     for what, value in (dict(settled) | _facts(jobs)).items():
         if what in before and before[what] != value:
             raise UserError(
-                f"{held.directory.path} holds images made with {what} {before[what]!r}, and now "
-                f"it is {value!r}: {_WAY_OUT}"
+                f"{existing.directory.path} holds images made with {what} {before[what]!r}, "
+                f"and now it is {value!r}: {_WAY_OUT}"
             )
 
 
@@ -108,16 +108,16 @@ def _facts(jobs: Iterable[Job]) -> dict[str, Any]:
     return facts
 
 
-def check_scoring(scoring: Scoring, held: Held) -> None:
+def check_scoring(scoring: Scoring, existing: Existing) -> None:
     """Refuse to score under `scoring` if it would change a score that is there."""
-    for (protocol, _), record in held.scores.items():
+    for (protocol, _), record in existing.scores.items():
         if protocol != scoring.protocol:
             continue
         for what, was, now in _scoring_differences(record.scoring, scoring):
             raise UserError(
-                f"{held.directory.path} holds scores under protocol '{protocol}' with {what} "
+                f"{existing.directory.path} holds scores under protocol '{protocol}' with {what} "
                 f"{was}, and now it is {now}: {_WAY_OUT}, or remove "
-                f"{held.directory.path}/scores/{protocol} to score everything again"
+                f"{existing.directory.path}/scores/{protocol} to score everything again"
             )
 
 
@@ -140,10 +140,10 @@ def _scoring_differences(before: Scoring, after: Scoring) -> Iterable[tuple[str,
 # What is added ---------------------------------------------------------------------------------
 
 
-def joined(grid: Grid, held: Held) -> tuple[Job, ...]:
+def joined(grid: Grid, existing: Existing) -> tuple[Job, ...]:
     """The grid's jobs, each with the prompts and images that it has in the directory already."""
     return tuple(
-        _joined(job, held.jobs.get(job.name), grid.prompts[job.subject]) for job in grid.jobs
+        _joined(job, existing.jobs.get(job.name), grid.prompts[job.subject]) for job in grid.jobs
     )
 
 
@@ -182,11 +182,13 @@ def is_scored(record: JobRecord, scored: ScoreRecord | None, scoring: Scoring) -
     )
 
 
-def extra_metrics(protocol: Protocol, held: Held, asked: Iterable[str] = ()) -> tuple[str, ...]:
-    """The metrics beside the protocol's own that are asked for, or that `held` has scores of."""
+def extra_metrics(
+    protocol: Protocol, existing: Existing, asked: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """The metrics beside the protocol's own that are asked for, or that `existing` has."""
     found = {
         name
-        for (label, _), record in held.scores.items()
+        for (label, _), record in existing.scores.items()
         if label == protocol.label
         for name in record.scoring.metrics
     }
@@ -194,30 +196,31 @@ def extra_metrics(protocol: Protocol, held: Held, asked: Iterable[str] = ()) -> 
 
 
 def joined_plan(
-    jobs: Sequence[Job], settled: Mapping[str, Any], protocol: Protocol, held: Held
+    jobs: Sequence[Job], settled: Mapping[str, Any], protocol: Protocol, existing: Existing
 ) -> Plan:
     """run.json with `jobs` and `protocol` added: its jobs by name, whatever came first."""
-    before = {asked.name: asked for asked in held.plan.jobs} if held.plan else {}
-    new = {job.name: Asked(*job.name, images=len(job.requests)) for job in jobs}
+    before = {asked.name: asked for asked in existing.plan.jobs} if existing.plan else {}
+    new = {job.name: PlannedJob(*job.name) for job in jobs}
     asked = before | new
-    labels = dict.fromkeys([*(held.plan.protocols if held.plan else ()), protocol.label])
+    labels = dict.fromkeys([*(existing.plan.protocols if existing.plan else ()), protocol.label])
     return Plan(
         jobs=tuple(asked[name] for name in sorted(asked)),
         protocols=tuple(labels),
-        settled=dict(held.plan.settled if held.plan and held.jobs else {}) | dict(settled),
+        settled=dict(existing.plan.settled if existing.plan and existing.jobs else {})
+        | dict(settled),
     )
 
 
-def joined_suite(grid: Grid, jobs: Sequence[Job], held: Held) -> str:
+def joined_suite(grid: Grid, jobs: Sequence[Job], existing: Existing) -> str:
     """suite.toml: the grid's suite, with the selection that the directory has in all."""
     import tomli_w
 
     suite = grid.suite.model_dump(mode="json", exclude_none=True)
-    before = _suite_before(held)
+    before = _suite_before(existing)
     suite["protocol"] = before.get("protocol", suite["protocol"])
     methods = before.get("methods", {}) | suite["methods"]
     suite["methods"] = {name: methods[name] for name in sorted(methods)}
-    there = [record.job for record in held.jobs.values() if not record.job.elsewhere]
+    there = [record.job for record in existing.jobs.values() if not record.job.elsewhere]
     suite["data"]["subjects"] = sorted({job.subject for job in (*there, *jobs)})
     evaluation = suite["evaluation"]
     for key in ("images_per_prompt", "prior_prompt_images"):
@@ -234,6 +237,6 @@ def _templates(jobs: Iterable[Job]) -> set[str]:
     return {prompt.template for job in jobs for prompt in job.prompts}
 
 
-def _suite_before(held: Held) -> dict[str, Any]:
-    path = held.directory.path / SUITE
-    return tomllib.loads(path.read_text("utf-8")) if held.plan and path.is_file() else {}
+def _suite_before(existing: Existing) -> dict[str, Any]:
+    path = existing.directory.path / SUITE
+    return tomllib.loads(path.read_text("utf-8")) if existing.plan and path.is_file() else {}

@@ -10,7 +10,7 @@ import pytest
 from benchmark.api import UserError
 from benchmark.config.suite import Suite, load_suite
 from benchmark.grid import run_grid, score_run
-from benchmark.runs.gain import read_held
+from benchmark.runs.existing_run import read_existing
 from benchmark.runs.plan import plan
 from benchmark.store.directory import RunDirectory
 from benchmark.store.files import sha256
@@ -244,11 +244,11 @@ def test_a_kept_run_and_a_folder_of_something_else_are_left_alone(
 
 def test_a_run_that_ended_meanwhile_is_not_overlooked(suite: Suite, tmp_path: Path) -> None:
     run(suite, tmp_path / "run", subjects=["dog-red"])
-    held = read_held(RunDirectory(tmp_path / "run"))
+    existing = read_existing(RunDirectory(tmp_path / "run"))
     run(suite, tmp_path / "run", subjects=["dog-blue"])
-    with pytest.raises(UserError, match="another run has added to"), held.locked():
+    with pytest.raises(UserError, match="another run has added to"), existing.locked():
         pass
-    with read_held(RunDirectory(tmp_path / "run")).locked():
+    with read_existing(RunDirectory(tmp_path / "run")).locked():
         pass
 
 
