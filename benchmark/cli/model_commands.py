@@ -79,7 +79,7 @@ def identifier(
 
     chosen = load_suite(suite).on(backbone, precision)
     chosen = chosen.under(protocol, encoders=encoders)
-    found = find_candidates(chosen.backbone.model, count)
+    found = find_candidates(chosen.backbone, count)
     if probe:
         found = probe_candidates(chosen, found, class_noun, images=images)
     print(candidate_table(found))
