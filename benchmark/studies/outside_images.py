@@ -141,8 +141,7 @@ def score_images(found: OutsideImages, path: Path) -> int:
         else:
             (path / "unmatched.txt").unlink(missing_ok=True)
         records = [
-            existing.jobs.get(one.job.name) or _bring(one, existing.directory)
-            for one in found.jobs
+            existing.jobs.get(one.job.name) or _bring(one, existing.directory) for one in found.jobs
         ]
         workplace = Workplace(found.suite, existing.directory, examiner)
         records += [
