@@ -19,6 +19,7 @@ from benchmark.api import UserError
 from benchmark.models.diffusers_layout import STEMS, variant, weight_files
 from benchmark.models.hub import NAMED
 from benchmark.models.identity import SingleFile, locate
+from benchmark.models.latent_stage import TARGETS
 
 #: What StableDiffusionPipeline makes of every scheduler: latents are not bounded by 1, and the
 #: first timestep is 1.
@@ -110,6 +111,7 @@ def _read_weights(kind: Any, folder: Path, **options: Any) -> Any:
 
 def _check(model: str, parts: dict[str, Any]) -> None:
     unet, vae, text_encoder = (parts[name].config for name in ("unet", "vae", "text_encoder"))
+    target = parts["noise_scheduler"].config.prediction_type
     faults = {
         f"its U-Net takes {unet.in_channels} channels and its VAE makes {vae.latent_channels}": (
             unet.in_channels == vae.latent_channels
@@ -119,6 +121,7 @@ def _check(model: str, parts: dict[str, Any]) -> None:
         ),
         f"its U-Net reads texts of width {unet.cross_attention_dim}, its text encoder makes "
         f"{text_encoder.hidden_size}": unet.cross_attention_dim == text_encoder.hidden_size,
+        f"its prediction_type is '{target}', none of {', '.join(TARGETS)}": target in TARGETS,
     }
     for fault, well in faults.items():
         if not well:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from benchmark.api import CAPABILITIES, Sampler
+from benchmark.api import TEXT_TO_IMAGE, TRAINING, WORDS, Sampler
 from benchmark.models import identity
 from benchmark.models.sampling import check_scheduler
 
@@ -37,12 +37,24 @@ class Diffusers:
         return identity.worker_memory(model)
 
     def capabilities(self, model: str) -> frozenset[str]:
-        """Stable Diffusion 1 and 2 have all."""
-        return frozenset(CAPABILITIES)
+        """Of Stable Diffusion 1 and 2."""
+        return frozenset({TEXT_TO_IMAGE, TRAINING, WORDS})
 
     def check_sampler(self, model: str, sampler: Sampler) -> None:
         """Raise UserError for a scheduler that `sampling.SCHEDULERS` has not."""
         check_scheduler(sampler)
+
+    def rare_words(self, model: str) -> dict[str, int]:
+        """Words of one token that can stand for a subject, rarest first, and their tokens' ids."""
+        from benchmark.models import rare_words
+
+        return rare_words.rare_words(model)
+
+    def token(self, model: str, word: str) -> int | None:
+        """The id of `word` in `model`'s vocabulary if it is one token there."""
+        from benchmark.models.rare_words import single_token
+
+        return single_token(model, word)
 
     def load(
         self,

@@ -17,6 +17,8 @@ from torch.nn.functional import mse_loss
 from benchmark.models.precision import autocast
 from benchmark.models.rows import TensorRows
 
+#: What a U-Net may predict: the noise, v (Salimans and Ho 2022), or the clean latents.
+TARGETS = ("epsilon", "v_prediction", "sample")
 #: So many images are encoded, or drawn, at once ...
 BATCH = 16
 #: ... but the VAE takes at most about so many pixels: its memory grows with them.
@@ -101,11 +103,16 @@ class LatentStage:
         return errors.mean(dim=(1, 2, 3))
 
     def _target(self, draw: LatentDraw) -> Tensor:
-        """What the U-Net is asked for: the noise, v (Salimans and Ho 2022), or the latents."""
-        kind = self.noise_scheduler.config.prediction_type
-        if kind == "v_prediction":
-            return self.noise_scheduler.get_velocity(draw.latents, draw.noise, draw.timesteps)
-        return draw.noise if kind == "epsilon" else draw.latents
+        """What the U-Net is asked for, by the one of TARGETS that the scheduler names."""
+        match self.noise_scheduler.config.prediction_type:
+            case "epsilon":
+                return draw.noise
+            case "v_prediction":
+                return self.noise_scheduler.get_velocity(draw.latents, draw.noise, draw.timesteps)
+            case "sample":
+                return draw.latents
+            case other:
+                raise ValueError(f"prediction_type is {other!r}, none of {', '.join(TARGETS)}")
 
 
 def pixels_per_latent(vae: AutoencoderKL) -> int:

@@ -6,7 +6,7 @@
     if not loan.whole: ...                  # load the backbone anew
 
 A job may leave other weights, gradients, random states, modes (train, eval) and flags
-(requires_grad, gradient_checkpointing): they are put back, and nobody need know. Everything else
+(requires_grad, gradient_checkpointing): they are restored silently. Everything else
 that it leaves is put back too, but it fails the job, since what it drew may hang on it.
 """
 

@@ -1,4 +1,4 @@
-"""What a graph of Python objects is like: taken down once, compared and put back later.
+"""What a graph of Python objects is like: recorded once, compared and put back later.
 
     graph = ObjectGraph({"unet": unet}, {"backbone": backbone})
     graph.put_back(everything=True)     # [Change("'{}' was taken out", "unet.mid_block"), ...]
@@ -41,7 +41,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Change:
-    """Something that was not as it had been; empty if nobody need know."""
+    """Something that was not as it had been; empty if it is restored silently."""
 
     what: str = ""  #: a sentence with {} where the subject goes
     subject: str = ""
@@ -54,7 +54,7 @@ class _Holder:
     path: str
     things: Any  #: a dictionary (an object's attributes, or one itself), a list or a set
     kind: str  #: "attributes", "entries", or a name in PARTS or of a dictionary of hooks
-    quiet: bool  #: private: put back, and nobody need know
+    quiet: bool  #: private: restored silently
     of_module: bool  #: a module's attributes, or entries of one of them
     held: Any = field(init=False)
 
@@ -142,7 +142,7 @@ class ObjectGraph:
         for things in (modules, objects):
             self._queue.extend((name, thing, False, False) for name, thing in things.items())
             while self._queue:
-                self._take_down(*self._queue.popleft())
+                self._record(*self._queue.popleft())
 
     def put_back(self, *, everything: bool) -> list[Change]:
         """Put everything, or else the modules alone, back; what was not as it had been."""
@@ -165,7 +165,7 @@ class ObjectGraph:
         """The classes of all objects, with those they are made from."""
         return {base for _, thing, _ in self._classes for base in type(thing).__mro__[:-1]}
 
-    def _take_down(self, path: str, thing: Any, quiet: bool, in_module: bool) -> None:
+    def _record(self, path: str, thing: Any, quiet: bool, in_module: bool) -> None:
         if id(thing) in self._seen or isinstance(thing, CLOSED):
             return
         self._seen[id(thing)] = thing  # held, so that no other object gets its id

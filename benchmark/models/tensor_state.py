@@ -57,7 +57,7 @@ class TensorState:
             return False
 
     def take_hooks(self) -> bool:
-        """Take hooks off; whether there were any. There were none when it was taken down."""
+        """Take hooks off; whether there were any. There were none when it was recorded."""
         found = False
         for name in ("_backward_hooks", "_post_accumulate_grad_hooks"):
             hooks = getattr(self.tensor, name, None)

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmark.config.protocol import load_protocol
+from benchmark.data.images import as_pixels
 from benchmark.pocket.calibration_arithmetic import (
     Finding,
     graded,
@@ -66,7 +67,6 @@ from benchmark.pocket.world import (
     sample_identities,
     sample_scenes,
 )
-from benchmark.scoring.encoders import as_pixels
 from benchmark.scoring.features import Encoders
 from benchmark.scoring.scorer import load_scorer
 from benchmark.store.records import Scoring

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmark.data.images import as_pixels
 from benchmark.models.stable_diffusion import StableDiffusion
 from benchmark.pocket.captions import IDENTIFIERS, accessory_phrase
 from benchmark.pocket.generator import draw
@@ -32,7 +33,6 @@ from benchmark.pocket.world import (
     sample_identities,
     sample_scenes,
 )
-from benchmark.scoring.encoders import as_pixels
 from benchmark.scoring.features import Encoders
 
 #: The shipped judges, as the pocket protocol calls them.

@@ -27,6 +27,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from benchmark.models import rare_words
 from benchmark.pocket.captions import IDENTIFIERS, caption, vocabulary
 from benchmark.pocket.individuals import named
 from benchmark.pocket.text_encoder import TEXT_RECIPE, TEXT_WIDTH, train_text_encoder
@@ -288,6 +289,7 @@ def save_generator(
     config = directory / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     save_tokenizer(tokenizer, directory / "tokenizer")
+    (directory / rare_words.IDENTIFIERS).write_text("\n".join(IDENTIFIERS) + "\n", "utf-8")
 
 
 def pretrain_generator(sizes: GeneratorRecipe, directory: Path, output: Path, device: str) -> None:

@@ -27,6 +27,9 @@ from benchmark.scoring.kinds import identify
 from benchmark.store.directory import Name
 from benchmark.store.records import Score, Scoring
 
+#: What a `Scoring` says elsewhere, or what decides no score.
+_NOT_DECLARED = {"metrics", "encoders", "description"}
+
 
 def scoring_of(
     protocol: Protocol,
@@ -50,9 +53,7 @@ def scoring_of(
     chosen = chosen_metrics(protocol, metrics)
     return Scoring(
         protocol=protocol.label,
-        declaration=protocol.model_dump(
-            mode="json", exclude={"description", "metrics", "encoders"}
-        ),
+        declaration=protocol.model_dump(mode="json", exclude=_NOT_DECLARED),
         encoders=identify(protocol_tables(protocol, directory)),
         metrics={name: record_of(name, metric, protocol) for name, metric in chosen.items()},
         identifier=identifier if protocol.names_identifier else None,

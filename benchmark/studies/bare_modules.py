@@ -1,4 +1,4 @@
-"""The modules' own work in anything that is done: their outermost calls, taken down and done again.
+"""The modules' own work in anything that is done: their outermost calls, recorded and done again.
 
 with recorded([unet, vae]) as calls:
     backbone.sample(condition, seeds)

@@ -1,6 +1,6 @@
 """Which token should stand for a subject: rare ones in a vocabulary, and what each already means.
 
-    print(candidate_table(find_candidates("sd15", 20)))
+    print(candidate_table(find_candidates(load_suite("pocket").backbone, 20)))
 
 The paper (section 3.2) looks for a rare token, so that it has a weak prior in both models: a
 random string falls apart into letters that have priors of their own, and a common word means
@@ -9,9 +9,9 @@ something. Rare is not enough, though: `sks` is a rifle. So a candidate can be p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,12 +19,20 @@ from benchmark.api import UserError, noise_seed
 from benchmark.report.markdown import markdown_table
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from benchmark.config.suite import BackboneChoice, Suite
 
-    from benchmark.config.suite import Suite
 
-LETTERS = 3  #: at most, as in the paper
-END_OF_WORD = "</w>"  #: closes CLIP's whole words; other tokens are pieces of words
+@runtime_checkable
+class Vocabulary(Protocol):
+    """What a kind of backbone may know beside `api.BackboneKind`: the words of its models."""
+
+    def rare_words(self, model: str) -> Mapping[str, int]:
+        """Words of one token that can stand for a subject, rarest first, and their tokens' ids."""
+        ...
+
+    def token(self, model: str, word: str) -> int | None:
+        """The id of `word` in `model`'s vocabulary if it is one token there."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -36,42 +44,25 @@ class Candidate:
     pull: float | None = None
 
 
-def find_candidates(model: str, count: int) -> list[Candidate]:
-    """The `count` rarest words of `model`'s vocabulary that can be an identifier, rarest first.
+def find_candidates(backbone: BackboneChoice, count: int) -> list[Candidate]:
+    """The `count` rarest words of a model's vocabulary that can be an identifier, rarest first.
 
-    The pocket vocabulary is made of captions' words and names, and rare words were added to it on
-    purpose: there it is these. Raises UserError if there are none.
+    Raises UserError if there are none, or its kind does not tell.
     """
-    from benchmark.models.checkpoints import read_tokenizer
-
-    tokenizer = read_tokenizer(model)
-    if model == "pocket":
-        from benchmark.pocket.captions import IDENTIFIERS
-
-        ids = [tokenizer.convert_tokens_to_ids(word + END_OF_WORD) for word in IDENTIFIERS]
-        found = [Candidate(*pair) for pair in zip(IDENTIFIERS, ids, strict=True)]
-    else:
-        found = rare_words(tokenizer)
-    if not found:
-        raise UserError(f"the vocabulary of '{model}' has no word of at most {LETTERS} letters")
-    return found[:count]
+    words = _vocabulary(backbone).rare_words(backbone.model)
+    if not words:
+        raise UserError(f"the vocabulary of '{backbone.model}' has no rare word of a few letters")
+    return [Candidate(word, token) for word, token in list(words.items())[:count]]
 
 
-def rare_words(tokenizer: CLIPTokenizer) -> list[Candidate]:
-    """All words of one token and at most three letters a to z, rarest first.
-
-    A token's id is the rank of its byte pair's merge, the most frequent pairs first: the higher,
-    the rarer. Each word encodes to its token and that decodes to the word.
-    """
-    found = []
-    for token, number in tokenizer.get_vocab().items():
-        word = token.removesuffix(END_OF_WORD)
-        if word == token or len(word) > LETTERS or not (word.isascii() and word.isalpha()):
-            continue
-        encoded = tokenizer(word, add_special_tokens=False).input_ids
-        if encoded == [number] and tokenizer.decode([number]).strip() == word:
-            found.append(Candidate(word, number))
-    return sorted(found, key=lambda candidate: -candidate.token)
+def _vocabulary(backbone: BackboneChoice) -> Vocabulary:
+    kind = backbone.load_kind()
+    if not isinstance(kind, Vocabulary):
+        raise UserError(
+            f"backbones of kind '{backbone.kind}' do not tell which words are rare: choose an "
+            "identifier by hand, or add `rare_words` and `token` to the kind"
+        )
+    return kind
 
 
 def probe_candidates(
@@ -83,9 +74,9 @@ def probe_candidates(
     noise, with the suite's backbone and sampler, and compares them by the protocol's encoder of
     images and texts, its CLIP (`pull`). Raises UserError if backbone or encoder is missing.
     """
+    from benchmark.data.images import as_pixels
     from benchmark.models.precision import resolve_device, resolve_precision
     from benchmark.scoring.encoder_tables import completed, protocol_tables
-    from benchmark.scoring.encoders import as_pixels
     from benchmark.scoring.features import load_encoders
     from benchmark.scoring.kinds import identify
 
@@ -102,7 +93,7 @@ def probe_candidates(
     )
     encoders = load_encoders(table, device=device)
     own = suite.backbone.identifier
-    token = single_token(suite.backbone.model, own)
+    token = _vocabulary(suite.backbone).token(suite.backbone.model, own)
     if token is not None and token not in [candidate.token for candidate in candidates]:
         candidates = [*candidates, Candidate(own, token)]
     text = f"a {class_noun}"
@@ -118,14 +109,6 @@ def probe_candidates(
         for candidate in candidates
     ]
     return sorted(probed, key=lambda candidate: (candidate.pull, -candidate.token))
-
-
-def single_token(model: str, word: str) -> int | None:
-    """The id of `word` in `model`'s vocabulary if it is one token there."""
-    from benchmark.models.checkpoints import read_tokenizer
-
-    ids = read_tokenizer(model)(word, add_special_tokens=False).input_ids
-    return ids[0] if len(ids) == 1 else None
 
 
 def _reader(suite: Suite) -> str:

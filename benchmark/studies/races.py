@@ -176,7 +176,12 @@ def scoring_race(
 
     Texts and references are encoded once for all jobs of a subject, and so before the clock starts.
     """
-    scorer = load_scorer(suite.protocol, directory=suite.encoders, device=backbone.device.type)
+    scorer = load_scorer(
+        suite.protocol,
+        directory=suite.encoders,
+        identifier=suite.backbone.identifier,
+        device=backbone.device.type,
+    )
     asked = suite.evaluation
     repeated = [
         Request(request.prompt, index, 0)
@@ -189,13 +194,7 @@ def scoring_race(
 
     def score() -> None:
         images = list(random.integers(0, 256, shape, np.uint8))  # never seen: nothing is cached
-        scorer.score(
-            ("speed", subject.name, 0),
-            subject,
-            repeated,
-            images,
-            identifier=suite.backbone.identifier,
-        )
+        scorer.score(("speed", subject.name, 0), subject, repeated, images)
 
     score()
     models = [

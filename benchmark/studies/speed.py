@@ -49,7 +49,9 @@ def measure(
     if not name:
         raise UserError(f"suite '{suite.name}' has settings for no method: name one by --method")
     trained = suite.method(name)
-    scoring_of(suite.protocol, directory=suite.encoders)  # what is missing is named at once
+    # What is missing is named at once.
+    identifier = suite.backbone.identifier
+    scoring_of(suite.protocol, directory=suite.encoders, identifier=identifier)
     dataset = suite.data.load()
     subject = dataset.subjects[0]
     verify(dataset, [subject])

@@ -130,7 +130,7 @@ def state(backbone: StableDiffusion) -> dict[str, torch.Tensor]:
 def test_every_method_fits_generates_and_is_undone(backbone, directory, dog, name, thorough):
     before, method, loan = state(backbone), METHODS[name], Loan(backbone)
     assert isinstance(method, Method)
-    requests = REQUESTS if method.prompted else [Request(REAL_PROMPT, i, 0) for i in range(2)]
+    requests = REQUESTS if method.draws == "prompts" else [Request(REAL_PROMPT, i, 0) for i in range(2)]
     images = job(method, dog, backbone if method.needs else None, requests)
     assert len(images) == len(requests)
     for image in images:
@@ -273,7 +273,7 @@ def test_the_text_encoder_is_trained_only_if_asked(backbone, dog):
 
 
 def test_real_images_are_the_files_own_pixels(dog):
-    assert not REAL_IMAGES.prompted and not REAL_IMAGES.needs
+    assert REAL_IMAGES.draws == "references" and not REAL_IMAGES.needs
     images = job(REAL_IMAGES, dog, None, [Request(REAL_PROMPT, i, 0) for i in (1, 0)])
     for image, path in zip(images, reversed(dog.images), strict=True):
         pixels = np.asarray(Image.open(path))
@@ -329,7 +329,7 @@ def test_ablations_differ_from_dreambooth_in_their_setting_alone():
 
 def test_the_controls_are_bounds():
     assert UNTUNED.role == "lower bound" and REAL_IMAGES.role == "upper bound"
-    assert UNTUNED.prompted and UNTUNED.variant_of is None and REAL_IMAGES.variant_of is None
+    assert UNTUNED.draws == "prompts" and UNTUNED.variant_of is None and REAL_IMAGES.variant_of is None
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -299,6 +299,17 @@ def test_other_architectures_are_refused(directory, part, changes, message):
         loaded(directory)
 
 
+def test_a_prediction_that_nothing_is_trained_for_is_refused_at_load(directory):
+    scheduler = directory / "scheduler/scheduler_config.json"
+    config = json.loads(scheduler.read_text())
+    for target in ("epsilon", "v_prediction", "sample"):
+        scheduler.write_text(json.dumps(config | {"prediction_type": target}))
+        assert loaded(directory).pipeline.scheduler.config.prediction_type == target
+    scheduler.write_text(json.dumps(config | {"prediction_type": "flow_prediction"}))
+    with pytest.raises(UserError, match="prediction_type is 'flow_prediction', none of epsilon, v"):
+        loaded(directory)
+
+
 @pytest.mark.parametrize("model", ["nonesuch", "./nonesuch/model", "/nonesuch/model"])
 def test_an_unknown_model_lists_what_is_known(model):
     with pytest.raises(UserError, match=f"unknown model '{model}'.*pocket, sd14, sd15, sd21"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MethodType, SimpleNamespace
@@ -375,6 +377,31 @@ def test_what_cannot_be_put_back_is_said(backbone, monkeypatch):
     monkeypatch.undo()
     assert loan.settle(thorough=True) == []
     assert not loan.whole, "once broken, it is loaded anew"
+
+
+FIRST_STEP = """
+import sys, torch
+from benchmark.models.loan import Loan
+
+class Plain:
+    def __init__(self):
+        self.layer, self.seed = torch.nn.Linear(2, 2), torch.manual_seed
+    def modules(self):
+        return {"layer": self.layer}
+
+plain = Plain()
+loan = Loan(plain)
+assert "torch._dynamo" not in sys.modules
+optimiser = torch.optim.AdamW(plain.layer.requires_grad_(True).parameters())
+plain.layer(torch.ones(1, 2)).sum().backward()
+optimiser.step()
+assert "torch._dynamo" in sys.modules and plain.seed is not torch.manual_seed
+assert loan.settle(thorough=True) == [] and loan.whole
+"""
+
+
+def test_what_torch_replaces_of_itself_at_an_optimisers_first_step_is_no_leftover():
+    subprocess.run([sys.executable, "-c", FIRST_STEP], check=True)
 
 
 class Outsider:

@@ -14,6 +14,7 @@ import numpy as np
 class Colours:
     """Kind and encoder in one: an image is the mean colours of its halves, a text its hash."""
 
+    version = "1"
     can = frozenset({"embeddings", "text_embeddings", "distances"})
 
     def __init__(self):

@@ -54,7 +54,7 @@ def test_the_pages_metric_scores_images_beside_the_protocols_own(
     requests = [Request(SNOW, 0, 0), Request(SNOW, 1, 1), Request(PRIOR_PROMPT, 0, 2)]
     scorer = load_scorer(load_protocol("pocket"), metrics=(metric,))
     images = [red, grey // 2, red]
-    found = scorer.score(("mine", "dog", 0), subject, requests, images, identifier="sks")
+    found = scorer.score(("mine", "dog", 0), subject, requests, images)
     # No spread, and the means of red - green and of (red + green) / 2 - blue are 255 and 127.5.
     expected = {0: 0.3 * (255**2 + 127.5**2) ** 0.5, 1: 0.0}
     assert {r.sample: r.value for r in found if r.metric == metric} == pytest.approx(expected)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from benchmark.api import UserError
 from benchmark.config.protocol import load_protocol
+from benchmark.scoring import encoder_files, kinds
+from benchmark.scoring.encoder_files import ALEXNET
+from benchmark.scoring.kinds import identify
 from benchmark.scoring.scorer import load_scorer, scoring_of
 
 
@@ -53,6 +57,32 @@ def test_weights_are_looked_for_in_a_folder_and_known_by_their_content(tmp_path:
     assert second.declaration == first.declaration
     assert second.key("dino") != first.key("dino")
     assert second.key("clip_i") == first.key("clip_i")
+
+
+def test_lpips_is_known_by_its_learned_weights_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchmetrics.functional.image import lpips
+
+    (tmp_path / ALEXNET).write_bytes(b"network")
+    tables = {"lpips": load_protocol("paper").encoders["lpips"] | {"directory": str(tmp_path)}}
+    learned = Path(lpips.__file__).parent / "lpips_models" / "alex.pth"
+    expected = hashlib.sha256(
+        ALEXNET.encode()
+        + hashlib.sha256(b"network").digest()
+        + b"alex.pth"
+        + hashlib.sha256(learned.read_bytes()).digest()
+    )
+    assert identify(tables)["lpips"]["weights"] == expected.hexdigest()[:12]
+    (tmp_path / "alex.pth").write_bytes(b"learned otherwise")
+    monkeypatch.setattr(kinds, "learned_file", lambda _name: tmp_path / "alex.pth")
+    assert identify(tables)["lpips"]["weights"] != expected.hexdigest()[:12]
+
+
+def test_learned_weights_that_torchmetrics_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_files, "LEARNED", "functional/nowhere.pth")
+    with pytest.raises(UserError, match="encoders.lpips: torchmetrics does not hold .*nowhere.pth"):
+        encoder_files.learned_file("lpips")
 
 
 @pytest.mark.parametrize("kind", ["timm", "open_clip", "intermediate"])

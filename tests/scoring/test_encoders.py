@@ -14,7 +14,6 @@ from benchmark.scoring.encoders import (
     IntermediateEncoder,
     Preprocessing,
     TimmEncoder,
-    as_pixels,
 )
 from benchmark.scoring.features import Encoders, load_encoders
 from benchmark.scoring.kinds import identify
@@ -148,32 +147,6 @@ def test_an_image_of_the_size_is_not_touched():
     (image,) = pictures((32, 32))
     found = Preprocessing(32, 32, (0.0,) * 3, (1.0,) * 3)([image])[0]
     assert np.array_equal((found * 255).round().to(torch.uint8).permute(1, 2, 0).numpy(), image)
-
-
-def test_pixels_are_those_of_the_png(tmp_path):
-    images = torch.rand(2, 3, 8, 8)
-    for found, image in zip(as_pixels(images), images, strict=True):
-        transforms.ToPILImage()((image * 255).round().to(torch.uint8)).save(tmp_path / "a.png")
-        assert np.array_equal(found, np.asarray(Image.open(tmp_path / "a.png")))
-        assert np.array_equal(as_pixels([found])[0], found)
-
-
-@pytest.mark.parametrize(
-    "images",
-    [
-        torch.full((1, 3, 4, 4), torch.nan),
-        torch.full((1, 3, 4, 4), 1.01),
-        torch.full((1, 3, 4, 4), -0.1),
-        torch.zeros(1, 4, 4, 3),
-        torch.zeros(3, 4, 4),
-        [np.zeros((4, 4, 3), np.float32)],
-        [np.zeros((4, 4), np.uint8)],
-    ],
-    ids=["nan", "above", "below", "channels last", "no batch", "float array", "grey"],
-)
-def test_what_is_no_image_is_refused(images):
-    with pytest.raises(ValueError, match="image"):
-        as_pixels(images)
 
 
 # --- the encoders against their libraries

@@ -312,12 +312,13 @@ def test_lpips_equals_its_formula_in_plain_loops(images: list[np.ndarray], alexn
 
     table = load_protocol("paper").encoders["lpips"]
     preprocessing = Preprocessing(64, 64, tuple(table["mean"]), tuple(table["std"]))
-    found = LpipsEncoder(alexnet, preprocessing, CPU).distances(images, [[0, 1], [2]])
+    linear_file = Path(published.__file__).parent / "lpips_models/alex.pth"
+    encoder = LpipsEncoder(alexnet, linear_file, preprocessing, CPU)
+    found = encoder.distances(images, [[0, 1], [2]])
 
     network = models.alexnet().features.eval()
     state = torch.load(alexnet, weights_only=True)
     network.load_state_dict({name.removeprefix("features."): v for name, v in state.items()})
-    linear_file = Path(published.__file__).parent / "lpips_models/alex.pth"
     weights = torch.load(linear_file, map_location="cpu", weights_only=True)
     batch = torchvisions(images[:2], {**table, "resize": 64, "crop": 64})
     # Zhang et al. scale images by these numbers.

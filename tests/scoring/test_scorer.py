@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ from benchmark.config.protocol import Protocol, load_protocol, protocol_names
 from benchmark.scoring.chosen_metrics import chosen_metrics, encoders_of
 from benchmark.scoring.features import load_encoders
 from benchmark.scoring.scorer import load_scorer, scoring_of
-from tests.scoring.colours import TABLE, Colours
+from tests.scoring.colours import COLOURS, TABLE, Colours
 
 ROOT = Path(__file__).parent.parent.parent
 SNOW, RED = Prompt("a {} in the snow", "recontextualization"), Prompt("a red {}", "property")
@@ -97,8 +97,8 @@ REQUESTS = [Request(SNOW, 0, 11), Request(SNOW, 1, 12), Request(PRIOR_PROMPT, 0,
 
 
 def rows(subject: Subject, protocol: Protocol, metrics: tuple[str, ...] = ()) -> list[Any]:
-    scorer = load_scorer(protocol, metrics=metrics)
-    return scorer.score(NAME, subject, REQUESTS, pictures(3), identifier="sks")
+    scorer = load_scorer(protocol, metrics=metrics, identifier="sks")
+    return scorer.score(NAME, subject, REQUESTS, pictures(3))
 
 
 # --- what is scored
@@ -155,14 +155,14 @@ def test_one_reference_is_the_only_one_compared_with(subject):
     assert found == pytest.approx(list(eye.embeddings(pictures(3))[:2] @ reference), abs=1e-6)
     images = [np.asarray(Image.open(path)) for path in subject.images]
     requests = [Request(REAL_PROMPT, i, 0) for i in range(3)]
-    real = load_scorer(one).score(NAME, subject, requests, images, identifier="sks")
+    real = load_scorer(one).score(NAME, subject, requests, images)
     told = {row.sample: (row.value, row.reason) for row in real if row.metric == "dino"}
     assert told[1] == (None, "the only reference is this image itself")
     assert None not in (told[0][0], told[2][0])
 
 
 def test_the_caption_rule_reaches_the_prompts_score(subject):
-    found = rows(subject, protocol_of(caption="as-given"))
+    found = rows(subject, protocol_of(caption="identifier-and-class-noun"))
     eye = Colours()
     text = eye.text_embeddings(["a sks dog in the snow"])[0]
     expected = list(eye.embeddings(pictures(3))[:2] @ text)
@@ -173,8 +173,8 @@ def test_the_caption_rule_reaches_the_prompts_score(subject):
 def test_scores_are_the_same_whatever_was_scored_before(subject):
     used = load_scorer(load_protocol("pocket"))
     others = [Request(RED, 0, 1), Request(SNOW, 0, 2)]
-    used.score(("other", "dog", 0), subject, others, pictures(2, seed=5), identifier="sks")
-    again = used.score(NAME, subject, REQUESTS, pictures(3), identifier="sks")
+    used.score(("other", "dog", 0), subject, others, pictures(2, seed=5))
+    again = used.score(NAME, subject, REQUESTS, pictures(3))
     assert again == rows(subject, load_protocol("pocket"))
 
 
@@ -207,10 +207,10 @@ def test_what_is_no_score_is_an_error_that_says_whose(subject, metric, message):
 def test_images_that_are_missing_or_no_pixels_are_an_error(subject):
     scorer = load_scorer(protocol_of())
     with pytest.raises(ValueError, match="3 images were asked for, 2 came"):
-        scorer.score(NAME, subject, REQUESTS, pictures(2), identifier="sks")
+        scorer.score(NAME, subject, REQUESTS, pictures(2))
     grey = [np.zeros((12, 12), np.uint8)] * 3
     with pytest.raises(ValueError, match=r"an image is uint8 \(12, 12\), not uint8 \(h, w, 3\)"):
-        scorer.score(NAME, subject, REQUESTS, grey, identifier="sks")
+        scorer.score(NAME, subject, REQUESTS, grey)
 
 
 # --- what is refused
@@ -322,20 +322,85 @@ def test_the_record_has_what_a_report_needs():
     }
 
 
+NAMING = {"caption": "identifier-and-class-noun"}
+
+
 @pytest.mark.parametrize(
     "change",
+    [NAMING, {"references": "one"}, {"references": "one", "reference": {"dog": "01.png"}}],
+)
+def test_one_label_with_other_rules_is_another_declaration(change):
+    before = scoring_of(protocol_of(), identifier="sks")
+    after = scoring_of(protocol_of(**change), identifier="sks")
+    assert before.protocol == after.protocol
+    differing = {k for k in after.declaration if after.declaration[k] != before.declaration[k]}
+    assert differing == change.keys()
+    assert before.key("dino") != after.key("dino")
+
+
+def test_what_says_nothing_of_a_score_is_not_in_its_key():
+    before = scoring_of(protocol_of())
+    labelled = {"dino": {"label": "DINO-S"}, "clip_t": {}, "div": {}}
+    after = scoring_of(protocol_of(description="the same in other words", metrics=labelled))
+    assert after.declaration == before.declaration
+    assert after.metrics["dino"].label != before.metrics["dino"].label
+    assert [after.key(name) for name in after.metrics] == [
+        before.key(name) for name in before.metrics
+    ]
+
+
+def test_another_encoder_is_in_the_keys_of_those_that_look_through_it():
+    before = scoring_of(protocol_of())
+    tables = {"dino": TABLE, "clip": TABLE, "lpips": {**TABLE, "size": 3}}
+    after = scoring_of(protocol_of(encoders=tables))
+    assert after.declaration == before.declaration
+    same = {name for name in before.metrics if before.key(name) == after.key(name)}
+    assert same == {"dino", "clip_t"}
+
+
+def test_the_identifier_decides_scores_where_captions_have_it():
+    plain = [scoring_of(protocol_of(), identifier=word) for word in (None, "sks", "ohwx")]
+    assert plain[0] == plain[1] == plain[2] and plain[0].identifier is None
+    naming = [scoring_of(protocol_of(**NAMING), identifier=word) for word in ("sks", "ohwx")]
+    assert [scoring.identifier for scoring in naming] == ["sks", "ohwx"]
+    assert naming[0].key("clip_t") != naming[1].key("clip_t")
+    for ask in (scoring_of, load_scorer):
+        with pytest.raises(UserError, match="captions of protocol 'toy-1' have the identifier"):
+            ask(protocol_of(**NAMING))
+
+
+def test_a_later_version_of_an_encoders_kind_is_in_the_keys(monkeypatch):
+    before = scoring_of(protocol_of())
+    assert "version" not in before.encoders["dino"], "the first is not written"
+    monkeypatch.setattr(COLOURS, "version", "2")
+    after = scoring_of(protocol_of())
+    assert after.encoders["dino"] == before.encoders["dino"] | {"version": "2"}
+    assert after.key("dino") != before.key("dino")
+
+
+class NoKind:
+    """It cannot be loaded."""
+
+    version, can = "1", frozenset({"embeddings"})
+
+    def files(self, name, table):
+        return []
+
+
+NO_KIND = NoKind()
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
     [
-        {"caption": "as-given"},
-        {"references": "one"},
-        {"references": "one", "reference": {"dog": "01.png"}},
-        {"encoders": {"dino": TABLE, "clip": TABLE, "lpips": {**TABLE, "size": 3}}},
+        ("tests.scoring.test_scorer:NO_KIND", "it lacks load"),
+        ("tests.scoring.colours:Colours", "it is a class: give an instance of it"),
     ],
 )
-def test_one_label_with_other_content_is_another_declaration(change):
-    before, after = scoring_of(protocol_of()), scoring_of(protocol_of(**change))
-    assert before.protocol == after.protocol
-    assert before.declaration != after.declaration
-    assert before.key("dino") != after.key("dino")
+def test_what_is_no_kind_of_encoders_is_named(kind, why):
+    tables = {"dino": {"kind": kind}, "clip": TABLE, "lpips": TABLE}
+    with pytest.raises(UserError, match=f"encoders.dino.kind: '{kind}' is no kind of .*: {why}"):
+        scoring_of(protocol_of(encoders=tables))
 
 
 def test_a_further_metric_changes_no_other_scores_key():
@@ -361,9 +426,22 @@ def test_whatever_changes_a_metrics_numbers_changes_its_key(choice):
     assert before.key("clip_i") != after.key("clip_i")
 
 
-def test_only_the_encoders_that_metrics_need_are_loaded():
+def test_only_the_encoders_that_metrics_need_are_loaded(subject):
     scorer = load_scorer(protocol_of(metrics={"dino": {}}))
+    assert not scorer.encoders.loaded
+    scorer.score(NAME, subject, REQUESTS, pictures(3))
     assert list(scorer.encoders.loaded) == ["dino"]
+
+
+def test_only_some_metrics_are_scored_with_the_same_rows(subject):
+    pocket = load_protocol("pocket")
+    whole = rows(subject, pocket)
+    scorer = load_scorer(pocket)
+    found = scorer.score(NAME, subject, REQUESTS, pictures(3), only={"clip_t", "dino_nearest"})
+    assert found == [row for row in whole if row.metric in ("clip_t", "dino_nearest")]
+    assert {row.metric for row in found} == {"clip_t", "dino_nearest"}
+    assert set(scorer.encoders.loaded) == {"clip", "dino"}
+    assert scorer.score(NAME, subject, REQUESTS, pictures(3), only=()) == []
 
 
 # --- by TOML alone
@@ -380,7 +458,7 @@ def test_an_encoder_and_its_score_are_added_by_toml_alone(subject, tmp_path):
     record = scorer.scoring.metrics["dino_wide"]
     assert (record.label, record.encoders, record.metric) == ("DINO wide", ("wide",), "dino")
     assert scorer.scoring.encoders["wide"]["resize"] == 80
-    found = scorer.score(NAME, subject, REQUESTS, pictures(3), identifier="sks")
+    found = scorer.score(NAME, subject, REQUESTS, pictures(3))
 
     resized = {**table["encoders"]["dino"], "resize": 80}
     eye = load_encoders({"eye": resized}, device="cpu")
@@ -392,5 +470,4 @@ def test_an_encoder_and_its_score_are_added_by_toml_alone(subject, tmp_path):
         assert abs(values["dino_wide", i] - values["dino", i]) > 1e-4
     plain = [row for row in found if row.metric != "dino_wide"]
     assert plain == rows(subject, load_protocol("pocket"))
-    without = replace(scorer.scoring, declaration=scoring_of(load_protocol("pocket")).declaration)
-    assert without.key("dino") == scoring_of(load_protocol("pocket")).key("dino")
+    assert scorer.scoring.key("dino") == scoring_of(load_protocol("pocket")).key("dino")

@@ -1,4 +1,4 @@
-"""The look-up of rare tokens on the true vocabularies, and the probe on hand-made images."""
+"""Candidates for an identifier, and the probe on hand-made images."""
 
 from __future__ import annotations
 
@@ -8,78 +8,35 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from open_clip.tokenizer import SimpleTokenizer
-from transformers import CLIPTokenizer
 
 from benchmark.api import UserError
 from benchmark.config.suite import BackboneChoice, load_suite
-from benchmark.models.identity import POCKET
 from benchmark.models.loading import load_backbone
+from benchmark.models.rare_words import single_token
 from benchmark.models.rows import TensorRows
-from benchmark.models.single_file import clip_tokenizer
-from benchmark.pocket.captions import IDENTIFIERS
 from benchmark.studies.identifiers import (
     Candidate,
     candidate_table,
     find_candidates,
     probe_candidates,
     pull,
-    rare_words,
-    single_token,
 )
 from methods.ablations import IDENTIFIER_RANDOM_STRING
-from tests.tiny_pipeline import save_tiny_pipeline
 
 
-@pytest.fixture(scope="module")
-def clip() -> CLIPTokenizer:
-    return clip_tokenizer()
+def test_candidates_are_the_rarest_words_that_the_kind_tells():
+    backbone = load_suite("pocket").backbone
+    found = find_candidates(backbone, 20)
+    assert {c.word: c.token for c in found} == backbone.load_kind().rare_words("pocket")
+    assert backbone.identifier in [candidate.word for candidate in found]
+    assert find_candidates(backbone, 2) == found[:2]
 
 
-def test_every_candidate_is_one_token_and_comes_back_in_clips_own_tokenizer(clip):
-    found, own = rare_words(clip), SimpleTokenizer()
-    assert len(found) > 500
-    for candidate in found:
-        assert own.encode(candidate.word) == [candidate.token]
-        assert own.decode([candidate.token]) == f"{candidate.word} "
-        assert candidate.word.islower() and 1 <= len(candidate.word) <= 3
-    tokens = [candidate.token for candidate in found]
-    assert tokens == sorted(set(tokens), reverse=True)
-
-
-def test_known_words_are_judged_rightly(clip):
-    found = {candidate.word: candidate.token for candidate in rare_words(clip)}
-    assert (found["sks"], found["szn"], found["shs"]) == (
-        48136,
-        clip.convert_tokens_to_ids("szn</w>"),
-        clip.convert_tokens_to_ids("shs</w>"),
-    )
-    assert not {"ohwx", "olis"} & found.keys(), "four letters"
-    assert not {"zwx", "xjy", "ktn", "qwe"} & found.keys(), "several tokens"
-    assert found["dog"] < 2000 < 40000 < found["sks"]
-
-
-def test_a_named_backbone_needs_no_weights(clip, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert find_candidates("sd15", 5) == rare_words(clip)[:5]
-
-
-def test_a_directory_is_asked_for_its_own_words(tmp_path):
-    directory = save_tiny_pipeline(tmp_path / "tiny")
-    found = find_candidates(str(directory), 100)
-    assert {"sks", "dog", "cat", "the", "a"} <= {candidate.word for candidate in found}
-    assert "snow" not in {candidate.word for candidate in found}
-
-
-def test_the_pocket_vocabularys_rare_words_are_those_put_into_it():
-    found = find_candidates("pocket", 20)
-    words = CLIPTokenizer.from_pretrained(POCKET / "generator" / "tokenizer")
-    assert tuple(candidate.word for candidate in found) == IDENTIFIERS
-    for candidate in found:
-        assert words(candidate.word, add_special_tokens=False).input_ids == [candidate.token]
-    assert len(find_candidates("pocket", 2)) == 2
-    own = load_suite("pocket").backbone.identifier
-    assert own in IDENTIFIERS
+def test_a_kind_that_does_not_tell_is_named(monkeypatch):
+    backbone = load_suite("pocket").backbone
+    monkeypatch.setattr(BackboneChoice, "load_kind", lambda self: object())
+    with pytest.raises(UserError, match="kind 'diffusers' do not tell which words are rare"):
+        find_candidates(backbone, 20)
 
 
 def test_the_ablations_prompts_fit_the_pocket_model():
@@ -130,6 +87,12 @@ class Painter:
 
     strength = {"dog": 0.0, "sks": 0.0, "ohwx": 0.3, "cat": 0.9}
 
+    def rare_words(self, model):
+        return {"cat": 1}
+
+    def token(self, model, word):
+        return {"sks": 48136}[word]
+
     def load(self, model, **options):
         assert options["precision"] != "auto" and options["device"] != "auto"
         return self
@@ -170,8 +133,7 @@ def asked(monkeypatch) -> dict:
 def test_the_probe_puts_the_weakest_prior_first_and_adds_the_suites_own(asked):
     candidates = [Candidate("cat", 1), Candidate("ohwx", 2)]
     probed = probe_candidates(load_suite("pocket"), candidates, "dog", images=4)
-    own = single_token("pocket", "sks")
-    assert [(c.word, c.token) for c in probed] == [("sks", own), ("ohwx", 2), ("cat", 1)]
+    assert [(c.word, c.token) for c in probed] == [("sks", 48136), ("ohwx", 2), ("cat", 1)]
     pulls = [c.pull for c in probed]
     assert pulls[0] == pytest.approx(0) and 0.05 < pulls[1] < pulls[2]
     table = candidate_table(probed).splitlines()

@@ -98,8 +98,8 @@ def tiny_encoders(monkeypatch) -> None:
             return IntermediateEncoder(vit(), preprocessing, cpu, [0, 1])
         return TimmEncoder(vit(), preprocessing, cpu)
 
-    def load(_tables: object, *, device: str, names: set[str]) -> Encoders:
-        return Encoders({name: encoder(name) for name in sorted(names)})
+    def load(tables: dict[str, object], *, device: str, names: tuple[str, ...]) -> Encoders:
+        return Encoders({name: encoder(name) for name in sorted(tables)})
 
     monkeypatch.setattr(scorer, "load_encoders", load)
     monkeypatch.setattr(scorer, "identify", lambda _tables: {})

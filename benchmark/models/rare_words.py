@@ -1,0 +1,59 @@
+"""Which words of a model's vocabulary can stand for a subject: one token each, and rare.
+
+rare_words("sd15")          # {"vnl": 49192, ...}: word -> token id, rarest first
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import CLIPTokenizer
+
+from benchmark.models.checkpoints import read_tokenizer
+from benchmark.models.hub import NAMED
+from benchmark.models.identity import locate
+
+LETTERS = 3  #: at most, as in the paper
+END_OF_WORD = "</w>"  #: closes CLIP's whole words; other tokens are pieces of words
+#: In a model's directory: words that were put into its vocabulary to stand for subjects, a line
+#: each. Without it they are looked for.
+IDENTIFIERS = "identifiers.txt"
+
+
+def rare_words(model: str) -> dict[str, int]:
+    """Word -> its one token's id: the words that the model names itself, or `rarest`."""
+    tokenizer = read_tokenizer(model)
+    own = _own(model)
+    ids = tokenizer.convert_tokens_to_ids([word + END_OF_WORD for word in own])
+    return dict(zip(own, ids, strict=True)) if own else rarest(tokenizer)
+
+
+def single_token(model: str, word: str) -> int | None:
+    """The id of `word` in `model`'s vocabulary if it is one token there."""
+    ids = read_tokenizer(model)(word, add_special_tokens=False).input_ids
+    return ids[0] if len(ids) == 1 else None
+
+
+def rarest(tokenizer: CLIPTokenizer) -> dict[str, int]:
+    """All words of one token and at most three letters a to z, rarest first, and their tokens' ids.
+
+    A token's id is the rank of its byte pair's merge, the most frequent pairs first: the higher,
+    the rarer. Each word encodes to its token and that decodes to the word.
+    """
+    found = {}
+    for token, number in tokenizer.get_vocab().items():
+        word = token.removesuffix(END_OF_WORD)
+        if word == token or len(word) > LETTERS or not (word.isascii() and word.isalpha()):
+            continue
+        encoded = tokenizer(word, add_special_tokens=False).input_ids
+        if encoded == [number] and tokenizer.decode([number]).strip() == word:
+            found[word] = number
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+
+def _own(model: str) -> list[str]:
+    if model.partition("@")[0] in NAMED:  # none of them has any, and none need be here
+        return []
+    place = locate(model)
+    listed = place / IDENTIFIERS if isinstance(place, Path) else None
+    return listed.read_text("utf-8").split() if listed is not None and listed.is_file() else []
