@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.api import UserError
-from benchmark.store.directory import Name
+from benchmark.store.directory import HEADER, Name
 from benchmark.store.files import sha256
 from benchmark.store.records import SCORE_COLUMNS, ScoreRecord, Scoring
 
@@ -35,7 +35,7 @@ SCORED = (
 _NUMBERS = ("sample", "seed")
 #: Columns of few different texts: categories in memory.
 CATEGORIES = tuple(name for name in SCORE_COLUMNS if name not in (*_NUMBERS, "value"))
-_NO_ROWS = sha256(b"")  #: `ScoreRecord.rows` where no metric applies to the job's images
+_NO_ROWS = sha256(HEADER.encode())  #: `ScoreRecord.rows` where no metric applies to the images
 
 
 def read_scores(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -86,19 +86,19 @@ def check_rows(
     """
     rows = _digests(path)
     for label, name in sorted({*rows, *scored}):
-        found, record = rows.get((label, name)), scored.get((label, name))
+        record = scored.get((label, name))
         what = f"{' / '.join(map(str, name))} under {label}"
         mend = f"score the run again: python -m benchmark score {path.parent}"
         if name not in jobs:
             problem, mend = f"has scores of {what}, a job without a record", "run it again"
         elif record is None:
             problem = f"has scores of {what}, and there is no record of them"
-        elif found is None and record.rows != _NO_ROWS:
-            problem = f"lacks the scores of {what}"
-        elif found is not None and record.rows != found:
+        elif record.rows == rows.get((label, name), _NO_ROWS):
+            continue
+        elif (label, name) in rows:
             problem = f"does not have the scores of {what} as they were written"
         else:
-            continue
+            problem = f"lacks the scores of {what}"
         raise UserError(f"{path} {problem}: {mend}")
 
 
@@ -112,7 +112,7 @@ def _digests(path: Path) -> dict[tuple[str, Name], str]:
         for row in reader:
             text = texts[row[label], (row[method], row[subject], int(row[seed]))]
             csv.writer(text, lineterminator="\n").writerow(row)
-    return {job: sha256(text.getvalue().encode()) for job, text in texts.items()}
+    return {job: sha256((HEADER + text.getvalue()).encode()) for job, text in texts.items()}
 
 
 def union_of_scorings(records: Iterable[ScoreRecord]) -> dict[str, Scoring]:
