@@ -16,10 +16,11 @@ from rich.text import Text
 from benchmark.api import UserError
 from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
+from benchmark.models.precision import resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work, work_left
 from benchmark.runs.existing_run import (
     Existing,
-    check,
+    check_images,
     check_scoring,
     extra_metrics,
     is_scored,
@@ -54,7 +55,7 @@ def run_grid(
     """
     existing = read_existing(RunDirectory(path))
     jobs = joined(grid, existing)
-    check(jobs, grid.settled, existing)
+    check_images(jobs, grid.settled, existing)
     protocol = grid.suite.protocol
     assessment = Assessment.of(grid.suite, extra_metrics(protocol, existing))
     check_scoring(assessment.scoring, existing)
@@ -64,7 +65,7 @@ def run_grid(
     free = free_memory()
     crew = workers or worker_count(len(left), memory=memory, free=free)
     outlook = Outlook(jobs, left, path, min(crew, max(1, len(left))), forecast.total(left))
-    print_plan(grid, outlook)
+    print_plan(grid, outlook, assessment.scoring)
     if memory and free and memory * (outlook.workers + 1) > free:
         print_memory(memory, free)
     if dry_run:
@@ -75,7 +76,7 @@ def run_grid(
             suite=joined_suite(grid, jobs, existing),
             protocols={protocol.label: protocol.dump_toml()},
         )
-        examiner = Examiner(assessment, existing.directory)
+        examiner = Examiner(assessment, existing.directory, grid.device)
         workplace = Workplace(grid.suite, existing.directory, examiner, keep_weights)
         display = Display(outlook, assessment.scoring, forecast)
         agenda = Agenda(left, forecast.seconds)
@@ -118,7 +119,7 @@ def score_run(
         encoders=str(encoders) if encoders else assessment.encoders,
     )
     check_scoring(assessment.scoring, existing)
-    examiner = Examiner(assessment, existing.directory)
+    examiner = Examiner(assessment, existing.directory, resolve_device("auto"))
     dataset = assessment.data.load()
     names = {subject for _, subject, _ in existing.jobs}
     verify(dataset, [subject for subject in dataset.subjects if subject.name in names])

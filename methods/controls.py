@@ -96,7 +96,7 @@ def real_image(subject: Subject, index: int) -> Tensor:
     """Image `index` of the subject: (3, height, width) float32 of its own size, exactly n/255."""
     import torch
 
-    from benchmark.data.dataset import read_image
+    from benchmark.data.images import read_image
 
     return torch.from_numpy(read_image(subject.images[index])).permute(2, 0, 1).float() / 255
 

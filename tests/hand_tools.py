@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from benchmark.api import Clean, Method, Stage, Subject
-from benchmark.data.dataset import read_image
+from benchmark.data.images import read_image
 from benchmark.models.fitting import fitted
 
 

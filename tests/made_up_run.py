@@ -27,6 +27,7 @@ from benchmark.store.records import (
     Job,
     JobRecord,
     MetricRecord,
+    Model,
     Phases,
     Prior,
     PriorRecord,
@@ -70,15 +71,16 @@ METRICS = {
 NEAREST = {"dino_nearest": metric("nearest DINO", "copying", None)}
 SCORING = Scoring(
     protocol="toy-1",
-    declaration="d",
+    declaration={"references": "all", "caption": "class-noun"},
     encoders={"dino": {"model": "dino", "weights": "1"}},
     metrics=METRICS,
 )
+MODEL = Model(kind="toy", version="1", id="toy@0123456789ab")
 FIT = Fit(
     method="",
     version="1",
     settings={"steps": 150},
-    backbone="toy@0123456789ab",
+    backbone=MODEL,
     precision="fp32",
     subject="",
     class_noun="dog",
@@ -91,7 +93,7 @@ JOB = Job(
     method="",
     role="method",
     variant_of=None,
-    prompted=True,
+    draws="prompts",
     fit=FIT,
     sampler=Sampler("ddim", 20, 3.0),
     references=3,
@@ -103,7 +105,7 @@ JOB = Job(
 
 #: Prior images that took 90 seconds.
 DRAWN = PriorRecord(
-    prior=Prior("toy@0123456789ab", "fp32", "dog", 64, Sampler("ddpm", 50, 1.0), 0),
+    prior=Prior(MODEL, "fp32", "dog", 64, Sampler("ddpm", 50, 1.0), 0),
     seconds=90.0,
     sha256="0",
     provenance={},
@@ -142,7 +144,7 @@ def make_job(method: str, subject: str, seed: int, changed: World) -> Job:
     fit = {"method": base, "subject": subject, "seed": seed} | dict(changed.fit)
     job: dict[str, Any] = {"role": role, "variant_of": parent}
     if role == "upper bound":
-        job |= {"prompted": False, "sampler": None}
+        job |= {"draws": "references", "sampler": None}
         fit |= {"backbone": None, "precision": None}
     job |= {"method": method, "fit": replace(FIT, **fit)} | dict(changed.job)
     return replace(JOB, **job)

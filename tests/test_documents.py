@@ -16,6 +16,9 @@ import typer
 import yaml
 
 from benchmark.cli import app as cli
+from benchmark.report.write import write_report
+from benchmark.results.gate import check_runs
+from tests.made_up_run import DRAWN, World, write_run
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -113,11 +116,34 @@ def test_the_workflow_is_yaml_and_its_options_are_ones_the_command_line_knows() 
         made |= {given.get("out"), given.get("junit")} - {None}
         if command == "check":
             assert set(given["runs"]) <= made
-    # What is uploaded is what the run and the check leave behind.
-    uploaded = {Path(line) for line in steps[-1]["with"]["path"].split()}
-    left = {"report.md", "summary.csv", "figures"}
-    assert uploaded == {Path("runs/gate") / name for name in left} | {Path("runs/gate/junit.xml")}
     assert made == {Path("runs/gate"), Path("runs/gate/junit.xml")}
+
+
+def test_the_workflow_uploads_what_a_run_and_a_check_leave(tmp_path: Path) -> None:
+    (text,) = snippets("docs/ci-gate.md", "yaml")
+    upload = yaml.safe_load(text)["jobs"]["gate"]["steps"][-1]["with"]["path"].split()
+    grid = {"methods": ("dreambooth", "untuned"), "subjects": ("cat", "dog", "owl")}
+    run = write_run(tmp_path / "runs/gate", lambda *_: 0.5, seeds=(0, 1, 2), **grid)
+    write_report(run)
+    check_runs([run], tmp_path / "baseline.toml", update=True)
+    check_runs([run], tmp_path / "baseline.toml", junit=run / "junit.xml")
+    assert {"runs/gate/index.html", "runs/gate/junit.xml"} <= set(upload)
+    assert [name for name in upload if not (tmp_path / name).exists()] == []
+
+
+def test_the_layout_of_a_run_directory_is_what_a_run_leaves(tmp_path: Path) -> None:
+    page = PAGES["docs/reading-a-report.md"]
+    layout = page[page.index("## The run directory") : page.index("**It can grow.**")]
+    lines = re.findall(r"^        (\S.*?)  ", layout, re.M)
+    named = {name.partition("/")[0] for line in lines for name in line.split(", ")}
+    run = write_run(
+        *(tmp_path / "run", lambda *_: 0.5),
+        methods=("dreambooth", "untuned"),
+        subjects=("cat",),
+        world=World(priors=(DRAWN,)),
+    )
+    write_report(run)
+    assert {path.name for path in run.iterdir()} == named - {"gallery", "weights"}
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,33 @@ def test_nothing_in_the_suite_imports_a_method() -> None:
         assert not {name for name in imports(path) if name.startswith("methods")}, path
 
 
+def declared() -> set[str]:
+    """The methods and metrics that pyproject.toml registers."""
+    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    groups = ("methods", "metrics")
+    return {name for group in groups for name in points[f"dreambooth_benchmark.{group}"]}
+
+
+def constants(path: Path) -> set[str]:
+    """The strings of `path`, without those that stand alone, as docstrings do."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    alone = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    found = (n.value for n in nodes if isinstance(n, ast.Constant) and id(n) not in alone)
+    return {value for value in found if isinstance(value, str)}
+
+
+def test_no_method_and_no_metric_is_named_outside_its_declaration() -> None:
+    names = declared()
+    assert {"dreambooth", "clip_t"} <= names
+    # These name encoders, of which one is called as its metric is.
+    encoders = {"scoring/metrics.py", "scoring/kinds.py"}
+    for path in ROOT.glob("benchmark/**/*.py"):
+        name = path.relative_to(ROOT / "benchmark").as_posix()
+        if name in encoders or name.startswith("pocket/"):
+            continue
+        assert not constants(path) & names, path
+
+
 def test_the_datasets_are_data() -> None:
     assert not list((ROOT / "datasets").rglob("*.py"))
 

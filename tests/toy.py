@@ -232,7 +232,8 @@ class Easels:
         device: str = "cpu",
         resolution: int | None = None,
     ) -> Easel:
-        return Easel(self.identify(model), sampler, precision)
+        easel = Easel(self.identify(model), sampler, precision)
+        return easel if resolution is None else replace(easel, resolution=resolution)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -265,6 +266,8 @@ class Eye:
 @dataclass(frozen=True)
 class Eyes:
     """The kind of encoder."""
+
+    version: ClassVar[str] = "1"
 
     can: frozenset[str] = frozenset({"embeddings", "text_embeddings", "distances"})
 

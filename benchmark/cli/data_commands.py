@@ -27,14 +27,18 @@ class Kind(StrEnum):
     SUITES = "suites"
     METRICS = "metrics"
     PROTOCOLS = "protocols"
+    BACKBONES = "backbones"
+    ENCODERS = "encoders"
 
 
 def list_(
-    kind: Annotated[Kind, typer.Argument(metavar="methods|subjects|suites|metrics|protocols")],
+    kind: Annotated[Kind, typer.Argument(metavar="|".join(Kind))],
     suite: SuiteOption = "pocket",
     data: DataOption = None,
 ) -> None:
     """List what there is, one per line: the name, then what it is.
+
+    Backbones and encoders are kinds of them, as a suite or a protocol names one by `kind`.
 
     With --data every image is checked, and the sizes of the smallest and the largest are shown.
 
@@ -58,7 +62,7 @@ def list_(
             if data:
                 verify(dataset, chosen)
             rows = {s.name: describe(s, sizes=data is not None) for s in chosen}
-        case Kind.METHODS | Kind.METRICS:
+        case _:
             rows = {name: _description(kind, name) for name in plugins.available(kind)}
     width = max(map(len, rows), default=0)
     for name, description in rows.items():

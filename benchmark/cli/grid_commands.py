@@ -40,7 +40,7 @@ def run(
 ) -> None:
     """Run a grid of methods x subjects x seeds, and report it.
 
-    The same command again goes on where it stopped, and one that asks for more adds to the same
+    The same command again resumes, and one that asks for more adds to the same
     directory: only what is missing is trained, drawn and scored. A failed job stops no other; the
     exit code is then 1.
 
@@ -124,7 +124,7 @@ def curve(
 
     On development subjects, as settings must never be chosen on test subjects. Every value is a
     training of its own; the controls are level lines beside the methods. Written to DIR:
-    curve.csv, curve.md, curve.png, curve.svg. The same command again goes on where it stopped.
+    curve.csv, curve.md, curve.png, curve.svg. The same command again resumes.
 
     Examples:
 

@@ -77,7 +77,7 @@ def identifier(
     """
     from benchmark.studies.identifiers import candidate_table, find_candidates, probe_candidates
 
-    chosen = load_suite(suite).on(backbone, precision and precision.value)
+    chosen = load_suite(suite).on(backbone, precision)
     chosen = chosen.under(protocol, encoders=encoders)
     found = find_candidates(chosen.backbone, count)
     if probe:
@@ -111,7 +111,7 @@ def pretrain(
 ) -> None:
     """Rebuild the pocket models from nothing, or measure the shipped ones.
 
-    Hours on two CPU cores; an interrupted training goes on where its last checkpoint was.
+    Hours on two CPU cores; an interrupted training resumes from its last checkpoint.
 
     Examples:
 

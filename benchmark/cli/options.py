@@ -14,14 +14,13 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from benchmark.api import UserError
-from benchmark.config.suite import Suite, load_suite
+from benchmark.config.suite import Precision, Suite, load_suite
 
 if TYPE_CHECKING:
     from benchmark.runs.plan import Grid
@@ -45,15 +44,6 @@ BackboneOption = Annotated[
         "@v_prediction if it is a Stable Diffusion 2; else the suite's.",
     ),
 ]
-
-
-class Precision(StrEnum):
-    """What forward passes are computed in."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
 
 
 PrecisionOption = Annotated[
@@ -85,8 +75,7 @@ class SuiteOptions:
 
     def load(self) -> Suite:
         """The suite with all that put in. Raises UserError."""
-        precision = self.precision and self.precision.value
-        suite = load_suite(self.suite).on(self.backbone, precision).with_images(self.data)
+        suite = load_suite(self.suite).on(self.backbone, self.precision).with_images(self.data)
         return suite.under(self.protocol, encoders=self.encoders)
 
 
@@ -139,8 +128,8 @@ class RunOptions:
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Else runs/<suite>-<hash of what its images hang on>: more methods, subjects, "
-            "seeds and prompts go on in the same directory.",
+            help="Else runs/<suite>-<hash of backbone, sampler, data and settings>: more methods, "
+            "subjects, seeds and prompts go on in the same directory.",
         ),
     ] = None
     workers: Annotated[

@@ -1,4 +1,4 @@
-"""The one mechanism that finds plugins: methods, backbones, metrics.
+"""The one mechanism that finds plugins: methods, backbones, metrics, encoders, tables.
 
 Built-in plugins come in by entry point, exactly like anybody else's:
 
@@ -46,15 +46,21 @@ _MEMBERS = {
         "check_sampler",
         "load",
     ),
+    "encoders": ("version", "can", "files", "load"),
     "metrics": (
         *("version", "label", "description", "about", "higher_is_better", "needs", "__call__"),
     ),
 }
 
 
+_DECLARED = dict.fromkeys(_MEMBERS, "benchmark/api.py") | {
+    "encoders": "EncoderKind in benchmark/scoring/kinds.py"
+}
+
+
 @functools.cache  # it reads every installed package
 def available(group: str) -> Mapping[str, EntryPoint]:
-    """The installed plugins of `group` ("methods", "backbones", "metrics"), sorted by name.
+    """The installed plugins of `group` ("methods", "backbones", "metrics", ...), sorted by name.
 
     Raises UserError if two packages offer the same name.
     """
@@ -110,7 +116,7 @@ def _checked(group: str, name: str) -> Any:
     missing = [member for member in _MEMBERS[group] if not hasattr(plugin, member)]
     if missing:
         raise UserError(
-            f"'{name}' is no {group[:-1]}: it lacks {', '.join(missing)}; see benchmark/api.py"
+            f"'{name}' is no {group[:-1]}: it lacks {', '.join(missing)}; see {_DECLARED[group]}"
         )
     if isinstance(plugin, type):
         raise UserError(f"'{name}' is no {group[:-1]} but a class: give an instance of it")
@@ -120,6 +126,14 @@ def _checked(group: str, name: str) -> Any:
 def load_kind(name: str) -> BackboneKind:
     """The kind of backbone called `name`, checked against the protocol. Raises UserError."""
     return _checked("backbones", name)
+
+
+def load_encoder_kind(name: str) -> Any:
+    """The kind of encoder called `name`, checked. Raises UserError.
+
+    A `benchmark.scoring.kinds.EncoderKind`.
+    """
+    return _checked("encoders", name)
 
 
 def load_metric(name: str) -> Metric:

@@ -21,6 +21,9 @@ from benchmark.store.records import Model
 
 _SUITES = Path(__file__).parent / "suites"
 
+#: What forward passes are computed in.
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
 
 class DataChoice(Table):
     """Which subjects: a dataset by name or path, and a part of it."""
@@ -54,7 +57,7 @@ class BackboneChoice(Table):
     kind: str = "diffusers"
     model: str
     identifier: str
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     #: Height and width of what is learned and drawn, in pixels; without it, the model's own.
     resolution: int | None = Field(default=None, gt=0, multiple_of=8)
 
@@ -151,11 +154,10 @@ class Suite(Table):
         return settings | {SUBJECT_IMAGES: count}
 
     def _given(self, name: str, method: Method) -> dict[str, Any]:
-        """What this suite says of a method: what it says of its own row, else of the plugin."""
+        """What this suite says of a method: of the plugin, then of the row, then its name."""
         base, changed = variant(name)
-        if name in self.methods and name != base:
-            return self.methods[name].copy()  # a resolved suite has every setting of a variant
-        return self._inherited(method) | self.methods.get(base, {}) | changed
+        own = self.methods.get(base, {}) | self.methods.get(name, {})
+        return self._inherited(method) | own | changed
 
     def _inherited(self, method: Method) -> dict[str, Any]:
         """What the suite says of the method that this one varies, but for what it varies."""

@@ -1,4 +1,4 @@
-"""What a suite declares of its report: tables of ablations, and what a sweep goes by.
+"""What a suite declares for its report: tables of ablations, and the objective of sweeps.
 
     [[tables]]                                      # in a suite
     name = "prior-weight"
@@ -30,13 +30,13 @@ FILE = "tables.toml"
 
 
 class AblationTable(Table):
-    """One table of a report: some methods beside each other, in some metrics."""
+    """One table of a report: which methods, in which metrics."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")  #: of its files, tables/.../<name>.csv
     title: str
-    members: list[str] = Field(min_length=1)  #: methods; `*` stands for any letters
+    members: list[str] = Field(min_length=1)  #: methods; `*` stands for any characters
     metrics: list[str] = Field(min_length=1)  #: the columns, in their order
-    settings: list[str] = []  #: settings of the methods that have columns as well
+    settings: list[str] = []  #: settings that are shown as columns
     paper: str | None = None  #: the key of the paper's rows in published.toml
     note: str = ""  #: Markdown, below the table
 
@@ -51,13 +51,13 @@ class AblationTable(Table):
 
 
 def fits(name: str, pattern: str) -> bool:
-    """Whether a method is called so; `*` stands for any letters."""
-    # Not fnmatch: the brackets of `dreambooth[steps=50]` are letters like others.
+    """Whether `name` matches `pattern`; `*` stands for any characters."""
+    # Not fnmatch, which gives the brackets of `dreambooth[steps=50]` a meaning.
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name) is not None
 
 
 class Objective(Table):
-    """What settings are chosen by: two metrics, each held against a bound.
+    """What settings are chosen by: two metrics, each relative to a bound.
 
     The geometric mean of a method's `fidelity` over the upper bound's, and of its `prompt` over the
     lower bound's.
@@ -80,8 +80,8 @@ def installed_tables() -> list[AblationTable]:
     return found
 
 
-def tables_of(suites: Iterable[dict[str, Any]]) -> list[AblationTable]:
-    """The installed tables, then those of `suites` (as read from TOML); the last of a name counts.
+def declared_tables(suites: Iterable[dict[str, Any]]) -> list[AblationTable]:
+    """The installed tables, then those of `suites` (as read from TOML); of one name, the last.
 
     Raises UserError.
     """

@@ -31,14 +31,17 @@ def read_image(path: Path) -> np.ndarray:
     Raises UserError naming a file that is missing, broken, animated, or too large.
     """
     with _opened(path) as image:
-        image.load()
-        return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+        with _decoding(path):
+            image.load()
+            image = ImageOps.exif_transpose(image)
+        return np.array(_to_rgb(image, path))
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height in pixels, upright; of a JPEG without decoding it. Raises UserError."""
     with _opened(path) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+        with _decoding(path):
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
         width, height = image.size
         return (height, width) if turned else (width, height)
 
@@ -75,19 +78,27 @@ def _rounded(tensor: Any) -> list[np.ndarray]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns at 89 million pixels, and refuses at twice as many.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=_FORMATS)
-        with image:
+    with _decoding(path), warnings.catch_warnings():
+        # Pillow warns at 89 million pixels, and refuses at twice as many.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = Image.open(path, formats=_FORMATS)
+    with image:
+        with _decoding(path):
             # A phone's JPEG may hold more pictures than the photograph, which is the first.
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            if frames > 1:
-                raise ValueError(f"it holds {frames} pictures: save the one you mean by itself")
-            yield image
-    except UserError:
-        raise
+        if frames > 1:
+            raise UserError(
+                f"cannot read image {path}: it holds {frames} pictures: save the one you mean by "
+                "itself"
+            )
+        yield image
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Name `path` in whatever Pillow raises meanwhile; nothing but Pillow's own work goes here."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise UserError(f"cannot read image {path}: no such file") from error
     except Image.UnidentifiedImageError as error:
@@ -106,9 +117,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"cannot read image {path}: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("its pixels are floating point numbers, of no known range")
+        raise UserError(
+            f"cannot read image {path}: its pixels are floating point numbers, of no known range"
+        )
     if image.mode.startswith("I"):
         # 16-bit grey; Pillow's own conversion clips it at 255 instead of scaling.
         image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))

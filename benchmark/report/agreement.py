@@ -19,7 +19,7 @@ from benchmark.results.significance import LEVEL
 
 
 def agreement(run: Run) -> str:
-    """Which of the paper's orderings these scores show, and how large each effect is."""
+    """Which of the paper's orderings the scores show, and how large each difference is."""
     verdicts = run.verdicts
     found = [verdict.margin for verdict in verdicts if verdict.margin.subjects]
     text = [f"## Does it agree with the paper? {under(run)}\n"]
@@ -33,13 +33,13 @@ def agreement(run: Run) -> str:
         markdown_table(
             header, [_ordering_row(run, verdict) for verdict in verdicts], text=text_columns(header)
         ),
-        "Differences in the direction of the claim, paired over subjects, with 95 % bootstrap "
-        "intervals, beside the paper's, which were measured on other backbones, subjects and "
-        "encoders: their signs are to be met, not their sizes. *p*: sign flips over subjects, "
-        "where a bound is claimed of the distance to it; all corrected together (Holm). An "
-        "ordering *holds* where the interval "
-        f"lies on its side of 0, or within its bound, and p < {LEVEL}; *in the mean, not shown* "
-        "where either does not.\n",
+        "*here*: difference in the direction of the claim, paired over subjects, with its 95 % "
+        "bootstrap interval. *paper*: the paper's difference, measured on other backbones, "
+        "subjects and encoders: compare signs, not sizes. *p*: sign flips over subjects, of the "
+        "distance to the bound where the claim is a bound; corrected for all comparisons together "
+        "(Holm). An ordering *holds* if its interval lies on the claimed side of 0, or within the "
+        "bound, and "
+        f"p < {LEVEL}; *holds in the mean, not shown* if only the mean does.\n",
         *too_few([found]),
     ]
     return "\n".join(text)

@@ -1,4 +1,4 @@
-"""What a reader has to know of the scores: what differs between jobs, and what is missing."""
+"""What a reader has to know about the scores: what differs between jobs, and what is missing."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ from benchmark.results.completeness import (
     unscored_counts,
 )
 from benchmark.results.run import Run
-from benchmark.store.records import JobRecord
+from benchmark.store.records import JobRecord, Model
 
-_REASONS = 20  #: of more reasons for no score than these, the number is said
+_REASONS = 20  #: the table of images without a score has so many rows; further ones are counted
 
-#: What may differ between jobs without their scores being of another kind, and where it stands.
+#: What may differ between jobs whose scores still compare, and where a record has it.
 MAY_DIFFER: dict[str, Callable[[JobRecord], Any]] = {
-    "backbone": lambda record: record.job.fit.backbone,
+    "backbone": lambda record: record.job.fit.backbone and record.job.fit.backbone.label,
+    "backbone kind": lambda record: record.job.fit.backbone and _code_of(record.job.fit.backbone),
     "sampler": lambda record: record.job.sampler and asdict(record.job.sampler),
     "precision": lambda record: record.job.fit.precision,
     "device": lambda record: record.provenance.get("device"),
     "commit": lambda record: record.provenance.get("commit"),
 }
+
+
+def _code_of(model: Model) -> str:
+    """Empty for a model that another tool ran."""
+    return model.version and f"{model.kind} version {model.version}"
 
 
 def under(run: Run) -> str:
@@ -43,19 +49,19 @@ def found(run: Run, what: str) -> list[str]:
 
 
 def mixed(run: Run) -> list[str]:
-    """Say plainly what is not the same for all jobs."""
+    """Say what is not the same for all jobs."""
     differing = {what: values for what in MAY_DIFFER if len(values := found(run, what)) > 1}
     if not differing:
         return []
     text = "; ".join(f"{what}: {escape(', '.join(values))}" for what, values in differing.items())
     return [
-        f"**Not all jobs ran alike** ({text}): part of a difference between methods may come from "
-        "that.\n"
+        f"**Not all jobs ran alike** ({text}): this may explain part of a difference between "
+        "methods.\n"
     ]
 
 
 def incomplete(run: Run) -> list[str]:
-    """Say what was planned and not done, and what some methods have and others lack."""
+    """Say what was planned and is not done, and what some methods have and others lack."""
     text = []
     lacking = missing_jobs(run)
     if lacking:
@@ -65,12 +71,12 @@ def incomplete(run: Run) -> list[str]:
         text.append(f"**The grid is incomplete**: {lines}.\n")
     elif missing := unfinished(run):
         planned = count(len(missing), "planned job")
-        text.append(f"**Not finished**: {planned}, {escape(some(missing))}.\n")
+        text.append(f"**Not finished**: {planned}: {escape(some(missing))}.\n")
     uneven = uneven_prompts(run)
     if uneven:
         text.append(
             f"**Not every method drew the same prompts** of {', '.join(map(escape, uneven))}: "
-            "means over them do not compare. Differences do: they are taken image by image.\n"
+            "their means do not compare. Differences do: they are taken image by image.\n"
         )
     return text
 
@@ -111,7 +117,7 @@ def unscored(run: Run) -> str:
         ]
         text.append(markdown_table(["method", "metric", "why", "images"], rows, text=(0, 1, 2)))
         more = counts["images"].iloc[_REASONS:].sum()
-        also = f" {more} more have none for other reasons." if more else ""
+        also = f" {more} more have none for further reasons." if more else ""
         text.append(f"Means are over the images that have a score.{also}\n")
     if not text:
         return ""
@@ -122,10 +128,10 @@ def in_a_row(run: Run) -> str:
     """What the images of a row have in common, in words."""
     prompted = {record.job.method for record in run.records if record.job.prompted}
     if not run.elsewhere:
-        return "Every row is one prompt and one noise: the methods differ, nothing else."
+        return "Each row has one prompt and one noise: only the methods differ."
     if prompted <= run.elsewhere:
-        return "Every row is one prompt; the images were made elsewhere, from noise of their own."
+        return "Each row has one prompt; the images were made elsewhere, each from its own noise."
     return (
-        "Every row is one prompt and one noise, but for images that were made elsewhere, from "
+        "Each row has one prompt and one noise, except for images made elsewhere, which come from "
         "noise of their own."
     )

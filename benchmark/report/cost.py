@@ -1,6 +1,6 @@
 """What the methods cost: seconds, memory and bytes of a job, from the jobs' records.
 
-Prior images are drawn once for all jobs that ask alike: each of these is charged an equal share.
+Prior images are drawn once for all jobs that use the same: each is charged an equal share.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from benchmark.store.directory import job_path, scores_path
 from benchmark.store.records import JobRecord
 
 _TEXT = (
-    "Prior: the prior images, in equal shares for the jobs of this report that learn them. Fit: "
-    "without these. Draw: the evaluation images. Score: under all protocols here. Steps a second: "
-    "of the training loop alone. Images a second: of drawing. Memory: the most of any job, of the "
-    "GPU if there is one, else of the process, the files that it has mapped included. Left: what "
-    "a job leaves on disk; mean a job.\n"
+    "Prior: the prior images, in equal shares for the jobs of this report that use them. Fit: "
+    "without prior images. Draw: the evaluation images. Score: under all protocols of this "
+    "report. Steps/s: of the training loop alone. Images/s: of drawing. Peak memory: the highest "
+    "of any job, of the GPU if there is one, else of the process with its mapped files. Left: what "
+    "a job leaves on disk, mean.\n"
 )
 
 
 def cost_section(run: Run) -> str:
     """The table, and what its columns mean."""
     loading = (
-        "Load: the backbone, once a worker, in equal shares for the jobs that use it. "
+        "Load: the backbone, once per worker, in equal shares for the jobs that use it. "
         if _loading(run)
         else ""
     )
     text = [
         f"## Cost\n\n{markdown(cost(run))}",
-        f"Seconds: mean a job, every method alike. {loading}{_TEXT}",
+        f"Seconds are means per job. {loading}{_TEXT}",
     ]
     unknown = [
         escape(method)
@@ -41,14 +41,14 @@ def cost_section(run: Run) -> str:
     ]
     if unknown:
         text.append(
-            f"The seconds of prior images are not known for {', '.join(unknown)}: where these were "
-            "drawn during the fit, its seconds hold them.\n"
+            f"The time for prior images is unknown for {', '.join(unknown)}: if they were drawn "
+            "during the fit, it is part of the fit's.\n"
         )
     return "\n".join(text)
 
 
 def cost(run: Run) -> ReportTable:
-    """A row a method: means a job; of memory, the most."""
+    """A row per method: means per job; of memory, the highest."""
     loading = _loading(run)
     rows = []
     for method in run.methods:
@@ -81,11 +81,13 @@ def cost(run: Run) -> ReportTable:
         Column("peak_memory_mb", "peak memory MB"),
         Column("left_mb", "left MB", 2),
     )
-    return ReportTable("cost", "Cost: means a job; of memory, the most", columns, tuple(rows))
+    return ReportTable(
+        "cost", "Cost: means per job; peak memory: the highest of any job", columns, tuple(rows)
+    )
 
 
 def _loading(run: Run) -> float:
-    """A job's equal share of the seconds for loading the backbone; 0 where nobody says."""
+    """A job's equal share of the seconds for loading the backbone; 0 where it is not recorded."""
     using = [record for record in run.records if _uses_backbone(record)]
     seconds = sum(record.phases.loading for record in using)
     seconds += sum(prior.loading for prior in run.priors)
@@ -98,7 +100,7 @@ def _uses_backbone(record: JobRecord) -> bool:
 
 
 def bytes_left(run: Run, record: JobRecord) -> int | None:
-    """What a job left on disk, all its files. None of a copy that does not say."""
+    """The size of all files of a job. None if they are not here and the record does not say."""
     if record.bytes_left is not None:
         return record.bytes_left
     origin, job = run.origin(record), record.job
@@ -114,7 +116,7 @@ def bytes_left(run: Run, record: JobRecord) -> int | None:
 
 
 def _prior_seconds(run: Run, records: Sequence[JobRecord]) -> list[float | None]:
-    """Each job's share of its prior images; 0 where it has none, None where nobody says."""
+    """Each job's share of its prior images; 0 if it has none, None if it is not recorded."""
     drawn: dict[str, float] = defaultdict(float)
     for prior in run.priors:
         drawn[prior.prior.key] += prior.seconds

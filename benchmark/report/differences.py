@@ -1,4 +1,4 @@
-"""Every method against one: what differs, how surely, and how far seeds alone move a mean."""
+"""Every method against one: what differs, how certain it is, and how far seeds move a mean."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _TEXT = ("ordering", "metric", "source", "method", "verdict", "matters to people
 
 
 def headline(run: Run) -> list[str]:
-    """What methods are compared in: fidelity, and what comes first of preservation and diversity.
+    """The metrics to compare methods in: fidelity, and the first of preservation and diversity.
 
-    Only metrics that have scores, and a better end.
+    Only metrics that have scores and a better direction.
     """
     wanted = [
         *run.about("subject fidelity", "prompt fidelity"),
@@ -40,7 +40,7 @@ def headline(run: Run) -> list[str]:
 
 
 def differences_section(run: Run, significant: dict[str, float]) -> str:
-    """Every method against one. `significant`: the differences that mattered to the paper's users.
+    """Every method against one. `significant`: metric -> what the paper says matters to people.
 
     p-values are corrected within a table: over the methods, for one metric.
     """
@@ -50,10 +50,10 @@ def differences_section(run: Run, significant: dict[str, float]) -> str:
     others = [method for method in run.methods if method != reference]
     text = [
         f"## Differences {under(run)}\n",
-        f"Each method minus {escape(reference)}, on the same prompts{_noise(run)} (subject by "
-        "subject where they share none): mean over subjects and 95 % bootstrap interval. *p*: "
-        "sign flips over subjects, corrected for the methods of a table (Holm). *Better* and "
-        f"*worse*: p < {LEVEL} and an interval on one side of 0.\n",
+        f"Each method minus {escape(reference)}, on the same prompts{_noise(run)} (or subject by "
+        "subject, if they share none): mean over subjects and 95 % bootstrap interval. *p*: sign "
+        "flips over subjects, corrected for the methods of a table (Holm). *Better* and *worse* "
+        f"need p < {LEVEL} and an interval on one side of 0.\n",
     ]
     significant = {
         name: limit * run.factor(name)
@@ -65,8 +65,8 @@ def differences_section(run: Run, significant: dict[str, float]) -> str:
             f"{limit:g} in {escape(run.metric(name).label)}" for name, limit in significant.items()
         )
         text.append(
-            f"Set beside that, what is large enough to matter to people: about {limits}, by the "
-            "paper's authors.\n"
+            f"The paper's authors call a difference of about {limits} large enough to matter to "
+            "people.\n"
         )
     families = []
     for metric in headline(run):
@@ -81,7 +81,7 @@ def differences_section(run: Run, significant: dict[str, float]) -> str:
 
 
 def _noise(run: Run) -> str:
-    return " and noise, but for those made elsewhere" if run.elsewhere else " and noise"
+    return " and noise, except for images made elsewhere" if run.elsewhere else " and noise"
 
 
 def _difference_table(
@@ -133,17 +133,17 @@ def too_few(families: Sequence[Sequence[Difference]]) -> list[str]:
     if least < enough:
         interval = "" if least >= MINIMUM_SUBJECTS else f", an interval {MINIMUM_SUBJECTS}"
         return [
-            f"A test takes {enough} subjects{interval}: with {least} even the smallest p there "
-            f"can be is {smallest_p(least):.3f}, so none is given.\n"
+            f"A test needs {enough} subjects{interval}: with {least}, the smallest possible p is "
+            f"{smallest_p(least):.3f}, so none is given.\n"
         ]
     together = max(len(family) for family in families)
     most = max(difference.subjects for difference in found)
     if together * smallest_p(most) < LEVEL:
         return []
     return [
-        f"With {count(most, 'subject')} the smallest p there can be is {smallest_p(most):.3f}, "
-        f"and correcting {together} comparisons together leaves none below {LEVEL}: more subjects "
-        "are needed to show anything.\n"
+        f"With {count(most, 'subject')} the smallest possible p is {smallest_p(most):.3f}, and "
+        f"none is below {LEVEL} after correcting for {together} comparisons: more subjects are "
+        "needed to show anything.\n"
     ]
 
 
@@ -167,6 +167,5 @@ def seed_to_seed(run: Run) -> str:
     header = ["method", *labels, "seeds", "subjects"]
     return (
         f"## Seed to seed {under(run)}\n\n{markdown_table(header, rows)}\n"
-        "Standard deviation over seeds (n - 1) of the mean over those subjects that have every "
-        "seed.\n"
+        "Standard deviation over seeds (n - 1) of the mean over subjects that have every seed.\n"
     )

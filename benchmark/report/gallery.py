@@ -2,9 +2,9 @@
 
     content = gallery(read_run(Path("runs/pocket-1a2b3c4d")))
 
-A row is one prompt and one noise of one subject, with a cell for each method; images that were made
-elsewhere have their place by their number, and noise of their own. Names are plain text
-throughout: who shows them, escapes them.
+A row is one prompt and one noise of one subject, with a cell for each method. Images made elsewhere
+have noise of their own, and are placed by their number. Names are plain text: the page escapes
+them.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class _Cell:
 
 
 def gallery(run: Run) -> dict[str, Any]:
-    """All that the page's script needs, in what JSON holds. Writes thumbnails beside the page.
+    """What the page's script needs, as JSON. Writes thumbnails beside the page.
 
-    `rows` name subject, kind and prompt by their place in the lists beside; a cell is null, or
-    [place in `jobs`, thumbnail, full image, scores in the order of `metrics`]. A row without any
-    image is left out; `left_out` counts these.
+    `rows` name subject and prompt by their index in `subjects` and `prompts`; a cell is null, or
+    [index in `jobs`, thumbnail, full image, scores in the order of `metrics`]. Rows without any
+    image are left out, and counted by `left_out`.
     """
     prompted = {record.job.method for record in run.records if record.job.prompted}
     methods = [method for method in run.methods if method in prompted]
@@ -125,7 +125,7 @@ def _measure_json(run: Run, measure: _Measure) -> dict[str, Any]:
 def _rows(
     run: Run, methods: Sequence[str], measures: Sequence[_Measure]
 ) -> dict[_Place, list[_Cell | None]]:
-    """The rows in the order that jobs ask for their images, those of one subject together."""
+    """The rows by subject and seed, then in the order in which jobs ask for their images."""
     values = {measure: _values(run, measure) for measure in measures}
     numbers: dict[tuple[Any, ...], set[int]] = defaultdict(set)
     for *drawn, sample in set().union(*values.values()):
@@ -146,7 +146,7 @@ def _rows(
 
 
 def _asked(job: Job, numbers: Mapping[tuple[Any, ...], set[int]]) -> Iterable[tuple[Prompt, int]]:
-    """The job's images; those made elsewhere may have any numbers: they are among the scores'."""
+    """The job's images. Those made elsewhere may have any numbers, so the scores' count too."""
     counts = [(prompt, job.images_per_prompt) for prompt in job.prompts]
     for prompt, count in [*counts, (PRIOR_PROMPT, job.prior_prompt_images)]:
         key = (job.method, job.subject, job.seed, prompt.kind, prompt.template)
@@ -165,7 +165,7 @@ def _values(run: Run, measure: _Measure) -> dict[tuple[Any, ...], float]:
 
 
 def _job_json(run: Run, record: JobRecord) -> dict[str, Any]:
-    """What the viewer says of a job; there is no command to make again what came from elsewhere."""
+    """What the viewer shows of a job; images made elsewhere have no command."""
     job, fit = record.job, record.job.fit
     suite = os.path.relpath(run.origin(record).directory / "suite.toml", run.directory)
     options = {
@@ -180,7 +180,7 @@ def _job_json(run: Run, record: JobRecord) -> dict[str, Any]:
     return {
         "settings": {
             **{name: _plain(value) for name, value in settings.items()},
-            "backbone": _plain(fit.backbone),
+            "backbone": _plain(fit.backbone and fit.backbone.label),
             "precision": _plain(fit.precision),
             "commit": _plain(record.provenance.get("commit")),
         },
@@ -198,9 +198,9 @@ def _plain(value: Any) -> str:
 
 
 def _prompt_json(kind: str, template: str) -> dict[str, str]:
-    """`option`: what chooses the prompt; nothing where a comma would part it in two.
+    """`option` chooses the prompt; empty if it has a comma, which would split it.
 
-    The prior prompt comes with any.
+    The prior prompt is drawn with any other.
     """
     own = kind != PRIOR and "," not in template
     option = f"--prompts {shlex.quote(template)}" if own else ""

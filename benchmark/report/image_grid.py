@@ -1,4 +1,4 @@
-"""The image grid: reference images, then rows of prompts by columns of methods, a seed a row."""
+"""The image grid: for each subject its real images, then a row per prompt, a column per method."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
 _GAP, _MARGIN, _PROMPT_WIDTH, _LINE = 6, 16, 190, 17
-_SMALL_CELL, _LARGE_CELL = 128, 192  #: pixels; the large one for images that have as many
+_SMALL_CELL, _LARGE_CELL = 128, 192  #: pixels; the large one for images of at least that size
 
 
 @dataclass(frozen=True)
 class GridRow:
-    """One prompt: an image of each method for the same noise, or None where there is none."""
+    """One prompt: an image of each method from the same noise, or None."""
 
     prompt: str
     images: tuple[Path | None, ...]
@@ -129,7 +129,7 @@ def _fitted(path: Path, cell: int) -> Image.Image:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    # Nine pixels is about the mean width of a letter at these sizes; names break at hyphens.
+    # A letter is about nine pixels wide at these sizes; names break at hyphens.
     return textwrap.wrap(" ".join(text.split()), max(8, width // 9)) or [""]
 
 
@@ -137,6 +137,6 @@ def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     import matplotlib
     from PIL import ImageFont
 
-    # The font that comes with matplotlib: the same everywhere, with more than Latin letters.
+    # matplotlib's own font: the same everywhere, with more than Latin letters.
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)

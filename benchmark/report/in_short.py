@@ -20,16 +20,16 @@ from benchmark.results.comparability import run_seeds
 from benchmark.results.run import Run
 from benchmark.results.significance import assess, paired
 
-_NAMED = 3  #: of more methods or orderings than these, the number is said and no names
+_NAMED = 3  #: more methods or orderings than these are counted, not named
 
 
 def in_short(run: Run) -> str:
-    """Which method is best at what, how that sits with the paper, and how sure it is."""
+    """Which method is best at what, whether the paper agrees, and how certain it is."""
     lines = [*_best(run), *_paper(run), *_copies(run), _certainty(run)]
     return (
         f"## In short {under(run)}\n\n"
-        "The method with the best mean, and which others a test tells from it (corrected for all "
-        "pairs of methods):\n\n"
+        "For each metric, the method with the best mean, and the others that a test finds worse "
+        "(corrected for all pairs of methods):\n\n"
     ) + "".join(f"- {line}\n" for line in lines)
 
 
@@ -53,14 +53,14 @@ def _best(run: Run) -> list[str]:
 def _against(run: Run, metric: str, leader: str, others: Sequence[str]) -> str:
     """What tests say of the leader and each other method.
 
-    Corrected over all pairs (Holm): which method leads was not known before the scores were seen.
+    Corrected over all pairs (Holm), because the leader was chosen by the same scores.
     """
     pairs = list(combinations([leader, *others], 2))
     found = assess([paired(run.by_image[metric], *pair) for pair in pairs])[: len(others)]
     tested = [o for o, d in zip(others, found, strict=True) if not math.isnan(d.p)]
     sign = 1 if run.metric(metric).higher_is_better else -1
     told = [o for o, d in zip(others, found, strict=True) if d.shown and sign * d.mean > 0]
-    # Where a method lacks subjects, the better mean may be of easier ones.
+    # If a method lacks subjects, its better mean may be due to easier ones.
     behind = [o for o, d in zip(others, found, strict=True) if d.shown and sign * d.mean < 0]
     alike = [other for other in tested if other not in (*told, *behind)]
     parts = []
@@ -122,7 +122,7 @@ def _copies(run: Run) -> list[str]:
 
 
 def copiers(run: Run) -> str:
-    """Who lies above the upper bound, and how near their images come to a single real one."""
+    """The methods above the upper bound, and how near their images come to a single real one."""
     bound, nearest = str(run.bound("upper bound")), run.about("copying")[:1]
     texts = []
     for method in run.above_upper_bound:
@@ -141,10 +141,10 @@ def _certainty(run: Run) -> str:
     seeds = run_seeds(run)
     if len(seeds) == 1:
         return (
-            f"**Certainty**: {subjects}, seed {seeds[0]} only. Intervals and tests say how "
-            "far other subjects would move the means, not how far another seed would."
+            f"**Certainty**: {subjects}, seed {seeds[0]} only. Intervals and tests cover the "
+            "choice of subjects, not that of the seed."
         )
     return (
-        f"**Certainty**: {subjects}, {len(seeds)} seeds. Intervals and tests say how far other "
-        "subjects would move the means; *Seed to seed*, how far seeds do."
+        f"**Certainty**: {subjects}, {len(seeds)} seeds. Intervals and tests cover the choice of "
+        "subjects; *Seed to seed* shows how far seeds move the means."
     )

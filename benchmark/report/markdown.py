@@ -1,4 +1,4 @@
-"""Tables as Markdown: aligned in the source too, safe for any name."""
+"""Markdown: tables that are aligned in the source too, safe for any name, and numbers as shown."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ NOTHING = "-"
 
 
 def escape(text: str) -> str:
-    """`text` so that Markdown shows exactly it, in a table cell as well: no markup, one line."""
+    """`text` escaped so that Markdown shows it literally, on one line, in table cells too."""
     return re.sub(r"([\\`*_~|<>\[\]{}#&])", r"\\\1", " ".join(text.split()))
 
 
 def markdown_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, text: Collection[int] = (0,)
 ) -> str:
-    """A Markdown table, columns `text` to the left, others to the right; cells as they are."""
+    """A Markdown table; columns `text` are left-aligned, others right-aligned; cells as given."""
     table = [list(header), *map(list, rows)]
     widths = [max(3, *(len(row[column]) for row in table)) for column in range(len(header))]
     lines = [
@@ -42,7 +42,7 @@ def count(number: int, noun: str) -> str:
 
 
 def heading(metric: MetricRecord) -> str:
-    """The metric's name with an arrow to its better end, if it has one: `PRES ↓`. Plain text."""
+    """The metric's label with an arrow in the better direction, if any: `PRES ↓`. Plain text."""
     arrows = {True: " ↑", False: " ↓", None: ""}
     return metric.label + arrows[metric.higher_is_better]
 

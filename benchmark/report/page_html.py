@@ -1,9 +1,9 @@
-"""index.html: a report as one page, with the gallery, that needs nothing but itself.
+"""index.html: the report and its gallery as one self-contained page.
 
     html = page_html(report_markdown, figures={"bars": b"<svg ..."}, content=gallery(run))
 
-Style, script, figures and data stand in the page; a policy in its head lets a browser fetch
-nothing but images that lie with it.
+Style, script, figures and data are part of the page; its content security policy lets a browser
+load nothing but images beside it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
-_LEFT_OUT = "Images"  #: the section of the image grid: the gallery is its better
-
+_LEFT_OUT = "Images"  #: the section of the image grid: replaced by the gallery
 _GLIMPSED_METHODS = 7
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report under a heading of its own: its words and its plots, both safe HTML."""
+    """A section of the report: its text and its plots, both safe HTML."""
 
     title: str
     html: str
@@ -35,12 +34,12 @@ class Section:
 
     @property
     def name(self) -> str:
-        """The title without what its scores are of."""
+        """The title without the protocol."""
         return self.title.removesuffix(self.protocol).strip()
 
     @property
     def protocol(self) -> str:
-        """In brackets behind the title: `(pocket-1)`, or nothing."""
+        """What follows the title in brackets: `(pocket-1)`, or nothing."""
         found = re.search(r" \(.*\)$", self.title)
         return found[0].strip() if found else ""
 
@@ -50,9 +49,9 @@ class Section:
 
 
 def page_html(report: str, *, figures: Mapping[str, bytes], content: dict[str, Any]) -> str:
-    """The page. `report`: report.md, in which `figures`, SVGs by name, take their files' places.
+    """The page. `report`: report.md, in which `figures` (name -> SVG) replace the linked files.
 
-    `content`: what `benchmark.report.gallery.gallery` gives.
+    `content`: what `benchmark.report.gallery.gallery` returns.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -82,7 +81,7 @@ def page_html(report: str, *, figures: Mapping[str, bytes], content: dict[str, A
 def read_report(text: str, figures: Mapping[str, bytes]) -> tuple[str, str, list[Section]]:
     """The title (plain text) of a report.md, the HTML before its first section, and the sections.
 
-    Markup in `text` that is no Markdown stays text.
+    HTML in `text` is shown as text.
     """
     from markdown_it import MarkdownIt
 
@@ -100,7 +99,8 @@ def read_report(text: str, figures: Mapping[str, bytes]) -> tuple[str, str, list
         elif token.type == "inline" and (image := _only_image(token)):
             del parts[-1].tokens[-1]  # the paragraph's opening
             next(tokens)
-            parts[-1].plots.append(_plot(image, figures))
+            if parts[-1].title != _LEFT_OUT:
+                parts[-1].plots.append(_plot(image, figures))
         else:
             parts[-1].tokens.append(token)
     drawn = [
@@ -113,9 +113,9 @@ def read_report(text: str, figures: Mapping[str, bytes]) -> tuple[str, str, list
 
 
 def _glimpse(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of a few subjects a row of the gallery, by the first methods: a real image and theirs.
+    """A row of the gallery for a few subjects: a real image, and those of the first methods.
 
-    `place` is the row's in the gallery; a cell is its method, its image, and its column there.
+    `place` is the row's place in the gallery; a cell is a method, its image, and its column there.
     """
     methods = content["methods"][:_GLIMPSED_METHODS]
     fullest: dict[int, int] = {}
@@ -145,7 +145,7 @@ def _images(row: dict[str, Any], methods: Sequence[str]) -> int:
 
 
 def _small(html: str) -> str:
-    """Intervals in small print: tables are read by their means."""
+    """Intervals in small print, so that the means stand out."""
     return re.sub(r" (\[[-+]?\d+\.\d+, [-+]?\d+\.\d+\])", r" <small>\1</small>", html)
 
 
@@ -162,11 +162,11 @@ def _only_image(token: Token) -> Token | None:
 
 
 def _plot(image: Token, figures: Mapping[str, bytes]) -> str:
-    """A figure of the report, itself in the page."""
+    """A figure of the report as an <img> that holds it."""
     from markupsafe import Markup
 
     name = str(image.attrs["src"]).removeprefix("figures/").removesuffix(".png")
-    svg = base64.b64encode(figures.get(name, b"")).decode()
+    svg = base64.b64encode(figures[name]).decode()
     source = f"data:image/svg+xml;base64,{svg}"
     return Markup('<img class="plot" src="{}" alt="{}">').format(source, image.content)
 
@@ -176,7 +176,7 @@ def _words(token: Token) -> str:
 
 
 def _set_rules(reader: MarkdownIt) -> None:
-    """Tables scroll by themselves, and their cells have no style attributes."""
+    """Tables scroll on their own, and their cells have no style attributes."""
     rules: dict[str, Any] = reader.renderer.rules  # type: ignore[attr-defined]
     opening = '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>\n'
     rules["table_open"] = lambda *_: opening
@@ -191,12 +191,12 @@ def _cell(tokens: Any, place: int, *_: Any) -> str:
 
 
 def _ours(name: str) -> Any:
-    """A file of ours, which goes into the page as it is."""
+    """A file of this package, which goes into the page as it is."""
     from markupsafe import Markup
 
     return Markup((files("benchmark.report") / "page" / name).read_text("utf-8"))
 
 
 def _hash(text: str) -> str:
-    """By which the page's policy knows its own style and script."""
+    """A hash by which the page's policy allows its own style and script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -10,7 +10,7 @@ from benchmark.results.run import Run
 
 
 def reference_images(run: Run) -> dict[str, tuple[Path, ...]]:
-    """subject -> its images: a method's that draws none, or else the data set's own, or none."""
+    """subject -> its real images: kept with the run, or else the data set's, or none."""
     found: dict[str, tuple[Path, ...]] = {
         subject: () for subject in sorted({record.job.subject for record in run.records})
     }

@@ -1,4 +1,4 @@
-"""The words and tables of report.md: the sections of scores for each protocol, then the rest."""
+"""The text of report.md: the sections of scores for each protocol, then the others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from benchmark.store.directory import folder_name
 
 
 def report_text(run: Run, *, figures: Collection[str]) -> str:
-    """report.md. `figures` names those that were drawn, as files in figures/ without a suffix."""
+    """report.md. `figures`: the names of those that were drawn, as files in figures/, no suffix."""
     methods = count(len(run.methods), "method")
     sections = [
         f"# {escape(run.suite['name'])}: {methods} on {_subject_count(run)}\n",
@@ -87,7 +87,7 @@ def _fidelity(run: Run, figures: dict[str, str]) -> str:
         paper = paper_of(run)
         text.append(
             f"The *paper* rows are {paper['table']['fidelity']} of {escape(paper['source'])}: "
-            "other backbones, subjects and encoders than here. They show directions and are no "
+            "measured on other backbones, subjects and encoders. They show directions and are no "
             "targets.\n"
         )
     text += [*uneven_subjects(run), *incomplete(run), *mixed(run), *_copies(run)]
@@ -103,11 +103,11 @@ def _fidelity(run: Run, figures: dict[str, str]) -> str:
 def _about_intervals(run: Run) -> str:
     if run.summary["subjects"].max() < MINIMUM_SUBJECTS:
         return (
-            f"Means over {_subject_count(run)}: too few for an interval, which takes "
-            f"{MINIMUM_SUBJECTS}, so none is given.\n"
+            f"Means over {_subject_count(run)}. Intervals need {MINIMUM_SUBJECTS} subjects, so "
+            "none is given.\n"
         )
     text = (
-        "Mean over subjects, and in brackets its 95 % bootstrap interval, resampling subjects. "
+        "Means over subjects, with 95 % bootstrap intervals over subjects in brackets. "
         "Bold: the best method"
     )
     bounds = " and ".join(f"`{method}`" for method in run.controls)
@@ -121,8 +121,8 @@ def _copies(run: Run) -> list[str]:
     if not run.above_upper_bound:
         return []
     return [
-        f"Likely copies: {copiers(run)}. Images closer to the references than these are to each "
-        "other repeat one of them; look at the grid.\n"
+        f"Likely copies: {copiers(run)}. Images that are closer to the references than these are "
+        "to each other probably repeat one of them; look at the grid.\n"
     ]
 
 
@@ -156,7 +156,8 @@ def _by_prompt_group(run: Run) -> str:
         return ""
     return (
         f"## By prompt group {under(run)}\n\n{markdown(table)}\n"
-        "Means over the subjects that have such prompts: accessories are for live subjects only.\n"
+        "Means over the subjects that have prompts of the group; accessory prompts are for live "
+        "subjects only.\n"
     )
 
 
@@ -176,8 +177,8 @@ def _steps(run: Run, figures: dict[str, str]) -> str:
     return (
         f"## Training steps {under(run)}\n\n"
         f"![Scores by training steps](figures/{figures['steps']}.png)\n\n"
-        "Methods that differ in nothing but their steps. Each point was trained from the start; it "
-        "is no checkpoint of a longer training.\n"
+        "Methods that differ only in their steps. Each point is a training of its own, not a "
+        "checkpoint of a longer one.\n"
     )
 
 
@@ -192,10 +193,9 @@ def _learning(figures: Collection[str]) -> str:
         return ""
     return (
         "## Learning curves\n\n![Denoising losses in training](figures/learning.png)\n\n"
-        "The denoising loss is how far the model's answer to a noisy image is from the right one, "
-        "squared, by the terms of the loss: *instance* for the subject's own images, *prior* for "
-        "its class's. A point is the mean since the one before, over each subject's seeds, then "
-        "over subjects. It is noisy since every step draws other images, "
-        "noise and timesteps, and a method with other settings may draw others again: compare "
+        "A panel for each term of the loss, as the methods name them. The denoising loss is the "
+        "mean squared error of the model's prediction for noised images. A point is the mean since "
+        "the previous point, first over seeds, then over subjects. Each step draws other images, "
+        "noise and timesteps, so the curves are noisy, and methods may draw differently: compare "
         "shapes only. A falling loss says nothing about fidelity.\n"
     )

@@ -3,8 +3,8 @@
     for table in score_tables(run.under("pocket-1")):
         print(csv_text(table))
 
-`run` is under one protocol throughout. Which metrics a table has is said by what they are about;
-the tables of ablations are declared (`benchmark.config.tables`).
+`run` is under one protocol throughout. A table's metrics are chosen by what they are about; tables
+of ablations are declared (`benchmark.config.tables`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import ABOUT, PROMPT_KINDS
-from benchmark.config.tables import AblationTable, tables_of
+from benchmark.config.tables import AblationTable, declared_tables
 from benchmark.report.markdown import heading, shown
 from benchmark.report.table_formats import Column, Content, Mean, ReportTable, TableRow
 from benchmark.results.claims import published
@@ -35,7 +35,7 @@ class Topic:
     name: str
     title: str
     about: tuple[str, ...]
-    beside: tuple[str, ...] = ()  #: of these, the first metric each stands there as well
+    beside: tuple[str, ...] = ()  #: the first metric about each of these is shown too
     note: str = ""
 
 
@@ -43,23 +43,22 @@ PRESERVATION = Topic(
     "preservation-and-diversity",
     "Prior preservation and diversity",
     ("prior preservation", "diversity"),
-    note="How much images of the prior prompt (`a [class noun]`) look like the subject, which is "
-    "language drift; and how far images of one prompt differ from each other.",
+    note="Preservation: how much images of the prior prompt (`a [class noun]`) look like the "
+    "subject, which is language drift. Diversity: how much images of one prompt differ.",
 )
 COPYING = Topic(
     "copying",
     "Copying",
     ("copying",),
     ("subject fidelity", "diversity"),
-    note="How near images come to a single real image. The upper bound's own row is the measure: a "
-    "method that comes near it, and whose images of a prompt are all alike (low diversity), "
-    "repeats an image more than it draws the subject. A metric in which neither direction is "
-    "better is left out of the gate.",
+    note="How near images come to a single real image. Compare with the upper bound's row: a "
+    "method that comes near it, with images of a prompt that are all alike (low diversity), "
+    "repeats a real image. Metrics in which neither direction is better are no part of the gate.",
 )
 
 
 def paper_of(run: Run) -> dict[str, Any]:
-    """What the paper published, but no rows beside scores of another scale than its raw cosines."""
+    """What the paper published; no rows if the protocol rescales scores: those are raw cosines."""
     paper = published()
     if all(metric.factor == 1 for metric in run.scoring.metrics.values()):
         return paper
@@ -67,10 +66,10 @@ def paper_of(run: Run) -> dict[str, Any]:
 
 
 def ablations_of(run: Run) -> list[AblationTable]:
-    """The declared tables that `run` has two members of, bounds aside, and a metric."""
+    """The declared tables of which `run` has two members, bounds aside, and a metric."""
     return [
         table
-        for table in tables_of(part.suite for part in run.origins)
+        for table in declared_tables(part.suite for part in run.origins)
         if len(table.chosen(run.competitors)) > 1 and set(table.metrics) & set(run.metrics)
     ]
 
@@ -168,10 +167,7 @@ def by_subject(run: Run) -> ReportTable:
 
 
 def best(run: Run, summary: pd.DataFrame, methods: Sequence[str], metric: str) -> set[str]:
-    """The best mean of `methods` in `metric` as it is shown, ties included, and none of one alone.
-
-    Bounds do not compete.
-    """
+    """The best mean of `methods` in `metric` as it is shown; empty if fewer than two compete."""
     rivals = [method for method in methods if method in run.competitors]
     rows = (summary["metric"] == metric) & summary["method"].isin(rivals)
     means = summary.loc[rows, "mean"].tolist()
@@ -214,7 +210,7 @@ def _score_rows(
 
 
 def _published(run: Run, table: str | None, metrics: Sequence[str]) -> Iterator[TableRow]:
-    """The paper's rows for the same columns, named as the paper's and by their backbone."""
+    """The paper's rows for the same columns, named after their method and backbone."""
     for row in paper_of(run).get(table or "", []):
         means = (Mean(row[metric]) if metric in row else None for metric in metrics)
         name = f"{row['label']} ({row['backbone']})"

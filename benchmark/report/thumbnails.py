@@ -1,4 +1,4 @@
-"""Small copies of a report's images: inside the page while they are few, else beside it.
+"""Small copies of a report's images: in the page if they are few, else in a folder beside it.
 
 links = thumbnails([Path("runs/a/images/mine/dog/prior-s0-0.png")], Path("runs/a"))
 """
@@ -20,18 +20,18 @@ from benchmark.store.files import write_atomically
 FOLDER = "gallery"
 _SIZE = 160  #: pixels of the longer side
 _QUALITY = 90
-_INSIDE = 16_000_000  #: pixels of all thumbnails together that a page carries: about 8 MB of it
+_INSIDE = 16_000_000  #: pixels of all thumbnails together that a page holds: about 8 MB
 
 
 def thumbnails(images: Sequence[Path], directory: Path) -> list[str]:
     """What an <img> in `directory` needs for each of `images`: a data URI, or a path in gallery/.
 
-    All of one kind. Files that are there and as old as their image are kept, and those of images
-    that are gone are removed. Raises UserError if an image cannot be read.
+    All are of one kind. A file that is as old as its image is kept, and files of images that are
+    gone are removed. Raises UserError if an image cannot be read.
     """
     folder = directory / FOLDER
-    # Pillow decodes and encodes unlocked. Reading an image changes the process's warning filters
-    # for a while, which threads do out of step: they are put back when all is done.
+    # Pillow releases the lock, so threads help. Reading an image changes the process's warning
+    # filters for a while, and threads would restore them in the wrong order: done once here.
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         if len(images) * _largest(images) ** 2 <= _INSIDE:
             links = list(pool.map(_data_uri, images))
@@ -47,7 +47,7 @@ def thumbnails(images: Sequence[Path], directory: Path) -> list[str]:
 
 
 def _largest(images: Sequence[Path]) -> int:
-    """The largest thumbnail's longer side. One image of each folder is looked at."""
+    """The largest thumbnail's longer side, by one image of each folder."""
     of_each_folder = {image.parent: image for image in images}.values()
     return min(_SIZE, max((max(image_size(path)) for path in of_each_folder), default=0))
 

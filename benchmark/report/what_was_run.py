@@ -1,4 +1,4 @@
-"""The report's last sections: which runs it is of, and how their images came about."""
+"""The report's last sections: which runs it covers, and how their images were made."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def runs(run: Run) -> str:
 
 
 def what_was_run(run: Run) -> str:
-    """Protocols, weights, settings, machines: what the scores hang on."""
+    """Protocols, weights, settings and machines behind the scores."""
     jobs = [record.job for record in run.records]
     origins = [record.provenance for record in run.records]
     samplers = [job.sampler for job in jobs if job.sampler is not None]
@@ -46,11 +46,12 @@ def what_was_run(run: Run) -> str:
             for scoring in run.scorings.values()
             for name, table in scoring.encoders.items()
         ],
-        "backbone": [job.fit.backbone for job in jobs],
+        "backbone": found(run, "backbone"),
+        "backbone kind": found(run, "backbone kind"),
         "sampler": [
             f"scheduler {s.scheduler}, steps {s.steps}, guidance {s.guidance:g}" for s in samplers
         ],
-        "images a prompt": [str(job.images_per_prompt) for job in drawn],
+        "images per prompt": [str(job.images_per_prompt) for job in drawn],
         "images of the prior prompt": [str(job.prior_prompt_images) for job in drawn],
         "seeds": [str(seed) for seed in sorted({job.seed for job in jobs})],
         "subjects": sorted({job.subject for job in jobs}),
@@ -68,7 +69,7 @@ def what_was_run(run: Run) -> str:
 
 
 def _settings(jobs: Sequence[Job]) -> list[str]:
-    """A line a method; of one with another's settings, only those that differ."""
+    """A line per method; if it has the settings of an earlier one, only those that differ."""
     lines: list[str] = []
     first: dict[tuple[str, ...], Job] = {}
     for job in {(job.method, job.fit.version): job for job in jobs}.values():

@@ -1,9 +1,9 @@
-"""The report of a run directory: index.html, report.md, tables and figures, from what lies there.
+"""The report of a run directory: index.html, report.md, tables and figures.
 
     write_report(Path("runs/pocket-1a2b3c4d"))      # -> runs/pocket-1a2b3c4d/report.md
     write_joint_report([Path("runs/seed-0"), Path("runs/seed-1")], Path("reports/both"))
 
-Nothing here needs a model: it can be written again anywhere, from a copy of the folder.
+No model is needed: a report can be written again anywhere, from a copy of the folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmark.store.directory import folder_name
 from benchmark.store.files import write_atomically
 
 _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
-_OURS = (".png", ".svg", ".csv", ".tex")  #: what a report leaves in its folders
+_OURS = (".png", ".svg", ".csv", ".tex")  #: the files that a report writes to its folders
 
 
 def write_report(run_directory: Path, *, partial: bool = True) -> Path:
@@ -90,7 +90,7 @@ def _write(run: Run) -> Path:
 
 
 def _figures(run: Run, views: dict[str, Run]) -> dict[str, Any]:
-    """The matplotlib figures that there is anything for, by their files' names in figures/."""
+    """The matplotlib figures that there are scores for, by their files' names in figures/."""
     from benchmark.report.figures.bars import draw_bars
     from benchmark.report.figures.heat_map import draw_heat_map
     from benchmark.report.figures.learning import draw_learning
@@ -110,7 +110,7 @@ def _figures(run: Run, views: dict[str, Run]) -> dict[str, Any]:
 
 
 def _replace(directory: Path, files: dict[str, str | bytes]) -> None:
-    """Write `files` and remove what an earlier report left that this one has not."""
+    """Write `files`, and remove those of an earlier report that this one does not have."""
     for name, content in files.items():
         write_atomically(directory / name, content)
     for top in ("figures", "tables"):

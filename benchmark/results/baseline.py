@@ -1,20 +1,20 @@
-"""A baseline: scores to keep, and how far each moves from seed to seed without anything changing.
+"""A baseline: the scores to keep, and how far each moves from seed to seed in unchanged code.
 
     baseline = measure_baseline(load_runs([Path("runs/seeds")]).under("pocket-1"))
     write_atomically(Path("baseline.toml"), baseline.dump_toml())
 
-What has to agree for scores to compare is the file's `task`; settings, versions and sampler are
-what a change may be about: they are kept to be named, and never refused.
+The file's `task` has to agree for scores to compare. Settings, versions and the sampler are what a
+change may be about: they are noted, and may differ.
 
-The tolerance of a mean over N subjects that was measured with S seeds, for a run of one more seed:
+The tolerance for one further seed's mean over N subjects, measured with S seeds:
 
     spread**2  = sum over subjects of s_i**2 / N**2, s_i being subject i's own seed-to-seed spread;
                  at least that of the mean over subjects itself
     freedom    = (sum s_i**2)**2 / sum(s_i**4 / (S - 1))                       (Satterthwaite, 1946)
     tolerance  = t(level / cells, freedom) * spread * sqrt(1 + 1 / S)       (prediction, Bonferroni)
 
-Subjects move apart from each other, since every draw is seeded by subject: so N subjects and S
-seeds tell more of the mean's spread than S means would, and each method keeps a spread of its own.
+Every draw is seeded by subject, so subjects vary independently: N subjects with S seeds tell more
+of the mean's spread than S means would. Each method has a spread of its own.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from pydantic import Field
 from benchmark.api import Role, UserError
 from benchmark.data.manifest import Table, read_toml
 from benchmark.results.comparability import (
-    Task,
+    Basis,
+    basis_of,
     jobs_by_method,
     precisions_of,
     provenance_of,
     run_seeds,
     sampler_of,
-    task_of,
     unprompted,
     without_none,
 )
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 LEVEL = 0.01  #: chance that a run of unchanged code is called a regression in any of its scores
 MINIMUM_SEEDS = 3
-#: What draws nothing has no spread but rounding: scores of real images moved by up to 1e-7 with
-#: another number of threads, without oneDNN and with another attention, and by 4e-3 when the crop
-#: was off by a pixel.
+#: The tolerance where nothing is drawn. Scores of real images moved by up to 1e-7 with another
+#: number of threads, without oneDNN or with another attention; by 4e-3 when the crop was off by a
+#: pixel.
 ROUNDING = 1e-4
 HOW = (
     "spread: of a mean over subjects from seed to seed, from each subject's own (n - 1), at least "
@@ -94,8 +94,8 @@ class MethodScores(Table):
 class Baseline(Table):
     """All of the file."""
 
-    format: Literal[2] = 2
-    task: Task
+    format: Literal[3] = 3
+    task: Basis  #: what is asked of every method, and how it is scored
     sampler: dict[str, Any]
     measured: Measured
     methods: dict[str, MethodScores] = Field(min_length=1)
@@ -118,7 +118,7 @@ class Baseline(Table):
 
 
 def _two_sided(role: Role) -> bool:
-    # A bound has nothing to get better at: what moves it is the measuring, or the model.
+    # Nothing is trained in a bound: if it moves at all, the scoring or the model has changed.
     return role != "method"
 
 
@@ -143,12 +143,13 @@ def read_baseline(path: Path) -> Baseline:
 def measure_baseline(run: Run, *, level: float = LEVEL) -> Baseline:
     """The baseline that `run`, of at least three seeds and under one protocol, makes.
 
-    Raises UserError if it has fewer, if it mixes tasks, or if a subject lacks a seed's score.
+    Raises UserError if it has fewer, if its jobs differ in their basis, or if a subject lacks a
+    seed's score.
     """
-    task = task_of(run)
+    basis = basis_of(run)
     seeds = run_seeds(run)
     tables = {
-        key: table for key, table in means_by_seed(run.scores).items() if key[1] in task.metrics
+        key: table for key, table in means_by_seed(run.scores).items() if key[1] in basis.metrics
     }
     steady = unprompted(run)
     random = [key for key in tables if key[0] not in steady]
@@ -161,7 +162,7 @@ def measure_baseline(run: Run, *, level: float = LEVEL) -> Baseline:
     methods: dict[str, MethodScores] = {}
     for method, job in jobs_by_method(run).items():
         cells = {}
-        for metric in (name for name in task.metrics if (method, name) in tables):
+        for metric in (name for name in basis.metrics if (method, name) in tables):
             tail = None
             if (method, metric) in random:
                 tail = level / len(random) / (2 if _two_sided(job.role) else 1)
@@ -183,11 +184,11 @@ def measure_baseline(run: Run, *, level: float = LEVEL) -> Baseline:
         rounding=ROUNDING,
         how=HOW,
     )
-    return Baseline(task=task, sampler=sampler_of(run), measured=measured, methods=methods)
+    return Baseline(task=basis, sampler=sampler_of(run), measured=measured, methods=methods)
 
 
 def _cell(table: pd.DataFrame, n: int, tail: float | None) -> Cell:
-    """What `table`, (subjects, seeds), comes to; without a `tail`, no seed has a part in it."""
+    """The cell of `table`, (subjects, seeds). Without a `tail`, seeds play no part."""
     spread = freedom = tolerance = 0.0
     if tail is not None:
         spread, freedom = spread_of_mean(table)

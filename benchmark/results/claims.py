@@ -2,8 +2,8 @@
 
     verdicts = judge(load_orderings(), by_image(scores))
 
-Each says of two methods that one scores higher, or that they lie no further apart than a bound.
-Either way there is a margin, paired over subjects, that is above 0 if the ordering holds.
+Each says that one of two methods scores higher, or that they lie no further apart than a bound.
+Either way its margin, paired over subjects, is above 0 if the ordering holds.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Ordering:
         return None if self.paper is None else self.paper[0] - self.paper[1]
 
     def scaled(self, factor: float) -> Ordering:
-        """The same of scores times `factor`; the published values are of raw scores, and go."""
+        """The same for scores times `factor`; without published values, which are raw scores."""
         if factor == 1:
             return self
         at_most, within = (
@@ -58,7 +58,7 @@ class Ordering:
     def margins(self, differences: np.ndarray) -> np.ndarray:
         """What is above 0 where the ordering holds, (subjects,), from `higher` minus `lower`."""
         if self.within is not None:
-            # Two bounds, and both have to be kept: the one that the mean is closer to decides.
+            # Both bounds have to be kept: the one that is nearer to the mean decides.
             return self.within - math.copysign(1.0, differences.mean()) * differences
         return differences if self.at_most is None else self.at_most - differences
 
@@ -75,13 +75,13 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """The verdict: never more than the scores show."""
+        """The verdict, no stronger than what the scores show."""
         if not self.margin.subjects:
             return "not in this run"
         bounded = self.ordering.bound is not None
         if self.margin.mean == 0 and not bounded:
             return "no difference in the mean"
-        # On its bound, a bound is kept.
+        # A mean exactly on its bound keeps it.
         word = "holds" if self.margin.mean >= 0 else ("exceeded" if bounded else "reversed")
         return word if self.margin.shown else f"{word} in the mean, not shown"
 

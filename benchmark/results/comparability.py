@@ -1,9 +1,8 @@
-"""What a run's scores are scores of, and what else is known of how they came about.
+"""The basis of a run's scores, which has to agree for scores to compare; and what may differ.
 
-    task = task_of(read_run(Path("runs/pocket-1a2b3c4d")).under("pocket-1"))
+    basis = basis_of(read_run(Path("runs/pocket-1a2b3c4d")).under("pocket-1"))
 
-Scores compare only where their whole task agrees. Settings, versions and the sampler are no part of
-it: they are what a change may be about.
+Settings, versions and the sampler are no part of the basis: they are what a change may be about.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from benchmark.results.run import Run
 from benchmark.store.records import Job
 
 
-class SubjectTask(Table):
+class SubjectBasis(Table):
     """What was asked of a subject."""
 
     class_noun: str
@@ -31,22 +30,29 @@ class SubjectTask(Table):
     prompts_digest: str  #: 12 hex digits over the prompts, in order
 
 
-class MetricTask(Table):
-    """Which metric it was, and where better lies. A metric without a better end is no part."""
+class MetricBasis(Table):
+    """One metric. Those in which neither direction is better are left out."""
 
     version: str
     better: Literal["higher", "lower"]
+    factor: float = 1.0  #: the protocol's scale, as in MetricRecord
+    minimum: float | None = None
 
 
-class Task(Table):
-    """What scores are scores of: they compare only where all of this agrees."""
+class Basis(Table):
+    """What scores are scores of: they compare only where all of this agrees.
+
+    In a baseline's file it is the table `[task]`.
+    """
 
     protocol: str
-    backbone: str | None = None  #: None: nothing was drawn
+    declaration: dict[str, Any]  #: of the protocol, as in Scoring
+    identifier: str | None = None  #: None: no caption of the protocol has it
+    backbone: str | None = None  #: its label; None: nothing was drawn
     images_per_prompt: int
     prior_prompt_images: int
-    subjects: dict[str, SubjectTask] = Field(min_length=1)
-    metrics: dict[str, MetricTask] = Field(min_length=1)
+    subjects: dict[str, SubjectBasis] = Field(min_length=1)
+    metrics: dict[str, MetricBasis] = Field(min_length=1)
     encoders: dict[str, Any]
 
 
@@ -62,7 +68,7 @@ def run_seeds(run: Run) -> list[int]:
     return sorted({job.seed for job in drawn or jobs})
 
 
-def task_of(run: Run) -> Task:
+def basis_of(run: Run) -> Basis:
     """What `run`'s scores, under one protocol, are of. Raises UserError if its jobs differ."""
     jobs = [record.job for record in run.records]
     asked = [job for job in jobs if job.prompted] or jobs
@@ -71,14 +77,16 @@ def task_of(run: Run) -> Task:
         own = [job for job in asked if job.subject == name]
         prompts = _same("prompts", ([asdict(p) for p in job.prompts] for job in own), run)
         digest = hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()[:12]
-        subjects[name] = SubjectTask(
+        subjects[name] = SubjectBasis(
             class_noun=_same("class_noun", (job.fit.class_noun for job in own), run),
             images=_same("images", (job.references_digest for job in own), run),
             prompts=len(prompts),
             prompts_digest=digest,
         )
-    return Task(
+    return Basis(
         protocol=run.protocol,
+        declaration=without_none(run.scoring.declaration),
+        identifier=run.scoring.identifier,
         backbone=_same("backbone", _backbones(jobs), run),
         images_per_prompt=_same("images_per_prompt", (j.images_per_prompt for j in asked), run),
         prior_prompt_images=_same(
@@ -86,9 +94,11 @@ def task_of(run: Run) -> Task:
         ),
         subjects=subjects,
         metrics={
-            name: MetricTask(
+            name: MetricBasis(
                 version=run.metric(name).version,
                 better="higher" if run.metric(name).higher_is_better else "lower",
+                factor=run.metric(name).factor,
+                minimum=run.metric(name).minimum,
             )
             for name in gated_metrics(run)
         },
@@ -97,7 +107,7 @@ def task_of(run: Run) -> Task:
 
 
 def gated_metrics(run: Run) -> list[str]:
-    """The metrics that `run` has scores in, of those with a better end."""
+    """The metrics that `run` has scores in, of those with a better direction."""
     present = set(run.scores["metric"].unique())
     return [
         name
@@ -107,7 +117,7 @@ def gated_metrics(run: Run) -> list[str]:
 
 
 def _backbones(jobs: Iterable[Job]) -> list[str]:
-    return [job.fit.backbone for job in jobs if job.fit.backbone is not None]
+    return [job.fit.backbone.label for job in jobs if job.fit.backbone is not None]
 
 
 def _same(what: str, values: Iterable[Any], run: Run) -> Any:

@@ -1,4 +1,4 @@
-"""What is missing of a run: planned jobs that are not scored, and what some methods have alone."""
+"""What is missing of a run: planned jobs without scores, and what only some methods have."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ if TYPE_CHECKING:
 
 
 def unfinished(run: Run) -> list[str]:
-    """What was planned and is not scored: `jobs/<method>/<subject>-s<seed>`, and the protocol's
-    name where the job lacks the scores of one only.
-
-    Of several runs, what none of them has.
+    """Planned jobs without scores: `jobs/<method>/<subject>-s<seed>`, then the protocol if it is
+    not all of them. Of several runs, what none of them has.
     """
     done = {(r.scoring.protocol, r.name) for r in run.scored}
     drawn = {name for _, name in done}
@@ -38,7 +36,7 @@ def unfinished(run: Run) -> list[str]:
 def missing_jobs(run: Run) -> dict[str, list[str]]:
     """method -> what it lacks of what other methods have: `dog`, or `dog (seed 1, 2)`.
 
-    What takes no prompt is the same for every seed, so one seed of it is enough.
+    Real images are the same for every seed, so one seed of them is enough.
     """
     jobs = [record.job for record in run.records]
     seeds: dict[str, set[int]] = {subject: set() for subject in sorted({j.subject for j in jobs})}
@@ -84,8 +82,8 @@ def check_finished(run: Run) -> None:
     """Raise UserError if a planned job of `run` is not done, or not scored."""
     if missing := unfinished(run):
         raise UserError(
-            f"{run.directory} is not finished: {some(missing)}; the same `run` command again "
-            "goes on"
+            f"{run.directory} is not finished: {some(missing)}: run the same command again to "
+            "resume"
         )
 
 

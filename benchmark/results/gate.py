@@ -4,7 +4,7 @@
     checks, notes = check_scores(run.under(baseline.task.protocol), baseline, path)
 
 A method may not get worse by more than its tolerance. Any change in a bound beyond tolerance fails
-the check: nothing is trained in one, so what moved is the measuring, or the model.
+the check: nothing is trained in one, so if it moves, the scoring or the model has changed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from benchmark.api import Role, UserError
 from benchmark.data.manifest import some
 from benchmark.results.baseline import Baseline, means_by_seed, measure_baseline, read_baseline
 from benchmark.results.comparability import (
-    Task,
+    Basis,
+    basis_of,
     changes,
     conditions_of,
     precisions_of,
     provenance_of,
     run_seeds,
     sampler_of,
-    task_of,
 )
 from benchmark.results.completeness import check_finished, lacking_of, unscored_counts
 from benchmark.results.merge import join
@@ -83,11 +83,11 @@ def check_runs(
     junit: Path | None = None,
     protocol: str = "",
 ) -> int:
-    """Print how `runs` compare with the baseline at `path`, or with `update` make it of them.
+    """Print how `runs` compare with the baseline at `path`; with `update`, make it from them.
 
-    `protocol`: the label of one of the runs', else the baseline's, or the only one. Returns the
-    exit code: 1 if a score is worse than its tolerance lets it be, else 0. Raises UserError, and
-    writes nothing, if the runs are incomplete or of another task than the baseline.
+    `protocol`: a label that the runs have, else the baseline's, or the only one. Returns the exit
+    code: 1 if a score is worse by more than its tolerance, else 0. Raises UserError, and writes
+    nothing, if the runs are incomplete or do not compare with the baseline.
     """
     run = load_runs(runs)
     baseline = read_baseline(path) if path.exists() or not update else None
@@ -108,7 +108,7 @@ def check_runs(
     failed, better = (outcomes.count(one) for one in (Outcome.REGRESSION, Outcome.BETTER))
     word = "FAILED" if failed else "passed"
     print(
-        f"{word}: {len(checks)} scores against {path}: {failed} worse than their tolerance, "
+        f"{word}: {len(checks)} scores against {path}: {failed} worse beyond tolerance, "
         f"{better} better, {len(checks) - failed - better} within it"
     )
     return 1 if failed else 0
@@ -143,12 +143,11 @@ def load_runs(directories: Sequence[Path]) -> Run:
 def check_scores(run: Run, baseline: Baseline, path: Path) -> tuple[list[Check], list[str]]:
     """A check for each of the baseline's scores, and what else is worth knowing.
 
-    `run` is under one protocol. Raises UserError naming what differs if it is no run of the
-    baseline's task.
+    `run` is under one protocol. Raises UserError naming what differs if their bases do.
     """
     tables = means_by_seed(run.scores)
-    task = task_of(run)
-    _check_task(run, task, baseline, path)
+    basis = basis_of(run)
+    _check_basis(run, basis, baseline, path)
     absent = [
         f"{method} / {metric}"
         for method, entry in baseline.methods.items()
@@ -162,7 +161,7 @@ def check_scores(run: Run, baseline: Baseline, path: Path) -> tuple[list[Check],
         )
     seeds = len(run_seeds(run))
     checks = [
-        _check(
+        _judged(
             baseline,
             method,
             metric,
@@ -173,12 +172,12 @@ def check_scores(run: Run, baseline: Baseline, path: Path) -> tuple[list[Check],
         for metric in entry.scores
     ]
     known = {(check.method, check.metric) for check in checks}
-    gated = {key for key in tables if key[1] in task.metrics}
+    gated = {key for key in tables if key[1] in basis.metrics}
     new = sorted(f"{method} / {metric}" for method, metric in gated - known)
     return checks, _notes(run, baseline, new)
 
 
-def _check(baseline: Baseline, method: str, metric: str, *, after: float, seeds: int) -> Check:
+def _judged(baseline: Baseline, method: str, metric: str, *, after: float, seeds: int) -> Check:
     entry = baseline.methods[method]
     before = entry.scores[metric].mean
     tolerance = baseline.allowed(method, metric, seeds=seeds)
@@ -192,8 +191,8 @@ def _check(baseline: Baseline, method: str, metric: str, *, after: float, seeds:
     return Check(method, entry.role, metric, before, after, tolerance, outcome)
 
 
-def _check_task(run: Run, task: Task, baseline: Baseline, path: Path) -> None:
-    found = task.model_dump()
+def _check_basis(run: Run, basis: Basis, baseline: Baseline, path: Path) -> None:
+    found = basis.model_dump()
     # A metric that the baseline does not know yet is no obstacle.
     known = baseline.task.metrics
     found["metrics"] = {name: entry for name, entry in found["metrics"].items() if name in known}

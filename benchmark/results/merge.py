@@ -2,7 +2,7 @@
 
     run = join([read_run(Path("runs/seed-0")), read_run(Path("runs/seed-1"))], Path("both"))
 
-Nothing is averaged that was not measured alike: what has to agree is checked, and named.
+What has to agree for scores to compare is checked, and named where it differs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.api import UserError
 from benchmark.results.completeness import check_complete
 from benchmark.results.run import Run, in_order
-from benchmark.results.scores import SCORED, TEXTS, union_of_scorings
+from benchmark.results.scores import CATEGORIES, SCORED, union_of_scorings
 from benchmark.store.directory import Plan
 from benchmark.store.records import SCORE_COLUMNS, JobRecord, PriorRecord, Scoring
 
@@ -108,7 +108,7 @@ def _check_alike(runs: Sequence[Run]) -> None:
     for run in runs:
         of_scorings = (pair for s in run.scorings.values() for pair in _of_scoring(s))
         of_jobs = (pair for record in run.records for pair in _of_job(record))
-        for what, value in (*_declared(run), *of_scorings, *of_jobs):
+        for what, value in (*of_scorings, *of_jobs):
             text = json.dumps(value, sort_keys=True)
             known, where = seen.setdefault(what, (text, run.directory))
             if known != text:
@@ -118,17 +118,11 @@ def _check_alike(runs: Sequence[Run]) -> None:
                 )
 
 
-def _declared(run: Run) -> Iterator[tuple[str, Any]]:
-    """What the run's own copies of its protocols say beyond their label: name, and value."""
-    for label, table in run.declarations.items():
-        for rule, value in table.items():
-            if rule not in ("name", "version", "description", "metrics", "encoders"):
-                yield f"the {rule} of the protocol {label}", value
-
-
 def _of_scoring(scoring: Scoring) -> Iterator[tuple[str, Any]]:
     label = scoring.protocol
-    yield f"the declaration of the protocol {label}", scoring.declaration
+    yield f"the identifier in the captions of the protocol {label}", scoring.identifier
+    for rule, value in scoring.declaration.items():
+        yield f"the {rule} of the protocol {label}", value
     for name, encoder in scoring.encoders.items():
         yield f"the encoder {name} of the protocol {label}", encoder
     for name, metric in scoring.metrics.items():
@@ -151,7 +145,7 @@ def _of_job(record: JobRecord) -> Iterator[tuple[str, Any]]:
 
 
 def _priors(parts: Sequence[Run]) -> tuple[PriorRecord, ...]:
-    """All of them, each once: what was drawn in several runs was paid for several times."""
+    """All of them, each once. Images that two runs drew have two records: both took time."""
     found: list[PriorRecord] = []
     for prior in (prior for part in parts for prior in part.priors):
         if prior not in found:
@@ -168,7 +162,7 @@ def _joined_rows(runs: Sequence[Run], orders: dict[str, list[str]]) -> pd.DataFr
     tables = [pd.concat([run.scores, run.unscored]) for run in runs]
     columns: dict[str, Any] = {}
     for name in SCORE_COLUMNS:
-        if name in TEXTS:
+        if name in CATEGORIES:
             texts = union_categoricals([table[name] for table in tables])
             columns[name] = texts.set_categories(orders.get(name, sorted(texts.categories)))
         else:
@@ -204,7 +198,7 @@ def _check_same_values(rows: pd.DataFrame, runs: Sequence[Run]) -> None:
 
 
 def sources_toml(run: Run) -> str:
-    """Which runs a report was made from; also the mark by which it knows its own folder."""
+    """Which runs a report was made from. The file also marks the folder as a report of ours."""
     import tomli_w
 
     entries = [

@@ -38,14 +38,14 @@ def order_methods(
         parent = varied(known[name])
         variants[parent if parent in known else None].append(name)
     found: dict[str, None] = {}
-    # Those that name each other in a circle hang from nothing: they come last.
+    # Methods that name each other as parents come last.
     for name in (*_descend(None, variants), *names):
         found.setdefault(name)
     return sorted(found, key=lambda name: _ROLES.index(known[name].role))
 
 
 def varied(job: Job) -> str | None:
-    """The method that `job`'s differs from in its settings, if it is no method of its own."""
+    """The method that `job`'s is a variant of, if any."""
     return job.fit.method if job.fit.method != job.method else job.variant_of
 
 
@@ -58,7 +58,7 @@ def _descend(parent: str | None, variants: dict[str | None, list[str]]) -> Itera
 def order_metrics(scoring: Scoring, declared: Iterable[str]) -> list[str]:
     """The metrics of a protocol, which declares them in this order; others after these.
 
-    What is about something else than ABOUT comes last, by that.
+    Metrics about something that ABOUT does not name come last, sorted by it.
     """
     order = [
         name for name in dict.fromkeys([*declared, *scoring.metrics]) if name in scoring.metrics

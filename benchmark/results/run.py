@@ -3,8 +3,8 @@
     run = read_run(Path("runs/pocket-1a2b3c4d"))
     run.under("pocket-1").summary
 
-Everything is read back as the records it was written as, so that no plugin is needed: roles,
-variants, labels and directions stand in these.
+Records are read back as they were written, with roles, variants, labels and directions: no plugin
+is needed.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _FILES: dict[type[_Record], str] = {
 class Run:
     """What a run directory holds, read; or several of them, as one.
 
-    What compares scores (`scoring`, `metrics`, `summary`, `by_image`) is of a run under one
-    protocol: take `under` first where there are several.
+    Whatever compares scores (`scoring`, `metrics`, `summary`, `by_image`) needs a single protocol:
+    call `under` first where there are several.
     """
 
     directory: Path  #: the run directory; of several runs, where their report goes
@@ -120,7 +120,7 @@ class Run:
 
     @functools.cached_property
     def elsewhere(self) -> set[str]:
-        """The methods whose images another tool made: they share no noise with any."""
+        """The methods whose images another tool made: they share no noise with others."""
         return {record.job.method for record in self.records if record.job.elsewhere}
 
     def records_of(self, method: str) -> list[JobRecord]:
@@ -143,7 +143,7 @@ class Run:
 
     @functools.cached_property
     def metrics(self) -> list[str]:
-        """What the protocol declares, in the tables' order, whether or not an image has it."""
+        """What the protocol declares, in the tables' order, scored or not."""
         return order_metrics(self.scoring, self.declarations[self.protocol].get("metrics", ()))
 
     def metric(self, name: str) -> MetricRecord:
@@ -168,7 +168,7 @@ class Run:
 
     @functools.cached_property
     def verdicts(self) -> list[Verdict]:
-        """What the scores say of each of the paper's orderings, scaled as the protocol does."""
+        """What the scores say of each of the paper's orderings, on the protocol's scale."""
         orderings = [ordering.scaled(self.factor(ordering.metric)) for ordering in load_orderings()]
         return judge(orderings, self.by_image)
 
@@ -179,7 +179,7 @@ class Run:
 
     @functools.cached_property
     def above_upper_bound(self) -> list[str]:
-        """The methods that lie above the upper bound in what comes first of subject fidelity."""
+        """The methods that lie above the upper bound in the first metric of subject fidelity."""
         bound, metrics = self.bound("upper bound"), self.about("subject fidelity")
         if bound is None or not metrics or (bound, metrics[0]) not in self.means:
             return []

@@ -30,8 +30,8 @@ SCORED = (
     "metric",
 )
 _NUMBERS = ("sample", "seed")
-#: Few texts, each of them often.
-TEXTS = tuple(name for name in SCORE_COLUMNS if name not in (*_NUMBERS, "value"))
+#: Columns of few different texts: categories in memory.
+CATEGORIES = tuple(name for name in SCORE_COLUMNS if name not in (*_NUMBERS, "value"))
 _NO_ROWS = sha256(b"")  #: `ScoreRecord.rows` where no metric applies to the job's images
 
 
@@ -68,7 +68,7 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         value=numbers["value"].astype(float),
         **{name: numbers[name].astype("int64") for name in _NUMBERS},
     )
-    typed = typed.astype(dict.fromkeys(TEXTS, "category"))
+    typed = typed.astype(dict.fromkeys(CATEGORIES, "category"))
     if without.all():
         raise UserError(f"{path}: no image has a score: {rows['reason'][0]}")
     return typed[~without], typed[without]
@@ -95,7 +95,9 @@ def check_rows(
             problem = f"lacks the scores of {what}"
         else:
             continue
-        raise UserError(f"{path} {problem}: the same `run` command again mends it")
+        raise UserError(
+            f"{path} {problem}: score the run again: python -m benchmark score {path.parent}"
+        )
 
 
 def union_of_scorings(records: Iterable[ScoreRecord]) -> dict[str, Scoring]:

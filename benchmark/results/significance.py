@@ -3,9 +3,9 @@
     images = by_image(run.scores)
     (found,) = assess([paired(images[metric], method, reference)])
 
-Methods share prompts, and noise where they ran here, so they are compared image by image; the
-differences of one subject are then averaged, since its images are not independent, and subjects are
-what is tested.
+Methods share prompts, and noise where they ran here, so they are compared image by image. The
+images of a subject are not independent, so their differences are averaged: the test is over
+subjects.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 LEVEL = 0.05  #: a difference is shown below this p-value, corrected
 _IMAGE = ["subject", "seed", "prompt_kind", "prompt", "sample"]
-_RESAMPLES = 10_000  # up to 13 subjects, every sign flip there is
-_DECIMALS = 12  # scores have six; what a sum leaves further down is no difference
+_RESAMPLES = 10_000  # all sign flips up to 13 subjects
+_DECIMALS = 12  # scores have six; what lies below these is rounding of sums
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Difference:
 
     @property
     def shown(self) -> bool:
-        """Whether it is told from 0: by the test, and by an interval on one side of 0."""
+        """Whether test and interval both tell it from 0."""
         # Both, since a percentile interval of a handful of subjects is somewhat too narrow.
         return self.p < LEVEL and (self.low > 0 or self.high < 0)
 
@@ -95,16 +95,17 @@ def _difference(values: np.ndarray) -> Difference:
 def sign_flip_p(values: np.ndarray) -> float:
     """Two-sided p-value of `values`, (subjects,), by flipping their signs.
 
-    Every flip there is up to 13 subjects, 10,000 drawn ones beyond. NaN where even the smallest
-    p-value there can be would not be below 0.05.
+    All sign flips up to 13 subjects, 10,000 random ones beyond. NaN where even the smallest
+    possible p-value is not below 0.05.
     """
     import numpy as np
     from scipy.stats import permutation_test
 
     if smallest_p(len(values)) >= LEVEL:
         return math.nan
-    # Not Wilcoxon: it tests ranks, and may contradict the mean that stands beside it. Flipping
-    # signs tests the mean itself, and assumes only that subjects are alike under no difference.
+    # Not Wilcoxon: it tests ranks, and may contradict the mean that is printed. Flipping signs
+    # tests the mean itself, and assumes only differences symmetric about 0 where methods do not
+    # differ.
     found = permutation_test(
         (values,),
         np.mean,

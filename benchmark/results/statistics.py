@@ -3,8 +3,8 @@
     run = read_run(Path("runs/pocket-1a2b3c4d")).under("pocket-1")
     summary = summarise(run.scores, methods=run.methods, metrics=run.metrics)
 
-A subject counts once, however many images it has: first the mean over a subject's images and
-seeds, then over subjects. Intervals resample subjects, since another benchmark would have others.
+A subject counts once, however many images it has: scores are averaged over a subject's images and
+seeds, then over subjects. Intervals resample subjects: another benchmark would have others.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def summarise(
 ) -> pd.DataFrame:
     """One row per method and metric: mean, std, low, high over subjects, and how many these are.
 
-    Rows in the order of `methods` and `metrics`, all that `scores`, of one protocol, has of them.
-    `std` is that over subjects (n - 1); `low` and `high` bound the 95 % percentile bootstrap
+    Rows in the order of `methods` and `metrics`, where `scores`, of one protocol, has any.
+    `std` is over subjects (n - 1); `low` and `high` bound the 95 % percentile bootstrap
     interval of the mean. All in the metric's unit; NaN where there are too few subjects.
     """
     import numpy as np
@@ -58,8 +58,8 @@ def spreads_over_seeds(
 ) -> pd.DataFrame:
     """How far a mean over subjects moves with the seed: columns SPREAD_COLUMNS.
 
-    One row per method and metric with at least two seeds. `std` is that over seeds (n - 1) of the
-    mean over subjects, in the metric's unit; only subjects that have all of them count.
+    One row per method and metric with at least two seeds. `std` is that of the mean over subjects,
+    over seeds (n - 1), in the metric's unit; only subjects with every seed count.
     """
     import pandas as pd
 

@@ -58,7 +58,10 @@ def _fits(requests: tuple[Request, ...], record: JobRecord | None, existing: Exi
 
 @dataclass
 class Agenda:
-    """The tasks that wait, the longest first; a task is taken when what it needs is there."""
+    """The tasks that wait, the longest first; a task is taken when what it needs is there.
+
+    Jobs that take alike come grouped by their prior images, which a worker prepares but once so.
+    """
 
     waiting: list[Work]
     seconds: Callable[[Work], float | None]
@@ -69,11 +72,12 @@ class Agenda:
         # Prior images first, that of the longest jobs before the others.
         self.waiting = sorted(self.waiting, key=self._place)
 
-    def _place(self, work: Work) -> tuple[bool, float]:
+    def _place(self, work: Work) -> tuple[bool, float, str]:
         if isinstance(work.task, Job):
-            return True, -(self.seconds(work) or 0.0)
+            return True, -(self.seconds(work) or 0.0), work.task.fit.prior or ""
         key = work.task.key
-        return False, -sum(self.seconds(w) or 0.0 for w in self.waiting if w.waits_for == key)
+        after = sum(self.seconds(w) or 0.0 for w in self.waiting if w.waits_for == key)
+        return False, -after, key
 
     def take(self) -> Task | None:
         """The next task that can be done now; None if there is none, or none yet."""

@@ -1,7 +1,7 @@
 """What a run directory holds already, and what a plan adds to it.
 
     existing = read_existing(RunDirectory(path))
-    check(grid.jobs, grid.settled, existing)        # refuses what would change what is there
+    check_images(grid.jobs, grid.settled, existing)     # refuses what would change what is there
     jobs = joined(grid, existing)
 
 A directory may gain methods, subjects, seeds, prompts, images and protocols. What would change an
@@ -11,15 +11,18 @@ image or a score that is there is refused by name.
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmark.api import Prompt, Request, UserError
 from benchmark.config.protocol import Protocol
+from benchmark.config.registry import load_metric
 from benchmark.runs.plan import Grid
+from benchmark.runs.score import unscored
 from benchmark.store.directory import RECORDS, SUITE, Name, Plan, PlannedJob, RunDirectory
 from benchmark.store.records import (
     Job,
@@ -27,7 +30,6 @@ from benchmark.store.records import (
     ScoreRecord,
     Scoring,
     image_key,
-    images_digest,
 )
 
 _WAY_OUT = "go back to what it was, or choose another --out"
@@ -76,7 +78,7 @@ def read_existing(directory: RunDirectory) -> Existing:
 # What may not change ---------------------------------------------------------------------------
 
 
-def check(jobs: Sequence[Job], settled: Mapping[str, Any], existing: Existing) -> None:
+def check_images(jobs: Sequence[Job], settled: Mapping[str, Any], existing: Existing) -> None:
     """Refuse `jobs` if they would change an image that is there. Raises UserError."""
     if not existing.jobs:
         return
@@ -101,11 +103,21 @@ def _facts(jobs: Iterable[Job]) -> dict[str, Any]:
         whose = job.label if job.elsewhere else method
         settings = json.loads(json.dumps(fit.settings))  # as a record has them
         facts |= {f"setting '{key}' of {whose}": value for key, value in settings.items()}
+        for slug, prompts in _by_slug(job.prompts).items():
+            facts[f"the prompt of {subject} that files call '{slug}'"] = prompts
         facts[f"class noun of {subject}"] = fit.class_noun
         facts[f"{subject} being live"] = fit.live
         facts[f"images of {subject}"] = job.references_digest
         facts[f"the fit of {job.label}"] = fit.key
     return facts
+
+
+def _by_slug(prompts: Iterable[Prompt]) -> dict[str, str]:
+    """File name -> the prompts whose images are called so: one, or they are mixed up."""
+    found: dict[str, set[str]] = {}
+    for prompt in prompts:
+        found.setdefault(prompt.slug, set()).add(f"{prompt.template} ({prompt.kind})")
+    return {slug: ", ".join(sorted(named)) for slug, named in found.items()}
 
 
 def check_scoring(scoring: Scoring, existing: Existing) -> None:
@@ -122,8 +134,12 @@ def check_scoring(scoring: Scoring, existing: Existing) -> None:
 
 
 def _scoring_differences(before: Scoring, after: Scoring) -> Iterable[tuple[str, Any, Any]]:
-    if before.declaration != after.declaration:
-        yield "the protocol declared as", before.declaration, after.declaration
+    for key in sorted({*before.declaration, *after.declaration}):
+        was, now = before.declaration.get(key), after.declaration.get(key)
+        if was != now:
+            yield f"its {key}", was, now
+    if before.identifier != after.identifier:
+        yield "the identifier", before.identifier, after.identifier
     for name, encoder in before.encoders.items():
         if name in after.encoders and encoder != after.encoders[name]:
             other = after.encoders[name]
@@ -131,10 +147,10 @@ def _scoring_differences(before: Scoring, after: Scoring) -> Iterable[tuple[str,
             yield f"the {key} of encoder '{name}'", encoder.get(key), other.get(key)
     for name, metric in before.metrics.items():
         if name in after.metrics and before.key(name) != after.key(name):
-            now = asdict(after.metrics[name])
-            for key, value in asdict(metric).items():
-                if value != now[key]:
-                    yield f"the {key} of metric '{name}'", value, now[key]
+            for key in ("version", "encoders", "factor", "minimum", "metric"):
+                was, now = getattr(metric, key), getattr(after.metrics[name], key)
+                if was != now:
+                    yield f"the {key} of metric '{name}'", was, now
 
 
 # What is added ---------------------------------------------------------------------------------
@@ -171,28 +187,31 @@ def missing(job: Job, record: JobRecord | None) -> tuple[Request, ...]:
 
 def is_scored(record: JobRecord, scored: ScoreRecord | None, scoring: Scoring) -> bool:
     """Whether `scored` has every score of `scoring` for the images of `record`."""
-    return (
-        scored is not None
-        and scored.images == images_digest(record.images)
-        and scored.references == record.job.references_digest
-        and all(
-            name in scored.scoring.metrics and scored.scoring.key(name) == scoring.key(name)
-            for name in scoring.metrics
-        )
-    )
+    return not unscored(record, scored, scoring)
 
 
 def extra_metrics(
     protocol: Protocol, existing: Existing, asked: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """The metrics beside the protocol's own that are asked for, or that `existing` has."""
+    """The metrics beside the protocol's own that are asked for, or that `existing` has.
+
+    Scores of a metric that nobody asks for and that is gone stay as they are, with a warning.
+    """
     found = {
         name
         for (label, _), record in existing.scores.items()
         if label == protocol.label
         for name in record.scoring.metrics
     }
-    return tuple(sorted({*found, *asked} - set(protocol.metrics)))
+    extra = {*asked} - set(protocol.metrics)
+    for name in sorted(found - extra - set(protocol.metrics)):
+        try:
+            load_metric(name)
+        except UserError as error:
+            print(f"warning: {error}; its scores stay as they are", file=sys.stderr)
+        else:
+            extra.add(name)
+    return tuple(sorted(extra))
 
 
 def joined_plan(

@@ -1,11 +1,12 @@
 """One task of a plan: prior images, or a job, which is fit, generate, images on disk, score.
 
-workplace = Workplace(suite, directory, Examiner(Assessment.of(suite), directory))
+workplace = Workplace(suite, directory, Examiner(Assessment.of(suite), directory, "cpu"))
 run_job(job, workplace, tell=lambda phase, done, steps: None)
 """
 
 from __future__ import annotations
 
+import json
 import random
 import resource
 import sys
@@ -15,12 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from benchmark.api import REAL, SUBJECT_IMAGES, Request, Subject
+from benchmark.api import REAL, SUBJECT_IMAGES, Method, Request, Subject, UserError
 from benchmark.data.dataset import first_images
+from benchmark.data.images import as_pixels
 from benchmark.runs.existing_run import is_scored, missing
 from benchmark.runs.prior import draw, write_prior
 from benchmark.runs.score import device_provenance, means_of
@@ -39,9 +41,6 @@ from benchmark.store.records import (
     PriorRecord,
     image_key,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 #: Called with a phase ("loading", "prior images", "fit", "draw", "score"), what is done of it, and
 #: all that there is to do.
@@ -112,10 +111,11 @@ def make_images(
     Raises as `run_job`.
     """
     requests = missing(job, before)
-    made = _fit_and_draw(job, before, requests, workplace, tell)
     paths = [request_path(job.name, request) for request in requests]
+    _check_paths(job, paths, before)
+    made = _fit_and_draw(job, before, requests, workplace, tell)
     hashes = workplace.directory.write_images(dict(zip(paths, made.images, strict=True)))
-    subject = workplace.subjects[job.subject]
+    subject = workplace.examiner.subject(job)
     images = dict(before.images) if before else {}
     for path, request in zip(paths, requests, strict=True):
         images[path] = ImageRecord(
@@ -151,16 +151,17 @@ def _fit_and_draw(
     tell: Tell,
 ) -> _Made:
     method = workplace.suite.method(job.method)
-    subject = _learned(job, workplace.subjects[job.subject])
+    subject = _learned(job, workplace.examiner.subject(job))
+    _check_method(job, method, workplace.suite.settings(job.method))
     pace = Pace(partial(tell, "fit"))
     times = [time.perf_counter()]
     tell("loading", 0, 1)
     with workplace.lend(job) as backbone:
+        times.append(time.perf_counter())
         tools = JobTools(job.seed, subject, pace, workplace.prepared(job.fit.prior, backbone))
         kept = before.weights if before else None
         weights = read_weights(kept, workplace.directory)
         _start_alike(job.seed)
-        times.append(time.perf_counter())
         if fitted := weights is None:
             tell("fit", 0, 1)
             weights = method.fit(subject, backbone, tools)
@@ -172,7 +173,7 @@ def _fit_and_draw(
         tools = replace(tools, progress=Pace(partial(tell, "draw")))
         tell("draw", 0, len(requests))
         started = time.perf_counter()
-        images = pixels(method.generate(weights, subject, requests, backbone, tools))
+        images = as_pixels(method.generate(weights, subject, requests, backbone, tools))
         drawn = time.perf_counter() - started
         if len(images) != len(requests):
             raise ValueError(f"{len(requests)} images were asked for, {len(images)} came")
@@ -185,6 +186,36 @@ def _learned(job: Job, subject: Subject) -> Subject:
     return first_images(subject, job.fit.settings.get(SUBJECT_IMAGES, len(subject.images)))
 
 
+def _check_method(job: Job, method: Method, settings: dict[str, Any]) -> None:
+    """Refuse a method that is not the planned one: its code or its suite was changed meanwhile."""
+    planned = {"version": job.fit.version} | _as_read(job.fit.settings)
+    found = {"version": method.version} | _as_read(settings)
+    for key in sorted({*planned, *found}):
+        if planned.get(key) != found.get(key):
+            raise UserError(
+                f"planned was method '{job.method}' with {key} {planned.get(key)!r}, and found was "
+                f"{found.get(key)!r}: run the same command again, with another --out"
+            )
+
+
+def _as_read(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` as a record has them."""
+    found: dict[str, Any] = json.loads(json.dumps(settings))
+    return found
+
+
+def _check_paths(job: Job, paths: Sequence[str], before: JobRecord | None) -> None:
+    """Refuse to write two images to one file, or one over another that is there."""
+    there = set(before.images) if before else set()
+    for path in paths:
+        if path in there:
+            raise UserError(
+                f"{job.label}: two prompts would both write {path}: change one of them, or choose "
+                "another --out"
+            )
+        there.add(path)
+
+
 def _added_up(before: JobRecord, after: JobRecord, *, fitted: bool) -> JobRecord:
     """The record of a job that was drawn in several goes: its cost is that of all of them."""
     was, now = before.phases, after.phases
@@ -195,16 +226,6 @@ def _added_up(before: JobRecord, after: JobRecord, *, fitted: bool) -> JobRecord
     if fitted:
         return record
     return replace(record, steps_per_second=before.steps_per_second, losses=before.losses)
-
-
-def pixels(images: Sequence[Tensor] | Tensor) -> list[np.ndarray]:
-    """n images, (3, h, w) in [0, 1], as (h, w, 3) uint8: a batch, or a list of different sizes.
-
-    What is scored is what is kept. Raises ValueError for other shapes and values, NaN included.
-    """
-    from benchmark.scoring.encoders import as_pixels
-
-    return [as_pixels(image[None])[0] for image in images]
 
 
 def _text(request: Request, subject: Subject) -> str:

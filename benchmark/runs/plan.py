@@ -1,4 +1,4 @@
-"""The plan of a grid: which jobs there are, which prior images they need, how they are scored.
+"""The plan of a grid: which jobs there are, and which prior images they need.
 
 plan(load_suite("pocket"), ["dreambooth", "untuned"], subjects=["dog-biscuit"]).jobs
 """
@@ -15,8 +15,7 @@ from benchmark.config.suite import Suite
 from benchmark.data.dataset import Dataset, first_images, verify
 from benchmark.models.precision import resolve_device, resolve_precision
 from benchmark.runs.selection import choose_prompts, choose_subjects, method_names
-from benchmark.scoring.scorer import scoring_of
-from benchmark.store.records import Fit, Job, Model, Prior, Scoring, digest
+from benchmark.store.records import Fit, Job, Model, Prior, digest
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Grid:
     suite: Suite  #: with the selection and every setting put in
     jobs: tuple[Job, ...]
     priors: Mapping[str, Prior]  #: by key: those that the jobs' fits name
-    scoring: Scoring
+    device: str  #: on which everything is computed: "cpu", "cuda"
     prompts: Mapping[str, tuple[Prompt, ...]]  #: subject -> all prompts of the dataset, in order
     left_out: tuple[str, ...]  #: subjects for which none of the chosen prompts is meant
     settled: Mapping[str, Any]  #: what no later run in its directory may change, by dotted name
@@ -88,7 +87,7 @@ def plan(
     `methods`: names, `module:ATTRIBUTE`, patterns like `dreambooth-*`, or the suite's groups.
     `controls`: methods that come along where the subjects have images enough for them. `subjects`,
     `prompts` (kinds, templates, or numbers counted from 1 in the subject's list) and `seeds`: the
-    suite's if empty. Checks the subjects' images, and that everything can be done as it is asked
+    suite's if empty. Checks the subjects' images, and that everything can be drawn as it is asked
     for. Raises UserError naming what cannot, why, and the way out.
     """
     names = method_names(suite, methods)
@@ -98,9 +97,9 @@ def plan(
     chosen = _select(suite, subjects or suite.data.subjects, evaluation["prompts"])
     rows = _rows(suite, names, controls, chosen.subjects)
     _check_counts(rows, chosen.subjects)
-    base = _base(suite)
+    device = resolve_device("auto")
+    base = _base(suite, device)
     _check_backbone(suite, rows, chosen.subjects)
-    scoring = scoring_of(suite.protocol, directory=suite.encoders)
     verify(chosen.dataset, chosen.subjects)
     settled = _settled(suite, base)
     # Not over the selection: what is asked for later goes on in the same directory.
@@ -112,7 +111,7 @@ def plan(
         suite=suite,
         jobs=jobs,
         priors=priors,
-        scoring=scoring,
+        device=device,
         prompts={s.name: chosen.dataset.prompts_for(s) for s in chosen.subjects},
         left_out=chosen.left_out,
         settled=settled,
@@ -150,8 +149,8 @@ def _filled_in(
     )
 
 
-def _base(suite: Suite) -> Base:
-    precision = resolve_precision(suite.backbone.precision, resolve_device("auto"))
+def _base(suite: Suite, device: str) -> Base:
+    precision = resolve_precision(suite.backbone.precision, device)
     return Base(suite.backbone.identity(), precision, suite.sampler.sampler())
 
 

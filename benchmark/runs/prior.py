@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from benchmark.api import Backbone, UserError, noise_seed
+from benchmark.data.images import as_pixels
 from benchmark.store.directory import RunDirectory, prior_path
 from benchmark.store.files import write_atomically
 from benchmark.store.records import Prior, PriorRecord
@@ -26,22 +29,24 @@ BATCH = 16
 def draw(backbone: Backbone, prior: Prior, tell: Callable[[int, int], None]) -> Tensor:
     """(count, 3, resolution, resolution) uint8 images of "a [class noun]", by `backbone` as it is.
 
-    `tell` is told of the images drawn and of all after each batch.
+    `tell` is told of the images drawn and of all after each batch. Raises ValueError for what is no
+    image, NaN included.
     """
     import torch
 
     text = f"a {prior.class_noun}"
     seeds = [noise_seed("prior", text, index, prior.seed) for index in range(prior.count)]
-    drawn = [torch.empty(0, 3, backbone.resolution, backbone.resolution, dtype=torch.uint8)]
+    size = backbone.resolution
+    drawn = torch.empty(prior.count, 3, size, size, dtype=torch.uint8)
     for start in range(0, prior.count, BATCH):
         some = seeds[start : start + BATCH]
         with torch.no_grad():
             condition = backbone.encode([text] * len(some))
             images = backbone.sample(condition, some, sampler=prior.sampler)
-        # A thousand large images in float32 are 3 GB.
-        drawn.append((images * 255).round().to(torch.uint8))
+        pixels = torch.from_numpy(np.stack(as_pixels(images)))
+        drawn[start : start + len(some)] = pixels.permute(0, 3, 1, 2)
         tell(start + len(some), prior.count)
-    return torch.cat(drawn)
+    return drawn
 
 
 def write_prior(images: Tensor, record: PriorRecord, directory: RunDirectory) -> PriorRecord:

@@ -44,7 +44,7 @@ class Outlook:
     seconds: float | None  #: for all that is left, one after the other
 
 
-def print_plan(grid: Grid, outlook: Outlook) -> None:
+def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring) -> None:
     """Say what is asked for, what of it is left to do, and how long that takes."""
     per_prompt = grid.suite.evaluation.images_per_prompt
     prompts = sorted({len(job.prompts) for job in grid.jobs})
@@ -60,7 +60,7 @@ def print_plan(grid: Grid, outlook: Outlook) -> None:
         print(f"left out    {', '.join(grid.left_out)}: none of the chosen prompts is for them")
     print(f"prompts     {' or '.join(map(str, prompts))} a subject, {per_prompt} images each")
     print(f"seeds       {', '.join(map(str, grid.seeds))}")
-    print(f"scored by   {grid.scoring.protocol}: {', '.join(grid.scoring.metrics)}")
+    print(f"scored by   {scoring.protocol}: {', '.join(scoring.metrics)}")
     print(f"jobs        {len(outlook.jobs)}, {images} images")
     if finished:
         print(
@@ -89,7 +89,7 @@ def _phases(left: Sequence[Work]) -> str:
 
 def print_memory(memory: int, free: int) -> None:
     """Say what a worker takes, in bytes, where that decides how many there are."""
-    enough = "" if memory <= free else ": it may not do"
+    enough = "" if memory <= free else ": may not be enough"
     print(f"memory      about {memory / 1e9:.0f} GB a worker, {free / 1e9:.0f} GB free{enough}")
 
 

@@ -1,6 +1,6 @@
 """Scores of images that lie in a run directory, whoever made them: no model is trained or sampled.
 
-examiner = Examiner(Assessment.of(suite), directory)
+examiner = Examiner(Assessment.of(suite), directory, "cpu")
 examiner.score(record)      # -> scores/<protocol>/<method>/<subject>-s<seed>.csv and its record
 """
 
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from benchmark.api import Subject, UserError
+from benchmark.api import Request, Subject, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.config.suite import DataChoice, Suite
 from benchmark.data.images import read_image
@@ -25,6 +26,7 @@ from benchmark.store.files import sha256
 from benchmark.store.provenance import provenance
 from benchmark.store.records import (
     ImageRecord,
+    Job,
     JobRecord,
     Score,
     ScoreRecord,
@@ -66,7 +68,12 @@ class Assessment:
         """What decides the scores. Raises UserError if they cannot be made."""
         from benchmark.scoring.scorer import scoring_of
 
-        return scoring_of(self.protocol, metrics=self.metrics, directory=self.encoders)
+        return scoring_of(
+            self.protocol,
+            metrics=self.metrics,
+            directory=self.encoders,
+            identifier=self.identifier,
+        )
 
 
 class _Identifier(BaseModel):
@@ -84,10 +91,11 @@ class _ScoredSuite(BaseModel):
 
 @dataclass
 class Examiner:
-    """Scores jobs; loads the encoders at first use and keeps them."""
+    """Scores jobs on one device; loads the encoders at first use and keeps them."""
 
     assessment: Assessment
     directory: RunDirectory
+    device: str  #: as resolved: "cpu", "cuda"
 
     @functools.cached_property
     def subjects(self) -> dict[str, Subject]:
@@ -95,51 +103,67 @@ class Examiner:
 
     @functools.cached_property
     def scorer(self) -> Scorer:
-        from benchmark.models.precision import resolve_device
         from benchmark.scoring.scorer import load_scorer
 
         return load_scorer(
             self.assessment.protocol,
             metrics=self.assessment.metrics,
             directory=self.assessment.encoders,
-            device=resolve_device("auto"),
+            identifier=self.assessment.identifier,
+            device=self.device,
         )
 
     def score(self, record: JobRecord) -> list[Score]:
-        """Score all images of a job anew, and write scores and record. Raises UserError."""
+        """The scores of a job: those that are missing are computed, and written with the others.
+
+        Raises UserError if its images, or its subject, are not what they were.
+        """
         started = time.perf_counter()
-        job = record.job
-        subject = self._subject(record)
+        job, scoring = record.job, self.scorer.scoring
+        subject = self.subject(job)
+        before = self.directory.score_record(scoring.protocol, job.name)
+        lacking = unscored(record, before, scoring)
+        requests = [image.request for image in record.images.values()]
         images = [self._pixels(path, image) for path, image in record.images.items()]
-        scores = self.scorer.score(
-            job.name,
-            subject,
-            [image.request for image in record.images.values()],
-            images,
-            identifier=self.assessment.identifier,
-        )
-        text = score_rows(scores)
+        scores = self.scorer.score(job.name, subject, requests, images, only=lacking)
+        metrics = dict(scoring.metrics)
+        kept: list[Score] = []
+        if before is not None:
+            metrics = before.scoring.metrics | metrics
+            rows = self.directory.read_scores(scoring.protocol, job.name)
+            kept = [row for row in rows if row.metric not in lacking]
         scored = ScoreRecord(
             *job.name,
-            scoring=self.scorer.scoring,
+            scoring=replace(scoring, metrics={name: metrics[name] for name in sorted(metrics)}),
             images=images_digest(record.images),
             references=subject.digest,
             seconds=time.perf_counter() - started,
-            rows=sha256(text.encode()),
+            rows="",
             provenance=provenance() | device_provenance(),
+            partial=_partial(record, before, scoring),
         )
-        self.directory.write_scores(scored, text)
+        scores = _in_order([*kept, *scores], requests)
+        self.directory.write_scores(scored, score_rows(scores))
         return scores
 
-    def _subject(self, record: JobRecord) -> Subject:
-        job = record.job
+    def subject(self, job: Job) -> Subject:
+        """The subject of `job`, with the images that it was planned with. Raises UserError."""
         subject = self.subjects.get(job.subject)
+        dataset, path = self.assessment.data.dataset, self.directory.path
         if subject is None or subject.digest != job.references_digest:
             raise UserError(
-                f"the images of subject '{job.subject}' in data set '{self.assessment.data.dataset}"
-                f"' are not those that {self.directory.path} was made with: bring them back, or "
-                "name a copy of them with --data DIR"
+                f"the images of subject '{job.subject}' in data set '{dataset}' are not those "
+                f"that {path} was made with: bring them back, or name a copy of them with "
+                "--data DIR"
             )
+        for what in ("class_noun", "live"):
+            now, was = getattr(subject, what), getattr(job.fit, what)
+            if now != was:
+                raise UserError(
+                    f"subject '{job.subject}' in data set '{dataset}' has {what} {now!r}, and "
+                    f"{path} was made with {was!r}: change it back, or run again into another "
+                    "--out"
+                )
         return subject
 
     def _pixels(self, relative: str, image: ImageRecord) -> np.ndarray:
@@ -150,6 +174,45 @@ class Examiner:
                 f"{self.directory.path / 'jobs'}, and run again"
             )
         return read_image(path)
+
+
+def unscored(record: JobRecord, scored: ScoreRecord | None, scoring: Scoring) -> set[str]:
+    """The metrics of `scoring` that `scored` lacks, or has of other images than `record`'s."""
+    if scored is None or not _same_images(record, scored):
+        return set(scoring.metrics)
+    return {
+        name
+        for name in scoring.metrics
+        if name not in scored.scoring.metrics
+        or name in scored.partial
+        or scored.scoring.key(name) != scoring.key(name)
+    }
+
+
+def _same_images(record: JobRecord, scored: ScoreRecord) -> bool:
+    return (
+        scored.images == images_digest(record.images)
+        and scored.references == record.job.references_digest
+    )
+
+
+def _partial(record: JobRecord, before: ScoreRecord | None, scoring: Scoring) -> tuple[str, ...]:
+    """The metrics that nobody asks for now, and that lack scores of images that came since."""
+    if before is None:
+        return ()
+    others = set(before.scoring.metrics) - set(scoring.metrics)
+    return tuple(sorted(others if not _same_images(record, before) else others & {*before.partial}))
+
+
+def _in_order(scores: Sequence[Score], requests: Sequence[Request]) -> list[Score]:
+    """`scores` by image, then by metric. Those of images that are gone are left out."""
+    place = {(r.prompt.template, r.prompt.kind, r.index): i for i, r in enumerate(requests)}
+    found = [
+        (place[image], score.metric, score)
+        for score in scores
+        if (image := (score.prompt, score.prompt_kind, score.sample)) in place
+    ]
+    return [score for _, _, score in sorted(found, key=lambda one: one[:2])]
 
 
 def means_of(scores: list[Score]) -> dict[str, float]:

@@ -7,11 +7,11 @@ choose_prompts(dataset, choose_subjects(dataset, ["dog"])[0], ["accessory", "1"]
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from benchmark.api import PROMPT_KINDS, Prompt, Subject, UserError
 from benchmark.config.registry import available, variant
 from benchmark.config.suite import Suite
+from benchmark.config.tables import fits
 from benchmark.data.dataset import Dataset
 
 ALL = "all"  #: the suite's group of this name; else every installed method
@@ -41,7 +41,7 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
 
 
 def _fitting(pattern: str, installed: Sequence[str]) -> list[str]:
-    fitting = [name for name in installed if fnmatchcase(name, pattern)]
+    fitting = [name for name in installed if fits(name, pattern)]
     if not fitting:
         raise UserError(f"no method fits '{pattern}'; known: {', '.join(installed)}")
     return fitting

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import fmean
 
-from benchmark.api import Sampler
+from benchmark.api import TRAINING, Sampler
+from benchmark.config.registry import load_method
 from benchmark.config.suite import Suite
 from benchmark.runs.agenda import Work
 from benchmark.store.records import Job, JobRecord, Prior, PriorRecord, ScoreRecord
@@ -75,7 +76,9 @@ class Forecast:
         taken = _mean(self._fits.get(job.method, []))
         if taken is not None or self._rates is None:
             return taken
-        return job.fit.settings.get("steps", 0) * self._rates.train_step_seconds
+        if "steps" in job.fit.settings:
+            return job.fit.settings["steps"] * self._rates.train_step_seconds
+        return None if TRAINING in load_method(job.fit.method).needs else 0.0
 
     def _image(self, method: str) -> float | None:
         taken = _mean(self._draws.get(method, []))

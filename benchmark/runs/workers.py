@@ -1,8 +1,8 @@
 """Where jobs run: in this process, or in worker processes of one thread each.
 
 On CUDA one process keeps the device busy. On a CPU there is a worker for each core, with one
-thread, so that a sum's last digits do not depend on the number of cores; fewer where the memory
-does not do for so many.
+thread, so that a sum's last digits do not depend on the number of cores; fewer if memory is
+short.
 """
 
 from __future__ import annotations

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from benchmark.api import Backbone, Clean, Stage, Subject, UserError
+from benchmark.api import Backbone, Clean, Stage, UserError
 from benchmark.config.registry import is_ours
 from benchmark.config.suite import Suite
-from benchmark.models.precision import resolve_device
 from benchmark.runs.prior import BATCH, read_prior
 from benchmark.runs.score import Examiner
 from benchmark.store.directory import RunDirectory
@@ -35,11 +34,7 @@ class Workplace:
     examiner: Examiner
     keep_weights: bool = False
     _lent: tuple[Backbone, Loan] | None = field(default=None, repr=False)
-    _prepared: dict[str, dict[str, Clean]] = field(default_factory=dict, repr=False)
-
-    @property
-    def subjects(self) -> Mapping[str, Subject]:
-        return self.examiner.subjects
+    _prepared: tuple[str, dict[str, Clean]] | None = field(default=None, repr=False)
 
     @contextmanager
     def lend(self, task: Job | Prior) -> Iterator[Backbone | None]:
@@ -74,7 +69,7 @@ class Workplace:
                 choice.model,
                 sampler=self.suite.sampler.sampler(),
                 precision=precision,
-                device=resolve_device("auto"),
+                device=self.examiner.device,
                 resolution=choice.resolution,
             )
             self._lent = backbone, Loan(backbone)
@@ -89,14 +84,18 @@ class Workplace:
         return left
 
     def prepared(self, key: str | None, backbone: Backbone | None) -> Mapping[str, Clean]:
-        """Stage -> the prior images `key`, as it takes them: prepared once. Raises UserError."""
+        """Stage -> the prior images `key`, as it takes them. Raises UserError.
+
+        Prepared once for jobs that come one after the other; those before them are let go, as a
+        thousand of them are some 100 MB.
+        """
         if key is None or backbone is None:
             return {}
-        if key not in self._prepared:
-            self._prepared[key] = {
-                stage.name: self._prepare(key, stage) for stage in backbone.stages
-            }
-        return self._prepared[key]
+        if self._prepared is None or self._prepared[0] != key:
+            self._prepared = None
+            found = {stage.name: self._prepare(key, stage) for stage in backbone.stages}
+            self._prepared = key, found
+        return self._prepared[1]
 
     def _prepare(self, key: str, stage: Stage) -> Clean:
         import torch

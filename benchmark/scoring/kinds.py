@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 EMBEDDINGS, TEXT_EMBEDDINGS, DISTANCES = "embeddings", "text_embeddings", "distances"
 ABILITIES = (EMBEDDINGS, TEXT_EMBEDDINGS, DISTANCES)
 FIRST = "1"  #: the version of a kind whose numbers have never changed
-_MEMBERS = ("version", "can", "files", "load")
 
 
 class Encoder(Protocol):
@@ -149,18 +148,10 @@ def kind_of(name: str, table: Mapping[str, Any]) -> EncoderKind:
     if "kind" not in table:
         known = ", ".join(registry.available("encoders"))
         raise UserError(f"encoders.{name}.kind is missing; known: {known}")
-    called = str(table["kind"])
     try:
-        kind = registry.load("encoders", called)
+        kind: EncoderKind = registry.load_encoder_kind(str(table["kind"]))
     except UserError as error:
         raise UserError(f"encoders.{name}.kind: {error}") from error
-    lacks = [member for member in _MEMBERS if not hasattr(kind, member)]
-    if lacks or isinstance(kind, type):
-        why = f"it lacks {', '.join(lacks)}" if lacks else "it is a class: give an instance of it"
-        raise UserError(
-            f"encoders.{name}.kind: '{called}' is no kind of encoders: {why}; see EncoderKind in "
-            "benchmark/scoring/kinds.py"
-        )
     return kind
 
 

@@ -23,7 +23,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _LOCK = "run.lock"
+#: The first line of a file of scores.
+HEADER = ",".join(SCORE_COLUMNS) + "\n"
 PLAN, SUITE, RECORDS = "run.json", "suite.toml", "records.jsonl"
 
 #: Method, subject and seed: what a job is called in a run directory.
@@ -229,11 +231,17 @@ class RunDirectory:
     # Scores ----------------------------------------------------------------------------------
 
     def score_record(self, protocol: str, name: Name) -> ScoreRecord | None:
-        """The record of a job's scores under a protocol, by its label; None if there are none."""
+        """The record of a job's scores under a protocol, by its label.
+
+        None if there are none, or if their file is missing or is not what was written.
+        """
         path = self.path / f"{scores_path(protocol, name)}.json"
         if not path.is_file():
             return None
-        return from_json(ScoreRecord, read_json(path), where=str(path))
+        record = from_json(ScoreRecord, read_json(path), where=str(path))
+        rows = path.with_suffix(".csv")
+        whole = rows.is_file() and sha256(rows.read_bytes()) == record.rows
+        return record if whole else None
 
     def read_scores(self, protocol: str, name: Name) -> list[Score]:
         """A job's scores under a protocol, as they were written; none if there are none."""
@@ -244,10 +252,13 @@ class RunDirectory:
             return [_score(row, path) for row in csv.DictReader(file)]
 
     def write_scores(self, record: ScoreRecord, text: str) -> None:
-        """Write a job's scores, `score_rows`, and then their record, which has their SHA-256."""
+        """Write a job's scores, `score_rows`, and then their record, with their file's SHA-256."""
         path = scores_path(record.scoring.protocol, record.name)
-        write_atomically(self.path / f"{path}.csv", ",".join(SCORE_COLUMNS) + "\n" + text)
-        write_atomically(self.path / f"{path}.json", _json_text(record))
+        content = (HEADER + text).encode()
+        write_atomically(self.path / f"{path}.csv", content)
+        write_atomically(
+            self.path / f"{path}.json", _json_text(replace(record, rows=sha256(content)))
+        )
 
     def assemble_scores(self) -> int:
         """Write scores.csv from the scored jobs, in plan order. Returns how many rows it has.
@@ -263,10 +274,10 @@ class RunDirectory:
         texts = []
         for protocol in plan.protocols:
             for job in plan.jobs:
-                path = self.path / f"{scores_path(protocol, job.name)}.csv"
-                if path.is_file() and path.with_suffix(".json").is_file():
+                if self.score_record(protocol, job.name):
+                    path = self.path / f"{scores_path(protocol, job.name)}.csv"
                     texts.append(path.read_text("utf-8").partition("\n")[2])
-        write_atomically(self.path / "scores.csv", ",".join(SCORE_COLUMNS) + "\n" + "".join(texts))
+        write_atomically(self.path / "scores.csv", HEADER + "".join(texts))
         return sum(text.count("\n") for text in texts)
 
 

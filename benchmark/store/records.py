@@ -221,7 +221,7 @@ class Phases:
     """Seconds of a job's phases; several drawings of one job add up."""
 
     loading: float = 0.0  #: the backbone, where this job was the worker's first to need it
-    fit: float = 0.0  #: without its prior images, which are a job of their own
+    fit: float = 0.0  #: with preparing its prior images; drawing them is a job of their own
     draw: float = 0.0
 
 
@@ -308,6 +308,7 @@ class ScoreRecord:
     seconds: float
     rows: str  #: SHA-256 of the scores' file, as it was written
     provenance: dict[str, Any]
+    partial: tuple[str, ...] = ()  #: metrics that lack scores of images which came later
 
     @property
     def name(self) -> tuple[str, str, int]:

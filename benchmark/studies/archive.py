@@ -1,10 +1,10 @@
-"""A run without most of its images: small enough to commit, and its report can be written anew.
+"""A run without most of its images: small enough to commit, and enough to write its report again.
 
     keep_run(Path("runs/reference"), Path("reports/pocket/reference"))
 
-The copy has run.json, suite.toml, protocols/, scores.csv, the records as lines of records.jsonl,
-and the images that stand for the rest: those of the report's grid, and one prompt of every subject.
-Its report is made from these alone, so `report` writes the same bytes again from any copy.
+The copy has run.json, suite.toml, protocols/, scores.csv, all records as lines of records.jsonl,
+and some images: those of the report's grid, and one prompt of every subject. Its report is made
+from these alone, so `report` writes the same bytes again from any copy.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from benchmark.store.records import JobRecord, to_json, with_images
 def keep_run(run_directory: Path, directory: Path) -> Path:
     """Copy the run to `directory` without most of its images; returns its report.md's path.
 
-    The same bytes each time. Raises UserError if a job is missing, or if `directory` holds
-    anything but an earlier copy, which is replaced.
+    The same bytes each time. An earlier copy in `directory` is replaced. Raises UserError if a job
+    is missing, or if `directory` holds anything else.
     """
     run = read_run(run_directory)
     check_finished(run)
     if lacking_of(run):
         raise UserError(
-            f"{run_directory} is not finished: the same `run` command again goes on; keep it then"
+            f"{run_directory} is not finished: run the same command again to resume, then keep it"
         )
     _check_folder(directory, run_directory)
     kept = [_kept(run, record) for record in run.records]
@@ -71,7 +71,7 @@ def _check_folder(directory: Path, run_directory: Path) -> None:
 
 
 def _kept(run: Run, record: JobRecord) -> JobRecord:
-    """The record with the images that stay, and with how much all its files were."""
+    """The record with the images that stay, and with the size of all files that there were."""
     names = {name for name in _images(run, record) if (run.directory / name).is_file()}
     images = {name: image for name, image in record.images.items() if name in names}
     left = bytes_left(run, record)
@@ -79,7 +79,7 @@ def _kept(run: Run, record: JobRecord) -> JobRecord:
 
 
 def _images(run: Run, record: JobRecord) -> Iterator[str]:
-    """What is kept of a job: of a subject's lowest seed, and of each prompt the first image."""
+    """The images that are kept of a job: of its subject's lowest seed, the first of each prompt."""
     job = record.job
     seeds = [
         other.job.seed

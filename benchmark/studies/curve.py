@@ -1,10 +1,10 @@
-"""Scores along one setting: where a method overfits, how many images of a subject it needs.
+"""Scores along one setting: where a method overfits, how many subject images it needs.
 
     python -m benchmark curve dreambooth,textual-inversion --over steps=25,50,100,200
     python -m benchmark curve dreambooth --over subject_images=1,2,3,4,5
 
-Each point of a curve is a variant of its method, `dreambooth[steps=25]`, and a run like any other:
-trained from the start, scored on the same prompts and noise. The bounds are drawn beside them.
+Each point is a variant of its method, `dreambooth[steps=25]`, trained from the start and scored on
+the same prompts and noise. The bounds are drawn beside the curves.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from benchmark.results.claims import published
 from benchmark.results.comparability import run_seeds
 from benchmark.results.run import Run, read_run
 from benchmark.results.statistics import MINIMUM_SUBJECTS
+from benchmark.runs.plan import Grid
 from benchmark.store.files import write_atomically
 
 DEVELOPMENT = "development"  #: the split on which settings may be chosen
@@ -60,13 +61,15 @@ def read_curve(methods: Sequence[str], over: str) -> Curve:
         raise UserError(f"--over '{over}' should read KEY=VALUE,VALUE[,VALUE...]")
     numbers = [_number(value, over) for value in values]
     if len(set(numbers)) < max(2, len(numbers)):
-        raise UserError(f"--over '{over}': a curve takes two values or more, each of them once")
+        raise UserError(
+            f"--over '{over}': a curve needs at least two different values, each given once"
+        )
     curve = Curve(tuple(dict.fromkeys(methods)), setting.strip(), tuple(sorted(values, key=float)))
     if not methods:
         raise UserError("no method chosen: name one or more, as `list methods` does")
     for method in curve.methods:
         if curve.setting in variant(method)[1]:
-            raise UserError(f"method '{method}' has its '{curve.setting}' already: leave it out")
+            raise UserError(f"method '{method}' sets '{curve.setting}' already: leave that out")
     return curve
 
 
@@ -77,8 +80,7 @@ def _number(value: str, over: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise UserError(
-            f"--over '{over}': '{value}' is no number to draw a curve along; "
-            "`sweep` tries settings of any kind"
+            f"--over '{over}': '{value}' is not a finite number; for other settings use `sweep`"
         )
     return number
 
@@ -95,17 +97,17 @@ def on_split(suite: Suite, split: str) -> Suite:
 
 
 def run_curve(
-    curve: Curve, grid: Any, path: Path, *, workers: int | None = None, dry_run: bool = False
+    curve: Curve, grid: Grid, path: Path, *, workers: int | None = None, dry_run: bool = False
 ) -> int:
-    """Run the grid of `curve.runs`, then write the curve; the exit code as of `run_grid`.
+    """Run `grid`, the plan of `curve.runs`, then write the curve; returns `run_grid`'s exit code.
 
-    `grid`: what `benchmark.runs.plan.plan` lays out. Raises UserError for a curve of a bound.
+    Raises UserError if a method of the curve is a bound.
     """
     for job in grid.jobs:
         if job.role != "method" and job.method in curve.runs:
             raise UserError(
-                f"'{job.method}' is the {job.role} and no method, so it has no curve: the suite's "
-                "controls are drawn beside every one"
+                f"'{job.method}' is the {job.role} and has no curve: leave it out; the suite's "
+                "controls are drawn beside every curve"
             )
     print(f"curve       over {curve.setting}: {', '.join(curve.values)}")
     print(f"split       {_about_split(grid.suite.data.split)}")
@@ -116,9 +118,9 @@ def run_curve(
 
 
 def write_curve(run_directory: Path, curve: Curve) -> Path:
-    """Write curve.csv, curve.md, curve.png and curve.svg of a run; returns the picture's path.
+    """Write curve.csv, curve.md, curve.png and curve.svg of a run; returns the PNG's path.
 
-    Of several protocols, under the one that the run had first.
+    If the run has several protocols, under the first.
     """
     from benchmark.report.figures.curve import draw_curve
     from benchmark.report.figures.drawing import png_of, svg_of
@@ -127,7 +129,7 @@ def write_curve(run_directory: Path, curve: Curve) -> Path:
     run = run.under(run.protocols[0])
     table = curve_table(run, curve)
     paper = published()
-    # Its values are raw cosines, which go beside no others.
+    # The paper's values are raw cosines: shown only beside raw cosines.
     alike = all(run.factor(metric) == 1 for metric in table["metric"].unique())
     rows = [row for row in paper["curve"] if alike and row["setting"] == curve.setting]
     text = _text(run, table, curve, rows, source=paper["source"])
@@ -145,7 +147,7 @@ def write_curve(run_directory: Path, curve: Curve) -> Path:
 
 
 def curve_table(run: Run, curve: Curve) -> pd.DataFrame:
-    """COLUMNS: a row for each method, value and metric that has scores; then the bounds.
+    """Columns COLUMNS: a row per method, value and metric with scores; then the bounds.
 
     `run` is under one protocol. `value` is as it was written, and empty for a bound.
     """
@@ -171,8 +173,8 @@ def _text(
         f"# {escape(run.suite['name'])}: scores by {words} {under(run)}\n",
         f"Subjects: {_about_split(run.suite['data'].get('split'))}.\n",
         markdown_table(header, rows),
-        "Means over subjects, and in brackets their 95 % bootstrap intervals, resampling subjects; "
-        f"fewer than {MINIMUM_SUBJECTS} subjects give none.\n",
+        "Means over subjects, with 95 % bootstrap intervals over subjects in brackets, which need "
+        f"{MINIMUM_SUBJECTS} subjects.\n",
     ]
     missing = [name for name in curve.runs if name not in run.methods]
     if missing:
@@ -183,14 +185,11 @@ def _text(
             "do not compare.\n"
         )
     if curve.setting == SUBJECT_IMAGES:
-        text.append(
-            "Trained on a subject's first images, scored against all of its real images, those "
-            "among them.\n"
-        )
+        text.append("Trained on a subject's first images, scored against all of its real images.\n")
     if published:
         text.append(
-            f"The *paper* rows are of single subjects, from {escape(source)}: another backbone, "
-            "other subjects and encoders than here. They show directions and are no targets.\n"
+            f"The *paper* rows are of single subjects, from {escape(source)}: measured on another "
+            "backbone, other subjects and encoders. They show directions and are no targets.\n"
         )
     return "\n".join([*text, f"![Scores by {words}](curve.png)\n"])
 

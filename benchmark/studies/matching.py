@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.api import PRIOR, PRIOR_PROMPT, Prompt, Request, Subject, UserError
-from benchmark.data.dataset import Dataset, read_image
+from benchmark.data.dataset import Dataset
+from benchmark.data.images import read_image
 
 _COLUMNS, _OPTIONAL = ("file", "subject", "prompt"), ("sample", "seed", "method")
 

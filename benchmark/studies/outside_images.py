@@ -18,10 +18,12 @@ from typing import Any
 
 from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Request, Subject, UserError
 from benchmark.config.suite import Suite
-from benchmark.data.dataset import read_image, verify
+from benchmark.data.dataset import verify
+from benchmark.data.images import read_image
 from benchmark.grid import report, score_jobs
+from benchmark.models.precision import resolve_device
 from benchmark.runs.existing_run import (
-    check,
+    check_images,
     check_scoring,
     extra_metrics,
     joined_plan,
@@ -123,11 +125,11 @@ def score_images(found: OutsideImages, path: Path) -> int:
     """
     existing = read_existing(RunDirectory(path))
     jobs = [*(one.job for one in found.jobs), *found.measures]
-    check(jobs, {}, existing)
+    check_images(jobs, {}, existing)
     protocol = found.suite.protocol
     assessment = Assessment.of(found.suite, extra_metrics(protocol, existing, found.metrics))
     check_scoring(assessment.scoring, existing)
-    examiner = Examiner(assessment, existing.directory)
+    examiner = Examiner(assessment, existing.directory, resolve_device("auto"))
     one_thread()
     with existing.locked():
         there = (path / SUITE).is_file()
@@ -141,8 +143,7 @@ def score_images(found: OutsideImages, path: Path) -> int:
         else:
             (path / "unmatched.txt").unlink(missing_ok=True)
         records = [
-            existing.jobs.get(one.job.name) or _bring(one, existing.directory)
-            for one in found.jobs
+            existing.jobs.get(one.job.name) or _bring(one, existing.directory) for one in found.jobs
         ]
         workplace = Workplace(found.suite, existing.directory, examiner)
         records += [

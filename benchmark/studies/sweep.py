@@ -3,9 +3,9 @@
     python -m benchmark sweep dreambooth --set learning_rate=1e-4,2e-4 --set steps=100,200
 
 The objective is declared by the suite, before any sweep, and is the same for every method: the
-geometric mean of a metric of subject fidelity over the upper bound's, and of one of prompt fidelity
-over the lower bound's. Both ratios have the bound that is hard to beat below the line, so neither
-can be bought with all of the other. Test subjects never take part.
+geometric mean of two ratios, a method's subject fidelity to the upper bound's and its prompt
+fidelity to the lower bound's. Each is relative to the bound that is hard to beat, so a method that
+gives up one for the other scores low. Test subjects never take part.
 
     [objective]
     fidelity = "dino"
@@ -54,9 +54,9 @@ def variants(method: str, settings: Sequence[str]) -> list[str]:
 
 
 def sweep_table(run: Run, objective: Objective) -> pd.DataFrame:
-    """One row a method, best objective first: its metrics' means and its seconds of fitting.
+    """One row per method, best objective first: its metrics' means and its mean seconds of fitting.
 
-    `run` is under one protocol. Raises UserError if a bound's row is missing.
+    `run` is under one protocol. Raises UserError if a bound's scores are missing.
     """
     table = run.summary.pivot(index="method", columns="metric", values="mean")
     metrics = [name for name in run.metrics if name in table]
@@ -64,7 +64,7 @@ def sweep_table(run: Run, objective: Objective) -> pd.DataFrame:
     for metric, role in ((objective.fidelity, "upper bound"), (objective.prompt, "lower bound")):
         bound = run.bound(role)  # type: ignore[arg-type]
         if bound is None or math.isnan(table.get(metric, pd.Series()).get(bound, math.nan)):
-            raise UserError(f"a sweep needs the finished row of the {role}, with its {metric}")
+            raise UserError(f"a sweep needs the {role}'s scores in {metric}: run it too")
         ratios.append(table[metric] / table.loc[bound, metric])
     found = table[metrics].copy()
     found.insert(0, "objective", (ratios[0] * ratios[1]) ** 0.5)
@@ -73,7 +73,7 @@ def sweep_table(run: Run, objective: Objective) -> pd.DataFrame:
 
 
 def _fit_seconds(run: Run) -> dict[str, Any]:
-    """method -> mean seconds of fitting, as the report's table of costs has them."""
+    """method -> mean seconds of fitting, from the report's cost table."""
     table = cost(run)
     place = next(i for i, column in enumerate(table.columns) if column.key == "fit_s")
     return {str(row.cells[0]): row.cells[place] for row in table.rows}
@@ -82,7 +82,7 @@ def _fit_seconds(run: Run) -> dict[str, Any]:
 def write_sweep(run_directory: Path) -> Path:
     """Write sweep.csv and sweep.md of a finished sweep; returns the latter.
 
-    Of several protocols, under the one that the run had first.
+    If the run has several protocols, under the first.
     """
     run = read_run(run_directory)
     if "objective" not in run.suite:

@@ -134,8 +134,8 @@ def test_the_table_of_agreement(tmp_path):
 def test_eight_subjects_are_too_few_for_fifteen_corrected_comparisons(tmp_path):
     text = section(report_of(tmp_path), "Does it agree with the paper?")
     assert (
-        "With 8 subjects the smallest p there can be is 0.008, and correcting 15 comparisons "
-        "together leaves none below 0.05: more subjects are needed to show anything." in text
+        "With 8 subjects the smallest possible p is 0.008, and none is below 0.05 after correcting "
+        "for 15 comparisons: more subjects are needed to show anything." in text
     )
     assert {row[2] for row in cells(text)[1:]} == {
         "holds in the mean, not shown", "reversed in the mean, not shown"
@@ -145,8 +145,8 @@ def test_eight_subjects_are_too_few_for_fifteen_corrected_comparisons(tmp_path):
 @pytest.mark.parametrize(
     ("count", "said"),
     [
-        (2, "A test takes 6 subjects, an interval 3: with 2 even the smallest p there can be is "),
-        (5, "A test takes 6 subjects: with 5 even the smallest p there can be is 0.062, so none"),
+        (2, "A test needs 6 subjects, an interval 3: with 2, the smallest possible p is "),
+        (5, "A test needs 6 subjects: with 5, the smallest possible p is 0.062, so none"),
     ],
 )
 def test_too_few_subjects_for_a_test_are_said_to_be(tmp_path, count, said):

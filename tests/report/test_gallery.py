@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,7 +14,7 @@ from benchmark.report.page_html import read_report
 from benchmark.report.write import write_joint_report, write_report
 from benchmark.results.run import read_run
 from benchmark.store.files import png_bytes, write_atomically
-from tests.made_up_run import World, write_run
+from tests.made_up_run import MODEL, World, write_run
 
 METHODS = ("dreambooth", "real-images", "untuned")
 SUBJECTS = ("cat-a", "dog-b")
@@ -164,7 +165,9 @@ def test_names_are_escaped_in_text_attributes_and_data(tmp_path):
     assert content_of(html)["subjects"][0]["noun"] == EVIL
 
 
-EVIL_WORLD = World(fit={"class_noun": EVIL, "settings": {"steps": EVIL}, "backbone": f'"{EVIL}'})
+EVIL_WORLD = World(
+    fit={"class_noun": EVIL, "settings": {"steps": EVIL}, "backbone": replace(MODEL, id=f'"{EVIL}')}
+)
 
 
 def test_the_page_loads_nothing_but_itself(run):
@@ -193,7 +196,7 @@ def test_the_page_has_all_sections_and_figures_of_the_report(run):
 def test_a_run_without_images_has_a_page(tmp_path):
     run = write_run(tmp_path / "run", value, methods=["real-images"], subjects=SUBJECTS)
     write_report(run)
-    assert "There are no images with this report." in (run / "index.html").read_text()
+    assert "This report has no images." in (run / "index.html").read_text()
 
 
 def test_the_page_is_the_same_bytes_each_time(run):

@@ -123,7 +123,7 @@ def test_the_ablations_tables(tmp_path):
     text = write_report(make_run(tmp_path / "toy", subjects=SUBJECTS[:2])).read_text()
     assert cells(table_of(section(text, "Ablation: Prior-preservation loss"))) == cells(PRIOR_TABLE)
     assert cells(table_of(section(text, "Ablation: Class noun"))) == cells(CLASS_NOUN_TABLE)
-    assert "Means over 2 subjects: too few for an interval, which takes 3, so none" in text
+    assert "Means over 2 subjects. Intervals need 3 subjects, so none" in text
 
 
 def test_the_summary(run):
@@ -143,8 +143,9 @@ def test_what_was_run(run):
         "protocol: toy-1",
         "encoders, by the SHA-256 of their weights: dino dino 1",
         "backbone: toy@0123456789ab",
+        "backbone kind: toy version 1",
         "sampler: scheduler ddim, steps 20, guidance 3",
-        "images a prompt: 2",
+        "images per prompt: 2",
         "seeds: 0",
         "precision: fp32",
         "device: cpu",
@@ -179,7 +180,7 @@ def test_any_method_alone(tmp_path, method):
         make_run(tmp_path / "toy", methods=[method], subjects=["cat-a"])
     ).read_text()
     assert "# toy: 1 method on 1 subject\n" in text
-    assert "Means over 1 subject: too few for an interval" in text
+    assert "Means over 1 subject. Intervals need 3 subjects" in text
     assert "**0" not in text  # nothing is the best of one
     assert "Ablation" not in text
     assert "nan" not in text.lower().replace("benchmark", "")

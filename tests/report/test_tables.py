@@ -211,7 +211,7 @@ def test_what_several_runs_drew_each_was_paid_for_each_time(tmp_path):
 def test_prior_images_of_which_nobody_knows_the_seconds_are_not_made_up(tmp_path):
     path = priced(tmp_path / "run")
     assert column(path, "prior_s") == {"dreambooth": None, "identifier-sks": None, "untuned": 0.0}
-    said = "The seconds of prior images are not known for dreambooth, identifier-sks: "
+    said = "The time for prior images is unknown for dreambooth, identifier-sks: "
     assert said in cost_section(read_run(path))
 
 

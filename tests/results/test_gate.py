@@ -28,7 +28,7 @@ from benchmark.results.baseline import (
 )
 from benchmark.results.gate import Outcome, check_runs, check_scores, junit_xml, load_runs
 from tests.made_up_run import METRICS as DECLARED
-from tests.made_up_run import PROMPTS, SCORING, World, remove_job, world, write_run
+from tests.made_up_run import MODEL, PROMPTS, SCORING, World, remove_job, world, write_run
 from tests.reference import tolerance as reference
 
 METHODS = ("real-images", "dreambooth", "untuned")
@@ -225,8 +225,7 @@ def test_the_message_names_method_metric_before_after_and_tolerance(
     assert lines[1].startswith("better      dreambooth / div: ")
     assert lines[1].endswith("better than baseline: consider --update")
     assert lines[-1] == (
-        f"FAILED: 14 scores against {baseline}: 1 worse than their tolerance, 1 better, "
-        "12 within it"
+        f"FAILED: 14 scores against {baseline}: 1 worse beyond tolerance, 1 better, 12 within it"
     )
 
 
@@ -268,8 +267,20 @@ def with_dino(**changed):
             "protocol (toy-1 in the baseline, toy-2 in the run)",
         ),
         (
-            {"world": World(fit={"backbone": "toy@f"})},
+            {"world": World(fit={"backbone": replace(MODEL, id="toy@f")})},
             "backbone (toy@0123456789ab in the baseline, toy@f",
+        ),
+        (
+            {"world": world(scoring={"declaration": SCORING.declaration | {"caption": "other"}})},
+            "declaration.caption (class-noun in the baseline, other in the run)",
+        ),
+        (
+            {"world": world(scoring={"identifier": "sks"})},
+            "identifier (none in the baseline, sks in the run)",
+        ),
+        (
+            {"world": world(scoring={"metrics": with_dino(factor=100.0)})},
+            "metrics.dino.factor (1 in the baseline, 100",
         ),
         (
             {"world": World(job={"images_per_prompt": 3})},
@@ -316,7 +327,7 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path, baseline) -> None:
     for update in (False, True):
         before = baseline.read_bytes()
         message = refused([run], baseline, update=update)
-        assert message.startswith(f"{run} is not finished: jobs/dreambooth/owl-s50;")
+        assert message.startswith(f"{run} is not finished: jobs/dreambooth/owl-s50: run")
         assert baseline.read_bytes() == before
 
 
@@ -372,7 +383,7 @@ def test_images_without_a_score_are_told_of(tmp_path, baseline, capsys) -> None:
 def test_runs_on_two_backbones_make_no_baseline(tmp_path) -> None:
     runs = [
         make(tmp_path / "a", seeds=(0, 1)),
-        make(tmp_path / "b", seeds=(2,), world=World(fit={"backbone": "toy@f"})),
+        make(tmp_path / "b", seeds=(2,), world=World(fit={"backbone": replace(MODEL, id="toy@f")})),
     ]
     message = refused(runs, tmp_path / "new.toml", update=True)
     assert 'differ in backbone: "toy@0123456789ab" and "toy@f"' in message
@@ -395,7 +406,7 @@ def test_a_baseline_that_is_not_there_has_to_be_made(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ("format = 2", "format = 1", "format: "),
+        ("format = 3", "format = 1", "format: "),
         ("tolerance = ", 'tolerance = "', "is no TOML"),
         ("tolerance = ", "tolerance = -", "methods.real-images.scores.dino.tolerance: "),
         ("mean = 0.", "mean = nan #", "methods.real-images.scores.dino.mean: "),

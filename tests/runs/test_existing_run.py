@@ -169,7 +169,10 @@ def other_declaration(suite: Suite) -> Suite:
         (other_sampler, "sampler.scheduler 'ddim', and now it is 'ddpm'"),
         (other_settings, f"setting 'steps' of method '{PAINT}' 2, and now it is 3"),
         (other_identifier, "backbone.identifier 'sks', and now it is 'zwx'"),
-        (other_declaration, "scores under protocol 'toy-1' with the protocol declared as"),
+        (
+            other_declaration,
+            "scores under protocol 'toy-1' with its references all, and now it is one",
+        ),
     ],
 )
 def test_what_would_change_what_is_there_is_refused_by_name(
@@ -184,6 +187,36 @@ def test_what_would_change_what_is_there_is_refused_by_name(
         run(changed, path, subjects=["dog-blue"] if "scores" not in message else ["dog-red"])
     after = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     assert after == before
+
+
+def edited(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"a {} in the snow"', '"a {}, in the snow"'),  # both are a-subject-in-the-snow
+        ("[live]\nrecontextualization", "[live]\nproperty"),
+    ],
+    ids=["template", "kind"],
+)
+@pytest.mark.parametrize("method", [PAINT, PRIMED])
+def test_a_prompt_whose_files_are_anothers_is_refused(
+    suite: Suite, tmp_path: Path, old: str, new: str, method: str
+) -> None:
+    run(suite, tmp_path / "run", subjects=["dog-red"], prompts=["1"])
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*.png")}
+    edited(tmp_path / "data/prompts.toml", old, new)
+    message = (
+        "the prompt of subject 'dog-red' that files call 'a-subject-in-the-snow' 'a {} in the snow "
+        r"\(recontextualization\)', and now it is '.*choose another --out"
+    )
+    with pytest.raises(UserError, match=message):
+        run(suite, tmp_path / "run", method, subjects=["dog-red"], prompts=["1"])
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*.png")} == before
 
 
 def test_another_version_of_a_method_is_refused(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import sys
-from dataclasses import asdict
+import time
+import weakref
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmark.api import Prompt, UserError
 from benchmark.config.suite import Suite, load_suite
-from benchmark.runs.job import pixels, run_job, run_prior
+from benchmark.runs.job import run_job, run_prior
 from benchmark.runs.plan import Grid, plan
 from benchmark.runs.prior import read_prior
 from benchmark.runs.score import Assessment, Examiner
@@ -31,7 +36,8 @@ def suite(tmp_path: Path) -> Suite:
 
 def workplace_of(grid: Grid, path: Path) -> Workplace:
     directory = RunDirectory(path)
-    return Workplace(grid.suite, directory, Examiner(Assessment.of(grid.suite), directory))
+    examiner = Examiner(Assessment.of(grid.suite), directory, grid.device)
+    return Workplace(grid.suite, directory, examiner)
 
 
 def quiet(phase: str, done: int, steps: int) -> None:
@@ -72,7 +78,7 @@ def test_a_job_leaves_images_scores_and_a_record_that_agree(suite: Suite, tmp_pa
 
     # Every DINO, PRES and CLIP-T row again, by hand, from the PNGs that were kept.
     eye = toy.Eye()
-    real = eye.embeddings([read(path) for path in workplace.subjects["vase-green"].images])
+    real = eye.embeddings([read(path) for path in workplace.examiner.subjects["vase-green"].images])
     (scores,) = (tmp_path / "run/scores/toy-1").glob("*/*.csv")
     found = {
         (row["prompt"], row["sample"], row["metric"]): float(row["value"])
@@ -98,7 +104,7 @@ def test_real_images_load_no_backbone_and_are_kept_byte_for_byte(
     grid = plan(suite, ["real-images"])
     workplace = workplace_of(grid, tmp_path / "run")
     done = run_job(grid.jobs[0], workplace, tell=quiet)
-    originals = [read(path) for path in workplace.subjects["dog-red"].images]
+    originals = [read(path) for path in workplace.examiner.subjects["dog-red"].images]
     for index, original in enumerate(originals):
         kept = tmp_path / f"run/images/real-images/dog-red/real-s0-{index}.png"
         np.testing.assert_array_equal(read(kept), original)
@@ -178,8 +184,62 @@ def test_a_worker_refuses_a_model_that_is_not_the_planned_one(
     grid = plan(suite, ["untuned"], subjects=["dog-red"])
     load = toy.Easels.load
     monkeypatch.setattr(toy.Easels, "load", lambda *a, **k: load(*a, **k | {"precision": "bf16"}))
-    with pytest.raises(Exception, match="planned was backbone 'colours@.*' in fp32, .* in bf16"):
+    with pytest.raises(Exception, match="planned was .*' in fp32 at 12 px, .* in bf16 at 12 px"):
         run_job(grid.jobs[0], workplace_of(grid, tmp_path / "run"), tell=quiet)
+    monkeypatch.setattr(toy.Easels, "load", lambda *a, **k: load(*a, **k | {"resolution": None}))
+    sized = suite.model_copy(
+        update={"backbone": suite.backbone.model_copy(update={"resolution": 16})}
+    )
+    grid = plan(sized, ["untuned"], subjects=["dog-red"])
+    with pytest.raises(UserError, match="in fp32 at 16 px, and loaded was .* in fp32 at 12 px"):
+        run_job(grid.jobs[0], workplace_of(grid, tmp_path / "run"), tell=quiet)
+
+
+def test_a_model_with_at_in_its_name_is_itself(suite: Suite, tmp_path: Path) -> None:
+    grid = plan(suite.on("dogs at home"), ["untuned"], subjects=["dog-red"])
+    assert run_job(grid.jobs[0], workplace_of(grid, tmp_path / "run"), tell=quiet).means
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": {"tests.toy:PAINT": {"steps": 3}}}, "with steps 2, and found was 3"),
+        ({"version": "2"}, "with version '1', and found was '2'"),
+    ],
+)
+def test_a_worker_refuses_a_method_that_is_not_the_planned_one(
+    suite: Suite,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    message: str,
+) -> None:
+    grid = plan(suite, ["tests.toy:PAINT"], subjects=["dog-red"])
+    workplace = workplace_of(grid, tmp_path / "run")
+    if "version" in change:
+        monkeypatch.setattr(toy.Paint, "version", change["version"])
+    else:
+        workplace.suite = suite.model_copy(update=change)
+    with pytest.raises(UserError, match=f"planned was method 'tests.toy:PAINT' {message}"):
+        run_job(grid.jobs[0], workplace, tell=quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_prompts_with_one_file_are_refused_and_no_image_is_overwritten(
+    suite: Suite, tmp_path: Path
+) -> None:
+    (job,) = plan(suite, ["tests.toy:PAINT"], subjects=["dog-red"], prompts=["1"]).jobs
+    grid = plan(suite, ["tests.toy:PAINT"])
+    workplace = workplace_of(grid, tmp_path / "run")
+    other = Prompt("a {}, in the snow", "recontextualization")
+    twins = replace(job, prompts=(*job.prompts, other))
+    with pytest.raises(UserError, match=r"two prompts would both write images/.*snow-s0-0\.png"):
+        run_job(twins, workplace, tell=quiet)
+    record = run_job(job, workplace, tell=quiet).record
+    before = {path: (tmp_path / "run" / path).read_bytes() for path in record.images}
+    with pytest.raises(UserError, match="two prompts would both write"):
+        run_job(replace(job, prompts=(other,)), workplace, tell=quiet)
+    assert {path: (tmp_path / "run" / path).read_bytes() for path in record.images} == before
 
 
 # Prior images ----------------------------------------------------------------------------------
@@ -225,6 +285,50 @@ def test_prior_images_are_drawn_once_and_each_job_has_a_copy(
     run_prior(*grid.priors.values(), fresh, tell=quiet)
     assert run_job(grid.jobs[1], fresh, tell=quiet).means == second.means
     assert first.record.job.fit.prior == second.record.job.fit.prior == prior.key
+
+
+def test_only_the_last_prior_images_are_kept_prepared(suite: Suite, tmp_path: Path) -> None:
+    grid = plan(suite, ["tests.toy:PRIMED"], subjects=["dog-red", "vase-green"])
+    workplace = workplace_of(grid, tmp_path / "run")
+    for prior in grid.priors.values():
+        run_prior(prior, workplace, tell=quiet)
+    kept = []
+    for job in grid.jobs:
+        run_job(job, workplace, tell=quiet)
+        easel = toy.KIND.load("colours", sampler=grid.suite.sampler.sampler())
+        kept.append(weakref.ref(workplace.prepared(job.fit.prior, easel)["canvas"]))
+    gc.collect()
+    assert [one() is None for one in kept] == [True, False]
+
+
+def test_prior_images_that_are_no_images_are_refused(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    grid = plan(suite, ["tests.toy:PRIMED"], subjects=["dog-red"])
+    broken = torch.full((16, 3, toy.SIZE, toy.SIZE), torch.nan)
+    monkeypatch.setattr(toy.Easel, "sample", lambda *_, **__: broken)
+    with pytest.raises(ValueError, match="some are NaN or outside"):
+        run_prior(*grid.priors.values(), workplace_of(grid, tmp_path / "run"), tell=quiet)
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_preparing_prior_images_is_time_of_the_fit_and_not_of_loading(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = toy.CanvasStage.prepare
+
+    def slowly(*a: Any) -> object:
+        time.sleep(0.1)
+        return prepare(*a)
+
+    grid = plan(suite, ["tests.toy:PRIMED"], subjects=["dog-red"])
+    workplace = workplace_of(grid, tmp_path / "run")
+    run_prior(*grid.priors.values(), workplace, tell=quiet)
+    monkeypatch.setattr(toy.CanvasStage, "prepare", slowly)
+    phases = run_job(grid.jobs[0], workplace, tell=quiet).record.phases
+    assert phases.fit >= 0.2 > phases.loading  # 20 images in two batches
 
 
 def test_damaged_prior_images_are_named(suite: Suite, tmp_path: Path) -> None:
@@ -306,17 +410,6 @@ def test_several_goes_add_up_and_keep_what_the_only_fit_told(suite: Suite, tmp_p
     assert (both.losses, both.steps_per_second) == (first.losses, first.steps_per_second)
     assert (first.drawn, both.drawn) == (4, 6)
     assert both.weights == first.weights is not None
-
-
-def test_images_of_different_sizes_and_bad_ones() -> None:
-    import torch
-
-    mixed = [torch.zeros(3, 2, 4), torch.full((3, 5, 1), 128 / 255)]
-    assert [image.shape for image in pixels(mixed)] == [(2, 4, 3), (5, 1, 3)]
-    assert pixels(mixed)[1].max() == 128
-    for bad in (torch.full((1, 3, 2, 2), 1.5), torch.full((1, 3, 2, 2), torch.nan)):
-        with pytest.raises(ValueError, match=r"\[0, 1\]"):
-            pixels(bad)
 
 
 def test_a_method_that_draws_too_few_images_fails(

@@ -5,6 +5,7 @@ import pytest
 
 from benchmark.api import UserError
 from benchmark.config.suite import Estimate, Suite, load_suite
+from benchmark.grid import run_grid
 from benchmark.runs.agenda import Agenda, Work
 from benchmark.runs.plan import Grid, plan
 from benchmark.runs.time_left import Forecast
@@ -187,11 +188,6 @@ def changed(suite: Suite, **tables: dict[str, object]) -> Suite:
             r"setting 'steps' of method 'tests.toy:PAINT\[steps=0\]' is 0: it should be at least 1",
         ),
         (
-            {"protocol": {"encoders": {}}},
-            ["untuned"],
-            "metric 'clip_i' needs an encoder 'clip', and protocol 'toy-1' has",
-        ),
-        (
             {},
             ["tests.toy:PAINT[subject_images=3]"],
             "asks for 3 images of subject 'dog-red', which has 2: ask for fewer",
@@ -211,9 +207,18 @@ def test_what_cannot_be_done_is_refused_before_anything_runs(
         plan(changed(suite, **tables), methods)
 
 
-def test_a_missing_encoder_is_named(suite: Suite, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere"):
-        plan(suite.under("kosmos-g", encoders=tmp_path / "nowhere"), ["untuned"])
+def test_what_cannot_be_scored_is_refused_before_anything_runs(
+    suite: Suite, tmp_path: Path
+) -> None:
+    for one, message in (
+        (
+            changed(suite, protocol={"encoders": {}}),
+            "metric 'clip_i' needs an encoder 'clip', and protocol 'toy-1' has",
+        ),
+        (suite.under("kosmos-g", encoders=tmp_path / "nowhere"), "nowhere"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_grid(plan(one, ["untuned"]), tmp_path / "run", dry_run=True)
 
 
 def test_a_resolution_of_its_own_is_part_of_the_backbones_name_and_of_the_key(suite: Suite) -> None:
@@ -252,6 +257,10 @@ def test_time_is_forecast_from_rates_and_then_from_what_jobs_took(suite: Suite) 
     unknown = plan(suite, ["tests.toy:PAINT"])
     assert Forecast(unknown.suite).total(works(unknown)) is None
     rated = suite.model_copy(update={"estimate": RATES})
+    trains = plan(rated, ["textual-inversion"])
+    unsaid = [replace(job, fit=replace(job.fit, settings={})) for job in trains.jobs]
+    assert Forecast(rated).total(works(trains)) is not None
+    assert Forecast(rated).total([Work(job, fits=True) for job in unsaid]) is None
     grid = plan(rated, ["tests.toy:PAINT", "real-images"])
     forecast = Forecast(grid.suite)
     assert forecast.total(works(grid)) == 3 * (2 * 10 + 8 * 1) + 3 * 2 * 1

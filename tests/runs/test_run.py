@@ -49,8 +49,9 @@ def executed(grid: Grid, path: Path, *, backwards: bool = False, workers: int = 
     existing.directory.write_plan(
         joined_plan(grid.jobs, grid.settled, protocol, existing), suite="", protocols={}
     )
-    examiner = Examiner(Assessment.of(grid.suite), existing.directory)
-    left = work_left(grid.jobs, grid.priors, grid.scoring, existing)
+    assessment = Assessment.of(grid.suite)
+    examiner = Examiner(assessment, existing.directory, grid.device)
+    left = work_left(grid.jobs, grid.priors, assessment.scoring, existing)
     agenda = Agenda(left, Forecast(grid.suite).seconds)
     if backwards:
         agenda.waiting.reverse()

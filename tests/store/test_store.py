@@ -99,10 +99,10 @@ def score(directory: RunDirectory, job: Job, protocol: str = "p", value: float =
         value=value,
         protocol=protocol,
     )
-    text = score_rows([one, replace(one, value=None, reason="too dark, and more")])
+    scores = [one, replace(one, value=None, reason="too dark, and more")]
     scoring = Scoring(protocol, {"caption": "d"}, {}, {"dino": METRIC})
-    record = ScoreRecord(*job.name, scoring, "i", "d", 1.0, sha256(text.encode()), {})
-    directory.write_scores(record, text)
+    record = ScoreRecord(*job.name, scoring, "i", "d", 1.0, "", {})
+    directory.write_scores(record, score_rows(scores))
 
 
 def prepare(path: Path, protocols: tuple[str, ...] = ("p",)) -> RunDirectory:
@@ -190,10 +190,28 @@ def test_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
     record = directory.score_record("p", JOB.name)
     assert record is not None and record.name == JOB.name
     path = directory.path / f"{scores_path('p', JOB.name)}.csv"
-    assert record.rows == sha256(path.read_text().partition("\n")[2].encode())
+    assert record.rows == sha256(path.read_bytes())
     path.write_text(path.read_text().replace("0.123457", "much"))
     with pytest.raises(UserError, match=f"{path} has a row that is no score"):
         directory.read_scores("p", JOB.name)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "changed", "gone"])
+def test_scores_that_are_not_what_was_written_are_none(tmp_path: Path, damage: str) -> None:
+    directory = prepare(tmp_path / "run")
+    for job in (JOB, OTHER):
+        score(directory, job)
+    path = directory.path / f"{scores_path('p', JOB.name)}.csv"
+    match damage:
+        case "cut short":
+            path.write_text(path.read_text().rpartition("\n")[0].rpartition("\n")[0] + "\n")
+        case "changed":
+            path.write_text(path.read_text().replace("0.500000", "0.600000"))
+        case "gone":
+            path.unlink()
+    assert directory.score_record("p", JOB.name) is None
+    assert directory.score_record("p", OTHER.name) is not None
+    assert directory.assemble_scores() == 2, "the whole ones alone"
 
 
 def test_all_scores_are_those_of_each_protocol_in_plan_order(tmp_path: Path) -> None:

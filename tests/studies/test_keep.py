@@ -93,7 +93,7 @@ def test_one_image_of_a_prompt_stays_and_of_the_grids_subjects_one_of_each(run, 
     # Of 6 subjects and 3 seeds 5 rows each: two prompts of two images, and the prior prompt's.
     rows = 4 * 3 + 2
     assert len(re.findall(r'"noise":', html)) == rows
-    assert f"{6 * 3 * 5 - rows} more rows do not lie with this report" in html
+    assert f"{6 * 3 * 5 - rows} more rows are not part of this report" in html
 
 
 @pytest.mark.parametrize("again", ["keep", "report"])
@@ -139,7 +139,7 @@ def test_a_run_that_lacks_a_planned_subject_altogether_is_not_kept(tmp_path):
     run = write_run(tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:2])
     for method in METHODS:
         remove_job(run, method, "dog-b")
-    with pytest.raises(UserError, match="is not finished: jobs/dreambooth/dog-b-s0; "):
+    with pytest.raises(UserError, match="is not finished: jobs/dreambooth/dog-b-s0: run"):
         keep_run(run, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 

@@ -97,9 +97,9 @@ def test_a_sweep_is_written_best_first(tmp_path) -> None:
 
 
 def test_a_sweep_without_its_bounds_or_an_objective_is_refused(tmp_path) -> None:
-    with pytest.raises(UserError, match="finished row of the upper bound, with its dino"):
+    with pytest.raises(UserError, match="the upper bound's scores in dino"):
         write_sweep(swept(tmp_path / "a", methods=("x[a=1]", "untuned")))
-    with pytest.raises(UserError, match="finished row of the lower bound, with its clip_t"):
+    with pytest.raises(UserError, match="the lower bound's scores in clip_t"):
         write_sweep(swept(tmp_path / "b", methods=("x[a=1]", "real-images")))
     with pytest.raises(UserError, match=r"suite\.toml declares no \[objective\]"):
         write_sweep(swept(tmp_path / "c", suite=SUITE))
