@@ -79,7 +79,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table; `name` is that of its files. Columns of text stand left, the others right."""
+    """A table; `name` is that of its files. Text columns are left-aligned, others right-aligned."""
 
     name: str
     caption: str
@@ -105,7 +105,7 @@ def markdown(table: ReportTable) -> str:
 
 
 def csv_text(table: ReportTable) -> str:
-    """The table as CSV: six decimals, empty where there is nothing, no rounding to please the eye.
+    """The table as CSV: six decimals, empty where there is nothing.
 
     A mean takes three columns: KEY, KEY_low and KEY_high. Where rows of the paper stand in
     the table, a last column `source` says `here` or `paper`.
@@ -130,7 +130,7 @@ def csv_text(table: ReportTable) -> str:
 
 
 def latex(table: ReportTable) -> str:
-    """The table for a paper: booktabs' rules, the caption and what it needs above it.
+    """The table for a paper, with booktabs' rules; what it needs is said in a comment above.
 
     An interval stands in small print below its mean, so that a table of three metrics is no wider
     than a page's text. Where rows share their first cell, it becomes a line of its own above them.
@@ -166,7 +166,7 @@ def latex(table: ReportTable) -> str:
 
 
 def _latex_groups(rows: Sequence[TableRow], columns: Sequence[Column]) -> list[str]:
-    """The lines of rows that are told apart by more than their first cell, which heads them."""
+    """The lines of a table with groups: the first cell of a group's rows is its heading."""
     lines: list[str] = []
     for name, group in itertools.groupby(rows, lambda row: str(row.cells[0])):
         lines += [r"\addlinespace"] if lines else []
@@ -208,7 +208,7 @@ def _latex_interval(content: Content) -> str:
 
 
 def _latex_text(text: str, *, minus: bool = False) -> str:
-    """`text` so that LaTeX shows exactly it, on one line. `minus`: a hyphen is a minus sign."""
+    """`text` escaped so that LaTeX shows it literally, on one line. `minus`: hyphens as minus."""
     letters = _LATEX | _ARROWS | ({"-": "$-$"} if minus else {})
     escaped = "".join(letters.get(letter, letter) for letter in " ".join(text.split()))
     escaped = re.sub(r"([-,])(?=\1)", r"\1{}", escaped)  # two would become a dash or a quote
@@ -220,7 +220,7 @@ def _is_text(table: ReportTable, place: int) -> bool:
 
 
 def _shown(content: Content, column: Column) -> str:
-    """What a cell reads, escaped for nothing."""
+    """A cell's text, not escaped."""
     if content is None:
         return NOTHING
     if isinstance(content, Mean):

@@ -35,7 +35,7 @@ class MetricBasis(Table):
 
     version: str
     better: Literal["higher", "lower"]
-    factor: float = 1.0  #: the protocol's scale, as in MetricRecord
+    factor: float  #: the protocol's scale, as in MetricRecord
     minimum: float | None = None
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.api import Prompt, Role, UserError
 from benchmark.results.claims import Verdict, judge, load_orderings
 from benchmark.results.order import order_methods, order_metrics, varied
-from benchmark.results.scores import check_rows, read_scores, scored_jobs, union_of_scorings
+from benchmark.results.scores import check_rows, read_scores, union_of_scorings
 from benchmark.results.significance import by_image
 from benchmark.results.statistics import summarise
 from benchmark.store.directory import RECORDS, SUITE, Name, Plan, RunDirectory, folder_name
@@ -234,8 +234,7 @@ def read_run(run_directory: Path) -> Run:
         for r in records
         if isinstance(r, ScoreRecord) and r.scoring.protocol in plan.protocols
     }
-    rows = scored_jobs(scores) | scored_jobs(unscored)
-    check_rows(run_directory / "scores.csv", rows, scored, jobs)
+    check_rows(run_directory / "scores.csv", scored, jobs)
     scorings = union_of_scorings(scored.values())
     labels = [label for label in plan.protocols if label in scorings]
     names = {name for _, name in scored}

@@ -5,13 +5,16 @@ scores, unscored = read_scores(Path("runs/pocket-1a2b3c4d/scores.csv"))
 
 from __future__ import annotations
 
+import csv
+import io
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.api import UserError
-from benchmark.store.directory import Name
+from benchmark.store.directory import HEADER, Name
 from benchmark.store.files import sha256
 from benchmark.store.records import SCORE_COLUMNS, ScoreRecord, Scoring
 
@@ -32,7 +35,7 @@ SCORED = (
 _NUMBERS = ("sample", "seed")
 #: Columns of few different texts: categories in memory.
 CATEGORIES = tuple(name for name in SCORE_COLUMNS if name not in (*_NUMBERS, "value"))
-_NO_ROWS = sha256(b"")  #: `ScoreRecord.rows` where no metric applies to the job's images
+_NO_ROWS = sha256(HEADER.encode())  #: `ScoreRecord.rows` where no metric applies to the images
 
 
 def read_scores(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -74,30 +77,42 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return typed[~without], typed[without]
 
 
-def scored_jobs(scores: pd.DataFrame) -> set[tuple[str, Name]]:
-    """(protocol, job) of each job that has rows in `scores`."""
-    jobs = scores[["protocol", "method", "subject", "seed"]].drop_duplicates()
-    return {(label, (m, s, int(k))) for label, m, s, k in jobs.itertuples(index=False, name=None)}
-
-
 def check_rows(
-    path: Path,
-    rows: Collection[tuple[str, Name]],
-    scored: Mapping[tuple[str, Name], ScoreRecord],
-    jobs: Collection[Name],
+    path: Path, scored: Mapping[tuple[str, Name], ScoreRecord], jobs: Collection[Name]
 ) -> None:
-    """Raise UserError unless the scores.csv at `path` and the records are of the same jobs."""
+    """Raise UserError unless the scores.csv at `path`, which can be read, is what records say.
+
+    `scored`: (protocol, job) -> the record of its scores. `jobs`: those that have a record.
+    """
+    rows = _digests(path)
     for label, name in sorted({*rows, *scored}):
+        record = scored.get((label, name))
         what = f"{' / '.join(map(str, name))} under {label}"
-        if (label, name) not in scored or name not in jobs:
-            problem = f"has scores of {what}, and there is no record of it"
-        elif (label, name) not in rows and scored[label, name].rows != _NO_ROWS:
-            problem = f"lacks the scores of {what}"
-        else:
+        mend = f"score the run again: python -m benchmark score {path.parent}"
+        if name not in jobs:
+            problem, mend = f"has scores of {what}, a job without a record", "run it again"
+        elif record is None:
+            problem = f"has scores of {what}, and there is no record of them"
+        elif record.rows == rows.get((label, name), _NO_ROWS):
             continue
-        raise UserError(
-            f"{path} {problem}: score the run again: python -m benchmark score {path.parent}"
-        )
+        elif (label, name) in rows:
+            problem = f"does not have the scores of {what} as they were written"
+        else:
+            problem = f"lacks the scores of {what}"
+        raise UserError(f"{path} {problem}: {mend}")
+
+
+def _digests(path: Path) -> dict[tuple[str, Name], str]:
+    """(protocol, job) -> the SHA-256 of its rows in a scores.csv, as `ScoreRecord.rows` has it."""
+    texts: dict[tuple[str, Name], io.StringIO] = defaultdict(io.StringIO)
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = next(reader)
+        label, method, subject, seed = map(header.index, ("protocol", "method", "subject", "seed"))
+        for row in reader:
+            text = texts[row[label], (row[method], row[subject], int(row[seed]))]
+            csv.writer(text, lineterminator="\n").writerow(row)
+    return {job: sha256((HEADER + text.getvalue()).encode()) for job, text in texts.items()}
 
 
 def union_of_scorings(records: Iterable[ScoreRecord]) -> dict[str, Scoring]:

@@ -204,3 +204,11 @@ def test_the_page_is_the_same_bytes_each_time(run):
     before = (run / "index.html").read_bytes()
     write_report(run)
     assert (run / "index.html").read_bytes() == before
+
+
+def test_a_figure_that_is_missing_is_no_empty_picture():
+    text = "# A\n\n## {}\n\n![words](figures/gone.png)\n"
+    with pytest.raises(KeyError, match="gone"):
+        read_report(text.format("Cost"), {})
+    # The gallery stands for the section of the image grid.
+    assert read_report(text.format("Images"), {}) == ("A", "", [])

@@ -375,6 +375,16 @@ def test_scores_that_the_records_tell_of_and_scores_csv_lacks_are_missed(tmp_pat
         write_report(run)
 
 
+def test_scores_that_are_not_what_was_written_are_missed(tmp_path):
+    run = make_run(tmp_path / "toy", methods=["dreambooth", "untuned"])
+    rows = (run / "scores.csv").read_text().splitlines(keepends=True)
+    (run / "scores.csv").write_text("".join(rows[:-1]))
+    name = r"untuned / \S+ / 0 under toy-1"
+    message = rf"not have the scores of {name} as they were written: score the run again: .* score "
+    with pytest.raises(UserError, match=message):
+        write_report(run)
+
+
 def test_a_run_directory_that_cannot_be_written_to_is_named(tmp_path):
     run = make_run(tmp_path / "toy", methods=["untuned"], subjects=["cat-a"])
     (run / "figures").write_text("in the way")

@@ -349,7 +349,8 @@ def test_scores_without_their_jobs_are_refused(tmp_path, baseline) -> None:
     run = make(tmp_path / "run")
     for record in run.glob("jobs/untuned/*.json"):
         record.unlink()
-    assert "has scores of untuned / cat / 50 under toy-1, and there is" in refused([run], baseline)
+    said = "has scores of untuned / cat / 50 under toy-1, a job without a record: run it again"
+    assert said in refused([run], baseline)
 
 
 def test_a_protocol_is_the_baselines_or_chosen(tmp_path, baseline) -> None:

@@ -139,7 +139,7 @@ def test_a_run_that_lacks_a_planned_subject_altogether_is_not_kept(tmp_path):
     run = write_run(tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:2])
     for method in METHODS:
         remove_job(run, method, "dog-b")
-    with pytest.raises(UserError, match="is not finished: jobs/dreambooth/dog-b-s0: run"):
+    with pytest.raises(UserError, match="is not finished: jobs/dreambooth/dog-b-s0; "):
         keep_run(run, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 

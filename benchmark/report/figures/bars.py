@@ -1,4 +1,4 @@
-"""All metrics: a panel a metric, a bar a method, with the intervals."""
+"""All metrics: a panel per metric, a bar per method, with the intervals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmark.results.run import Run
 
 
 def draw_bars(run: Run) -> Any:
-    """A panel a metric, a bar a method, with the intervals."""
+    """A panel per metric, a bar per method, with the intervals."""
     rows = rows_by_method(run)
     methods = list(rows)
     metrics = [metric for metric in run.metrics if metric in set(run.summary["metric"])]

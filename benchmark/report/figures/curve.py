@@ -1,4 +1,4 @@
-"""The figure of a curve: a panel a metric, a line a method, the bounds as level lines.
+"""The figure of a curve: a panel per metric, a line per method, the bounds as level lines.
 
 Methods differ in colour, marker and dashes, so that it can be read in grey and with any colour
 vision.
@@ -121,7 +121,7 @@ def _draw_published(axes: Any, metric: str, published: Sequence[dict[str, Any]])
 
 
 def _lay_out_values(axes: Any, values: Sequence[Any]) -> None:
-    """A tick a value; a logarithmic scale where they span much, linear from 0 to the first."""
+    """A tick per value; a logarithmic scale where they span much, linear from 0 to the first."""
     from matplotlib.ticker import NullLocator
 
     written = {float(value): str(value) for value in reversed(values) if value != ""}

@@ -12,8 +12,8 @@ from typing import Any
 from benchmark.api import Role
 from benchmark.results.run import Run
 
-# Okabe and Ito's colours and more, told apart by people with any colour vision; markers differ as
-# well.
+# Okabe and Ito's colours and more, which people with any colour vision can tell apart. Markers
+# differ too.
 PALETTE = (
     ("#0072B2", "o"),
     ("#D55E00", "s"),
@@ -50,19 +50,19 @@ def rows_by_method(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def error_bar(row: Any) -> list[list[float]] | None:
-    """What matplotlib takes for a mean's interval; None where there is none."""
+    """A mean's interval as matplotlib takes it; None where there is none."""
     if math.isnan(row.low):
         return None
     return [[row.mean - row.low], [row.high - row.mean]]
 
 
 def plain(name: str) -> str:
-    """`name` on one line, as matplotlib is to write it: it reads text between dollars as maths."""
+    """`name` on one line, dollars escaped: matplotlib reads text between dollars as maths."""
     return " ".join(name.split()).replace("$", r"\$")
 
 
 def tidy(axes: Any) -> None:
-    """A faint grid behind what is drawn, and no box around it."""
+    """A faint grid behind the plot, and no box around it."""
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -70,7 +70,7 @@ def tidy(axes: Any) -> None:
 
 def new_figure(width: float, height: float) -> Any:
     """An empty matplotlib figure of that many inches."""
-    # Without pyplot: no global state, and no display is looked for.
+    # Without pyplot: no global state, and no display is needed.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -87,7 +87,7 @@ def png_of(figure: Any) -> bytes:
 
 
 def svg_of(figure: Any) -> bytes:
-    """The figure as an SVG: its words are text in it, and the same bytes each time."""
+    """The figure as an SVG, with words as text: the same bytes each time."""
     import matplotlib
 
     buffer = io.BytesIO()

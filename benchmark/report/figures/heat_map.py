@@ -1,4 +1,4 @@
-"""The per-subject heat map: methods by subjects, a panel a metric, every value written out.
+"""The per-subject heat map: methods by subjects, a panel per metric, every value written out.
 
 figure = draw_heat_map(run.under("pocket-1"))
 """
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-# Its lightness only ever rises, so it reads the same in grey and with any colour vision.
+# Its lightness only rises, so it can be read in grey and with any colour vision.
 _COLOURS = "cividis"
-_LIGHT = 0.5  #: from this share of the range on, black can be read on the colour better than white
+_LIGHT = 0.5  #: above this share of the range, black text is easier to read than white
 
 
 def draw_heat_map(run: Run) -> Any | None:
-    """Means over each subject's images and seeds, in what comes first of each fidelity, if any."""
+    """Means over each subject's images and seeds, in the first metric of each fidelity, if any."""
     wanted = [*run.about("subject fidelity")[:1], *run.about("prompt fidelity")[:1]]
     metrics = [metric for metric in wanted if metric in run.by_image]
     if not metrics:

@@ -1,4 +1,4 @@
-"""The learning curves: a panel a loss term, a line a method, from the losses that jobs recorded.
+"""The learning curves: a panel per loss term, a line per method, from the losses of the records.
 
 figure = draw_learning(read_run(Path("runs/pocket-1a2b3c4d")))
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _COLUMNS = 3
-_MARKERS = 8  #: about so many on a line
+_MARKERS = 8  #: on a line, about
 
 
 def draw_learning(run: Run) -> Any | None:
     """The matplotlib figure of the jobs' records. None if none of them has losses.
 
-    Panels in the order in which the methods tell their terms.
+    Panels in the order in which the methods report their terms.
     """
     losses = _losses(run.records)
     if losses.empty:
@@ -84,13 +84,13 @@ def _draw_term(
             continue
         colour, marker = looks[method]
         every = math.ceil(len(points) / _MARKERS)
-        # Markers of methods with the same steps would lie on top of each other.
+        # Shifted, so that markers of methods with the same steps do not cover each other.
         first = methods.index(method) % every
         (handles[method],) = axes.plot(
             points["step"], points["loss"], color=colour, marker=marker, markersize=5,
             markevery=(first, every), linewidth=1.3,
         )  # fmt: skip
     if losses["loss"].min() > 0:
-        # From 0: else noise alone would fill a panel whose lines are level.
+        # From 0: otherwise noise alone would fill a panel with level lines.
         axes.set_ylim(0, 1.05 * losses["loss"].max())
     return handles

@@ -1,4 +1,4 @@
-"""Subject fidelity against prompt fidelity: a point a method, its name beside it."""
+"""Subject fidelity against prompt fidelity: a point per method, its name beside it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LABEL_PLACES = [
 
 
 def draw_fidelity(run: Run) -> Any | None:
-    """What comes first of subject fidelity against what comes first of prompt fidelity.
+    """The first metric of subject fidelity against the first of prompt fidelity.
 
     An upper bound without a prompt is a line. None if no method has both scores.
     """
@@ -93,7 +93,7 @@ def _label(
     line: float | None,
     colours: dict[str, tuple[str, str]],
 ) -> None:
-    """Write each method beside its point: nearest to it, crossing the fewest marks and labels."""
+    """Write each name beside its point: nearest to it, across the fewest marks and labels."""
     from matplotlib.colors import to_rgb
     from matplotlib.transforms import Bbox
 

@@ -19,7 +19,7 @@ from benchmark.store.records import JobRecord
 
 
 def draw_steps(run: Run) -> Any | None:
-    """A panel a metric, a line a method, with the bounds. None if there is no line to draw."""
+    """A panel per metric, a line per method, with the bounds. None if there is no line to draw."""
     import pandas as pd
 
     lines = [
@@ -39,7 +39,7 @@ def draw_steps(run: Run) -> Any | None:
 
 
 def _lines(records: Sequence[JobRecord]) -> list[tuple[str, list[tuple[int, str]]]]:
-    """What differs in nothing but its steps: its name without them, and (steps, method) in order.
+    """Methods that differ only in their steps: the name without them, and (steps, method) in order.
 
     Only what has two points or more.
     """

@@ -213,10 +213,10 @@
     large.onerror = () => {
       large.onerror = null;
       large.src = small;
-      at("aside").textContent = "A small copy: the image itself does not lie beside this page.";
+      at("aside").textContent = "A small copy: the full image is not beside this page.";
     };
     if (small) large.src = full ?? small;
-    if (full) at("aside").replaceChildren(make("a", { href: full, target: "_blank", rel: "noopener" }, "The image itself"));
+    if (full) at("aside").replaceChildren(make("a", { href: full, target: "_blank", rel: "noopener" }, "Full image"));
   }
 
   document.querySelectorAll(".glimpse [data-row]").forEach((link) => link.addEventListener("click", (event) => {
