@@ -5,6 +5,7 @@ python -m benchmark list subjects --data my-subjects
 
 from __future__ import annotations
 
+import inspect
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -123,6 +124,9 @@ def manifest(
 
 def _description(kind: Kind, name: str) -> str:
     try:
-        return plugins.load(kind, name).description
+        plugin = plugins.load(kind, name)
+        if kind in (Kind.BACKBONES, Kind.ENCODERS):  # what a kind is, its class says
+            return (inspect.getdoc(type(plugin)) or "").partition("\n")[0]
+        return plugin.description
     except Exception as error:  # one broken plugin of somebody's should not hide the others
         return f"cannot be loaded: {type(error).__name__}: {error}"

@@ -25,11 +25,11 @@ from benchmark.data.manifest import (
     OWN,
     SubjectEntry,
     Table,
+    file_sha256,
     is_dataset,
     make_manifest,
     read_manifest,
     read_toml,
-    sha256,
     some,
     visible_files,
 )
@@ -218,7 +218,7 @@ def _problems(dataset: Dataset, subject: Subject) -> list[str]:
         try:
             if path not in dataset.hashes:
                 read_image(path)
-            elif (found := sha256(path)) != dataset.hashes[path]:
+            elif (found := file_sha256(path)) != dataset.hashes[path]:
                 problems.append(
                     f"{path} has SHA-256 {found}, but the manifest says {dataset.hashes[path]}"
                 )

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from benchmark.api import UserError
 from benchmark.data.dataset import Dataset, load_dataset, locate_images, verify
-from benchmark.data.manifest import MANIFEST, make_manifest, sha256, some, visible_files
+from benchmark.data.manifest import MANIFEST, file_sha256, make_manifest, some, visible_files
 from benchmark.store.files import write_atomically
 
 RETRIES = 2  #: of one file, after waiting 1 s and 2 s
@@ -32,7 +32,7 @@ def fetch_images(name_or_path: str, out: Path | None = None) -> Dataset:
     lacking = {
         path: expected
         for path, expected in dataset.hashes.items()
-        if not path.is_file() or sha256(path) != expected
+        if not path.is_file() or file_sha256(path) != expected
     }
     try:
         if lacking:

@@ -127,7 +127,7 @@ def make_manifest(folder: Path, *, name: str | None = None, source: str | None =
         source=source,
         subjects={
             subject: SubjectEntry(
-                **dict(entry), files={image.name: sha256(image) for image in images[subject]}
+                **dict(entry), files={image.name: file_sha256(image) for image in images[subject]}
             )
             for subject, entry in described.items()
         },
@@ -145,7 +145,7 @@ def visible_files(folder: Path) -> list[Path]:
     )
 
 
-def sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hex. Raises UserError."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()

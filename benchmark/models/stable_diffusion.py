@@ -124,7 +124,10 @@ class StableDiffusion:
         unconditional: Texts | None = None,
         sampler: Sampler | None = None,
     ) -> Tensor:
-        """Images of diffusers' StableDiffusionPipeline, with a CPU generator for each."""
+        """Images of diffusers' StableDiffusionPipeline, with a CPU generator for each.
+
+        With a guidance of 1 or less there is none, and no unconditional pass.
+        """
         if len(condition) != len(seeds):
             raise ValueError(f"{len(condition)} texts, but {len(seeds)} seeds")
         sampler = sampler or self.sampler

@@ -137,7 +137,7 @@ class Examiner:
             scoring=replace(scoring, metrics={name: metrics[name] for name in sorted(metrics)}),
             images=images_digest(record.images),
             references=subject.digest,
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() - started + (before.seconds if before else 0.0),
             rows="",
             provenance=provenance() | device_provenance(),
             partial=_partial(record, before, scoring),

@@ -305,7 +305,7 @@ class ScoreRecord:
     scoring: Scoring
     images: str  #: digest over the scored images' SHA-256s, by path
     references: str  #: the job's `references_digest`
-    seconds: float
+    seconds: float  #: several goes add up
     rows: str  #: SHA-256 of the scores' file, as it was written
     provenance: dict[str, Any]
     partial: tuple[str, ...] = ()  #: metrics that lack scores of images which came later

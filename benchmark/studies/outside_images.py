@@ -106,7 +106,7 @@ def collect(
     selection = Selection(dataset, compared, {subject.name: () for subject in compared}, ())
     seed = min(seed for _, _, seed in found)
     measures, _ = lay_out(suite, rows, selection, [seed], None)
-    key = digest([scoring.declaration, [one.job.fit.key for one in jobs]])
+    key = digest([scoring.declaration, scoring.identifier, [one.job.fit.key for one in jobs]])
     return OutsideImages(
         suite,
         tuple(jobs),

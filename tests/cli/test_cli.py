@@ -9,6 +9,7 @@ import pooch
 import pytest
 
 from benchmark.cli import app as cli
+from benchmark.cli.data_commands import Kind
 from benchmark.config.protocol import protocol_names
 from benchmark.config.registry import available
 from benchmark.config.suite import suite_names
@@ -106,7 +107,7 @@ def test_another_backbone_and_precision_take_the_suites_place(shell: Shell, tmp_
     options = ("--backbone", "crayons", "--precision", "bf16")
     assert shell(*RUN, "--subjects", "dog-red", *options) == 0
     found = {
-        (fit["backbone"].partition("@")[0], fit["precision"])
+        (fit["backbone"]["id"].partition("@")[0], fit["precision"])
         for run in (tmp_path / "runs").iterdir()
         for fit in [json.loads(next(run.glob("jobs/*/*.json")).read_text())["job"]["fit"]]
     }
@@ -323,7 +324,7 @@ def test_an_interruption_is_code_130(shell: Shell) -> None:
     assert "run the same command again to go on" in shell.error
 
 
-@pytest.mark.parametrize("kind", ["methods", "metrics", "protocols", "suites", "subjects"])
+@pytest.mark.parametrize("kind", [*Kind])
 def test_lists_have_one_name_and_description_a_line(shell: Shell, kind: str) -> None:
     assert shell("list", kind, "--suite", "toy.toml") == 0
     names = {
@@ -332,6 +333,8 @@ def test_lists_have_one_name_and_description_a_line(shell: Shell, kind: str) -> 
         "protocols": protocol_names(),
         "suites": suite_names(),
         "subjects": list(toy.SUBJECTS),
+        "backbones": list(available("backbones")),
+        "encoders": list(available("encoders")),
     }[kind]
     lines = shell.out.splitlines()
     assert [line.split()[0] for line in lines] == names

@@ -185,3 +185,14 @@ def test_only_an_upper_bound_that_needs_nothing_draws_references(
         monkeypatch.setattr(Quiet, key, value)
     with pytest.raises(UserError, match=message):
         plugins.load_method(name)
+
+
+def test_a_kind_of_encoder_is_checked_too() -> None:
+    for name in plugins.available("encoders"):
+        assert plugins.load_encoder_kind(name).version
+    with pytest.raises(UserError, match="'tests.toy:Eyes' is no encoder but a class: give an inst"):
+        plugins.load_encoder_kind("tests.toy:Eyes")
+    with pytest.raises(
+        UserError, match="is no encoder: it lacks can, files, load; see EncoderKind"
+    ):
+        plugins.load_encoder_kind(f"{__name__}:QUIET")

@@ -190,3 +190,15 @@ def test_a_suite_on_another_backbone_keeps_the_rest_but_its_times() -> None:
     same = other.model_copy(update={"backbone": suite.backbone, "estimate": suite.estimate})
     assert same == suite
     assert suite.on(precision="fp32").estimate == suite.estimate
+
+
+def test_a_variants_name_overrides_its_own_table(suite_file: Path) -> None:
+    name = "tests.toy:PAINT[steps=7]"
+    with suite_file.open("a") as file:
+        file.write('[methods."tests.toy:PAINT"]\nseconds = 0.25\nmishap = "none"\n')
+        file.write(f'[methods."{name}"]\nseconds = 0.5\nsteps = 9\n')
+    suite = load_suite(str(suite_file))
+    method = suite.method(name)
+    assert (method.steps, method.seconds, method.mishap) == (7, 0.5, "none")
+    plain = suite.method("tests.toy:PAINT")
+    assert (plain.steps, plain.seconds, plain.mishap) == (2, 0.25, "none")

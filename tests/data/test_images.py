@@ -228,3 +228,16 @@ def test_pixels_are_rounded_and_may_differ_in_size() -> None:
 def test_what_is_no_image_is_refused(images: object) -> None:
     with pytest.raises(ValueError, match="image"):
         as_pixels(images)  # type: ignore[arg-type]
+
+
+def test_a_bug_of_ours_is_not_taken_for_a_bad_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "x.png")
+
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("benchmark.data.images._to_rgb", bug)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        read_image(tmp_path / "x.png")

@@ -130,7 +130,8 @@ def state(backbone: StableDiffusion) -> dict[str, torch.Tensor]:
 def test_every_method_fits_generates_and_is_undone(backbone, directory, dog, name, thorough):
     before, method, loan = state(backbone), METHODS[name], Loan(backbone)
     assert isinstance(method, Method)
-    requests = REQUESTS if method.draws == "prompts" else [Request(REAL_PROMPT, i, 0) for i in range(2)]
+    references = [Request(REAL_PROMPT, i, 0) for i in range(2)]
+    requests = REQUESTS if method.draws == "prompts" else references
     images = job(method, dog, backbone if method.needs else None, requests)
     assert len(images) == len(requests)
     for image in images:
@@ -329,7 +330,8 @@ def test_ablations_differ_from_dreambooth_in_their_setting_alone():
 
 def test_the_controls_are_bounds():
     assert UNTUNED.role == "lower bound" and REAL_IMAGES.role == "upper bound"
-    assert UNTUNED.draws == "prompts" and UNTUNED.variant_of is None and REAL_IMAGES.variant_of is None
+    assert UNTUNED.draws == "prompts"
+    assert UNTUNED.variant_of is None and REAL_IMAGES.variant_of is None
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -112,6 +115,150 @@ def test_what_cannot_be_scored_is_refused(finished: Path, options: dict, message
     with pytest.raises(UserError, match=message):
         score_run(finished, **options)
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def edited(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('class_noun = "vase"', 'class_noun = "jug"', "has class_noun 'jug', .* with 'vase'"),
+        ("live = false", "live = true", "has live True, .* with False"),
+    ],
+)
+def test_another_class_noun_of_a_subject_changes_no_score(
+    finished: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    before = values(finished, "toy-1")
+    edited(tmp_path / "data/manifest.toml", old, new)
+    assert score_run(finished, protocol=str(toy.write_protocol(tmp_path))) == 1
+    errors = [path.read_text() for path in finished.glob("jobs/*/vase-green-s0.error.txt")]
+    assert len(errors) == 2
+    for error in errors:
+        assert re.search(f"subject 'vase-green' in data set .* {message}", error)
+    assert not [key for key in values(finished, "other-1") if "vase-green" in key]
+    assert values(finished, "toy-1") == before
+
+
+def test_another_identifier_is_refused_where_captions_have_it(
+    finished: Path, tmp_path: Path
+) -> None:
+    named = toy.write_protocol(tmp_path, "named")
+    edited(named, 'caption = "class-noun"', 'caption = "identifier-and-class-noun"')
+    plain = toy.write_protocol(tmp_path, "plain")
+    assert score_run(finished, protocol=str(named)) == score_run(finished, protocol=str(plain)) == 0
+    before = values(finished, "named-1")
+    assert before.keys() == values(finished, "plain-1").keys()
+    assert before != values(finished, "plain-1")
+    edited(finished / "suite.toml", 'identifier = "sks"', 'identifier = "zwx"')
+    with pytest.raises(UserError, match="with the identifier sks, and now it is zwx"):
+        score_run(finished, protocol=str(named))
+    assert values(finished, "named-1") == before
+    assert score_run(finished, protocol=str(plain)) == 0
+
+
+@pytest.mark.parametrize("damage", ["cut short", "gone"])
+def test_a_damaged_file_of_scores_is_scored_again(
+    finished: Path, suite: Suite, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*.csv")}
+    (path,) = finished.glob("scores/toy-1/real-images/dog-red-s0.csv")
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-30])
+    capsys.readouterr()
+    assert score_run(finished) == 0
+    assert capsys.readouterr().out.count("scored before") == 5
+    assert {path: path.read_bytes() for path in finished.rglob("*.csv")} == before
+    path.unlink()
+    assert run_grid(plan(suite, ["tests.toy:PAINT", "real-images"]), finished, workers=1) == 0
+    assert {path: path.read_bytes() for path in finished.rglob("*.csv")} == before
+
+
+def test_one_more_metric_computes_that_one_alone(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_to_be_called(*_: object, **__: object) -> None:
+        raise AssertionError("what is scored is not scored again")
+
+    before = (finished / "scores.csv").read_text().splitlines()
+    for ability in ("embeddings", "text_embeddings", "distances"):
+        monkeypatch.setattr(toy.Eye, ability, not_to_be_called)
+    assert score_run(finished, metrics=[BRIGHTNESS]) == 0
+    after = (finished / "scores.csv").read_text().splitlines()
+    assert [line for line in after if BRIGHTNESS not in line] == before
+    assert len(after) == len(before) + 3 * 8 + 3 * 2
+
+
+def test_scores_gained_in_two_goes_are_those_of_one(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path, goes in (
+        (tmp_path / "two", ([], [BRIGHTNESS])),
+        (tmp_path / "one", ([BRIGHTNESS],)),
+    ):
+        assert run_grid(plan(suite, ["tests.toy:PAINT"]), path, workers=1) == 0
+        for metrics in goes:
+            assert score_run(path, metrics=metrics) == 0
+    first, second = ((tmp_path / name / "scores.csv").read_bytes() for name in ("two", "one"))
+    assert first == second
+
+
+def test_a_metric_that_is_gone_keeps_its_scores_and_does_not_block_a_run(
+    finished: Path,
+    suite: Suite,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = ModuleType("gone_for_test")
+    module.METRIC = toy.BRIGHTNESS  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gone_for_test", module)
+    assert score_run(finished, metrics=["gone_for_test:METRIC"]) == 0
+    before = values(finished, "toy-1")
+    monkeypatch.delitem(sys.modules, "gone_for_test")
+    with pytest.raises(UserError, match="cannot import 'gone_for_test'"):
+        score_run(finished, metrics=["gone_for_test:METRIC"])
+    capsys.readouterr()
+    assert run_grid(plan(suite, ["real-images"], seeds=[0, 1]), finished, workers=1) == 0
+    warned = capsys.readouterr().err
+    assert warned.count("warning: ") == warned.count("its scores stay as they are") == 1
+    after = values(finished, "toy-1")
+    assert before.items() <= after.items()
+    # Where it is back, what it lacks is scored.
+    monkeypatch.setitem(sys.modules, "gone_for_test", module)
+    assert score_run(finished) == 0
+    mine = [key for key in values(finished, "toy-1") if "gone_for_test:METRIC" in key]
+    assert len(mine) == 3 * 8 + 2 * 3 * 2
+
+
+def test_a_metric_that_is_gone_has_no_scores_of_images_that_came_later_until_it_is_back(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmark.report.write.write_report", lambda path: path / "report.md")
+    module = ModuleType("gone_for_test")
+    module.METRIC = toy.BRIGHTNESS  # type: ignore[attr-defined]
+    run, one, two = tmp_path / "run", ["tests.toy:PAINT"], {"subjects": ["dog-red"]}
+
+    def mine() -> list[tuple[str, ...]]:
+        return [key for key in values(run, "toy-1") if "gone_for_test:METRIC" in key]
+
+    assert run_grid(plan(suite, one, prompts=["1"], **two), run, workers=1) == 0  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "gone_for_test", module)
+    assert score_run(run, metrics=["gone_for_test:METRIC"]) == 0
+    assert len(mine()) == 4
+    monkeypatch.delitem(sys.modules, "gone_for_test")
+    assert run_grid(plan(suite, one, prompts=["1", "2"], **two), run, workers=1) == 0  # type: ignore[arg-type]
+    assert score_run(run) == 0
+    assert len(mine()) == 4
+    monkeypatch.setitem(sys.modules, "gone_for_test", module)
+    assert score_run(run) == 0
+    assert len(mine()) == 6
 
 
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:

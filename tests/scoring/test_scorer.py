@@ -394,12 +394,12 @@ NO_KIND = NoKind()
     ("kind", "why"),
     [
         ("tests.scoring.test_scorer:NO_KIND", "it lacks load"),
-        ("tests.scoring.colours:Colours", "it is a class: give an instance of it"),
+        ("tests.scoring.colours:Colours", "but a class: give an instance of it"),
     ],
 )
 def test_what_is_no_kind_of_encoders_is_named(kind, why):
     tables = {"dino": {"kind": kind}, "clip": TABLE, "lpips": TABLE}
-    with pytest.raises(UserError, match=f"encoders.dino.kind: '{kind}' is no kind of .*: {why}"):
+    with pytest.raises(UserError, match=f"encoders.dino.kind: '{kind}' is no encoder.* {why}"):
         scoring_of(protocol_of(encoders=tables))
 
 
