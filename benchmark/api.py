@@ -106,8 +106,8 @@ def noise_seed(subject: str, template: str, index: int, seed: int) -> int:
 class Sampler:
     """How images are drawn: a scheduler's name, its steps and the guidance scale.
 
-    Guidance of 1 or less is none: the unconditional pass is left out. Which names there are is the
-    backbone's to say (`BackboneKind.check_sampler`).
+    Which names there are, and what a scale means, is the backbone's to say
+    (`BackboneKind.check_sampler`).
     """
 
     scheduler: str = "ddim"

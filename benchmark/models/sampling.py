@@ -29,6 +29,11 @@ def check_scheduler(sampler: Sampler) -> None:
         raise UserError(f"unknown scheduler '{sampler.scheduler}'; known: {', '.join(SCHEDULERS)}")
 
 
+def passes(sampler: Sampler) -> int:
+    """How often an image goes through the denoiser: with guidance, above 1, twice a step."""
+    return sampler.steps * (2 if sampler.guidance > 1 else 1)
+
+
 def build_scheduler(sampler: Sampler, configuration: Mapping[str, Any]) -> Any:
     """A fresh diffusers scheduler for a model's scheduler `configuration`. Raises UserError."""
     import diffusers

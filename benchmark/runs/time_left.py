@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import fmean
 
-from benchmark.api import TRAINING, Sampler
+from benchmark.api import TRAINING
 from benchmark.config.registry import load_method
 from benchmark.config.suite import Suite
+from benchmark.models.sampling import passes
 from benchmark.runs.agenda import Work
 from benchmark.store.records import Job, JobRecord, Prior, PriorRecord, ScoreRecord
 
@@ -34,7 +35,7 @@ class Forecast:
 
     def learn_prior(self, record: PriorRecord) -> None:
         """Take finished prior images into account."""
-        self._priors.append(record.seconds / (record.prior.count * _passes(record.prior.sampler)))
+        self._priors.append(record.seconds / (record.prior.count * passes(record.prior.sampler)))
 
     def learn_scores(self, seconds: float, images: int) -> None:
         """Take finished scores into account."""
@@ -89,13 +90,8 @@ class Forecast:
     def _prior(self, prior: Prior) -> float | None:
         taken = _mean(self._priors)
         if taken is None and self._rates is not None:
-            taken = self._rates.image_seconds / _passes(self._sampler)
-        return None if taken is None else taken * prior.count * _passes(prior.sampler)
-
-
-def _passes(sampler: Sampler) -> int:
-    """How often an image goes through the denoiser: with guidance twice a step."""
-    return sampler.steps * (2 if sampler.guidance > 1 else 1)
+            taken = self._rates.image_seconds / passes(self._sampler)
+        return None if taken is None else taken * prior.count * passes(prior.sampler)
 
 
 def _mean(seconds: list[float]) -> float | None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmark.api import UserError
 from benchmark.config.suite import Suite, load_suite
 from benchmark.data.dataset import load_dataset
 from benchmark.grid import run_grid
@@ -111,6 +112,26 @@ def test_a_copy_of_the_photographs_may_lie_anywhere(
     assert not (tmp_path / "scored").exists()
     assert shell(*command, "--data", "copy") == 0, "the other subjects are not looked for"
     assert len(scores(tmp_path / "scored", "real-images")) == 4
+
+
+def test_captions_with_another_identifier_are_other_scores(suite: Suite, tmp_path: Path) -> None:
+    picture(tmp_path / "tool/dog-red/a dog in the snow/0.png")
+    caption = suite.protocol.model_copy(update={"caption": "identifier-and-class-noun"})
+    sks, zwx = (
+        suite.model_copy(
+            update={
+                "protocol": caption,
+                "backbone": suite.backbone.model_copy(update={"identifier": identifier}),
+            }
+        )
+        for identifier in ("sks", "zwx")
+    )
+    assert score_images(collect(tmp_path / "tool", sks), tmp_path / "scored") == 0
+    before = scores(tmp_path / "scored", "tool")
+    with pytest.raises(UserError, match="with the identifier sks, and now it is zwx"):
+        score_images(collect(tmp_path / "tool", zwx), tmp_path / "scored")
+    assert scores(tmp_path / "scored", "tool") == before
+    assert collect(tmp_path / "tool", zwx).directory != collect(tmp_path / "tool", sks).directory
 
 
 def test_a_csv_names_the_same_images_in_any_of_the_ways(suite: Suite, tmp_path: Path) -> None:
