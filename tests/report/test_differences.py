@@ -106,9 +106,9 @@ HERE = """\
 | 2. DreamBooth above Textual Inversion | CLIP-I | holds in the mean, not shown | +0.020 [-0.004, +0.044] | +0.023 | Table 1, Stable Diffusion |
 | 3. DreamBooth above Textual Inversion | CLIP-T | reversed | -0.040 [-0.040, -0.040] | +0.050 | Table 1, Stable Diffusion |
 | 3. DreamBooth near the untuned model: within 0.05 | CLIP-T | holds | +0.040 [+0.040, +0.040] | - | - |
-| 4. the prior loss lowers it: without above with | PRES | holds | +0.300 [+0.300, +0.300] | +0.171 | Table 3, Imagen |
-| 5. the prior loss raises it: with above without | DIV | holds | +0.100 [+0.100, +0.100] | +0.020 | Table 3, Imagen |
-| 5. the prior loss costs little: without over with by at most 0.05 | DINO | holds | +0.030 [+0.030, +0.030] | +0.028 | Table 3, Imagen |
+| 4. without prior loss above with it | PRES | holds | +0.300 [+0.300, +0.300] | +0.171 | Table 3, Imagen |
+| 5. with prior loss above without it | DIV | holds | +0.100 [+0.100, +0.100] | +0.020 | Table 3, Imagen |
+| 5. without prior loss above with it by at most 0.05 | DINO | holds | +0.030 [+0.030, +0.030] | +0.028 | Table 3, Imagen |
 | 6. correct class above wrong class | DINO | holds | +0.100 [+0.100, +0.100] | +0.290 | Table 4, Imagen |
 | 6. correct class above wrong class | CLIP-I | holds | +0.100 [+0.100, +0.100] | +0.125 | Table 4, Imagen |
 | 6. correct class above no class | DINO | reversed | -0.070 [-0.070, -0.070] | +0.441 | Table 4, Imagen |
