@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sysconfig
 import venv
@@ -63,8 +64,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = folder / "bin" / "python"
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "parent.pth").write_text(sysconfig.get_path("purelib"))
-    install = [found, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", PACKAGE]
-    subprocess.run(install, check=True)
+    package = shutil.copytree(PACKAGE, folder / "package")  # a build leaves files where it is done
+    subprocess.run([found, "-m", "pip", "install", "-q", "--no-deps", package], check=True)
     return found
 
 
