@@ -63,7 +63,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder, with_pip=True)
     found = folder / "bin" / "python"
     (site,) = folder.glob("lib/python*/site-packages")
-    (site / "parent.pth").write_text(sysconfig.get_path("purelib"))
+    parent = sysconfig.get_path("purelib")
+    (site / "parent.pth").write_text(f"import site; site.addsitedir({parent!r})\n")
     package = shutil.copytree(PACKAGE, folder / "package")  # a build leaves files where it is done
     subprocess.run([found, "-m", "pip", "install", "-q", "--no-deps", package], check=True)
     return found
