@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,8 +61,6 @@ class Workplace:
         if self._lent is None:
             from benchmark.models.loan import Loan
 
-            # Its first import, by an optimiser, replaces functions of torch: no job's doing.
-            importlib.import_module("torch._dynamo")
             choice = self.suite.backbone
             backbone = choice.load_kind().load(
                 choice.model,
