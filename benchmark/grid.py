@@ -146,7 +146,7 @@ def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
             continue
         try:
             scores = examiner.score(record)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plugin that exits ends no scoring
             examiner.directory.write_error(job.name, traceback.format_exc())
             failed.append(job.label)
             print(f"{done}  FAILED: {type(error).__name__}: {error}", flush=True)

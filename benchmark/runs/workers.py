@@ -172,7 +172,7 @@ def _attempt(task: Task, workplace: Workplace, listen: Listener) -> Finished | F
         done = run_job(task, workplace, tell=tell)
         seconds = time.monotonic() - started
         return Finished(task, done.record, seconds, done.means, done.score_seconds)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin that exits ends no run
         failed = Failed(task, f"{type(error).__name__}: {error}", traceback.format_exc())
         _keep_error(failed, workplace)
         return failed

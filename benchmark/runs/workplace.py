@@ -49,7 +49,7 @@ class Workplace:
         backbone, loan = self._borrowed(task, precision)
         try:
             yield backbone
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if left := self._settle(loan, thorough=True):
                 error.add_note(f"it left in the backbone: {'; '.join(left)}")
             raise

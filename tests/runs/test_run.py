@@ -132,6 +132,14 @@ def test_a_failed_job_stops_nothing_and_is_tried_again(
     assert "[3/3] tests.toy:RAISES / dog-blue" in output.out
 
 
+def test_a_method_that_exits_fails_its_job_alone(suite_file: Path, tmp_path: Path) -> None:
+    grid = grid_of(suite_file, "tests.toy:EXITS")
+    assert run_grid(grid, tmp_path / "run", workers=1) == 1
+    (error,) = (tmp_path / "run/jobs").glob("*/dog-blue-s0.error.txt")
+    assert "SystemExit: 0" in error.read_text()
+    assert len(list((tmp_path / "run/jobs").glob("*/*.json"))) == 2
+
+
 def test_nothing_to_report_is_said_and_no_scores_are_made_up(
     suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
