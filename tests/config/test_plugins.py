@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,7 +171,7 @@ def test_a_wrong_setting_is_named(settings: dict[str, object], message: str) -> 
         ({"role": "method"}, "draws references, so its role should be 'upper bound'"),
         ({"role": "lower bound"}, "draws references, so its role should be 'upper bound'"),
         ({"needs": frozenset({"training"})}, "it should need nothing"),
-        ({"draws": "noise"}, "draws 'noise': it should be prompts or references"),
+        ({"draws": "noise"}, "draws of method .* is 'noise': it should be prompts or references"),
     ],
 )
 def test_only_an_upper_bound_that_needs_nothing_draws_references(
@@ -185,6 +185,38 @@ def test_only_an_upper_bound_that_needs_nothing_draws_references(
         monkeypatch.setattr(Quiet, key, value)
     with pytest.raises(UserError, match=message):
         plugins.load_method(name)
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "message"),
+    [
+        ("version", 1, "version of method '.*:QUIET' is 1: it should be a string"),
+        ("role", "baseline", "is 'baseline': it should be method or upper bound or lower bound"),
+        ("needs", ["training"], r"needs of .* is \['training'\]: it should be a frozenset of str"),
+        ("needs", frozenset({1}), "it should be a frozenset of strings"),
+        ("description", None, "description of .* is None: it should be a string"),
+    ],
+)
+def test_a_member_of_another_type_is_named(
+    monkeypatch: pytest.MonkeyPatch, member: str, value: object, message: str
+) -> None:
+    if member == "description":
+        monkeypatch.setitem(globals(), "QUIET", replace(QUIET, description=value))  # type: ignore[arg-type]
+    else:
+        monkeypatch.setattr(Quiet, member, value)
+    with pytest.raises(UserError, match=message):
+        plugins.load_method(f"{__name__}:QUIET")
+
+
+@pytest.mark.parametrize("value", [Path("/x"), {"a"}, float("nan"), {1: 2}, b"x"])
+def test_a_setting_that_no_record_can_hold_is_named(
+    monkeypatch: pytest.MonkeyPatch, value: object
+) -> None:
+    monkeypatch.setitem(globals(), "QUIET", replace(QUIET, word=value))  # type: ignore[arg-type]
+    with pytest.raises(
+        UserError, match="setting 'word' of method '.*:QUIET' is .*: it should be a"
+    ):
+        plugins.load_method(f"{__name__}:QUIET")
 
 
 def test_a_kind_of_encoder_is_checked_too() -> None:
