@@ -17,6 +17,7 @@ import json
 import math
 import sys
 import tomllib
+import traceback
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
@@ -85,7 +86,10 @@ def load(group: str, name: str) -> Any:
     """The plugin called `name`, or the object at `module:ATTRIBUTE`. Raises UserError."""
     points = available(group)
     if name in points:
-        return points[name].load()
+        try:
+            return points[name].load()
+        except (Exception, SystemExit) as error:  # whatever somebody's module raises
+            raise UserError(_not_imported(group, name, points[name].module, error)) from error
     if ":" in name:
         return _load_attribute(group, name)
     raise UserError(
@@ -101,14 +105,26 @@ def _load_attribute(group: str, name: str) -> Any:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"{group[:-1]} '{name}': cannot import '{module_name}': {error}") from error
+    except (Exception, SystemExit) as error:  # whatever somebody's module raises
+        raise UserError(_not_imported(group, name, module_name, error)) from error
     try:
         return getattr(module, attribute)
     except AttributeError:
         raise UserError(
             f"{group[:-1]} '{name}': module '{module_name}' has no '{attribute}'"
         ) from None
+
+
+def _not_imported(group: str, name: str, module: str, error: BaseException) -> str:
+    """That a plugin's module cannot be imported, and where in which file it fails."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in frames if f.filename != __file__ and "importlib" not in f.filename]
+    why = str(error)
+    if isinstance(error, SyntaxError):
+        why = f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    elif frames:
+        why = f"{frames[-1].filename}, line {frames[-1].lineno}: {type(error).__name__}: {error}"
+    return f"{group[:-1]} '{name}': cannot import '{module}': {why}"
 
 
 def _checked(group: str, name: str) -> Any:

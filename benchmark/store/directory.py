@@ -188,7 +188,9 @@ class RunDirectory:
         path = self.path / f"{job_path(name)}.json"
         if not path.is_file():
             return None
-        return from_json(JobRecord, read_json(path), where=str(path))
+        record = from_json(JobRecord, read_json(path), where=str(path))
+        _check_place(record.job.name, name, path)
+        return record
 
     def write_images(self, images: dict[str, np.ndarray]) -> dict[str, str]:
         """Write images (relative path -> uint8 (h, w, 3)); the SHA-256 of each file."""
@@ -222,7 +224,9 @@ class RunDirectory:
         path = self.path / f"{prior_path(key)}.json"
         if not path.is_file():
             return None
-        return from_json(PriorRecord, read_json(path), where=str(path))
+        record = from_json(PriorRecord, read_json(path), where=str(path))
+        _check_place(record.prior.key, key, path)
+        return record
 
     def write_prior(self, record: PriorRecord) -> None:
         """Write the record of prior images, after their file."""
@@ -239,6 +243,7 @@ class RunDirectory:
         if not path.is_file():
             return None
         record = from_json(ScoreRecord, read_json(path), where=str(path))
+        _check_place(record.name, name, path)
         rows = path.with_suffix(".csv")
         whole = rows.is_file() and sha256(rows.read_bytes()) == record.rows
         return record if whole else None
@@ -303,6 +308,15 @@ def _score(row: dict[str, str], path: Path) -> Score:
 
 def _json_text(record: JobRecord | PriorRecord | ScoreRecord) -> str:
     return json.dumps(to_json(record), indent=1) + "\n"
+
+
+def _check_place(found: object, expected: object, path: Path) -> None:
+    """Refuse a record that lies where another's should: it was copied there or renamed."""
+    if found != expected:
+        raise UserError(
+            f"{path} is the record of {found}, and should be that of {expected}: remove it, and "
+            "run again"
+        )
 
 
 def _foreign(path: Path) -> bool:

@@ -133,6 +133,29 @@ def test_what_is_no_method_is_named(name: str, message: str) -> None:
         plugins.load_method(name)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\ny = 1 / 0\n", "{}, line 2: ZeroDivisionError: division by zero"),
+        ("x = 1\n\nx = = 2\n", "{}, line 3: SyntaxError: invalid syntax"),
+        ("import sys\nsys.exit(0)\n", "{}, line 2: SystemExit: 0"),
+        ("import no_such_module\n", "{}, line 1: ModuleNotFoundError: No module named 'no_such"),
+    ],
+)
+def test_a_module_that_fails_is_named_with_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    path = tmp_path / "fails_for_test.py"
+    path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = f"cannot import 'fails_for_test': {message.format(path)}"
+    with pytest.raises(UserError, match=message):
+        plugins.load_method("fails_for_test:MINE")
+    offer(monkeypatch, ("mine", "fails_for_test:MINE"))
+    with pytest.raises(UserError, match=f"method 'mine': {message}"):
+        plugins.load_method("mine")
+
+
 def test_settings_are_the_fields_and_are_put_in_by_name() -> None:
     known = {"steps": 3, "rate": 0.5, "trained": False, "word": None, "nouns": ("a", "b")}
     assert plugins.settings_of(QUIET) == known
