@@ -76,8 +76,9 @@ def run_grid(
             suite=joined_suite(grid, jobs, existing),
             protocols={protocol.label: protocol.dump_toml()},
         )
-        examiner = Examiner(assessment, existing.directory, grid.device)
-        workplace = Workplace(grid.suite, existing.directory, examiner, keep_weights)
+        directory = RunDirectory(path.absolute())  # a method may go to another folder
+        examiner = Examiner(assessment, directory, grid.device)
+        workplace = Workplace(grid.suite, directory, examiner, keep_weights)
         display = Display(outlook, assessment.scoring, forecast)
         agenda = Agenda(left, forecast.seconds)
         try:

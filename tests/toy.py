@@ -375,6 +375,8 @@ class Tell(Paint):
 def meet(mishap: str, backbone: Easel) -> None:
     if mishap == "raise":
         raise RuntimeError("the paint is dry\nand more")
+    if mishap == "wander":
+        os.chdir("/")
     if mishap == "exit":
         sys.exit(0)
     if mishap == "interrupt":
@@ -395,6 +397,7 @@ PRIMED = replace(PAINT, prior_count=20)
 SLOW = replace(PAINT, seconds=0.4)
 RAISES = replace(PAINT, mishap="raise")
 EXITS = replace(PAINT, mishap="exit")
+WANDERS = replace(PAINT, mishap="wander")
 INTERRUPTED = replace(PAINT, mishap="interrupt")
 DIES = replace(PAINT, mishap="die")
 LEAVES = replace(PAINT, mishap="leave")

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -156,7 +156,7 @@ def _fit_and_draw(
     pace = Pace(partial(tell, "fit"))
     times = [time.perf_counter()]
     tell("loading", 0, 1)
-    with workplace.lend(job) as backbone:
+    with chdir("."), workplace.lend(job) as backbone:  # a method may go to another folder
         times.append(time.perf_counter())
         tools = JobTools(job.seed, subject, pace, workplace.prepared(job.fit.prior, backbone))
         kept = before.weights if before else None

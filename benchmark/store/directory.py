@@ -171,13 +171,18 @@ class RunDirectory:
             raise UserError(f"{path} is no plan of a run ({error}): run it again") from error
 
     def write_plan(self, plan: Plan, *, suite: str, protocols: dict[str, str]) -> None:
-        """Write run.json, suite.toml, and each protocol's TOML by its label."""
+        """Write run.json, suite.toml, and each protocol's TOML by its label.
+
+        In a new folder run.json is there first, and says whose folder it is; else it comes last.
+        """
+        text = json.dumps({"format": FORMAT} | asdict(plan), indent=1) + "\n"
         try:
-            for label, text in protocols.items():
-                write_atomically(self.path / f"protocols/{folder_name(label)}.toml", text)
+            if not (self.path / PLAN).is_file():
+                write_atomically(self.path / PLAN, text)
+            for label, protocol in protocols.items():
+                write_atomically(self.path / f"protocols/{folder_name(label)}.toml", protocol)
             write_atomically(self.path / SUITE, suite)
-            text = json.dumps({"format": FORMAT} | asdict(plan), indent=1)
-            write_atomically(self.path / PLAN, text + "\n")
+            write_atomically(self.path / PLAN, text)
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
 

@@ -29,6 +29,7 @@ from benchmark.runs.workers import (
     worker_count,
 )
 from benchmark.runs.workplace import Workplace
+from benchmark.store import directory
 from benchmark.store.directory import RunDirectory
 from tests import toy
 
@@ -138,6 +139,38 @@ def test_a_method_that_exits_fails_its_job_alone(suite_file: Path, tmp_path: Pat
     (error,) = (tmp_path / "run/jobs").glob("*/dog-blue-s0.error.txt")
     assert "SystemExit: 0" in error.read_text()
     assert len(list((tmp_path / "run/jobs").glob("*/*.json"))) == 2
+
+
+def test_a_method_that_goes_to_another_folder_takes_no_file_along(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grid = grid_of(suite_file, "tests.toy:WANDERS")
+    assert run_grid(grid, Path("run"), workers=1, keep_weights=True) == 0
+    assert Path.cwd() == tmp_path
+    for kind, count in (("jobs/*/*.json", 3), ("weights/*/*", 3), ("images/*/*/*", 24)):
+        assert len(list((tmp_path / "run").glob(kind))) == count
+
+
+@pytest.mark.parametrize("left", range(1, 4))
+def test_a_new_directory_of_a_run_killed_at_once_can_be_used_again(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    grid, written = grid_of(suite_file, "untuned"), []
+    write = directory.write_atomically
+
+    def killed(path: Path, content: str | bytes) -> None:
+        if len(written) == left:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(directory, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(grid, tmp_path / "run", workers=1)
+    monkeypatch.undo()
+    monkeypatch.setattr("benchmark.runs.workers.is_ours", lambda group, name: True)
+    assert run_grid(grid, tmp_path / "run", workers=1) == 0
 
 
 def test_nothing_to_report_is_said_and_no_scores_are_made_up(
