@@ -101,6 +101,8 @@ def plan(
     base = _base(suite, device)
     _check_backbone(suite, rows, chosen.subjects)
     verify(chosen.dataset, chosen.subjects)
+    for subject in chosen.subjects:
+        suite.protocol.reference_indices(subject)  # refuses a wrong file of references
     settled = _settled(suite, base)
     # Not over the selection: what is asked for later goes on in the same directory.
     name = f"{suite.name}-{digest([settled, suite.methods])[:8]}"

@@ -248,6 +248,16 @@ def test_what_cannot_be_scored_is_refused_before_anything_runs(
             run_grid(plan(one, ["untuned"]), tmp_path / "run", dry_run=True)
 
 
+def test_a_reference_that_is_none_of_the_subjects_images_is_refused_before_anything_runs(
+    suite: Suite,
+) -> None:
+    named = {"references": "one", "reference": {"dog-blue": "nowhere.png"}}
+    one = changed(suite, protocol=named)
+    assert plan(one, ["untuned"], subjects=["dog-red"]).jobs
+    with pytest.raises(UserError, match="compares subject 'dog-blue' with 'nowhere.png' alone"):
+        plan(one, ["untuned"])
+
+
 def test_a_resolution_of_its_own_is_part_of_the_backbones_name_and_of_the_key(suite: Suite) -> None:
     (own, *_), (other, *_) = (
         plan(one, ["tests.toy:PAINT"]).jobs
