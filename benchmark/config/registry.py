@@ -272,6 +272,8 @@ def variant(name: str) -> tuple[str, dict[str, Any]]:
         key, equals, text = item.partition("=")
         if not equals or not rest.endswith("]"):
             raise UserError(f"method '{name}': settings are written name[key=value,key=value]")
+        if key.strip() in settings:
+            raise UserError(f"method '{name}' has the setting '{key.strip()}' twice: give it once")
         try:
             settings[key.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

@@ -9,6 +9,7 @@ import pytest
 from annotated_types import Ge
 
 from benchmark.api import Draws, Method, Metric, UserError
+from benchmark.cli.options import seed_numbers
 from benchmark.config import registry as plugins
 
 
@@ -240,6 +241,18 @@ def test_a_setting_that_no_record_can_hold_is_named(
         UserError, match="setting 'word' of method '.*:QUIET' is .*: it should be a"
     ):
         plugins.load_method(f"{__name__}:QUIET")
+
+
+def test_a_setting_that_is_given_twice_is_refused() -> None:
+    assert plugins.variant("quiet[steps=5, rate=1]") == ("quiet", {"steps": 5, "rate": 1})
+    with pytest.raises(UserError, match="has the setting 'steps' twice: give it once"):
+        plugins.variant("quiet[steps=5, steps=6]")
+
+
+def test_a_seed_is_below_two_to_the_63() -> None:
+    assert seed_numbers(f"0,{2**63 - 1}") == [0, 2**63 - 1]
+    with pytest.raises(UserError, match=f"--seed {2**63} is too large: it should be below 2"):
+        seed_numbers(f"0,{2**63}")
 
 
 def test_a_kind_of_encoder_is_checked_too() -> None:
