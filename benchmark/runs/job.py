@@ -167,7 +167,7 @@ def _fit_and_draw(
             weights = method.fit(subject, backbone, tools)
             kept = None
         times.append(time.perf_counter())
-        if workplace.keep_weights and fitted:
+        if workplace.keep_weights and fitted and weights:
             kept = write_weights(weights, job.name, workplace.directory)
         _seed(job.seed)  # so that it draws alike whether it was fitted here or not
         tools = replace(tools, progress=Pace(partial(tell, "draw")))

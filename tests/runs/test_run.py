@@ -287,6 +287,23 @@ def test_a_model_that_does_not_fit_twice_has_one_worker_and_it_is_said(
     assert "memory      about 18 GB a worker, 30 GB free\n" in output
 
 
+def test_a_method_that_learned_nothing_keeps_no_weights(suite_file: Path, tmp_path: Path) -> None:
+    grid = grid_of(suite_file, "tests.toy:PAINT", "untuned")
+    assert run_grid(grid, tmp_path / "run", workers=1, keep_weights=True) == 0
+    assert len(list((tmp_path / "run/weights").glob("*/*"))) == 3
+    assert not (tmp_path / "run/weights/untuned").exists()
+
+
+def test_one_image_a_prompt_is_said_in_the_singular(
+    suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = load_suite(str(suite_file))
+    for count, said in ((1, "1 image each\n"), (2, "2 images each\n")):
+        grid = plan(suite, ["untuned"], images_per_prompt=count)
+        assert run_grid(grid, tmp_path / "run", dry_run=True) == 0
+        assert f"prompts     3 a subject, {said}" in capsys.readouterr().out
+
+
 def test_a_dry_run_shows_the_phases_and_writes_nothing(
     suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
