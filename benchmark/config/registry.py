@@ -117,8 +117,8 @@ def _load_attribute(group: str, name: str) -> Any:
 
 def _not_imported(group: str, name: str, module: str, error: BaseException) -> str:
     """That a plugin's module cannot be imported, and where in which file it fails."""
-    frames = traceback.extract_tb(error.__traceback__)
-    frames = [f for f in frames if f.filename != __file__ and "importlib" not in f.filename]
+    passed = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in passed if f.filename != __file__ and "importlib" not in f.filename]
     why = str(error)
     if isinstance(error, SyntaxError):
         why = f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"

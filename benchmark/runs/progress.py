@@ -59,9 +59,8 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring) -> None:
     print(f"subjects    {len(grid.subjects)}: {', '.join(grid.subjects)}")
     if grid.left_out:
         print(f"left out    {', '.join(grid.left_out)}: none of the chosen prompts is for them")
-    print(
-        f"prompts     {' or '.join(map(str, prompts))} a subject, {per_prompt} image{'s' * (per_prompt > 1)} each"
-    )
+    each = f"{per_prompt} image{'s' * (per_prompt > 1)} each"
+    print(f"prompts     {' or '.join(map(str, prompts))} a subject, {each}")
     print(f"seeds       {', '.join(map(str, grid.seeds))}")
     print(f"scored by   {scoring.protocol}: {', '.join(scoring.metrics)}")
     print(f"jobs        {len(outlook.jobs)}, {images} images")
