@@ -76,8 +76,9 @@ def run_grid(
             suite=joined_suite(grid, jobs, existing),
             protocols={protocol.label: protocol.dump_toml()},
         )
-        examiner = Examiner(assessment, existing.directory, grid.device)
-        workplace = Workplace(grid.suite, existing.directory, examiner, keep_weights)
+        directory = RunDirectory(path.absolute())  # a method may go to another folder
+        examiner = Examiner(assessment, directory, grid.device)
+        workplace = Workplace(grid.suite, directory, examiner, keep_weights)
         display = Display(outlook, assessment.scoring, forecast)
         agenda = Agenda(left, forecast.seconds)
         try:
@@ -146,7 +147,7 @@ def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
             continue
         try:
             scores = examiner.score(record)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plugin that exits ends no scoring
             examiner.directory.write_error(job.name, traceback.format_exc())
             failed.append(job.label)
             print(f"{done}  FAILED: {type(error).__name__}: {error}", flush=True)

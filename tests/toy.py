@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -374,6 +375,10 @@ class Tell(Paint):
 def meet(mishap: str, backbone: Easel) -> None:
     if mishap == "raise":
         raise RuntimeError("the paint is dry\nand more")
+    if mishap == "wander":
+        os.chdir("/")
+    if mishap == "exit":
+        sys.exit(0)
     if mishap == "interrupt":
         raise KeyboardInterrupt
     if mishap == "die":
@@ -391,6 +396,8 @@ TELL = Tell()
 PRIMED = replace(PAINT, prior_count=20)
 SLOW = replace(PAINT, seconds=0.4)
 RAISES = replace(PAINT, mishap="raise")
+EXITS = replace(PAINT, mishap="exit")
+WANDERS = replace(PAINT, mishap="wander")
 INTERRUPTED = replace(PAINT, mishap="interrupt")
 DIES = replace(PAINT, mishap="die")
 LEAVES = replace(PAINT, mishap="leave")

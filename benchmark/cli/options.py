@@ -181,4 +181,6 @@ def seed_numbers(text: str) -> list[int]:
     for seed in seeds:
         if not (seed.isascii() and seed.isdigit()):
             raise UserError(f"--seed '{seed}' is no seed: give whole numbers from 0, like 0,1,2")
+        if int(seed) >= 2**63:
+            raise UserError(f"--seed {seed} is too large: it should be below 2^63")
     return [int(seed) for seed in seeds]

@@ -17,6 +17,7 @@ import json
 import math
 import sys
 import tomllib
+import traceback
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
@@ -27,7 +28,7 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
-from benchmark.api import SUBJECT_IMAGES, BackboneKind, Draws, Method, Metric, UserError
+from benchmark.api import SUBJECT_IMAGES, BackboneKind, Draws, Method, Metric, Role, UserError
 
 _OURS = "dreambooth-benchmark"  #: the distribution whose plugins are ours
 _NO_SETTINGS = ("description", "variant_of")
@@ -85,7 +86,10 @@ def load(group: str, name: str) -> Any:
     """The plugin called `name`, or the object at `module:ATTRIBUTE`. Raises UserError."""
     points = available(group)
     if name in points:
-        return points[name].load()
+        try:
+            return points[name].load()
+        except (Exception, SystemExit) as error:  # whatever somebody's module raises
+            raise UserError(_not_imported(group, name, points[name].module, error)) from error
     if ":" in name:
         return _load_attribute(group, name)
     raise UserError(
@@ -101,14 +105,26 @@ def _load_attribute(group: str, name: str) -> Any:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"{group[:-1]} '{name}': cannot import '{module_name}': {error}") from error
+    except (Exception, SystemExit) as error:  # whatever somebody's module raises
+        raise UserError(_not_imported(group, name, module_name, error)) from error
     try:
         return getattr(module, attribute)
     except AttributeError:
         raise UserError(
             f"{group[:-1]} '{name}': module '{module_name}' has no '{attribute}'"
         ) from None
+
+
+def _not_imported(group: str, name: str, module: str, error: BaseException) -> str:
+    """That a plugin's module cannot be imported, and where in which file it fails."""
+    passed = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in passed if f.filename != __file__ and "importlib" not in f.filename]
+    why = str(error)
+    if isinstance(error, SyntaxError):
+        why = f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    elif frames:
+        why = f"{frames[-1].filename}, line {frames[-1].lineno}: {type(error).__name__}: {error}"
+    return f"{group[:-1]} '{name}': cannot import '{module}': {why}"
 
 
 def _checked(group: str, name: str) -> Any:
@@ -144,10 +160,7 @@ def load_metric(name: str) -> Metric:
 def load_method(name: str) -> Method:
     """The method called `name`, checked against the protocol. Raises UserError."""
     method = _checked("methods", name)
-    if method.draws not in get_args(Draws):
-        raise UserError(
-            f"method '{name}' draws {method.draws!r}: it should be {' or '.join(get_args(Draws))}"
-        )
+    _check_members(name, method)
     if method.draws == "references" and (method.role != "upper bound" or method.needs):
         raise UserError(
             f"method '{name}' draws references, so its role should be 'upper bound' and it should "
@@ -158,7 +171,50 @@ def load_method(name: str) -> Method:
             f"method '{name}' has a field '{SUBJECT_IMAGES}', but every method accepts a setting "
             "of that name: call the field something else"
         )
+    _check_settings(name, method)
     return method
+
+
+def _check_members(name: str, method: Method) -> None:
+    """Refuse a method one of whose members is not of the type that it is declared with."""
+    for member, fits, wanted in (
+        ("version", isinstance(method.version, str), "a string"),
+        ("description", isinstance(method.description, str), "a string"),
+        ("role", method.role in get_args(Role), " or ".join(get_args(Role))),
+        ("draws", method.draws in get_args(Draws), " or ".join(get_args(Draws))),
+        ("needs", _is_set_of_names(method.needs), "a frozenset of strings"),
+        ("variant_of", isinstance(method.variant_of, str | None), "a method's name or None"),
+    ):
+        if not fits:
+            value = getattr(method, member)
+            raise UserError(f"{member} of method '{name}' is {value!r}: it should be {wanted}")
+
+
+def _is_set_of_names(needs: object) -> bool:
+    return isinstance(needs, frozenset) and all(isinstance(one, str) for one in needs)
+
+
+def _check_settings(name: str, method: Method) -> None:
+    """Refuse settings that a record cannot hold: they should come back from JSON as they went."""
+    for key, value in settings_of(method).items():
+        try:
+            kept = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError):
+            kept = ...
+        if kept != _listed(value):
+            raise UserError(
+                f"setting '{key}' of method '{name}' is {value!r}: it should be a number, a "
+                "string, true, false, None, or a list or table of these"
+            )
+
+
+def _listed(value: Any) -> Any:
+    """`value` with lists for tuples, as JSON has them."""
+    if isinstance(value, list | tuple):
+        return [_listed(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _listed(one) for key, one in value.items()}
+    return value
 
 
 def settings_of(method: Method) -> dict[str, Any]:
@@ -216,6 +272,8 @@ def variant(name: str) -> tuple[str, dict[str, Any]]:
         key, equals, text = item.partition("=")
         if not equals or not rest.endswith("]"):
             raise UserError(f"method '{name}': settings are written name[key=value,key=value]")
+        if key.strip() in settings:
+            raise UserError(f"method '{name}' has the setting '{key.strip()}' twice: give it once")
         try:
             settings[key.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

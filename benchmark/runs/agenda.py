@@ -79,12 +79,15 @@ class Agenda:
         after = sum(self.seconds(w) or 0.0 for w in self.waiting if w.waits_for == key)
         return False, -after, key
 
-    def take(self) -> Task | None:
-        """The next task that can be done now; None if there is none, or none yet."""
-        for i, work in enumerate(self.waiting):
-            if work.waits_for not in self._coming:
-                return self.waiting.pop(i).task
-        return None
+    def take(self, method: str = "") -> Task | None:
+        """The next task that can be done now, one of `method` first; None if there is none yet."""
+        ready = [work for work in self.waiting if work.waits_for not in self._coming]
+        if not ready:
+            return None
+        alike = [w for w in ready if isinstance(w.task, Job) and w.task.method == method]
+        chosen = (alike or ready)[0]
+        self.waiting = [work for work in self.waiting if work is not chosen]
+        return chosen.task
 
     def finish(self, task: Task) -> None:
         """`task` is done: what waited for it can be."""

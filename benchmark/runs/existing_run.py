@@ -258,4 +258,11 @@ def _templates(jobs: Iterable[Job]) -> set[str]:
 
 def _suite_before(existing: Existing) -> dict[str, Any]:
     path = existing.directory.path / SUITE
-    return tomllib.loads(path.read_text("utf-8")) if existing.plan and path.is_file() else {}
+    if existing.plan is None or not path.is_file():
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is no TOML ({error}): mend it, remove it, or choose another --out"
+        ) from error

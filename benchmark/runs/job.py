@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -156,7 +156,7 @@ def _fit_and_draw(
     pace = Pace(partial(tell, "fit"))
     times = [time.perf_counter()]
     tell("loading", 0, 1)
-    with workplace.lend(job) as backbone:
+    with chdir("."), workplace.lend(job) as backbone:  # a method may go to another folder
         times.append(time.perf_counter())
         tools = JobTools(job.seed, subject, pace, workplace.prepared(job.fit.prior, backbone))
         kept = before.weights if before else None
@@ -167,7 +167,7 @@ def _fit_and_draw(
             weights = method.fit(subject, backbone, tools)
             kept = None
         times.append(time.perf_counter())
-        if workplace.keep_weights and fitted:
+        if workplace.keep_weights and fitted and weights:
             kept = write_weights(weights, job.name, workplace.directory)
         _seed(job.seed)  # so that it draws alike whether it was fitted here or not
         tools = replace(tools, progress=Pace(partial(tell, "draw")))

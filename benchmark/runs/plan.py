@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.api import SUBJECT_IMAGES, Method, Prompt, Sampler, Subject, UserError
+from benchmark.api import SUBJECT_IMAGES, Method, PriorImages, Prompt, Sampler, Subject, UserError
 from benchmark.config.suite import Suite
 from benchmark.data.dataset import Dataset, first_images, verify
 from benchmark.models.precision import resolve_device, resolve_precision
@@ -101,6 +101,8 @@ def plan(
     base = _base(suite, device)
     _check_backbone(suite, rows, chosen.subjects)
     verify(chosen.dataset, chosen.subjects)
+    for subject in chosen.subjects:
+        suite.protocol.reference_indices(subject)  # refuses a wrong file of references
     settled = _settled(suite, base)
     # Not over the selection: what is asked for later goes on in the same directory.
     name = f"{suite.name}-{digest([settled, suite.methods])[:8]}"
@@ -195,7 +197,7 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
     except UserError as error:
         raise UserError(f"the suite's [sampler]: {error}") from error
     for row in rows:
-        asked = [prior for s in subjects if (prior := row.method.prior(s)) is not None]
+        asked = [prior for s in subjects if (prior := _asked(row, s)) is not None]
         for sampler in {prior.sampler for prior in asked}:
             try:
                 kind.check_sampler(model, sampler)
@@ -238,7 +240,7 @@ def lay_out(
         own = base if row.method.needs else None
         for subject in chosen.subjects:
             for seed in seeds:
-                prior = _prior(row.method, subject, seed, own)
+                prior = _prior(row, subject, seed, own)
                 if prior is not None:
                     priors[prior.key] = prior
                 fit = _fit(row, subject, seed, own, prior)
@@ -246,8 +248,31 @@ def lay_out(
     return tuple(jobs), priors
 
 
-def _prior(method: Method, subject: Subject, seed: int, base: Base | None) -> Prior | None:
-    asked = method.prior(subject)
+def _asked(row: Row, subject: Subject) -> PriorImages | None:
+    """The prior images that a method asks for. Raises UserError if that is no such thing."""
+    try:
+        asked = row.method.prior(subject)
+    except Exception as error:  # whatever a plugin raises, before anything is trained
+        raise UserError(
+            f"prior of method '{row.name}' for subject '{subject.name}' raises "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if asked is not None and not _whole(asked):
+        raise UserError(
+            f"prior of method '{row.name}' for subject '{subject.name}' gives {asked!r}: it should "
+            "be PriorImages with a count of at least 1, or None"
+        )
+    return asked
+
+
+def _whole(asked: object) -> bool:
+    if not isinstance(asked, PriorImages) or not isinstance(asked.sampler, Sampler):
+        return False
+    return isinstance(asked.count, int) and asked.count >= 1
+
+
+def _prior(row: Row, subject: Subject, seed: int, base: Base | None) -> Prior | None:
+    asked = _asked(row, subject)
     if asked is None or base is None:
         return None
     return Prior(

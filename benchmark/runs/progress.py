@@ -53,12 +53,14 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring) -> None:
     workers, seconds = outlook.workers, outlook.seconds
     print(f"suite       {grid.suite.name}: {grid.suite.description}")
     if grid.suite.data.folder:
-        print(f"data        {grid.suite.data.dataset}: images in {grid.suite.data.folder}")
+        both = dict.fromkeys([grid.suite.data.dataset, str(grid.suite.data.folder)])
+        print(f"data        {': images in '.join(both)}")
     print(f"methods     {len(grid.methods)}: {', '.join(grid.methods)}")
     print(f"subjects    {len(grid.subjects)}: {', '.join(grid.subjects)}")
     if grid.left_out:
         print(f"left out    {', '.join(grid.left_out)}: none of the chosen prompts is for them")
-    print(f"prompts     {' or '.join(map(str, prompts))} a subject, {per_prompt} images each")
+    each = f"{per_prompt} image{'s' * (per_prompt > 1)} each"
+    print(f"prompts     {' or '.join(map(str, prompts))} a subject, {each}")
     print(f"seeds       {', '.join(map(str, grid.seeds))}")
     print(f"scored by   {scoring.protocol}: {', '.join(scoring.metrics)}")
     print(f"jobs        {len(outlook.jobs)}, {images} images")

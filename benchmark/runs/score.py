@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
+from contextlib import chdir
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -125,7 +126,8 @@ class Examiner:
         lacking = unscored(record, before, scoring)
         requests = [image.request for image in record.images.values()]
         images = [self._pixels(path, image) for path, image in record.images.items()]
-        scores = self.scorer.score(job.name, subject, requests, images, only=lacking)
+        with chdir("."):  # a metric may go to another folder
+            scores = self.scorer.score(job.name, subject, requests, images, only=lacking)
         metrics = dict(scoring.metrics)
         kept: list[Score] = []
         if before is not None:

@@ -3,6 +3,9 @@
 On CUDA one process keeps the device busy. On a CPU there is a worker for each core, with one
 thread, so that a sum's last digits do not depend on the number of cores; fewer if memory is
 short.
+
+A method from outside may change anything in its process: its jobs run in a worker process, which is
+replaced before a task of another method.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from benchmark.config.registry import is_ours
 from benchmark.runs.agenda import Agenda, Task
 from benchmark.runs.job import run_job, run_prior
 from benchmark.runs.score import one_thread
@@ -113,10 +117,17 @@ def execute(agenda: Agenda, workplace: Workplace, *, workers: int, listen: Liste
 
     A task that fails stops only those that need it. KeyboardInterrupt ends the workers at once.
     """
-    if workers == 1:
+    if workers == 1 and not any(_outside(work.task) for work in agenda.waiting):
         _execute_here(agenda, workplace, listen)
     else:
         _execute_in_workers(agenda, workplace, workers, listen)
+
+
+def _outside(task: Task) -> str:
+    """The method of `task` if it does not come with this package; else an empty string."""
+    if isinstance(task, Prior) or is_ours("methods", task.fit.method):
+        return ""
+    return task.method
 
 
 def _execute_here(agenda: Agenda, workplace: Workplace, listen: Listener) -> None:
@@ -161,7 +172,7 @@ def _attempt(task: Task, workplace: Workplace, listen: Listener) -> Finished | F
         done = run_job(task, workplace, tell=tell)
         seconds = time.monotonic() - started
         return Finished(task, done.record, seconds, done.means, done.score_seconds)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin that exits ends no run
         failed = Failed(task, f"{type(error).__name__}: {error}", traceback.format_exc())
         _keep_error(failed, workplace)
         return failed
@@ -172,13 +183,14 @@ class _Worker:
 
     def __init__(self, context: Any, workplace: Workplace) -> None:
         self.task: Task | None = None
+        self.outside = ""  #: the method from outside that has run in it
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, workplace))
         self.process.start()
         theirs.close()
 
     def take(self, task: Task) -> None:
-        self.task = task
+        self.task, self.outside = task, _outside(task)
         self.connection.send(task)
 
     def stop(self) -> None:
@@ -192,8 +204,9 @@ class _Worker:
 def _execute_in_workers(
     agenda: Agenda, workplace: Workplace, workers: int, listen: Listener
 ) -> None:
-    # Read when a library is loaded, so they must stand before the workers start.
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    if workers > 1 or not on_cuda():
+        # Read when a library is loaded, so they must stand before the workers start.
+        os.environ.update(dict.fromkeys(_THREADS, "1"))
     context = multiprocessing.get_context("spawn")
     crew: list[_Worker] = []
     try:
@@ -222,17 +235,26 @@ def _hand_out(
     hire: Callable[[], _Worker],
     listen: Listener,
 ) -> None:
-    """Give tasks that are ready to idle workers, and to new ones while there are too few."""
+    """Give tasks that are ready to idle workers, and to new ones while there are too few.
+
+    What ran a method from outside takes more of that method; before another it is replaced.
+    """
     crew[:] = [worker for worker in crew if worker.task or worker.process.is_alive()]
     idle = [worker for worker in crew if worker.task is None]
     while idle or len(crew) < workers:
-        task = agenda.take()
+        worker = idle.pop() if idle else None
+        task = agenda.take(worker.outside if worker else "")
         if task is None:
             return
-        if not idle:
-            crew.append(hire())
-            idle.append(crew[-1])
-        idle.pop().take(task)
+        if worker and worker.outside not in ("", _outside(task)):
+            crew.remove(worker)
+            worker.connection.close()
+            worker.stop()
+            worker = None
+        if worker is None:
+            worker = hire()
+            crew.append(worker)
+        worker.take(task)
         listen(Started(task))
 
 

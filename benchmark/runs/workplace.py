@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,7 +49,7 @@ class Workplace:
         backbone, loan = self._borrowed(task, precision)
         try:
             yield backbone
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if left := self._settle(loan, thorough=True):
                 error.add_note(f"it left in the backbone: {'; '.join(left)}")
             raise
@@ -62,8 +61,6 @@ class Workplace:
         if self._lent is None:
             from benchmark.models.loan import Loan
 
-            # Its first import, by an optimiser, replaces functions of torch: no job's doing.
-            importlib.import_module("torch._dynamo")
             choice = self.suite.backbone
             backbone = choice.load_kind().load(
                 choice.model,

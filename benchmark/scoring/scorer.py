@@ -164,7 +164,12 @@ class Scorer:
                     f"metric '{metric}' scores image {i!r}, and {_label(name)} has "
                     f"{len(batch.requests)} images"
                 )
-            if not isinstance(value, Unscored):
+            if isinstance(value, Unscored):
+                if not isinstance(value.reason, str) or not value.reason.strip():
+                    raise ValueError(
+                        f"metric '{metric}' gave no score and no reason for {_told(batch, i, name)}"
+                    )
+            else:
                 if not isinstance(value, Real) or not math.isfinite(value):
                     raise ValueError(f"metric '{metric}' gave {value} for {_told(batch, i, name)}")
                 value = self.protocol.scaled(metric, float(value))

@@ -171,13 +171,18 @@ class RunDirectory:
             raise UserError(f"{path} is no plan of a run ({error}): run it again") from error
 
     def write_plan(self, plan: Plan, *, suite: str, protocols: dict[str, str]) -> None:
-        """Write run.json, suite.toml, and each protocol's TOML by its label."""
+        """Write run.json, suite.toml, and each protocol's TOML by its label.
+
+        In a new folder run.json is there first, and says whose folder it is; else it comes last.
+        """
+        text = json.dumps({"format": FORMAT} | asdict(plan), indent=1) + "\n"
         try:
-            for label, text in protocols.items():
-                write_atomically(self.path / f"protocols/{folder_name(label)}.toml", text)
+            if not (self.path / PLAN).is_file():
+                write_atomically(self.path / PLAN, text)
+            for label, protocol in protocols.items():
+                write_atomically(self.path / f"protocols/{folder_name(label)}.toml", protocol)
             write_atomically(self.path / SUITE, suite)
-            text = json.dumps({"format": FORMAT} | asdict(plan), indent=1)
-            write_atomically(self.path / PLAN, text + "\n")
+            write_atomically(self.path / PLAN, text)
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
 
@@ -188,7 +193,9 @@ class RunDirectory:
         path = self.path / f"{job_path(name)}.json"
         if not path.is_file():
             return None
-        return from_json(JobRecord, read_json(path), where=str(path))
+        record = from_json(JobRecord, read_json(path), where=str(path))
+        _check_place(record.job.name, name, path)
+        return record
 
     def write_images(self, images: dict[str, np.ndarray]) -> dict[str, str]:
         """Write images (relative path -> uint8 (h, w, 3)); the SHA-256 of each file."""
@@ -222,7 +229,9 @@ class RunDirectory:
         path = self.path / f"{prior_path(key)}.json"
         if not path.is_file():
             return None
-        return from_json(PriorRecord, read_json(path), where=str(path))
+        record = from_json(PriorRecord, read_json(path), where=str(path))
+        _check_place(record.prior.key, key, path)
+        return record
 
     def write_prior(self, record: PriorRecord) -> None:
         """Write the record of prior images, after their file."""
@@ -239,6 +248,7 @@ class RunDirectory:
         if not path.is_file():
             return None
         record = from_json(ScoreRecord, read_json(path), where=str(path))
+        _check_place(record.name, name, path)
         rows = path.with_suffix(".csv")
         whole = rows.is_file() and sha256(rows.read_bytes()) == record.rows
         return record if whole else None
@@ -303,6 +313,15 @@ def _score(row: dict[str, str], path: Path) -> Score:
 
 def _json_text(record: JobRecord | PriorRecord | ScoreRecord) -> str:
     return json.dumps(to_json(record), indent=1) + "\n"
+
+
+def _check_place(found: object, expected: object, path: Path) -> None:
+    """Refuse a record that lies where another's should: it was copied there or renamed."""
+    if found != expected:
+        raise UserError(
+            f"{path} is the record of {found}, and should be that of {expected}: remove it, and "
+            "run again"
+        )
 
 
 def _foreign(path: Path) -> bool:

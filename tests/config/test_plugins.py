@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +9,7 @@ import pytest
 from annotated_types import Ge
 
 from benchmark.api import Draws, Method, Metric, UserError
+from benchmark.cli.options import seed_numbers
 from benchmark.config import registry as plugins
 
 
@@ -133,6 +134,29 @@ def test_what_is_no_method_is_named(name: str, message: str) -> None:
         plugins.load_method(name)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\ny = 1 / 0\n", "{}, line 2: ZeroDivisionError: division by zero"),
+        ("x = 1\n\nx = = 2\n", "{}, line 3: SyntaxError: invalid syntax"),
+        ("import sys\nsys.exit(0)\n", "{}, line 2: SystemExit: 0"),
+        ("import no_such_module\n", "{}, line 1: ModuleNotFoundError: No module named 'no_such"),
+    ],
+)
+def test_a_module_that_fails_is_named_with_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    path = tmp_path / "fails_for_test.py"
+    path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = f"cannot import 'fails_for_test': {message.format(path)}"
+    with pytest.raises(UserError, match=message):
+        plugins.load_method("fails_for_test:MINE")
+    offer(monkeypatch, ("mine", "fails_for_test:MINE"))
+    with pytest.raises(UserError, match=f"method 'mine': {message}"):
+        plugins.load_method("mine")
+
+
 def test_settings_are_the_fields_and_are_put_in_by_name() -> None:
     known = {"steps": 3, "rate": 0.5, "trained": False, "word": None, "nouns": ("a", "b")}
     assert plugins.settings_of(QUIET) == known
@@ -171,7 +195,7 @@ def test_a_wrong_setting_is_named(settings: dict[str, object], message: str) -> 
         ({"role": "method"}, "draws references, so its role should be 'upper bound'"),
         ({"role": "lower bound"}, "draws references, so its role should be 'upper bound'"),
         ({"needs": frozenset({"training"})}, "it should need nothing"),
-        ({"draws": "noise"}, "draws 'noise': it should be prompts or references"),
+        ({"draws": "noise"}, "draws of method .* is 'noise': it should be prompts or references"),
     ],
 )
 def test_only_an_upper_bound_that_needs_nothing_draws_references(
@@ -185,6 +209,50 @@ def test_only_an_upper_bound_that_needs_nothing_draws_references(
         monkeypatch.setattr(Quiet, key, value)
     with pytest.raises(UserError, match=message):
         plugins.load_method(name)
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "message"),
+    [
+        ("version", 1, "version of method '.*:QUIET' is 1: it should be a string"),
+        ("role", "baseline", "is 'baseline': it should be method or upper bound or lower bound"),
+        ("needs", ["training"], r"needs of .* is \['training'\]: it should be a frozenset of str"),
+        ("needs", frozenset({1}), "it should be a frozenset of strings"),
+        ("description", None, "description of .* is None: it should be a string"),
+    ],
+)
+def test_a_member_of_another_type_is_named(
+    monkeypatch: pytest.MonkeyPatch, member: str, value: object, message: str
+) -> None:
+    if member == "description":
+        monkeypatch.setitem(globals(), "QUIET", replace(QUIET, description=value))  # type: ignore[arg-type]
+    else:
+        monkeypatch.setattr(Quiet, member, value)
+    with pytest.raises(UserError, match=message):
+        plugins.load_method(f"{__name__}:QUIET")
+
+
+@pytest.mark.parametrize("value", [Path("/x"), {"a"}, float("nan"), {1: 2}, b"x"])
+def test_a_setting_that_no_record_can_hold_is_named(
+    monkeypatch: pytest.MonkeyPatch, value: object
+) -> None:
+    monkeypatch.setitem(globals(), "QUIET", replace(QUIET, word=value))  # type: ignore[arg-type]
+    with pytest.raises(
+        UserError, match="setting 'word' of method '.*:QUIET' is .*: it should be a"
+    ):
+        plugins.load_method(f"{__name__}:QUIET")
+
+
+def test_a_setting_that_is_given_twice_is_refused() -> None:
+    assert plugins.variant("quiet[steps=5, rate=1]") == ("quiet", {"steps": 5, "rate": 1})
+    with pytest.raises(UserError, match="has the setting 'steps' twice: give it once"):
+        plugins.variant("quiet[steps=5, steps=6]")
+
+
+def test_a_seed_is_below_two_to_the_63() -> None:
+    assert seed_numbers(f"0,{2**63 - 1}") == [0, 2**63 - 1]
+    with pytest.raises(UserError, match=f"--seed {2**63} is too large: it should be below 2"):
+        seed_numbers(f"0,{2**63}")
 
 
 def test_a_kind_of_encoder_is_checked_too() -> None:

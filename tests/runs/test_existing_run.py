@@ -264,6 +264,25 @@ def test_other_images_of_a_subject_are_refused(suite: Suite, tmp_path: Path) -> 
     assert "the images of subject 'dog-red' in data set" in error
 
 
+def test_a_damaged_suite_and_a_record_of_another_job_are_named(
+    suite: Suite, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    run(suite, path, "untuned")
+    whole = (path / "suite.toml").read_text()
+    (path / "suite.toml").write_text(whole[:-20] + "[[")
+    with pytest.raises(UserError, match=r"run/suite.toml is no TOML \(.*\): mend it"):
+        run(suite, path, "untuned")
+    (path / "suite.toml").write_text(whole)
+    for folder in ("jobs", "scores/toy-1"):
+        red, blue = (path / folder / f"untuned/dog-{name}-s0.json" for name in ("red", "blue"))
+        before = blue.read_text()
+        blue.write_text(red.read_text())
+        with pytest.raises(UserError, match="dog-blue-s0.json is the record of .*dog-red.* should"):
+            run(suite, path, "untuned")
+        blue.write_text(before)
+
+
 def test_a_kept_run_and_a_folder_of_something_else_are_left_alone(
     suite: Suite, tmp_path: Path
 ) -> None:

@@ -1,9 +1,10 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmark.api import UserError
+from benchmark.api import PriorImages, Sampler, UserError
 from benchmark.config.suite import Estimate, Suite, load_suite
 from benchmark.grid import run_grid
 from benchmark.runs.agenda import Agenda, Work
@@ -207,6 +208,32 @@ def test_what_cannot_be_done_is_refused_before_anything_runs(
         plan(changed(suite, **tables), methods)
 
 
+def fails(*_: object) -> None:
+    raise RuntimeError("no prior for you")
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (
+            fails,
+            "prior of method '.*PAINT' for subject 'dog-red' raises RuntimeError: no prior",
+        ),
+        (lambda *_: ("dog", 3), r"gives \('dog', 3\): it should be PriorImages with a count of at"),
+        (
+            lambda *_: PriorImages("dog", 0, Sampler("ddpm", 2, 1.0)),
+            "count=0.*: it should be",
+        ),
+    ],
+)
+def test_prior_images_that_are_none_are_refused_before_anything_runs(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, prior: Callable[..., object], message: str
+) -> None:
+    monkeypatch.setattr(toy.Paint, "prior", prior)
+    with pytest.raises(UserError, match=message):
+        plan(suite, ["tests.toy:PAINT"])
+
+
 def test_what_cannot_be_scored_is_refused_before_anything_runs(
     suite: Suite, tmp_path: Path
 ) -> None:
@@ -219,6 +246,16 @@ def test_what_cannot_be_scored_is_refused_before_anything_runs(
     ):
         with pytest.raises(UserError, match=message):
             run_grid(plan(one, ["untuned"]), tmp_path / "run", dry_run=True)
+
+
+def test_a_reference_that_is_none_of_the_subjects_images_is_refused_before_anything_runs(
+    suite: Suite,
+) -> None:
+    named = {"references": "one", "reference": {"dog-blue": "nowhere.png"}}
+    one = changed(suite, protocol=named)
+    assert plan(one, ["untuned"], subjects=["dog-red"]).jobs
+    with pytest.raises(UserError, match="compares subject 'dog-blue' with 'nowhere.png' alone"):
+        plan(one, ["untuned"])
 
 
 def test_a_resolution_of_its_own_is_part_of_the_backbones_name_and_of_the_key(suite: Suite) -> None:

@@ -29,6 +29,7 @@ from benchmark.runs.workers import (
     worker_count,
 )
 from benchmark.runs.workplace import Workplace
+from benchmark.store import directory
 from benchmark.store.directory import RunDirectory
 from tests import toy
 
@@ -130,6 +131,46 @@ def test_a_failed_job_stops_nothing_and_is_tried_again(
     assert "2 of the 3 jobs are done and will be skipped" in output.out
     assert "to do       1 fit, 8 images to draw, 8 to score" in output.out
     assert "[3/3] tests.toy:RAISES / dog-blue" in output.out
+
+
+def test_a_method_that_exits_fails_its_job_alone(suite_file: Path, tmp_path: Path) -> None:
+    grid = grid_of(suite_file, "tests.toy:EXITS")
+    assert run_grid(grid, tmp_path / "run", workers=1) == 1
+    (error,) = (tmp_path / "run/jobs").glob("*/dog-blue-s0.error.txt")
+    assert "SystemExit: 0" in error.read_text()
+    assert len(list((tmp_path / "run/jobs").glob("*/*.json"))) == 2
+
+
+def test_a_method_that_goes_to_another_folder_takes_no_file_along(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grid = grid_of(suite_file, "tests.toy:WANDERS")
+    assert run_grid(grid, Path("run"), workers=1, keep_weights=True) == 0
+    assert Path.cwd() == tmp_path
+    for kind, count in (("jobs/*/*.json", 3), ("weights/*/*", 3), ("images/*/*/*", 24)):
+        assert len(list((tmp_path / "run").glob(kind))) == count
+
+
+@pytest.mark.parametrize("left", range(1, 4))
+def test_a_new_directory_of_a_run_killed_at_once_can_be_used_again(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    grid, written = grid_of(suite_file, "untuned"), []
+    write = directory.write_atomically
+
+    def killed(path: Path, content: str | bytes) -> None:
+        if len(written) == left:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(directory, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(grid, tmp_path / "run", workers=1)
+    monkeypatch.undo()
+    monkeypatch.setattr("benchmark.runs.workers.is_ours", lambda group, name: True)
+    assert run_grid(grid, tmp_path / "run", workers=1) == 0
 
 
 def test_nothing_to_report_is_said_and_no_scores_are_made_up(
@@ -244,6 +285,23 @@ def test_a_model_that_does_not_fit_twice_has_one_worker_and_it_is_said(
     output = capsys.readouterr().out
     assert "with 1 worker\n" in output
     assert "memory      about 18 GB a worker, 30 GB free\n" in output
+
+
+def test_a_method_that_learned_nothing_keeps_no_weights(suite_file: Path, tmp_path: Path) -> None:
+    grid = grid_of(suite_file, "tests.toy:PAINT", "untuned")
+    assert run_grid(grid, tmp_path / "run", workers=1, keep_weights=True) == 0
+    assert len(list((tmp_path / "run/weights").glob("*/*"))) == 3
+    assert not (tmp_path / "run/weights/untuned").exists()
+
+
+def test_one_image_a_prompt_is_said_in_the_singular(
+    suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = load_suite(str(suite_file))
+    for count, said in ((1, "1 image each\n"), (2, "2 images each\n")):
+        grid = plan(suite, ["untuned"], images_per_prompt=count)
+        assert run_grid(grid, tmp_path / "run", dry_run=True) == 0
+        assert f"prompts     3 a subject, {said}" in capsys.readouterr().out
 
 
 def test_a_dry_run_shows_the_phases_and_writes_nothing(

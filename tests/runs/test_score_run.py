@@ -80,6 +80,14 @@ def test_a_metric_of_ones_own_joins_and_stays(
     assert values(finished, "toy-1") == after
 
 
+def test_a_metric_that_exits_fails_its_jobs_alone(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(toy.Brightness, "__call__", lambda *_: sys.exit(0))
+    assert score_run(finished, metrics=["tests.toy:BRIGHTNESS"]) == 1
+    assert "FAILED: SystemExit: 0" in capsys.readouterr().out
+
+
 def test_where_there_is_no_score_a_row_says_why(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ class Mine:
 
 GIVEN = Mine({0: 0.25, 2: Unscored("too dark")})
 NOT_A_NUMBER = Mine({0: 0.5, 1: float("nan")})
+UNSAID = Mine({1: Unscored(" ")})
 NOTHING = Mine({0: np.float32(0.5), 1: None})
 ENDLESS = Mine({1: float("inf")})
 ELSEWHERE = Mine({3: 0.5})
@@ -190,6 +191,11 @@ def test_what_one_metric_does_to_the_images_reaches_no_other(subject):
     ("metric", "message"),
     [
         ("NOT_A_NUMBER", "gave nan for image 1 of 'a {} in the snow' of my-tool / dog / seed 7"),
+        (
+            "UNSAID",
+            "gave no score and no reason for image 1 of 'a {} in the snow' of my-tool / dog / "
+            "seed 7",
+        ),
         ("NOTHING", "gave None for image 1 of 'a {} in the snow' of my-tool / dog / seed 7"),
         ("ENDLESS", "gave inf for image 1 of 'a {} in the snow' of my-tool / dog / seed 7"),
         ("ELSEWHERE", "scores image 3, and my-tool / dog / seed 7 has 3 images"),
