@@ -1,13 +1,13 @@
-"""One thread a process: two that take every core each slow each other up many times."""
+"""One thread a process, since two that take every core each slow each other up many times; and
+tests' methods are taken for our own."""
 
 import os
+from collections.abc import Iterator
+
+import pytest
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
-
-from collections.abc import Iterator  # noqa: E402
-
-import pytest  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
