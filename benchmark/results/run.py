@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.api import Prompt, Role, UserError
 from benchmark.results.claims import Verdict, judge, load_orderings
 from benchmark.results.order import order_methods, order_metrics, varied
-from benchmark.results.scores import check_rows, read_scores, union_of_scorings
+from benchmark.results.scores import check_rows, read_scores, union_of_scorings, without
 from benchmark.results.significance import by_image
 from benchmark.results.statistics import summarise
 from benchmark.store.directory import RECORDS, SUITE, Name, Plan, RunDirectory, folder_name
@@ -32,6 +32,7 @@ from benchmark.store.records import (
     ScoreRecord,
     Scoring,
     from_json,
+    images_digest,
 )
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Run:
     scores: pd.DataFrame  #: a row an image, metric and protocol; `value` float64
     unscored: pd.DataFrame  #: the same of images without a score: `reason` says why
     records: tuple[JobRecord, ...]  #: the scored jobs', in the tables' order
+    drawn: tuple[JobRecord, ...]  #: of every job with images, scored or not
     scored: tuple[ScoreRecord, ...]
     priors: tuple[PriorRecord, ...]
     scorings: dict[str, Scoring]  #: protocol -> what decided its scores, in the plan's order
@@ -82,7 +84,7 @@ class Run:
             unscored=self.unscored[self.unscored["protocol"] == label],
             records=tuple(r for r in self.records if r.job.name in names),
             scored=scored,
-            scorings={label: self.scorings[label]},
+            scorings={k: scoring for k, scoring in self.scorings.items() if k == label},
         )
 
     # Methods ---------------------------------------------------------------------------------
@@ -221,7 +223,10 @@ class Run:
 
 
 def read_run(run_directory: Path) -> Run:
-    """The run directory's scores, suite and records. Raises UserError naming what is amiss."""
+    """The run directory's scores, suite and records. Raises UserError naming what is amiss.
+
+    Scores of fewer images than a job has by now, or of others, do not count: the job is unscored.
+    """
     suite = _read_toml(run_directory / SUITE)
     records = list(_read_records(run_directory))
     plan = RunDirectory(run_directory).plan()
@@ -235,6 +240,15 @@ def read_run(run_directory: Path) -> Run:
         if isinstance(r, ScoreRecord) and r.scoring.protocol in plan.protocols
     }
     check_rows(run_directory / "scores.csv", scored, jobs)
+    if not (run_directory / RECORDS).is_file():  # A kept run has few of its images on record.
+        stale = {key for key, r in scored.items() if r.images != images_digest(jobs[r.name].images)}
+        scored = {key: r for key, r in scored.items() if key not in stale}
+        scores, unscored = (without(rows, stale, scored) for rows in (scores, unscored))
+    if scores.empty:
+        raise UserError(
+            f"{run_directory} has no scores of the images that it holds: "
+            f"python -m benchmark score {run_directory}"
+        )
     scorings = union_of_scorings(scored.values())
     labels = [label for label in plan.protocols if label in scorings]
     names = {name for _, name in scored}
@@ -242,10 +256,11 @@ def read_run(run_directory: Path) -> Run:
         directory=run_directory,
         suite=suite,
         plan=plan,
-        declarations={label: _declaration(run_directory, label) for label in labels},
+        declarations={label: _declaration(run_directory, label) for label in plan.protocols},
         scores=scores,
         unscored=unscored,
         records=in_order((r for name, r in jobs.items() if name in names), [suite], plan),
+        drawn=in_order(jobs.values(), [suite], plan),
         scored=tuple(scored[key] for key in sorted(scored)),
         priors=tuple(r for r in records if isinstance(r, PriorRecord)),
         scorings={label: scorings[label] for label in labels},

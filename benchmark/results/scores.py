@@ -102,6 +102,24 @@ def check_rows(
         raise UserError(f"{path} {problem}: {mend}")
 
 
+def without(
+    rows: pd.DataFrame,
+    stale: Collection[tuple[str, Name]],
+    scored: Mapping[tuple[str, Name], ScoreRecord],
+) -> pd.DataFrame:
+    """`rows` but for those of `stale` jobs, and of metrics that lack a job's later images."""
+    import numpy as np
+
+    gone = np.zeros(len(rows), bool)
+    partial = {(key, metric) for key, record in scored.items() for metric in record.partial}
+    for key, metric in [*((key, "") for key in sorted(stale)), *sorted(partial)]:
+        label, (method, subject, seed) = key
+        own = (rows["protocol"] == label) & (rows["method"] == method)
+        own &= (rows["subject"] == subject) & (rows["seed"] == seed)
+        gone |= (own & (rows["metric"] == metric)) if metric else own
+    return rows[~gone]
+
+
 def _digests(path: Path) -> dict[tuple[str, Name], str]:
     """(protocol, job) -> the SHA-256 of its rows in a scores.csv, as `ScoreRecord.rows` has it."""
     texts: dict[tuple[str, Name], io.StringIO] = defaultdict(io.StringIO)
