@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 from benchmark.api import Prompt, Role, UserError
 from benchmark.results.claims import Verdict, judge, load_orderings
 from benchmark.results.order import order_methods, order_metrics, varied
-from benchmark.results.scores import check_rows, read_scores, union_of_scorings, without
+from benchmark.results.scores import check_rows, only, read_scores, union_of_scorings, without
 from benchmark.results.significance import by_image
 from benchmark.results.statistics import summarise
 from benchmark.store.directory import RECORDS, SUITE, Name, Plan, RunDirectory, folder_name
 from benchmark.store.directory import image_path as path_of_image
 from benchmark.store.files import read_json
 from benchmark.store.records import (
+    Job,
     JobRecord,
     MetricRecord,
     PriorRecord,
@@ -85,6 +86,20 @@ class Run:
             records=tuple(r for r in self.records if r.job.name in names),
             scored=scored,
             scorings={k: scoring for k, scoring in self.scorings.items() if k == label},
+        )
+
+    def only(self, jobs: Sequence[Job]) -> Run:
+        """What there is of `jobs`: no other job, and no image that they do not ask for."""
+        names = {job.name for job in jobs}
+        planned = tuple(job for job in self.plan.jobs if job.name in names)
+        return replace(
+            self,
+            plan=replace(self.plan, jobs=planned),
+            scores=only(self.scores, jobs),
+            unscored=only(self.unscored, jobs),
+            records=tuple(r for r in self.records if r.job.name in names),
+            drawn=tuple(r for r in self.drawn if r.job.name in names),
+            scored=tuple(r for r in self.scored if r.name in names),
         )
 
     # Methods ---------------------------------------------------------------------------------

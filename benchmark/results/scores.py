@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from benchmark.api import UserError
 from benchmark.store.directory import HEADER, Name
 from benchmark.store.files import sha256
-from benchmark.store.records import SCORE_COLUMNS, ScoreRecord, Scoring
+from benchmark.store.records import SCORE_COLUMNS, Job, ScoreRecord, Scoring
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,6 +118,19 @@ def without(
         own &= (rows["subject"] == subject) & (rows["seed"] == seed)
         gone |= (own & (rows["metric"] == metric)) if metric else own
     return rows[~gone]
+
+
+def only(rows: pd.DataFrame, jobs: Iterable[Job]) -> pd.DataFrame:
+    """`rows` of the images that `jobs` ask for."""
+    import pandas as pd
+
+    asked = {
+        (*job.name, request.prompt.template, request.prompt.kind, request.index)
+        for job in jobs
+        for request in job.requests
+    }
+    columns = ["method", "subject", "seed", "prompt", "prompt_kind", "sample"]
+    return rows[pd.MultiIndex.from_frame(rows[columns].astype(object)).isin(asked)]
 
 
 def _digests(path: Path) -> dict[tuple[str, Name], str]:

@@ -29,6 +29,7 @@ from benchmark.results.run import Run, read_run
 from benchmark.results.statistics import MINIMUM_SUBJECTS
 from benchmark.runs.plan import Grid
 from benchmark.store.files import write_atomically
+from benchmark.store.records import Job
 
 DEVELOPMENT = "development"  #: the split on which settings may be chosen
 COLUMNS = ("method", "value", "metric", "mean", "low", "high", "subjects")
@@ -113,20 +114,21 @@ def run_curve(
     print(f"split       {_about_split(grid.suite.data.split)}")
     code = run_grid(grid, path, workers=workers, dry_run=dry_run)
     if not dry_run and code != 130 and (path / "summary.csv").is_file():
-        print(write_curve(path, curve))
+        print(write_curve(path, curve, grid.jobs))
     return code
 
 
-def write_curve(run_directory: Path, curve: Curve) -> Path:
+def write_curve(run_directory: Path, curve: Curve, jobs: Sequence[Job]) -> Path:
     """Write curve.csv, curve.md, curve.png and curve.svg of a run; returns the PNG's path.
 
-    If the run has several protocols, under the first.
+    Of `jobs` and their images alone, so that points and level lines are of the same prompts,
+    seeds and subjects. If the run has several protocols, under the first.
     """
     from benchmark.report.figures.curve import draw_curve
     from benchmark.report.figures.drawing import png_of, svg_of
 
     run = read_run(run_directory)
-    run = run.under(run.protocols[0])
+    run = run.under(run.protocols[0]).only(jobs)
     table = curve_table(run, curve)
     paper = published()
     # The paper's values are raw cosines: shown only beside raw cosines.

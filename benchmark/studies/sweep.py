@@ -29,6 +29,7 @@ from benchmark.report.cost import cost
 from benchmark.report.markdown import NOTHING, markdown_table
 from benchmark.results.run import Run, read_run
 from benchmark.store.files import write_atomically
+from benchmark.store.records import Job
 from benchmark.studies.curve import DEVELOPMENT, on_split
 
 
@@ -79,10 +80,10 @@ def _fit_seconds(run: Run) -> dict[str, Any]:
     return {str(row.cells[0]): row.cells[place] for row in table.rows}
 
 
-def write_sweep(run_directory: Path) -> Path:
+def write_sweep(run_directory: Path, jobs: Sequence[Job]) -> Path:
     """Write sweep.csv and sweep.md of a finished sweep; returns the latter.
 
-    If the run has several protocols, under the first.
+    Of `jobs` and their images alone. If the run has several protocols, under the first.
     """
     run = read_run(run_directory)
     if "objective" not in run.suite:
@@ -90,7 +91,8 @@ def write_sweep(run_directory: Path) -> Path:
             f"{run_directory / 'suite.toml'} declares no [objective] to sort a sweep by: "
             "run it again with a suite that does"
         )
-    table = sweep_table(run.under(run.protocols[0]), Objective(**run.suite["objective"]))
+    run = run.under(run.protocols[0]).only(jobs)
+    table = sweep_table(run, Objective(**run.suite["objective"]))
     write_atomically(run_directory / "sweep.csv", table.to_csv(index=False, float_format="%.4f"))
     rows = [
         [str(row[0]), *(NOTHING if math.isnan(value) else f"{value:.3f}" for value in row[1:])]
