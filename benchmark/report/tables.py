@@ -67,7 +67,7 @@ def paper_of(run: Run) -> dict[str, Any]:
 
 
 def ablations_of(run: Run) -> list[AblationTable]:
-    """The declared tables of which `run` has two members, bounds aside, and a metric."""
+    """The declared tables of which `run` has two members, controls aside, and a metric."""
     return [
         table
         for table in declared_tables(part.suite for part in run.origins)

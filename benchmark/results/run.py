@@ -120,7 +120,7 @@ class Run:
 
     @property
     def controls(self) -> list[str]:
-        """The bounds, which nobody competes with."""
+        """The controls, which nobody competes with."""
         return [method for method in self.methods if self.roles[method] != "method"]
 
     def bound(self, role: Role) -> str | None:

@@ -4,7 +4,7 @@
     python -m benchmark curve dreambooth --over subject_images=1,2,3,4,5
 
 Each point is a variant of its method, `dreambooth[steps=25]`, trained from the start and scored on
-the same prompts and noise. The bounds are drawn beside the curves.
+the same prompts and noise. The controls are drawn beside the curves.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def write_curve(run_directory: Path, curve: Curve, jobs: Sequence[Job]) -> Path:
 
 
 def curve_table(run: Run, curve: Curve) -> pd.DataFrame:
-    """Columns COLUMNS: a row per method, value and metric with scores; then the bounds.
+    """Columns COLUMNS: a row per method, value and metric with scores; then the controls.
 
     `run` is under one protocol. `value` is as it was written, and empty for a bound.
     """

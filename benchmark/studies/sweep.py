@@ -25,8 +25,10 @@ import pandas as pd
 from benchmark.api import UserError
 from benchmark.config.suite import Suite
 from benchmark.config.tables import Objective
+from benchmark.report.caveats import under
 from benchmark.report.cost import cost
-from benchmark.report.markdown import NOTHING, markdown_table
+from benchmark.report.markdown import NOTHING, escape, markdown_table
+from benchmark.results.comparability import run_seeds
 from benchmark.results.run import Run, read_run
 from benchmark.store.files import write_atomically
 from benchmark.store.records import Job
@@ -92,13 +94,23 @@ def write_sweep(run_directory: Path, jobs: Sequence[Job]) -> Path:
             "run it again with a suite that does"
         )
     run = run.under(run.protocols[0]).only(jobs)
-    table = sweep_table(run, Objective(**run.suite["objective"]))
+    objective = Objective(**run.suite["objective"])
+    table = sweep_table(run, objective)
     write_atomically(run_directory / "sweep.csv", table.to_csv(index=False, float_format="%.4f"))
     rows = [
         [str(row[0]), *(NOTHING if math.isnan(value) else f"{value:.3f}" for value in row[1:])]
         for row in table.itertuples(index=False)
     ]
-    text = markdown_table(list(table.columns), rows) + "\n"
+    subjects = ", ".join(sorted({record.job.subject for record in run.records}))
+    seeds = ", ".join(map(str, run_seeds(run)))
+    text = (
+        f"# {escape(run.suite['name'])}: sweep {under(run)}\n\n"
+        f"Subjects: {escape(subjects)}. Seeds: {seeds}.\n\n"
+        + markdown_table(list(table.columns), rows)
+        + f"\nObjective: the geometric mean of {objective.fidelity} relative to the upper bound's "
+        f"and {objective.prompt} relative to the lower bound's. It is empty ({NOTHING}) where a "
+        "method lacks one of them, or where one ratio is negative.\n"
+    )
     write_atomically(run_directory / "sweep.md", text)
     print(text)
     return run_directory / "sweep.md"

@@ -113,7 +113,10 @@ def test_a_sweep_is_written_best_first(tmp_path) -> None:
     assert [line.partition(",")[0] for line in lines[1:]] == [
         "x[a=1]", "untuned", "x[a=2]", "real-images",
     ]  # fmt: skip
-    assert "| real-images |         - |" in (run / "sweep.md").read_text()
+    text = (run / "sweep.md").read_text()
+    assert "| real-images |         - |" in text
+    assert text.startswith("# toy: sweep (toy-1)\n\nSubjects: cat, dog. Seeds: 0.\n")
+    assert "where a method lacks one of them, or where one ratio is negative." in text
 
 
 def test_a_sweep_without_its_bounds_or_an_objective_is_refused(tmp_path) -> None:
