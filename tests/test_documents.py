@@ -18,6 +18,7 @@ import yaml
 from benchmark.cli import app as cli
 from benchmark.report.write import write_report
 from benchmark.results.gate import check_runs
+from benchmark.results.run import read_run
 from tests.made_up_run import DRAWN, World, write_run
 
 ROOT = Path(__file__).parent.parent
@@ -151,12 +152,12 @@ def test_the_layout_of_a_run_directory_is_what_a_run_leaves(tmp_path: Path) -> N
     [("docs/write-a-method.md", "low_rank.py"), ("docs/write-a-backbone.md", "pixels.py")],
 )
 def test_the_pages_code_is_the_packages(page: str, file: str) -> None:
-    (code,) = snippets(page, "python")
+    code, *_ = snippets(page, "python")
     assert code == (PACKAGE / file).read_text("utf-8")
 
 
 def test_the_methods_page_runs(tmp_path: Path) -> None:
-    (code,) = snippets("docs/write-a-method.md", "python")
+    code, _ = snippets("docs/write-a-method.md", "python")
     (tmp_path / "low_rank.py").write_text(code)
     done = benchmark(
         *("run", "--methods", "low_rank:METHOD[steps=3]", "--subjects", "dog", "--prompts", "1"),
@@ -171,6 +172,23 @@ def test_the_methods_page_runs(tmp_path: Path) -> None:
         assert {"dino", "clip_i", "clip_t", "pres"} <= found
     report = (tmp_path / "out" / "report.md").read_text()
     assert "low_rank:METHOD" in report.replace("\\", "")
+
+
+def test_the_methods_page_preserves_the_prior(tmp_path: Path) -> None:
+    names = ("low_rank.py", "preserving.py")
+    for name, code in zip(names, snippets("docs/write-a-method.md", "python"), strict=True):
+        (tmp_path / name).write_text(code)
+    done = benchmark(
+        *("run", "--methods", "preserving:METHOD[steps=2,prior_images=2]", "--subjects", "dog"),
+        *("--prompts", "1", "--images-per-prompt", "1", "--workers", "1", "--out", "out"),
+        "--no-controls",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    (record,) = read_run(tmp_path / "out").records
+    assert set(record.losses) == {"instance", "prior"}
+    (prior,) = read_run(tmp_path / "out").priors
+    assert (record.job.fit.prior, prior.prior.count) == (prior.prior.key, 2)
 
 
 def test_the_backbones_page_runs(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def sweep(
     directory = where.out or grid.directory
     code = run_grid(grid, directory, workers=where.workers, dry_run=where.dry_run)
     if not where.dry_run and code != 130:
-        print(write_sweep(directory))
+        print(write_sweep(directory, grid.jobs))
     raise typer.Exit(code)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +14,7 @@ from benchmark.results.completeness import (
     uneven_prompts,
     unfinished,
     unscored_counts,
+    unscored_jobs,
 )
 from benchmark.results.run import Run
 from benchmark.store.records import JobRecord, Model
@@ -72,12 +73,27 @@ def incomplete(run: Run) -> list[str]:
     elif missing := unfinished(run):
         planned = count(len(missing), "planned job")
         text.append(f"**Not finished**: {planned}: {escape(some(missing))}.\n")
+    text += without_scores(run, (run.protocol,))
     uneven = uneven_prompts(run)
     if uneven:
         text.append(
             f"**Not every method drew the same prompts** of {', '.join(map(escape, uneven))}: "
             "their means do not compare. Differences do: they are taken image by image.\n"
         )
+    return text
+
+
+def without_scores(run: Run, protocols: Collection[str]) -> list[str]:
+    """Say which jobs have images without scores under one of `protocols`, and what brings these."""
+    text = []
+    for lacking in unscored_jobs(run):
+        if lacking.protocol in protocols:
+            what = f" in {escape(', '.join(lacking.metrics))}" if lacking.metrics else ""
+            text.append(
+                f"**Not scored{what} under {escape(lacking.protocol)}**: "
+                f"{count(len(lacking.jobs), 'job')}, {count(lacking.images, 'image')}: "
+                f"{escape(some(list(lacking.jobs)))}. To score them: `{lacking.command}`\n"
+            )
     return text
 
 

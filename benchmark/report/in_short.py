@@ -17,6 +17,7 @@ from benchmark.report.differences import headline
 from benchmark.report.markdown import count, escape, shown
 from benchmark.results.claims import Verdict
 from benchmark.results.comparability import run_seeds
+from benchmark.results.completeness import incomparable
 from benchmark.results.run import Run
 from benchmark.results.significance import assess, paired
 
@@ -25,28 +26,47 @@ _NAMED = 3  #: more methods or orderings than these are counted, not named
 
 def in_short(run: Run) -> str:
     """Which method is best at what, whether the paper agrees, and how certain it is."""
-    lines = [*_best(run), *_paper(run), *_copies(run), _certainty(run)]
-    return (
-        f"## In short {under(run)}\n\n"
-        "For each metric, the method with the best mean, and the others that a test finds worse "
-        "(corrected for all pairs of methods):\n\n"
-    ) + "".join(f"- {line}\n" for line in lines)
+    lines = [*_by_metric(run), *_paper(run), *_copies(run), _certainty(run)]
+    return f"## In short {under(run)}\n\n{_introduction(run)}" + "".join(
+        f"- {line}\n" for line in lines
+    )
 
 
-def _best(run: Run) -> list[str]:
+def _introduction(run: Run) -> str:
+    if len(run.competitors) > 1 and (reason := incomparable(run, run.methods)):
+        return (
+            f"No method is called the best: {reason}, so their means do not compare. *Differences* "
+            "do: they are taken image by image.\n\n"
+        )
+    if len(run.competitors) > 1:
+        return (
+            "For each metric, the method with the best mean, and the others that a test finds "
+            "worse (corrected for all pairs of methods):\n\n"
+        )
+    if run.competitors and run.controls:
+        return "For each metric, the method's mean and where it lies to the controls:\n\n"
+    return ""
+
+
+def _by_metric(run: Run) -> list[str]:
     lines = []
+    comparable = not incomparable(run, run.methods)
     for name in headline(run):
         metric = run.metric(name)
         means = {m: run.means[m, name] for m in run.competitors if (m, name) in run.means}
-        if means:
+        if not means:
+            continue
+        if len(means) == 1:
+            ((leader, mean),) = means.items()
+            text = f"{escape(leader)}, {shown(mean)}" + _to_controls(run, name, mean, comparable)
+        elif not comparable:
+            text = f"no best method{_controls(run, name)}"
+        else:
             better = max if metric.higher_is_better else min
             leader = better(means, key=means.__getitem__)
             others = [method for method in means if method != leader]
-            against = _against(run, name, leader, others) if others else _bounds(run, name)
-            lines.append(
-                f"**{escape(metric.label)}** ({escape(metric.about)}): {escape(leader)}, "
-                f"{shown(means[leader])}{against}."
-            )
+            text = f"{escape(leader)}, {shown(means[leader])}{_against(run, name, leader, others)}"
+        lines.append(f"**{escape(metric.label)}** ({escape(metric.about)}): {text}.")
     return lines
 
 
@@ -60,7 +80,7 @@ def _against(run: Run, metric: str, leader: str, others: Sequence[str]) -> str:
     tested = [o for o, d in zip(others, found, strict=True) if not math.isnan(d.p)]
     sign = 1 if run.metric(metric).higher_is_better else -1
     told = [o for o, d in zip(others, found, strict=True) if d.shown and sign * d.mean > 0]
-    # If a method lacks subjects, its better mean may be due to easier ones.
+    # A mean is over subjects first, a difference over images: they need not agree.
     behind = [o for o, d in zip(others, found, strict=True) if d.shown and sign * d.mean < 0]
     alike = [other for other in tested if other not in (*told, *behind)]
     parts = []
@@ -82,7 +102,21 @@ def _names(some: Sequence[str], others: Sequence[str], *, all_of_them: str) -> s
     return " and ".join(filter(None, [", ".join(map(escape, some[:-1])), escape(some[-1])]))
 
 
-def _bounds(run: Run, metric: str) -> str:
+def _to_controls(run: Run, metric: str, mean: float, comparable: bool) -> str:
+    """How the only method's mean lies to the controls', as they are shown."""
+    if not comparable:
+        return _controls(run, metric)
+    words = []
+    for name in run.controls:
+        if (name, metric) in run.means:
+            other = run.means[name, metric]
+            side = "above" if mean > other else "below"
+            word = "level with" if shown(mean) == shown(other) else side
+            words.append(f"{word} {escape(name)} ({shown(other)})")
+    return f": {', '.join(words)}" if words else ""
+
+
+def _controls(run: Run, metric: str) -> str:
     known = [
         (name, run.means[name, metric]) for name in run.controls if (name, metric) in run.means
     ]

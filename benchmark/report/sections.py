@@ -13,6 +13,7 @@ from benchmark.report.caveats import (
     under,
     uneven_subjects,
     unscored,
+    without_scores,
 )
 from benchmark.report.cost import cost_section
 from benchmark.report.differences import differences_section, seed_to_seed
@@ -32,6 +33,7 @@ from benchmark.report.tables import (
     paper_of,
 )
 from benchmark.report.what_was_run import runs, what_was_run
+from benchmark.results.completeness import incomparable
 from benchmark.results.run import Run
 from benchmark.results.statistics import MINIMUM_SUBJECTS
 from benchmark.store.directory import folder_name
@@ -43,6 +45,7 @@ def report_text(run: Run, *, figures: Collection[str]) -> str:
     sections = [
         f"# {escape(run.suite['name'])}: {methods} on {_subject_count(run)}\n",
         escape(run.suite.get("description", "")) + "\n",
+        *without_scores(run, set(run.plan.protocols) - set(run.protocols)),
     ]
     for place, label in enumerate(run.protocols):
         first, second, *others = _of_scores(run.under(label), figures)
@@ -106,10 +109,10 @@ def _about_intervals(run: Run) -> str:
             f"Means over {_subject_count(run)}. Intervals need {MINIMUM_SUBJECTS} subjects, so "
             "none is given.\n"
         )
-    text = (
-        "Means over subjects, with 95 % bootstrap intervals over subjects in brackets. "
-        "Bold: the best method"
-    )
+    text = "Means over subjects, with 95 % bootstrap intervals over subjects in brackets."
+    if reason := incomparable(run, run.methods):
+        return f"{text} None is bold: {reason}.\n"
+    text += " Bold: the best method"
     bounds = " and ".join(f"`{method}`" for method in run.controls)
     if not bounds:
         return f"{text}.\n"

@@ -18,6 +18,7 @@ from benchmark.config.tables import AblationTable, declared_tables
 from benchmark.report.markdown import heading, shown
 from benchmark.report.table_formats import Column, Content, Mean, ReportTable, TableRow
 from benchmark.results.claims import published
+from benchmark.results.completeness import incomparable
 from benchmark.results.run import Run
 from benchmark.results.statistics import means_by_subject, summarise
 
@@ -66,7 +67,7 @@ def paper_of(run: Run) -> dict[str, Any]:
 
 
 def ablations_of(run: Run) -> list[AblationTable]:
-    """The declared tables of which `run` has two members, bounds aside, and a metric."""
+    """The declared tables of which `run` has two members, controls aside, and a metric."""
     return [
         table
         for table in declared_tables(part.suite for part in run.origins)
@@ -191,7 +192,8 @@ def _score_rows(
 ) -> list[TableRow]:
     """A row a method: a mean for each metric, and over how many subjects."""
     found: dict[Any, Any] = {(row.method, row.metric): row for row in summary.itertuples()}
-    winners = {metric: best(run, summary, methods, metric) for metric in metrics}
+    comparable = not incomparable(run, methods)
+    winners = {m: best(run, summary, methods, m) if comparable else set() for m in metrics}
     rows = []
     for method in methods:
         own = {m: found[method, m] for m in metrics if (method, m) in found}

@@ -2,35 +2,77 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.api import UserError
 from benchmark.data.manifest import some
 from benchmark.results.run import Run
-from benchmark.store.directory import job_path
+from benchmark.store.directory import folder_name, job_path
+from benchmark.store.records import JobRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def unfinished(run: Run) -> list[str]:
-    """Planned jobs without scores: `jobs/<method>/<subject>-s<seed>`, then the protocol if it is
-    not all of them. Of several runs, what none of them has.
-    """
-    done = {(r.scoring.protocol, r.name) for r in run.scored}
-    drawn = {name for _, name in done}
-    missing = []
+@dataclass(frozen=True)
+class Unscored:
+    """Jobs of a run directory that have images and no scores of them under a protocol."""
+
+    directory: Path
+    protocol: str
+    jobs: tuple[str, ...]  #: `jobs/<method>/<subject>-s<seed>`
+    images: int  #: of all of these jobs
+    metrics: tuple[str, ...] = ()  #: those that lack scores; none: all of them
+    first: bool = True  #: whether `score` scores under the protocol without being told to
+
+    @property
+    def command(self) -> str:
+        """What brings the scores."""
+        text = f"python -m benchmark score {self.directory}"
+        if not self.first:
+            declaration = self.directory / f"protocols/{folder_name(self.protocol)}.toml"
+            text += f" --protocol {declaration}"
+        return f"{text} --metrics {','.join(self.metrics)}" if self.metrics else text
+
+    def __str__(self) -> str:
+        what = f" in {', '.join(self.metrics)}" if self.metrics else ""
+        return (
+            f"{some(list(self.jobs))} lack scores{what} of their {self.images} images under "
+            f"{self.protocol}: {self.command}"
+        )
+
+
+def unscored_jobs(run: Run) -> list[Unscored]:
+    """What has images and lacks scores of them, by run directory and protocol of `run`."""
+    scored = {(r.scoring.protocol, r.name): r for r in run.scored}
+    found = []
     for part in run.origins:
-        labels = [label for label in part.plan.protocols if label in run.plan.protocols]
-        for asked in part.plan.jobs:
-            path = job_path(asked.name)
-            if asked.name not in drawn:
-                missing.append(path)
-            else:
-                lacking = [label for label in labels if (label, asked.name) not in done]
-                missing += [f"{path} under {label}" for label in lacking]
-    return list(dict.fromkeys(missing))
+        labels = list(part.declarations)
+        for label in (label for label in labels if label in run.plan.protocols):
+            lacking: dict[tuple[str, ...], list[JobRecord]] = {}
+            for record in part.drawn:
+                known = scored.get((label, record.job.name))
+                if known is None or known.partial:
+                    metrics = known.partial if known else ()
+                    lacking.setdefault(metrics, []).append(record)
+            for metrics, records in sorted(lacking.items()):
+                jobs = tuple(job_path(record.job.name) for record in records)
+                images = sum(len(record.images) for record in records)
+                first = label == labels[0]
+                found.append(Unscored(part.directory, label, jobs, images, metrics, first))
+    return found
+
+
+def unfinished(run: Run) -> list[str]:
+    """Planned jobs without images: `jobs/<method>/<subject>-s<seed>`. Of several runs, what none
+    of them has.
+    """
+    drawn = {record.job.name for record in run.drawn}
+    planned = dict.fromkeys(job.name for part in run.origins for job in part.plan.jobs)
+    return [job_path(name) for name in planned if name not in drawn]
 
 
 def missing_jobs(run: Run) -> dict[str, list[str]]:
@@ -58,10 +100,24 @@ def missing_jobs(run: Run) -> dict[str, list[str]]:
     return found
 
 
-def uneven_prompts(run: Run) -> list[str]:
-    """The subjects whose jobs asked for different prompts, or numbers of images of them."""
+def incomparable(run: Run, methods: Collection[str]) -> str:
+    """Why the means of `methods` do not compare, in words; empty if they do."""
+    reasons = []
+    if len({tuple(run.subjects(method)) for method in methods}) > 1:
+        reasons.append("not every method has every subject")
+    if uneven_prompts(run, methods):
+        reasons.append("not every method drew the same prompts")
+    return " and ".join(reasons)
+
+
+def uneven_prompts(run: Run, methods: Collection[str] | None = None) -> list[str]:
+    """The subjects whose jobs asked for different prompts, or numbers of images of them.
+
+    Of the jobs of `methods`, or of all.
+    """
+    jobs = [r.job for r in run.records if methods is None or r.job.method in methods]
     asked: dict[str, set[str]] = {}
-    for job in (record.job for record in run.records if record.job.prompted):
+    for job in (job for job in jobs if job.prompted):
         prompts = [tuple(asdict(prompt).values()) for prompt in job.prompts]
         wanted = (prompts, job.images_per_prompt, job.prior_prompt_images)
         asked.setdefault(job.subject, set()).add(str(wanted))
@@ -85,17 +141,21 @@ def check_finished(run: Run) -> None:
             f"{run.directory} is not finished: {some(missing)}: run the same command again to "
             "resume"
         )
+    if unscored := unscored_jobs(run):
+        raise UserError(f"{run.directory} is not finished: {unscored[0]}")
 
 
 def check_complete(run: Run) -> None:
     """Raise UserError naming what is missing of `run`'s grid."""
+    way_out = "report what there is with --partial"
+    if unscored := unscored_jobs(run):
+        raise UserError(f"the grid is incomplete: {unscored[0]}; or {way_out}")
     lacking = lacking_of(run)
     if not lacking and (missing := unfinished(run)):
         lacking.append(f"not finished: {some(missing)}")
     if lacking:
         raise UserError(
-            f"the grid is incomplete: {'; '.join(lacking)}; run what is missing, or report what "
-            "there is with --partial"
+            f"the grid is incomplete: {'; '.join(lacking)}; run what is missing, or {way_out}"
         )
 
 

@@ -89,9 +89,8 @@ def check_runs(
     code: 1 if a score is worse by more than its tolerance, else 0. Raises UserError, and writes
     nothing, if the runs are incomplete or do not compare with the baseline.
     """
-    run = load_runs(runs)
     baseline = read_baseline(path) if path.exists() or not update else None
-    run = run.under(_chosen(run, protocol, baseline))
+    run = load_runs(runs, protocol, known=baseline.task.protocol if baseline else "")
     if update:
         _update(run, path, baseline)
         return 0
@@ -114,30 +113,39 @@ def check_runs(
     return 1 if failed else 0
 
 
-def _chosen(run: Run, protocol: str, baseline: Baseline | None) -> str:
-    """The label of the protocol whose scores are meant."""
-    known = baseline.task.protocol if baseline else ""
-    wanted = protocol or (known if known in run.protocols else "")
-    if wanted in run.protocols:
-        return wanted
-    if wanted or len(run.protocols) > 1:
-        raise UserError(
-            f"{_places(run)} has scores under {', '.join(run.protocols)}"
-            + (f", none under {wanted}" if wanted else "")
-            + ": choose one of these with --protocol"
-        )
-    return run.protocols[0]
+def load_runs(directories: Sequence[Path], protocol: str = "", *, known: str = "") -> Run:
+    """The finished runs as one, under `protocol`, else under `known`, else under their only one.
 
-
-def load_runs(directories: Sequence[Path]) -> Run:
-    """The finished runs as one. Raises UserError if a job is missing, or they do not compare."""
+    Raises UserError if a job is missing or not scored under it, or if the runs do not compare.
+    """
     runs = [read_run(directory) for directory in directories]
-    for run in runs:
-        check_finished(run)
     run = join(runs, directories[0], partial=True)
+    label = _chosen(run, protocol, known)
+    for part in runs:
+        if label not in part.plan.protocols:
+            raise UserError(
+                f"{part.directory} has no scores under {label}: score it too, or leave it out"
+            )
+        check_finished(part.under(label))
+    run = run.under(label)
     if lacking := lacking_of(run):
         raise UserError(f"the grid is incomplete: {some(lacking)}; run what is missing")
     return run
+
+
+def _chosen(run: Run, protocol: str, known: str) -> str:
+    """The label of the protocol whose scores are meant."""
+    planned = run.plan.protocols
+    wanted = protocol or (known if known in planned else "")
+    if wanted in planned:
+        return wanted
+    if wanted or len(planned) > 1:
+        raise UserError(
+            f"{_places(run)} has scores under {', '.join(planned)}"
+            + (f", none under {wanted}" if wanted else "")
+            + ": choose one of these with --protocol"
+        )
+    return planned[0]
 
 
 def check_scores(run: Run, baseline: Baseline, path: Path) -> tuple[list[Check], list[str]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,19 +19,21 @@ from typing import TYPE_CHECKING, Any
 from benchmark.api import Prompt, Role, UserError
 from benchmark.results.claims import Verdict, judge, load_orderings
 from benchmark.results.order import order_methods, order_metrics, varied
-from benchmark.results.scores import check_rows, read_scores, union_of_scorings
+from benchmark.results.scores import check_rows, only, read_scores, union_of_scorings, without
 from benchmark.results.significance import by_image
 from benchmark.results.statistics import summarise
 from benchmark.store.directory import RECORDS, SUITE, Name, Plan, RunDirectory, folder_name
 from benchmark.store.directory import image_path as path_of_image
 from benchmark.store.files import read_json
 from benchmark.store.records import (
+    Job,
     JobRecord,
     MetricRecord,
     PriorRecord,
     ScoreRecord,
     Scoring,
     from_json,
+    images_digest,
 )
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class Run:
     scores: pd.DataFrame  #: a row an image, metric and protocol; `value` float64
     unscored: pd.DataFrame  #: the same of images without a score: `reason` says why
     records: tuple[JobRecord, ...]  #: the scored jobs', in the tables' order
+    drawn: tuple[JobRecord, ...]  #: of every job with images, scored or not
     scored: tuple[ScoreRecord, ...]
     priors: tuple[PriorRecord, ...]
     scorings: dict[str, Scoring]  #: protocol -> what decided its scores, in the plan's order
@@ -82,7 +85,21 @@ class Run:
             unscored=self.unscored[self.unscored["protocol"] == label],
             records=tuple(r for r in self.records if r.job.name in names),
             scored=scored,
-            scorings={label: self.scorings[label]},
+            scorings={k: scoring for k, scoring in self.scorings.items() if k == label},
+        )
+
+    def only(self, jobs: Sequence[Job]) -> Run:
+        """What there is of `jobs`: no other job, and no image that they do not ask for."""
+        names = {job.name for job in jobs}
+        planned = tuple(job for job in self.plan.jobs if job.name in names)
+        return replace(
+            self,
+            plan=replace(self.plan, jobs=planned),
+            scores=only(self.scores, jobs),
+            unscored=only(self.unscored, jobs),
+            records=tuple(r for r in self.records if r.job.name in names),
+            drawn=tuple(r for r in self.drawn if r.job.name in names),
+            scored=tuple(r for r in self.scored if r.name in names),
         )
 
     # Methods ---------------------------------------------------------------------------------
@@ -103,7 +120,7 @@ class Run:
 
     @property
     def controls(self) -> list[str]:
-        """The bounds, which nobody competes with."""
+        """The controls, which nobody competes with."""
         return [method for method in self.methods if self.roles[method] != "method"]
 
     def bound(self, role: Role) -> str | None:
@@ -221,7 +238,10 @@ class Run:
 
 
 def read_run(run_directory: Path) -> Run:
-    """The run directory's scores, suite and records. Raises UserError naming what is amiss."""
+    """The run directory's scores, suite and records. Raises UserError naming what is amiss.
+
+    Scores of fewer images than a job has by now, or of others, do not count: the job is unscored.
+    """
     suite = _read_toml(run_directory / SUITE)
     records = list(_read_records(run_directory))
     plan = RunDirectory(run_directory).plan()
@@ -235,6 +255,15 @@ def read_run(run_directory: Path) -> Run:
         if isinstance(r, ScoreRecord) and r.scoring.protocol in plan.protocols
     }
     check_rows(run_directory / "scores.csv", scored, jobs)
+    if not (run_directory / RECORDS).is_file():  # A kept run has few of its images on record.
+        stale = {key for key, r in scored.items() if r.images != images_digest(jobs[r.name].images)}
+        scored = {key: r for key, r in scored.items() if key not in stale}
+        scores, unscored = (without(rows, stale, scored) for rows in (scores, unscored))
+    if scores.empty:
+        raise UserError(
+            f"{run_directory} has no scores of the images that it holds: "
+            f"python -m benchmark score {run_directory}"
+        )
     scorings = union_of_scorings(scored.values())
     labels = [label for label in plan.protocols if label in scorings]
     names = {name for _, name in scored}
@@ -242,10 +271,11 @@ def read_run(run_directory: Path) -> Run:
         directory=run_directory,
         suite=suite,
         plan=plan,
-        declarations={label: _declaration(run_directory, label) for label in labels},
+        declarations={label: _declaration(run_directory, label) for label in plan.protocols},
         scores=scores,
         unscored=unscored,
         records=in_order((r for name, r in jobs.items() if name in names), [suite], plan),
+        drawn=in_order(jobs.values(), [suite], plan),
         scored=tuple(scored[key] for key in sorted(scored)),
         priors=tuple(r for r in records if isinstance(r, PriorRecord)),
         scorings={label: scorings[label] for label in labels},

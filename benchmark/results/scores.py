@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from benchmark.api import UserError
 from benchmark.store.directory import HEADER, Name
 from benchmark.store.files import sha256
-from benchmark.store.records import SCORE_COLUMNS, ScoreRecord, Scoring
+from benchmark.store.records import SCORE_COLUMNS, Job, ScoreRecord, Scoring
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,6 +100,37 @@ def check_rows(
         else:
             problem = f"lacks the scores of {what}"
         raise UserError(f"{path} {problem}: {mend}")
+
+
+def without(
+    rows: pd.DataFrame,
+    stale: Collection[tuple[str, Name]],
+    scored: Mapping[tuple[str, Name], ScoreRecord],
+) -> pd.DataFrame:
+    """`rows` but for those of `stale` jobs, and of metrics that lack a job's later images."""
+    import numpy as np
+
+    gone = np.zeros(len(rows), bool)
+    partial = {(key, metric) for key, record in scored.items() for metric in record.partial}
+    for key, metric in [*((key, "") for key in sorted(stale)), *sorted(partial)]:
+        label, (method, subject, seed) = key
+        own = (rows["protocol"] == label) & (rows["method"] == method)
+        own &= (rows["subject"] == subject) & (rows["seed"] == seed)
+        gone |= (own & (rows["metric"] == metric)) if metric else own
+    return rows[~gone]
+
+
+def only(rows: pd.DataFrame, jobs: Iterable[Job]) -> pd.DataFrame:
+    """`rows` of the images that `jobs` ask for."""
+    import pandas as pd
+
+    asked = {
+        (*job.name, request.prompt.template, request.prompt.kind, request.index)
+        for job in jobs
+        for request in job.requests
+    }
+    columns = ["method", "subject", "seed", "prompt", "prompt_kind", "sample"]
+    return rows[pd.MultiIndex.from_frame(rows[columns].astype(object)).isin(asked)]
 
 
 def _digests(path: Path) -> dict[tuple[str, Name], str]:

@@ -4,7 +4,7 @@
     python -m benchmark curve dreambooth --over subject_images=1,2,3,4,5
 
 Each point is a variant of its method, `dreambooth[steps=25]`, trained from the start and scored on
-the same prompts and noise. The bounds are drawn beside the curves.
+the same prompts and noise. The controls are drawn beside the curves.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from benchmark.results.run import Run, read_run
 from benchmark.results.statistics import MINIMUM_SUBJECTS
 from benchmark.runs.plan import Grid
 from benchmark.store.files import write_atomically
+from benchmark.store.records import Job
 
 DEVELOPMENT = "development"  #: the split on which settings may be chosen
 COLUMNS = ("method", "value", "metric", "mean", "low", "high", "subjects")
@@ -113,20 +114,21 @@ def run_curve(
     print(f"split       {_about_split(grid.suite.data.split)}")
     code = run_grid(grid, path, workers=workers, dry_run=dry_run)
     if not dry_run and code != 130 and (path / "summary.csv").is_file():
-        print(write_curve(path, curve))
+        print(write_curve(path, curve, grid.jobs))
     return code
 
 
-def write_curve(run_directory: Path, curve: Curve) -> Path:
+def write_curve(run_directory: Path, curve: Curve, jobs: Sequence[Job]) -> Path:
     """Write curve.csv, curve.md, curve.png and curve.svg of a run; returns the PNG's path.
 
-    If the run has several protocols, under the first.
+    Of `jobs` and their images alone, so that points and level lines are of the same prompts,
+    seeds and subjects. If the run has several protocols, under the first.
     """
     from benchmark.report.figures.curve import draw_curve
     from benchmark.report.figures.drawing import png_of, svg_of
 
     run = read_run(run_directory)
-    run = run.under(run.protocols[0])
+    run = run.under(run.protocols[0]).only(jobs)
     table = curve_table(run, curve)
     paper = published()
     # The paper's values are raw cosines: shown only beside raw cosines.
@@ -147,7 +149,7 @@ def write_curve(run_directory: Path, curve: Curve) -> Path:
 
 
 def curve_table(run: Run, curve: Curve) -> pd.DataFrame:
-    """Columns COLUMNS: a row per method, value and metric with scores; then the bounds.
+    """Columns COLUMNS: a row per method, value and metric with scores; then the controls.
 
     `run` is under one protocol. `value` is as it was written, and empty for a bound.
     """

@@ -25,10 +25,13 @@ import pandas as pd
 from benchmark.api import UserError
 from benchmark.config.suite import Suite
 from benchmark.config.tables import Objective
+from benchmark.report.caveats import under
 from benchmark.report.cost import cost
-from benchmark.report.markdown import NOTHING, markdown_table
+from benchmark.report.markdown import NOTHING, escape, markdown_table
+from benchmark.results.comparability import run_seeds
 from benchmark.results.run import Run, read_run
 from benchmark.store.files import write_atomically
+from benchmark.store.records import Job
 from benchmark.studies.curve import DEVELOPMENT, on_split
 
 
@@ -79,10 +82,10 @@ def _fit_seconds(run: Run) -> dict[str, Any]:
     return {str(row.cells[0]): row.cells[place] for row in table.rows}
 
 
-def write_sweep(run_directory: Path) -> Path:
+def write_sweep(run_directory: Path, jobs: Sequence[Job]) -> Path:
     """Write sweep.csv and sweep.md of a finished sweep; returns the latter.
 
-    If the run has several protocols, under the first.
+    Of `jobs` and their images alone. If the run has several protocols, under the first.
     """
     run = read_run(run_directory)
     if "objective" not in run.suite:
@@ -90,13 +93,24 @@ def write_sweep(run_directory: Path) -> Path:
             f"{run_directory / 'suite.toml'} declares no [objective] to sort a sweep by: "
             "run it again with a suite that does"
         )
-    table = sweep_table(run.under(run.protocols[0]), Objective(**run.suite["objective"]))
+    run = run.under(run.protocols[0]).only(jobs)
+    objective = Objective(**run.suite["objective"])
+    table = sweep_table(run, objective)
     write_atomically(run_directory / "sweep.csv", table.to_csv(index=False, float_format="%.4f"))
     rows = [
         [str(row[0]), *(NOTHING if math.isnan(value) else f"{value:.3f}" for value in row[1:])]
         for row in table.itertuples(index=False)
     ]
-    text = markdown_table(list(table.columns), rows) + "\n"
+    subjects = ", ".join(sorted({record.job.subject for record in run.records}))
+    seeds = ", ".join(map(str, run_seeds(run)))
+    text = (
+        f"# {escape(run.suite['name'])}: sweep {under(run)}\n\n"
+        f"Subjects: {escape(subjects)}. Seeds: {seeds}.\n\n"
+        + markdown_table(list(table.columns), rows)
+        + f"\nObjective: the geometric mean of {objective.fidelity} relative to the upper bound's "
+        f"and {objective.prompt} relative to the lower bound's. It is empty ({NOTHING}) where a "
+        "method lacks one of them, or where one ratio is negative.\n"
+    )
     write_atomically(run_directory / "sweep.md", text)
     print(text)
     return run_directory / "sweep.md"

@@ -9,7 +9,7 @@ from benchmark.report.sections import report_text
 from benchmark.report.tables import score_tables
 from benchmark.results.merge import join
 from benchmark.results.run import read_run
-from tests.made_up_run import remove_job, world, write_run
+from tests.made_up_run import World, remove_job, world, write_run
 
 SUBJECTS = tuple(f"cat-{letter}" for letter in "abcdefghij")
 #: DINO of each method; the other metrics are the same, but PRES.
@@ -85,9 +85,35 @@ def test_a_lead_by_easier_subjects_is_not_called_better(tmp_path, metric):
     for subject in SUBJECTS[6:]:
         remove_job(run, "dreambooth", subject)
     text = in_short(read_run(run))
-    (line,) = [line for line in text.splitlines() if line.startswith(f"- **{metric}**")]
-    assert ": dreambooth, " in line
-    assert line.endswith(": worse than as-good on the subjects of both.")
+    assert "No method is called the best: not every method has every subject, so" in text
+    assert f"- **{metric}** ({about(metric)}): no best method.\n" in text
+    table = next(t for t in score_tables(read_run(run)) if t.name == "comparison")
+    assert not any(c and c.best for row in table.rows for c in row.cells[1:-1])
+    assert "None is bold: not every method has every subject." in report_text(
+        read_run(run), figures=set()
+    )
+
+
+def about(label):
+    return {"DINO": "subject fidelity", "PRES": "prior preservation"}[label]
+
+
+def test_uneven_prompts_have_no_winner_and_keep_the_controls(tmp_path):
+    few = World(job={"images_per_prompt": 1})
+    methods = ("dreambooth", "real-images", "untuned")
+    runs = [
+        write_run(tmp_path / "a", value, methods=methods, subjects=SUBJECTS),
+        write_run(tmp_path / "b", value, methods=["as-good"], subjects=SUBJECTS, world=few),
+    ]
+    run = join([read_run(path) for path in runs], tmp_path / "both", partial=True)
+    text = in_short(run)
+    assert "No method is called the best: not every method drew the same prompts, so" in text
+    assert (
+        "- **DINO** (subject fidelity): no best method (real-images 0.909, untuned 0.109).\n"
+        in text
+    )
+    table = next(t for t in score_tables(run) if t.name == "comparison")
+    assert not any(c and c.best for row in table.rows for c in row.cells[1:-1])
 
 
 def test_real_images_bring_no_seed_of_their_own(tmp_path):
@@ -101,8 +127,11 @@ def test_one_method_stands_beside_the_controls(tmp_path):
     methods = ("dreambooth", "real-images", "untuned")
     found = sentences(tmp_path / "run", methods=methods, subjects=SUBJECTS[:1])
     assert found["DINO"] == (
-        "(subject fidelity): dreambooth, 0.700 (real-images 0.900, untuned 0.100)."
+        "(subject fidelity): dreambooth, 0.700: below real-images (0.900), above untuned (0.100)."
     )
+    text = in_short(read_run(tmp_path / "run"))
+    assert "where it lies to the controls" in text
+    assert "best" not in text
 
 
 def test_the_papers_orderings_are_counted_and_what_goes_against_them_is_named(tmp_path):

@@ -218,6 +218,26 @@ def test_a_curve_without_a_point_still_says_so(shell: Any, tmp_path: Path) -> No
     }
 
 
+def test_level_lines_are_over_the_images_of_the_curve(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shell: Any
+) -> None:
+    """In a directory with more prompts, images, seeds and subjects, the curve is the same."""
+    asked = (PAINT, "--over", "steps=1,2", "--subjects", "dog-blue", "--prompts", "1")
+    assert shell(*asked, "--images-per-prompt", "1", "--out", "alone") == 0
+    more = ("run", "--suite", "toy.toml", "--methods", "untuned", "--seed", "0,1", "--out", "run")
+    suite = (tmp_path / "toy.toml").read_text()
+    (tmp_path / "toy.toml").write_text(suite.replace('split = "test"', 'split = "development"'))
+    monkeypatch.setattr("sys.argv", ["benchmark", *more, "--workers", "1"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert shell(*asked, "--images-per-prompt", "1", "--out", "run") == 0
+    alone, found = (rows_of(tmp_path / name / "curve.csv") for name in ("alone", "run"))
+    assert len(rows_of(tmp_path / "run/scores.csv")) > len(rows_of(tmp_path / "alone/scores.csv"))
+    # DIV is of an image to the others of its prompt, so in `run` there is one of single images too.
+    assert alone == [row for row in found if row["metric"] != "div"]
+
+
 def test_a_dry_run_writes_nothing(shell: Any, tmp_path: Path) -> None:
     assert shell(PAINT, "--over", "steps=1,2", "--out", "run", "--dry-run") == 0
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,7 @@
 """The sweep's variants and objective, by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmark.api import UserError
@@ -85,21 +87,42 @@ def test_the_objective_by_hand(tmp_path) -> None:
     assert table.loc["x[a=1]", "fit_seconds"] == 20.0
 
 
+def jobs_of(path):
+    return [record.job for record in read_run(path).records]
+
+
+def write(path):
+    return write_sweep(path, jobs_of(path))
+
+
+def test_a_sweep_counts_its_own_images_alone(tmp_path) -> None:
+    run = swept(tmp_path / "run")
+    mine = [replace(job, images_per_prompt=1) for job in jobs_of(run) if job.subject == "cat"]
+    found = read_run(run).under("toy-1").only(mine)
+    assert set(found.scores["subject"]) == {"cat"}
+    # Of three methods two prompts' images in 4 metrics and the prior prompt's in 2; real ones in 2.
+    assert len(found.scores) == 3 * (2 * 4 + 2) + 3 * 2
+    assert write_sweep(run, mine).is_file()
+
+
 def test_a_sweep_is_written_best_first(tmp_path) -> None:
     run = swept(tmp_path / "run")
-    assert write_sweep(run) == run / "sweep.md"
+    assert write_sweep(run, jobs_of(run)) == run / "sweep.md"
     lines = (run / "sweep.csv").read_text().splitlines()
     assert lines[0].startswith("method,objective,dino,clip_i,clip_t,pres,prior_div,div,fit_s")
     assert [line.partition(",")[0] for line in lines[1:]] == [
         "x[a=1]", "untuned", "x[a=2]", "real-images",
     ]  # fmt: skip
-    assert "| real-images |         - |" in (run / "sweep.md").read_text()
+    text = (run / "sweep.md").read_text()
+    assert "| real-images |         - |" in text
+    assert text.startswith("# toy: sweep (toy-1)\n\nSubjects: cat, dog. Seeds: 0.\n")
+    assert "where a method lacks one of them, or where one ratio is negative." in text
 
 
 def test_a_sweep_without_its_bounds_or_an_objective_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="the upper bound's scores in dino"):
-        write_sweep(swept(tmp_path / "a", methods=("x[a=1]", "untuned")))
+        write(swept(tmp_path / "a", methods=("x[a=1]", "untuned")))
     with pytest.raises(UserError, match="the lower bound's scores in clip_t"):
-        write_sweep(swept(tmp_path / "b", methods=("x[a=1]", "real-images")))
+        write(swept(tmp_path / "b", methods=("x[a=1]", "real-images")))
     with pytest.raises(UserError, match=r"suite\.toml declares no \[objective\]"):
-        write_sweep(swept(tmp_path / "c", suite=SUITE))
+        write(swept(tmp_path / "c", suite=SUITE))

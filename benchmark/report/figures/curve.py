@@ -1,4 +1,4 @@
-"""The figure of a curve: a panel per metric, a line per method, the bounds as level lines.
+"""The figure of a curve: a panel per metric, a line per method, the controls as level lines.
 
 Methods differ in colour, marker and dashes, so that it can be read in grey and with any colour
 vision.

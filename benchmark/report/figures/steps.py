@@ -19,7 +19,7 @@ from benchmark.store.records import JobRecord
 
 
 def draw_steps(run: Run) -> Any | None:
-    """A panel per metric, a line per method, with the bounds. None if there is no line to draw."""
+    """A panel per metric, a line per method, with the controls. None without a line to draw."""
     import pandas as pd
 
     lines = [
