@@ -72,12 +72,14 @@ class Agenda:
         # Prior images first, that of the longest jobs before the others.
         self.waiting = sorted(self.waiting, key=self._place)
 
-    def _place(self, work: Work) -> tuple[bool, float, str]:
+    def _place(self, work: Work) -> tuple[bool, float, bool, str]:
         if isinstance(work.task, Job):
-            return True, -(self.seconds(work) or 0.0), work.task.fit.prior or ""
+            # Of as many steps, those that learn prior images too take longer.
+            prior = work.task.fit.prior
+            return True, -(self.seconds(work) or 0.0), prior is None, prior or ""
         key = work.task.key
         after = sum(self.seconds(w) or 0.0 for w in self.waiting if w.waits_for == key)
-        return False, -after, key
+        return False, -after, False, key
 
     def take(self, method: str = "") -> Task | None:
         """The next task that can be done now, one of `method` first; None if there is none yet."""
