@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from benchmark.api import PIXELS, REFERENCES, TEXTS, Subject, UserError
-from benchmark.data.manifest import Table, read_toml
+from benchmark.data.manifest import Table, read_known, toml_names
 
 _PROTOCOLS = Path(__file__).parent / "protocols"
 _NAME = r"^[\w.+-]+$"
@@ -100,17 +100,9 @@ class Protocol(Table):
 
 def protocol_names() -> list[str]:
     """The protocols that come with the package, sorted."""
-    return sorted(file.stem for file in _PROTOCOLS.glob("*.toml"))
+    return toml_names(_PROTOCOLS)
 
 
 def load_protocol(name_or_path: str) -> Protocol:
     """One of our protocols by name, or the protocol in a TOML file. Raises UserError."""
-    if name_or_path in protocol_names():
-        return read_toml(_PROTOCOLS / f"{name_or_path}.toml", Protocol)
-    path = Path(name_or_path).expanduser()
-    if path.suffix != ".toml":
-        raise UserError(
-            f"unknown protocol '{name_or_path}'; known: {', '.join(protocol_names())}; "
-            "or give a file of your own that ends in .toml"
-        )
-    return read_toml(path, Protocol)
+    return read_known(name_or_path, _PROTOCOLS, Protocol)

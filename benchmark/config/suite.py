@@ -16,7 +16,7 @@ from benchmark.config.protocol import Protocol, load_protocol
 from benchmark.config.registry import configure, load_kind, load_method, settings_of, variant
 from benchmark.config.tables import AblationTable, Objective
 from benchmark.data.dataset import Dataset, load_dataset, locate_images
-from benchmark.data.manifest import Table, read_toml
+from benchmark.data.manifest import Table, read_known, toml_names
 from benchmark.store.records import Model
 
 _SUITES = Path(__file__).parent / "suites"
@@ -205,17 +205,9 @@ class Suite(Table):
 
 def suite_names() -> list[str]:
     """The suites that come with the package, sorted."""
-    return sorted(file.stem for file in _SUITES.glob("*.toml"))
+    return toml_names(_SUITES)
 
 
 def load_suite(name_or_path: str) -> Suite:
     """One of our suites by name, or the suite in a TOML file. Raises UserError."""
-    if name_or_path in suite_names():
-        return read_toml(_SUITES / f"{name_or_path}.toml", Suite)
-    path = Path(name_or_path).expanduser()
-    if path.suffix != ".toml":
-        raise UserError(
-            f"unknown suite '{name_or_path}'; known: {', '.join(suite_names())}; "
-            "or give a file of your own that ends in .toml"
-        )
-    return read_toml(path, Suite)
+    return read_known(name_or_path, _SUITES, Suite)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
@@ -79,6 +80,27 @@ def read_toml(path: Path, table: type[_TableType]) -> _TableType:
             for e in error.errors()
         ]
         raise UserError(f"{path}: {'; '.join(problems)}") from error
+
+
+def toml_names(folder: Path) -> list[str]:
+    """The TOML files in `folder` without their suffix, sorted."""
+    return sorted(file.stem for file in folder.glob("*.toml"))
+
+
+def read_known(name_or_path: str, shipped: Path, table: type[_TableType]) -> _TableType:
+    """A `table` that is shipped in a folder, by its name, or one in a TOML file. Raises UserError."""
+    names = toml_names(shipped)
+    if name_or_path in names:
+        return read_toml(shipped / f"{name_or_path}.toml", table)
+    path = Path(name_or_path).expanduser()
+    if path.suffix != ".toml":
+        close = get_close_matches(name_or_path, names, n=1)
+        raise UserError(
+            f"unknown {table.__name__.lower()} '{name_or_path}'"
+            f"{f' (did you mean {close[0]}?)' if close else ''}; known: {', '.join(names)}; or give "
+            "a file of your own that ends in .toml"
+        )
+    return read_toml(path, table)
 
 
 def is_dataset(folder: Path) -> bool:
