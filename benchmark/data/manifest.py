@@ -88,17 +88,17 @@ def toml_names(folder: Path) -> list[str]:
 
 
 def read_known(name_or_path: str, shipped: Path, table: type[_TableType]) -> _TableType:
-    """A `table` that is shipped in a folder, by its name, or one in a TOML file. Raises UserError."""
+    """The `table` of that name in the folder `shipped`, or in a TOML file. Raises UserError."""
     names = toml_names(shipped)
     if name_or_path in names:
         return read_toml(shipped / f"{name_or_path}.toml", table)
     path = Path(name_or_path).expanduser()
     if path.suffix != ".toml":
-        close = get_close_matches(name_or_path, names, n=1)
+        found = get_close_matches(name_or_path, names, n=1)
+        close = f" (did you mean '{found[0]}'?)" if found else ""
         raise UserError(
-            f"unknown {table.__name__.lower()} '{name_or_path}'"
-            f"{f' (did you mean {close[0]}?)' if close else ''}; known: {', '.join(names)}; or give "
-            "a file of your own that ends in .toml"
+            f"unknown {table.__name__.lower()} '{name_or_path}'{close}; known: {', '.join(names)}; "
+            "or give a file of your own that ends in .toml"
         )
     return read_toml(path, table)
 

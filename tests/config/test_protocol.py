@@ -109,7 +109,7 @@ def test_the_hubs_repositories_are_those_of_the_libraries(name: str) -> None:
 
 
 def test_bad_protocols_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown protocol 'papper'; known: .*paper"):
+    with pytest.raises(UserError, match=r"'papper' \(did you mean 'paper'\?\); known: .*paper"):
         load_protocol("papper")
     path = tmp_path / "mine.toml"
     path.write_text(POCKET.read_text().replace('caption = "class-noun"', 'caption = "noun"'))
