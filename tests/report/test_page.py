@@ -1,12 +1,15 @@
 """The page in a real browser: what people do with it, by mouse and by keyboard."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from benchmark.report.write import write_report
 from benchmark.store.files import png_bytes, sha256, write_atomically
+from benchmark.store.records import JobRecord, from_json, images_digest
 from tests.browser import chromium
 from tests.made_up_run import World, write_run
 
@@ -41,6 +44,11 @@ def index(tmp_path_factory):
         for before, after in hashes.items():
             text = text.replace(before, after)
         path.write_text(text)
+    for path in run.glob("jobs/*/dog-b-s0.json"):
+        record = from_json(JobRecord, json.loads(path.read_text()), where=str(path))
+        for scored in run.glob(f"scores/*/{path.parent.name}/{path.name}"):
+            content = json.loads(scored.read_text()) | {"images": images_digest(record.images)}
+            scored.write_text(json.dumps(content))
     for method in METHODS:
         to = run / "images" / method / EVIL
         to.parent.mkdir()
@@ -94,7 +102,7 @@ def test_it_filters_by_subject_method_and_prompts(page):
     assert len(found) == 2
     assert all(text.startswith(f"untuned: a red {EVIL}, cat-a. DINO") for text in found)
     page.click("text=Show all")
-    page.wait_for_function("document.querySelectorAll('.cell').length === 30")
+    expect(page.locator(".cell")).to_have_count(30)
 
 
 def scores(page, name):
@@ -127,7 +135,7 @@ def test_the_viewer_by_mouse(page):
     text = f"textual-inversion: a {EVIL} in the snow"
     assert page.locator("#viewer-title").text_content() == text
     large = page.locator("#large")
-    page.wait_for_function("document.getElementById('large').naturalWidth === 200")
+    expect(page.locator("#large")).to_have_js_property("naturalWidth", 200)
     assert large.get_attribute("src").startswith("images/textual-inversion/")
     made = page.locator("#made").text_content()
     assert EVIL in made and "noise seed" in made
@@ -189,7 +197,7 @@ def test_a_page_alone_shows_its_small_copies(browser, index, tmp_path):
     page = browser.new_page()
     page.goto((tmp_path / "index.html").as_uri())
     page.locator(".cell").first.click()
-    page.wait_for_function("document.getElementById('large').naturalWidth === 160")
+    expect(page.locator("#large")).to_have_js_property("naturalWidth", 160)
     assert "small copy" in page.locator("#aside").text_content()
     page.close()
 
