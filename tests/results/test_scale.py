@@ -21,7 +21,15 @@ import pytest
 from benchmark.api import Prompt
 from benchmark.store.directory import Plan, PlannedJob, RunDirectory, request_path
 from benchmark.store.files import png_bytes, write_atomically
-from benchmark.store.records import ImageRecord, Job, JobRecord, Phases, ScoreRecord, image_key
+from benchmark.store.records import (
+    ImageRecord,
+    Job,
+    JobRecord,
+    Phases,
+    ScoreRecord,
+    image_key,
+    images_digest,
+)
 from tests.made_up_run import METRICS as DECLARED
 from tests.made_up_run import PROVENANCE, SCORING, SUITE, World, make_job, metric
 
@@ -81,7 +89,7 @@ def _write_job(directory: RunDirectory, job: Job, rng: np.random.Generator, pict
     rows = "".join(lines)
     directory.write_job(JobRecord(job, images, len(images), Phases(0, 20, 4), PROVENANCE, 512.0))
     scoring = replace(SCORING, metrics=DECLARED | {"dinov2": metric("DINOv2", "subject fidelity")})
-    scored = ScoreRecord(*job.name, scoring, "i", "d", 1.0, "", PROVENANCE)
+    scored = ScoreRecord(*job.name, scoring, images_digest(images), "d", 1.0, "", PROVENANCE)
     directory.write_scores(scored, rows)
 
 
