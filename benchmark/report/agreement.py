@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from benchmark.report.caveats import under
-from benchmark.report.differences import text_columns, too_few
+from benchmark.report.differences import few_subjects, text_columns
 from benchmark.report.markdown import (
     NOTHING,
     escape,
@@ -37,10 +37,10 @@ def agreement(run: Run) -> str:
         "bootstrap interval. *paper*: the paper's difference, measured on other backbones, "
         "subjects and encoders: compare signs, not sizes. *p*: sign flips over subjects, of the "
         "distance to the bound where the claim is a bound; corrected for all comparisons together "
-        "(Holm). An ordering *holds* if its interval lies on the claimed side of 0, or within the "
-        "bound, and "
-        f"p < {LEVEL}; *holds in the mean, not shown* if only the mean does.\n",
-        *too_few([found]),
+        "(max-T of Westfall and Young). An ordering *holds* if its interval lies on the claimed "
+        f"side of 0, or within the bound, and p < {LEVEL}; *holds in the mean, not shown* if only "
+        "the mean does.\n",
+        *few_subjects(found),
     ]
     return "\n".join(text)
 

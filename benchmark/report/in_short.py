@@ -73,7 +73,7 @@ def _by_metric(run: Run) -> list[str]:
 def _against(run: Run, metric: str, leader: str, others: Sequence[str]) -> str:
     """What tests say of the leader and each other method.
 
-    Corrected over all pairs (Holm), because the leader was chosen by the same scores.
+    Corrected over all pairs, because the leader was chosen by the same scores.
     """
     pairs = list(combinations([leader, *others], 2))
     found = assess([paired(run.by_image[metric], *pair) for pair in pairs])[: len(others)]

@@ -4,7 +4,9 @@ import re
 
 import pytest
 
+from benchmark.report.differences import few_subjects
 from benchmark.report.write import write_report
+from benchmark.results.significance import Difference
 from tests.made_up_run import SUITE, World, write_run
 
 SUBJECTS = [f"dog-{i}" for i in range(8)]
@@ -60,23 +62,23 @@ def cells(text):
 DINO = """\
 | method                 | verdict | matters to people |                difference |     p | subjects |
 | ---------------------- | ------: | ----------------: | ------------------------: | ----: | -------: |
-| real-images            |  better |               yes |   +0.200 [+0.200, +0.200] | 0.047 |        8 |
-| dreambooth-no-prior    |  better |                no |   +0.030 [+0.030, +0.030] | 0.047 |        8 |
-| dreambooth-wrong-class |   worse |               yes |   -0.100 [-0.100, -0.100] | 0.047 |        8 |
-| dreambooth-no-class    |  better |                no |   +0.070 [+0.070, +0.070] | 0.047 |        8 |
-| textual-inversion      |   worse |               yes |   -0.150 [-0.150, -0.150] | 0.047 |        8 |
-| untuned                |   worse |               yes |   -0.400 [-0.400, -0.400] | 0.047 |        8 |
+| real-images            |  better |               yes |   +0.200 [+0.200, +0.200] | 0.008 |        8 |
+| dreambooth-no-prior    |  better |                no |   +0.030 [+0.030, +0.030] | 0.008 |        8 |
+| dreambooth-wrong-class |   worse |               yes |   -0.100 [-0.100, -0.100] | 0.008 |        8 |
+| dreambooth-no-class    |  better |                no |   +0.070 [+0.070, +0.070] | 0.008 |        8 |
+| textual-inversion      |   worse |               yes |   -0.150 [-0.150, -0.150] | 0.008 |        8 |
+| untuned                |   worse |               yes |   -0.400 [-0.400, -0.400] | 0.008 |        8 |
 """  # noqa: E501
-# Six methods are tested: 6 * 2 / 256 where all subjects agree. Textual Inversion's eight
-# differences are four 0.02 and four -0.06: with 72 of the 256 signs their mean is as far from 0,
-# and it is next to last: 2 * 72 / 256. Of 8 draws of them, 1 and 7 times 0.02 bound the interval.
+# Six methods are tested together: 2 / 256 where all subjects agree. Textual Inversion's eight
+# differences are four 0.02 and four -0.06: with 72 of the 256 signs their mean is as far from 0.
+# A difference of 0 takes no share. Of 8 draws, 1 and 7 times 0.02 bound the interval.
 CLIP_I = [
-    ["real-images", "better", "+0.100 [+0.100, +0.100]", "0.047", "8"],
+    ["real-images", "better", "+0.100 [+0.100, +0.100]", "0.008", "8"],
     ["dreambooth-no-prior", "no difference shown", "+0.000 [+0.000, +0.000]", "1.000", "8"],
-    ["dreambooth-wrong-class", "worse", "-0.100 [-0.100, -0.100]", "0.047", "8"],
-    ["dreambooth-no-class", "worse", "-0.100 [-0.100, -0.100]", "0.047", "8"],
-    ["textual-inversion", "no difference shown", "-0.020 [-0.050, +0.010]", "0.562", "8"],
-    ["untuned", "worse", "-0.200 [-0.200, -0.200]", "0.047", "8"],
+    ["dreambooth-wrong-class", "worse", "-0.100 [-0.100, -0.100]", "0.008", "8"],
+    ["dreambooth-no-class", "worse", "-0.100 [-0.100, -0.100]", "0.008", "8"],
+    ["textual-inversion", "no difference shown", "-0.020 [-0.050, +0.010]", "0.281", "8"],
+    ["untuned", "worse", "-0.200 [-0.200, -0.200]", "0.008", "8"],
 ]
 PRES = {  # lower is better
     "textual-inversion": ["better", "-0.100 [-0.100, -0.100]"],
@@ -124,22 +126,28 @@ def test_the_table_of_agreement(tmp_path):
     rows = cells(text)[1:]
     p_values = [row.pop(4) for row in rows]
     assert rows == cells(HERE)
-    # 15 * 2 / 1024 wherever all subjects agree; Textual Inversion's CLIP-I alternates, and 224 of
-    # the 1024 signs of five 0.06 and five -0.02 have a mean as far from 0.
-    assert p_values == ["0.029"] * 3 + ["0.219"] + ["0.029"] * 11
+    # 2 / 1024 wherever all subjects agree; Textual Inversion's CLIP-I alternates, and 224 of the
+    # 1024 signs of five 0.06 and five -0.02 have a mean as far from 0.
+    assert p_values == ["0.002"] * 3 + ["0.219"] + ["0.002"] * 11
     assert "Of 15 comparisons, holds: 11; reversed: 3; holds in the mean, not shown: 1." in text
-    assert "are needed to show anything" not in text
+    assert "With 10 subjects the smallest possible p is 0.002" in text
 
 
-def test_eight_subjects_are_too_few_for_fifteen_corrected_comparisons(tmp_path):
+def test_eight_subjects_show_what_is_clear_in_fifteen_comparisons(tmp_path):
     text = section(report_of(tmp_path), "Does it agree with the paper?")
-    assert (
-        "With 8 subjects the smallest possible p is 0.008, and none is below 0.05 after correcting "
-        "for 15 comparisons: more subjects are needed to show anything." in text
-    )
-    assert {row[2] for row in cells(text)[1:]} == {
-        "holds in the mean, not shown", "reversed in the mean, not shown"
-    }  # fmt: skip
+    assert "Of 15 comparisons, holds: 11; reversed: 3; holds in the mean, not shown: 1." in text
+    sentence = "With 8 subjects the smallest possible p is 0.008, however many comparisons there"
+    assert sentence in text
+    assert {row[4] for row in cells(text)[1:]} == {"0.008", "0.281"}
+
+
+def test_the_smallest_p_is_told_while_it_can_be_seen():
+    def said(*subjects):
+        return "".join(few_subjects([Difference(0.1, 0, 0.2, 0.01, n) for n in subjects]))
+
+    assert said(8, 10, 0).startswith("With 10 subjects the smallest possible p is 0.002, however")
+    assert said(8, 11) == said(30) == said(0) == said() == ""
+    assert said(5, 11).startswith("A test needs 6 subjects: with 5,")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The paper's orderings: that they say what it published, and every verdict from made-up scores."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmark.results.claims import Ordering, judge, load_orderings, published
+from tests.reference.sign_flips import step_down
 
 SUBJECTS = list("abcdefgh")
 METHODS = {
@@ -110,9 +112,35 @@ def test_a_missing_method_or_metric_is_no_verdict():
 def test_orderings_are_corrected_together():
     here = images(np.linspace(1, 2, 8), np.zeros(8))
     ordering = Ordering("1", "", "dino", "h", "l")
-    assert [found.margin.p for found in judge([ordering] * 5, here)] == pytest.approx(
-        [5 * 2 / 256] * 5
-    )
+    # The same claim five times is no more than one; others take their share.
+    assert [found.margin.p for found in judge([ordering] * 5, here)] == [2 / 256] * 5
+    weak = np.array([0.1, 0.5, 0.6, 0.8, 0.9, 1.0, -0.2, 0.3])
+    base = np.random.default_rng(1).normal(size=8)
+    here["clip_i"] = images(base, 0)["dino"]
+    here["clip_t"] = images(weak, 0)["dino"]
+    metrics = ("clip_t", "clip_i", "dino")
+    found = judge([replace(ordering, metric=metric) for metric in metrics], here)
+    wanted = step_down([dict(enumerate(v)) for v in (weak, base, np.linspace(1, 2, 8))])
+    assert [verdict.margin.p for verdict in found] == pytest.approx(wanted)
+    (alone,) = judge([replace(ordering, metric="clip_t")], here)
+    assert alone.margin.p < found[0].margin.p
+
+
+@pytest.mark.parametrize("mean", [0.003, -0.003, 0.02, -0.02, 0.06, -0.06])
+def test_nearness_is_tested_from_both_bounds(mean):
+    differences = np.random.default_rng(1).normal(0, 0.03, 8)
+    differences += mean - differences.mean()
+    bound = 0.05
+    margins = [dict(enumerate(bound - side * differences)) for side in (1, -1)]
+    # The weaker of two in a family: the bound that the mean is nearer to.
+    assert verdict(differences, within=bound).margin.p == pytest.approx(max(step_down(margins)))
+
+
+def test_the_bound_that_is_further_from_the_mean_has_to_be_kept_too():
+    # The mean is just above 0, and all are well below 0.05; but one is far below -0.05.
+    skewed = np.array([0.035] * 7 + [-0.24])
+    assert verdict(skewed, at_most=0.05).words == "holds"
+    assert verdict(skewed, within=0.05).words == "holds in the mean, not shown"
 
 
 def test_the_six_orderings_are_there_and_of_methods_and_metrics_there_are():
