@@ -62,7 +62,7 @@ def by_image(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def paired(images: pd.DataFrame, method: str, reference: str) -> pd.Series:
-    """Subject's name -> `method` minus `reference`, for each subject that has both, by name.
+    """Subject's name -> `method` minus `reference`, for each subject that has both.
 
     The mean over the images both made for one prompt, sample and seed. Where they share none
     (real images have no prompt), it is the difference of the two means of the subject.

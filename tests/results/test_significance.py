@@ -142,8 +142,9 @@ def test_p_values_do_not_depend_on_the_size_of_the_chunks(monkeypatch):
 
 @pytest.mark.parametrize("subjects", [6, 16, 17, 30])
 def test_the_smallest_p_is_reached_where_all_subjects_agree(subjects):
-    values = np.linspace([1, 1, 2], [1, 2, 1], subjects)  # one of them the same for every subject
-    assert max_t(values).tolist() == pytest.approx([smallest_p(subjects)] * 3, abs=2 / 2**15)
+    # The first is the same for every subject, the second almost.
+    values = np.linspace([1, 1, 1, 2], [1, 1 + 1e-13, 2, 1], subjects)
+    assert max_t(values).tolist() == pytest.approx([smallest_p(subjects)] * 4, abs=2 / 2**15)
     assert min(max_t(values)) >= smallest_p(subjects)
 
 
@@ -152,6 +153,8 @@ def test_no_difference_has_a_p_value_of_one_and_disturbs_no_other():
     zeros = np.zeros((8, 2))
     assert max_t(zeros).tolist() == [1.0, 1.0]
     assert max_t(np.hstack([zeros, values])).tolist() == [1.0, 1.0, *max_t(values)]
+    (rounding,) = assess([pd.Series(1e-14 * values[:, 0])])
+    assert rounding.p == 1.0
 
 
 def test_a_twin_costs_nothing():
