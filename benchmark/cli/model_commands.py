@@ -37,18 +37,19 @@ def speed(
 ) -> None:
     """Measure training, sampling and scoring: images a second, and how much of the device is used.
 
-    The first table is what a run reaches, against the bare modules: the same calls on tensors that
-    lie ready. The others have the bare modules' milliseconds, images/s, GFLOP/image and GFLOP/s,
-    against those of a matrix product: in fp32, and in bf16 unless the device only emulates it.
+    The first table compares what a run reaches with the bare modules: the same calls on tensors
+    that lie ready. The others show the bare modules' milliseconds, images/s, GFLOP/image and
+    GFLOP/s, and these as a share of what a matrix product reaches: in fp32, and in bf16 unless the
+    device only emulates it or the backbone refuses it.
 
-    On a CPU one thread is used, as by a run's workers. Everything is measured by turns, so a busy
-    machine changes ratios and shares little, but times much.
+    On a CPU one thread is used, as by a run's workers. Measure on an idle machine. Things that are
+    compared are measured by turns, which on a busy one helps the ratios more than the shares.
 
     Examples:
 
       python -m benchmark speed
 
-      python -m benchmark speed --backbone sd15 --suite dreambench-mini --repetitions 3
+      python -m benchmark speed --backbone sd15 --repetitions 3
     """
     from benchmark.studies.speed import measure, speed_text
 

@@ -187,26 +187,33 @@ def sampling_race(backbone: Backbone, subject: Subject, requests: Sequence[Reque
         given.cpu()
 
     device = backbone.device
-    bare = _parts(device, backbone.modules(), calls, IMAGES, again)
+    bare = _parts("sampling", _by_module(calls, backbone.modules()), IMAGES, device, again)
     return Race("sampling", "images", IMAGES, _timed(device, ours), bare)
 
 
-def _parts(
-    device: torch.device,
-    modules: Mapping[str, nn.Module],
-    calls: Sequence[Call],
-    images: int,
-    again: Callable[[Sequence[Call]], None],
-) -> list[Part]:
-    """The `calls` of each of `modules`, which `again` does, in the order of the first ones."""
+def _by_module(calls: Sequence[Call], modules: Mapping[str, nn.Module]) -> dict[str, list[Call]]:
+    """The calls of each of `modules` that was called, in the order of the first ones."""
     names = {part: name for name, module in modules.items() for part in module.modules()}
     grouped: dict[str, list[Call]] = {}
     for call in calls:
         grouped.setdefault(names[call.module], []).append(call)
-    return [
-        Part(name, images, count_flops(partial(again, own)), 1, _timed(device, partial(again, own)))
-        for name, own in grouped.items()
-    ]
+    return grouped
+
+
+def _parts(
+    what: str,
+    grouped: Mapping[str, Sequence[Call]],
+    images: int,
+    device: torch.device,
+    again: Callable[[Sequence[Call]], None],
+) -> list[Part]:
+    """A part for each of `grouped`, done by `again`; a single one is called `what`."""
+    parts = []
+    for name, calls in grouped.items():
+        work = partial(again, calls)
+        name = name if len(grouped) > 1 else what
+        parts.append(Part(name, images, count_flops(work), 1, _timed(device, work)))
+    return parts
 
 
 def scoring_race(
@@ -250,5 +257,5 @@ def scoring_race(
             call()
 
     device = backbone.device
-    bare = _parts(device, models, calls, len(repeated), again)
+    bare = _parts("scoring", _by_module(calls, models), len(repeated), device, again)
     return Race("scoring", "images", len(repeated), _timed(device, score), bare)

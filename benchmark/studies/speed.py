@@ -4,13 +4,14 @@ Against the bare modules: nothing but the same calls of the same modules (forwar
 backward and optimiser step) on tensors that lie ready: no prompts, no drawing of images and noise,
 no scheduler, no preprocessing, no cache. And the bare modules against a matrix product, which is
 about as fast as the device computes anything. All are measured in one process and by turns, so that
-a busy machine slows them alike.
+a busy machine slows them more or less alike.
 
     print(speed_text(measure(load_suite("pocket"))))
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmark.api import Request, UserError
+from benchmark.api import Backbone, Request, UserError
 from benchmark.report.markdown import NOTHING, markdown_table
 
 if TYPE_CHECKING:
@@ -29,15 +30,18 @@ if TYPE_CHECKING:
     from benchmark.studies.races import Race
 
 GOAL = 0.95  #: of the bare modules' speed
-#: What the columns of `parts_table` are; no line is wider than a terminal of 80.
+#: What the columns of `parts_table` are, in lines that fit a terminal of 80.
 _COLUMNS = """\
-The modules alone, a table per precision. images, ms: of one training step, one
-batch drawn, or all images of a job scored; a step's images include the prior's.
-GFLOP/image: counted products, convolutions and attention, a multiply-add as
-two; in training with the backward pass. Not counted, though it takes time:
-normalisation, activations, optimiser. peak: of what a product of square matrices
-reaches in the same precision, measured in between. A convolution can pass
-100 %: fast algorithms multiply less than is counted.
+These are the bare modules, on as many threads as a worker of a run has.
+
+images       of a training step (with its prior images), a batch drawn, or a job
+             scored; `ms` is what all of them take together
+GFLOP/image  matrix products, convolutions and attention, a multiply-add as two;
+             in training also backward. Normalisation, activations and the
+             optimiser are not counted, but take time
+peak         GFLOP/s, as a share of what a product of square matrices reaches in
+             the same precision just after. Above 100 %: a fast convolution
+             multiplies less than is counted
 """
 
 
@@ -52,8 +56,8 @@ class Measured:
     #: gflop_s, and peak: the median of gflop_s as a share of a matrix product's beside it. A row
     #: `matrix product` ends each precision.
     parts: pd.DataFrame
-    #: GFLOP/s of a matrix product in bf16 that the CPU emulates: the rest is then in fp32 alone.
-    emulated: float | None
+    #: Why nothing was measured in bf16, if so.
+    without_bf16: str
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,14 @@ class _Round:
 def measure(
     suite: Suite, method: str = "", *, device: str = "auto", repetitions: int = 5
 ) -> Measured:
-    """In fp32, and in bf16 if the device computes in it; scoring is always in fp32.
+    """In fp32, and in bf16 if device and backbone compute in it; scoring is always in fp32.
 
     `method` is trained, by default the first that the suite has settings for. On a CPU one thread
     is used, as by a run's workers. Raises UserError if an encoder of the protocol is missing, or
     the method trains no module of the backbone.
     """
     from benchmark.data.dataset import verify
-    from benchmark.models.precision import resolve_device, resolve_precision
+    from benchmark.models.precision import resolve_device
     from benchmark.scoring.scorer import scoring_of
     from benchmark.studies.races import sampling_race, scoring_race, training_race
 
@@ -91,16 +95,10 @@ def measure(
     verify(dataset, [subject])
     requests = [Request(p, 0, i) for i, p in enumerate(dataset.prompts_for(subject))]
     device = resolve_device(device)
-    emulated = resolve_precision("auto", device) != "bf16"
     races, parts = [], []
-    for precision in ("fp32",) if emulated else ("fp32", "bf16"):
-        backbone = suite.backbone.load_kind().load(
-            suite.backbone.model,
-            sampler=suite.sampler.sampler(),
-            precision=precision,
-            device=device,
-            resolution=suite.backbone.resolution,
-        )
+    without_bf16 = _without_bf16(suite, device)
+    for precision in ("fp32",) if without_bf16 else ("fp32", "bf16"):
+        backbone = _load(suite, precision, device)
         with _one_thread(backbone.device):
             found = [
                 training_race(name, trained, backbone, subject),
@@ -111,9 +109,7 @@ def measure(
             race_rows, part_rows = _rows(found, backbone.device, precision, repetitions)
         races += race_rows
         parts += part_rows
-    return Measured(
-        pd.DataFrame(races), pd.DataFrame(parts), _emulated_rate(device) if emulated else None
-    )
+    return Measured(pd.DataFrame(races), pd.DataFrame(parts), without_bf16)
 
 
 def speed_text(measured: Measured) -> str:
@@ -122,11 +118,8 @@ def speed_text(measured: Measured) -> str:
     for precision, parts in measured.parts.groupby("precision", sort=False):
         text.append(parts_table(str(precision), parts))
     text.append(_COLUMNS)
-    if measured.emulated is not None:
-        text.append(
-            "bf16 was left out: this device only emulates it. A matrix product in bf16\n"
-            f"reaches {_digits(measured.emulated)} GFLOP/s.\n"
-        )
+    if measured.without_bf16:
+        text.append(f"Nothing was measured in bf16: {measured.without_bf16}.\n")
     return "\n".join(text)
 
 
@@ -135,8 +128,8 @@ def speed_table(races: pd.DataFrame) -> str:
     rows = [
         [
             f"{row.what}, {row.precision}",
-            f"{row.ours:.2f} {row.unit}/s",
-            f"{row.bare:.2f} {row.unit}/s",
+            f"{_digits(row.ours)} {row.unit}/s",
+            f"{_digits(row.bare)} {row.unit}/s",
             f"{row.ratio:.3f}",
             "reached" if row.ratio >= GOAL else "missed",
         ]
@@ -150,7 +143,7 @@ def parts_table(precision: str, parts: pd.DataFrame) -> str:
     rows = [
         [
             row.what,
-            NOTHING if pd.isna(row.images) else f"{row.images:.0f}",
+            NOTHING if math.isnan(row.images) else f"{row.images:.0f}",
             _digits(row.seconds * 1e3),
             _digits(row.images / row.seconds),
             _digits(row.gflop / row.images),
@@ -165,7 +158,7 @@ def parts_table(precision: str, parts: pd.DataFrame) -> str:
 
 def _digits(value: float) -> str:
     """To three digits, without an exponent; NaN as nothing."""
-    if pd.isna(value):
+    if math.isnan(value):
         return NOTHING
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
@@ -188,7 +181,7 @@ def _rows(
     part_rows.append(
         {
             "what": "matrix product",
-            "images": None,
+            "images": math.nan,
             "seconds": seconds,
             "gflop": gflop,
             "gflop_s": gflop / seconds,
@@ -238,7 +231,7 @@ def _part_row(
     seconds = median(times)
     peaks = [product_flops / turn.product for turn in rounds]
     return {
-        "images": parts[0].images,
+        "images": math.nan if parts[0].images is None else parts[0].images,
         "seconds": seconds,
         "gflop": flops / 1e9,
         "gflop_s": flops / seconds / 1e9,
@@ -246,18 +239,36 @@ def _part_row(
     }
 
 
-def _emulated_rate(device: str) -> float:
-    """GFLOP/s of a matrix product in bf16."""
+def _load(suite: Suite, precision: str, device: str) -> Backbone:
+    return suite.backbone.load_kind().load(
+        suite.backbone.model,
+        sampler=suite.sampler.sampler(),
+        precision=precision,
+        device=device,
+        resolution=suite.backbone.resolution,
+    )
+
+
+def _without_bf16(suite: Suite, device: str) -> str:
+    """Why nothing can be measured in bf16; empty if it can."""
     import torch
 
+    from benchmark.models.precision import resolve_precision
     from benchmark.studies.flops import product, product_flops, product_size
 
+    if resolve_precision("auto", device) == "bf16":
+        try:
+            _load(suite, "bf16", device)
+        except UserError as error:
+            return str(error)
+        return ""
     chosen = torch.device(device)
     size = product_size(chosen)
     with _one_thread(chosen):
         multiply = product(chosen, "bf16", size)
         multiply()
-        return product_flops(size) / multiply() / 1e9
+        rate = product_flops(size) / multiply() / 1e9
+    return f"this device emulates it, a matrix product at {_digits(rate)} GFLOP/s"
 
 
 @contextmanager
