@@ -31,13 +31,30 @@ def speed(
     data: DataOption = None,
     protocol: ProtocolOption = "",
     encoders: EncodersOption = None,
-    repetitions: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 5,
+    repetitions: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Rounds; the median counts.")
+    ] = 5,
 ) -> None:
-    """Measure training, sampling and scoring against the bare modules, by turns in one process."""
-    from benchmark.studies.speed import measure, speed_table
+    """Measure training, sampling and scoring: images a second, and how much of the device is used.
+
+    The first table compares what a run reaches with the bare modules: the same calls on tensors
+    that lie ready. The others show the bare modules' milliseconds, images/s, GFLOP/image and
+    GFLOP/s, and these as a share of what a matrix product reaches: in fp32, and in bf16 unless the
+    device only emulates it or the backbone refuses it.
+
+    On a CPU one thread is used, as by a run's workers. Measure on an idle machine. Things that are
+    compared are measured by turns, which on a busy one helps the ratios more than the shares.
+
+    Examples:
+
+      python -m benchmark speed
+
+      python -m benchmark speed --backbone sd15 --repetitions 3
+    """
+    from benchmark.studies.speed import measure, speed_text
 
     chosen = load_suite(suite).on(backbone).with_images(data).under(protocol, encoders=encoders)
-    print(speed_table(measure(chosen, method, repetitions=repetitions)))
+    print(speed_text(measure(chosen, method, repetitions=repetitions)))
 
 
 def identifier(

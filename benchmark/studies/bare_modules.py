@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,12 @@ class Call:
         """What the module gives, or the first of several."""
         given = self()
         return given if isinstance(given, Tensor) else given[0]
+
+    @property
+    def rows(self) -> int:
+        """How many rows it was called with: the length of its first tensor."""
+        given = tree_leaves((self.arguments, self.options))
+        return len(next(leaf for leaf in given if isinstance(leaf, Tensor)))
 
 
 @contextmanager

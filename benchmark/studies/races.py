@@ -1,14 +1,14 @@
 """The same work done the suite's way and by the bare modules, to be timed by turns.
 
 race = sampling_race(backbone, subject, requests)
-race.bare() / race.ours()               # 1 where nothing is lost
+sum(part.seconds() for part in race.bare) / race.ours()     # 1 where nothing is lost
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,36 +21,42 @@ from benchmark.models.loan import Loan
 from benchmark.models.precision import autocast
 from benchmark.runs.tools import JobTools, Pace
 from benchmark.scoring.scorer import load_scorer
-from benchmark.studies.bare_modules import recorded
+from benchmark.studies.bare_modules import Call, recorded
+from benchmark.studies.flops import count_flops, now
 
-WARM_STEPS, STEPS = 3, 20  #: training steps before the clock starts, and under it
+WARM_STEPS, STEPS = 2, 10  #: training steps before the clock starts, and under it
 IMAGES = 8  #: that one measurement samples, and that stand in for prior images
 
 Seconds = Callable[[], float]  #: does a fixed amount of work and says what it took
 
 
 @dataclass(frozen=True)
+class Part:
+    """What bare modules do, on tensors that lie ready."""
+
+    what: str
+    images: int | None  #: that it is done for; None: it cannot be seen
+    flops: int
+    times: int  #: that it is done in one measurement
+    seconds: Seconds  #: of all these times
+
+
+@dataclass(frozen=True)
 class Race:
-    """The same amount of work, done the suite's way and by the bare modules."""
+    """The same amount of work, done the suite's way and by the bare modules, part by part."""
 
     what: str
     unit: str
     amount: int  #: units of work in one measurement
     ours: Seconds
-    bare: Seconds
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    bare: Sequence[Part]
 
 
 def _timed(device: torch.device, work: Callable[[], object]) -> Seconds:
     def seconds() -> float:
-        start = _now(device)
+        start = now(device)
         work()
-        return _now(device) - start
+        return now(device) - start
 
     return seconds
 
@@ -64,7 +70,7 @@ def training_race(name: str, method: Method, backbone: Backbone, subject: Subjec
 
         def listen(done: int, _steps: int) -> None:
             if done in (WARM_STEPS, WARM_STEPS + STEPS):
-                times[done] = _now(device)
+                times[done] = now(device)
 
         try:
             _fit(name, method, backbone, subject, WARM_STEPS + STEPS, listen)
@@ -81,7 +87,22 @@ def training_race(name: str, method: Method, backbone: Backbone, subject: Subjec
         finally:
             loan.settle(thorough=False)
 
-    return Race(f"training {name}", "steps", STEPS, ours, bare)
+    try:
+        step = _bare_step(name, method, backbone, subject)
+        denoisers = [stage.denoiser for stage in backbone.stages]
+        with recorded(denoisers) as calls:
+            flops = count_flops(step)
+    finally:
+        loan.settle(thorough=False)
+    part = Part("training step", _images(calls, denoisers), flops, STEPS, bare)
+    return Race(f"training {name}", "steps", STEPS, ours, [part])
+
+
+def _images(calls: Sequence[Call], denoisers: Sequence[nn.Module]) -> int | None:
+    """The rows that `denoisers` were given in all; None if only parts of them were called."""
+    if not calls or not all(call.module in denoisers for call in calls):
+        return None
+    return sum(call.rows for call in calls)
 
 
 def _fit(
@@ -144,7 +165,7 @@ def _trained_while(
 
 
 def sampling_race(backbone: Backbone, subject: Subject, requests: Sequence[Request]) -> Race:
-    """A batch of images by the suite's sampler; bare: its denoising passes and one decoding."""
+    """A batch of images by the suite's sampler; bare: its denoising passes, and one decoding."""
     texts = [requests[i % len(requests)].prompt.text(subject.class_noun) for i in range(IMAGES)]
     seeds = list(range(IMAGES))
 
@@ -159,14 +180,40 @@ def sampling_race(backbone: Backbone, subject: Subject, requests: Sequence[Reque
             backbone.sample(condition[1:], seeds, unconditional=condition[:1])
 
     @torch.no_grad()
-    def bare() -> None:
+    def again(calls: Sequence[Call]) -> None:
         with autocast(backbone.device, backbone.precision):
             for call in calls:
                 given = call.tensor()
         given.cpu()
 
     device = backbone.device
-    return Race("sampling", "images", IMAGES, _timed(device, ours), _timed(device, bare))
+    bare = _parts("sampling", _by_module(calls, backbone.modules()), IMAGES, device, again)
+    return Race("sampling", "images", IMAGES, _timed(device, ours), bare)
+
+
+def _by_module(calls: Sequence[Call], modules: Mapping[str, nn.Module]) -> dict[str, list[Call]]:
+    """The calls of each of `modules` that was called, in the order of the first ones."""
+    names = {part: name for name, module in modules.items() for part in module.modules()}
+    grouped: dict[str, list[Call]] = {}
+    for call in calls:
+        grouped.setdefault(names[call.module], []).append(call)
+    return grouped
+
+
+def _parts(
+    what: str,
+    grouped: Mapping[str, Sequence[Call]],
+    images: int,
+    device: torch.device,
+    again: Callable[[Sequence[Call]], None],
+) -> list[Part]:
+    """A part for each of `grouped`, done by `again`; a single one is called `what`."""
+    parts = []
+    for name, calls in grouped.items():
+        work = partial(again, calls)
+        name = name if len(grouped) > 1 else what
+        parts.append(Part(name, images, count_flops(work), 1, _timed(device, work)))
+    return parts
 
 
 def scoring_race(
@@ -197,19 +244,18 @@ def scoring_race(
         scorer.score(("speed", subject.name, 0), subject, repeated, images)
 
     score()
-    models = [
-        part
-        for encoder in scorer.encoders.loaded.values()
-        for part in vars(encoder).values()
-        if isinstance(part, nn.Module)
-    ]
-    with recorded(models) as calls:
+    models = {
+        name: nn.ModuleList(part for part in vars(encoder).values() if isinstance(part, nn.Module))
+        for name, encoder in scorer.encoders.loaded.items()
+    }
+    with recorded(models.values()) as calls:
         score()
 
     @torch.inference_mode()
-    def bare() -> None:
+    def again(calls: Sequence[Call]) -> None:
         for call in calls:
             call()
 
     device = backbone.device
-    return Race("scoring", "images", len(repeated), _timed(device, score), _timed(device, bare))
+    bare = _parts("scoring", _by_module(calls, models), len(repeated), device, again)
+    return Race("scoring", "images", len(repeated), _timed(device, score), bare)

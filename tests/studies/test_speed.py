@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from PIL import Image
 
 from benchmark.api import Request, Sampler, UserError
 from benchmark.config.suite import Suite, load_suite
+from benchmark.models import precision
 from benchmark.models.loan import Loan
 from benchmark.scoring import scorer
 from benchmark.scoring.encoders import (
@@ -26,7 +29,7 @@ from benchmark.scoring.encoders import (
     TimmEncoder,
 )
 from benchmark.scoring.features import Encoders
-from benchmark.studies import races, speed
+from benchmark.studies import flops, races, speed
 from benchmark.studies.bare_modules import recorded
 from tests.tiny_pipeline import save_tiny_pipeline
 
@@ -105,19 +108,67 @@ def tiny_encoders(monkeypatch) -> None:
     monkeypatch.setattr(scorer, "identify", lambda _tables: {})
 
 
-def test_every_part_is_measured_against_the_bare_modules(suite, tiny_encoders):
+def test_everything_is_measured_against_the_bare_modules_and_these_against_a_product(
+    suite, tiny_encoders, monkeypatch
+):
+    monkeypatch.setattr(precision, "resolve_precision", lambda *_: "bf16")
     threads = torch.get_num_threads()
     measured = speed.measure(suite, device="cpu", repetitions=1)
-    assert list(zip(measured.what, measured.precision, strict=True)) == [
+    assert list(zip(measured.races.what, measured.races.precision, strict=True)) == [
         ("training dreambooth", "fp32"),
         ("sampling", "fp32"),
         ("scoring", "fp32"),
         ("training dreambooth", "bf16"),
         ("sampling", "bf16"),
     ]
-    assert (measured[["ours", "bare", "ratio"]] > 0).all(axis=None)
+    assert (measured.races[["ours", "bare", "ratio"]] > 0).all(axis=None)
     assert torch.get_num_threads() == threads
-    assert speed.speed_table(measured).count("\n") == 2 + len(measured)
+    parts = ["training step", "sampling", "- unet", "- vae"]
+    encoders = ["scoring", "- clip", "- dino", "- lpips"]
+    scored = 3 * suite.evaluation.images_per_prompt - 2 + suite.evaluation.prior_prompt_images
+    for name, rows, images in [
+        ("fp32", parts + encoders, [4, 8, 8, 8] + [scored] * 4),
+        ("bf16", parts, [4, 8, 8, 8]),
+    ]:
+        found = measured.parts[measured.parts.precision == name]
+        assert list(found.what) == [*rows, "matrix product"]
+        assert list(found.images)[:-1] == images
+        assert (found[["seconds", "gflop", "gflop_s", "peak"]] > 0).all(axis=None)
+        sampling = found.set_index("what").gflop
+        assert sampling["sampling"] == pytest.approx(sampling["- unet"] + sampling["- vae"])
+    text = speed.speed_text(measured)
+    assert "| fp32 " in text and "| bf16 " in text and "emulates" not in text
+
+
+def test_a_device_that_emulates_bf16_only_multiplies_matrices_in_it(suite, monkeypatch):
+    monkeypatch.setattr(precision, "resolve_precision", lambda *_: "fp32")
+    reason = speed._without_bf16(suite, "cpu")
+    assert re.fullmatch(r"this device emulates it, a matrix product at [\d.]+ GFLOP/s", reason)
+
+
+def test_a_backbone_of_another_kind_is_counted_as_by_hand(suite, tiny_encoders, monkeypatch):
+    """A perceptron of two layers on 16 x 16 pixels that knows no bf16 (docs/write-a-backbone)."""
+    monkeypatch.setattr(precision, "resolve_precision", lambda *_: "bf16")
+    choice = {"kind": "tests.plugin_package.outside.pixels:PIXELS", "model": "mlp"}
+    suite = suite.model_copy(
+        update={
+            "backbone": suite.backbone.model_copy(update=choice),
+            "sampler": suite.sampler.model_copy(update={"scheduler": "euler", "steps": 3}),
+            "methods": {"dreambooth": {"batch_size": 2, "prior_scheduler": "euler"}},
+        }
+    )
+    measured = speed.measure(suite, device="cpu", repetitions=1)
+    assert "'mlp' computes in fp32, not bf16" in speed.speed_text(measured)
+    rows = measured.parts.set_index("what")
+    pixels, text, hidden = 3 * 16 * 16, 32, 128
+    enter, leave = 2 * (pixels + text + 1) * hidden, 2 * hidden * pixels
+    # Backward: gradients of both weights, and of the hidden layer, but not of what enters.
+    step = (enter + leave) + (enter + leave) + leave
+    assert rows.images["training step"] == 4, "two of the subject, two of the prior"
+    assert round(rows.gflop["training step"] * 1e9) == 4 * step
+    assert rows.images["sampling"] == 8
+    assert round(rows.gflop["sampling"] * 1e9) == 8 * 3 * (enter + leave)
+    assert "- denoiser" not in rows.index, "there is no other part"
 
 
 def test_the_bare_step_is_the_methods_forward_passes_and_trains_what_it_trains(suite):
@@ -162,7 +213,7 @@ def test_sampling_is_measured_against_its_own_passes(suite, monkeypatch):
     requests = [Request(prompt, 0, 0) for prompt in dataset.prompts_for(subject)]
     race = races.sampling_race(backbone, subject, requests)
     with recorded(backbone.modules().values()) as calls:
-        race.bare()
+        [part.seconds() for part in race.bare]
     names = [type(call.module).__name__ for call in calls]
     assert names == ["UNet2DConditionModel"] * 3 + ["Conv2d", "Decoder"]
     assert [len(call.arguments[0]) for call in calls] == [2 * race.amount] * 3 + [race.amount] * 2
@@ -191,7 +242,7 @@ def test_scoring_is_measured_with_the_encoders_of_any_protocol(
     models = {key: encoder.model for key, encoder in loaded[0].loaded.items()}
     assert len(models) == encoders
     with recorded(models.values()) as calls:
-        race.bare()
+        [part.seconds() for part in race.bare]
     for key, model in models.items():
         seen = [call for call in calls if call.module in set(model.modules())]
         assert seen, key
@@ -224,12 +275,51 @@ def test_outermost_calls_are_recorded_and_can_be_done_again():
     assert not inner._forward_hooks and not inner._forward_pre_hooks
 
 
-def test_the_ratio_is_the_median_over_neighbouring_measurements():
-    ours, bare = iter([9.0, 2.0, 4.0, 1.0]), iter([9.0, 1.0, 3.0, 2.0])  # the first ones warm up
-    race = races.Race("training", "steps", 6, lambda: next(ours), lambda: next(bare))
-    row = speed._row(race, "fp32", 3)
-    assert row["ours"] == 6 / 2.0 and row["bare"] == 6 / 2.0
-    assert row["ratio"] == 0.75  # of 1/2, 3/4 and 2/1
-    table = speed.speed_table(pd.DataFrame([row]))
+def test_ratios_and_shares_are_medians_over_neighbouring_measurements(monkeypatch):
+    # The first of each warms up.
+    ours, bare = iter([9.0, 2.0, 4.0, 1.0]), iter([9.0, 1.0, 3.0, 2.0])
+    products = iter([9.0, 1.0, 1.0, 4.0])
+    monkeypatch.setattr(flops, "product", lambda *_: lambda: next(products))
+    monkeypatch.setattr(flops, "product_size", lambda _: 100)  # 2e6 operations
+    part = races.Part("step", 5, 1_000_000, 2, lambda: next(bare))
+    race = races.Race("training", "steps", 6, lambda: next(ours), [part])
+    found, parts = map(pd.DataFrame, speed._rows([race], torch.device("cpu"), "fp32", 3))
+    assert found.ours[0] == 6 / 2.0 and found.bare[0] == 6 / 2.0
+    assert found.ratio[0] == 0.75  # of 1/2, 3/4 and 2/1
+    table = speed.speed_table(found)
     assert "training, fp32" in table and "3.00 steps/s" in table and "0.750" in table
     assert "missed" in table
+    step, product = parts.to_dict("records")
+    assert step["seconds"] == 1.0  # of 1/2, 3/2 and 2/2
+    assert step["gflop"] == step["gflop_s"] == 1e-3
+    assert step["peak"] == 1.0  # of 1 s in 1/2 s, 1 s in 3/2 s and 4 s in 2/2 s, each by a half
+    assert product["seconds"] == 1.0 and product["gflop_s"] == 2e-3
+    (row,) = [line for line in speed.parts_table("fp32", parts).splitlines() if "step" in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["step", "5", "1000", "5.00", "0.000200", "0.00100", "100 %"]
+
+
+def test_the_text_fits_a_narrow_terminal():
+    """With the largest numbers of a model of true size on a slow processor, or of a fast one."""
+    ours = {"unit": "images", "ours": 987.6, "bare": 987.6, "ratio": 0.999}
+    named = [("training dreambooth", "bf16"), ("sampling", "fp32")]
+    found = pd.DataFrame([{"what": what, "precision": name, **ours} for what, name in named])
+    rates = {"images": 8, "gflop": 4e6, "gflop_s": 654321.0, "peak": 1.07}
+    named = [("training step", 123.456), ("- unet", 1e-4), ("matrix product", 12.3)]
+    parts = [{"what": what, "precision": "fp32", "seconds": s, **rates} for what, s in named]
+    text = speed.speed_text(speed.Measured(found, pd.DataFrame(parts), "it has none"))
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_images_that_cannot_be_seen_are_no_number():
+    denoiser = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    with recorded([denoiser]) as calls:
+        denoiser(torch.rand(3, 2))
+        denoiser(input=torch.rand(4, 2))
+    assert races._images(calls, [denoiser]) == 7
+    with recorded([denoiser]) as calls:
+        denoiser[0](torch.rand(3, 2))
+    assert races._images(calls, [denoiser]) is None and races._images([], [denoiser]) is None
+    unseen = {"images": math.nan, "seconds": 0.5, "gflop": 1.0, "gflop_s": 2.0, "peak": 0.25}
+    table = speed.parts_table("fp32", pd.DataFrame([{"what": "step", **unseen}]))
+    assert re.search(r"\| step +\| +- \| +500 \| +- \| +- \| +2\.00 \| 25 % \|", table)
