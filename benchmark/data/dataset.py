@@ -31,6 +31,7 @@ from benchmark.data.manifest import (
     read_manifest,
     read_toml,
     some,
+    unknown,
     visible_files,
 )
 
@@ -166,6 +167,18 @@ def _subject(root: Path, name: str, entry: SubjectEntry) -> Subject:
         images=tuple(root / name / file for file in entry.files),
         digest=_digest(entry.files.values()),
     )
+
+
+def choose_subjects(dataset: Dataset, names: Sequence[str]) -> list[Subject]:
+    """The subjects called `names`, in the dataset's order; all of them if there are no names.
+
+    Raises UserError for a name that is none of theirs.
+    """
+    known = [subject.name for subject in dataset.subjects]
+    for name in names:
+        if name not in known:
+            raise UserError(unknown("subject", name, known))
+    return [s for s in dataset.subjects if not names or s.name in names]
 
 
 def first_images(subject: Subject, count: int) -> Subject:
