@@ -42,6 +42,7 @@ def list_(
 
     Backbones and encoders are kinds of them, as a suite or a protocol names one by `kind`.
 
+    Subjects are those that the suite runs; others that --subjects takes are named on stderr.
     With --data every image is checked, and the sizes of the smallest and the largest are shown.
 
     Examples:

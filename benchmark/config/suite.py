@@ -18,7 +18,13 @@ from benchmark.config.extends import read_extended
 from benchmark.config.protocol import Protocol, load_protocol
 from benchmark.config.registry import configure, load_kind, load_method, settings_of, variant
 from benchmark.config.tables import AblationTable, Objective
-from benchmark.data.dataset import Dataset, choose_subjects, load_dataset, locate_images
+from benchmark.data.dataset import (
+    Dataset,
+    check_subjects,
+    load_dataset,
+    locate_images,
+    subject_names,
+)
 from benchmark.data.manifest import Table, check_toml, known_file, toml_names
 from benchmark.store.records import Model
 
@@ -232,10 +238,10 @@ def _check_subjects(data: DataChoice, source: str) -> None:
     if not data.subjects:
         return
     try:
-        dataset = data.load()
+        known = subject_names(data.dataset, split=data.split)
     except UserError:  # `--data` may say where it is; if not, the plan says what is wrong
         return
     try:
-        choose_subjects(dataset, data.subjects)
+        check_subjects(data.subjects, known)
     except UserError as error:
         raise UserError(f"{source}: data.subjects: {error}") from error
