@@ -16,6 +16,7 @@ import typer
 import yaml
 
 from benchmark.cli import app as cli
+from benchmark.config.suite import load_suite
 from benchmark.report.write import write_report
 from benchmark.results.gate import check_runs
 from benchmark.results.run import read_run
@@ -206,8 +207,17 @@ def test_the_backbones_page_runs(tmp_path: Path) -> None:
     assert "words" in done.stderr
 
 
+def test_the_data_pages_suite_says_what_the_page_says(tmp_path: Path) -> None:
+    _, text = snippets("docs/your-own-data.md", "toml")
+    (tmp_path / "my_suite.toml").write_text(text)
+    suite, extended = load_suite(str(tmp_path / "my_suite.toml")), load_suite("pocket")
+    assert (suite.name, suite.data.subjects) == ("two-dogs", ["dog", "dog2"])
+    methods = extended.methods | {"dreambooth": extended.methods["dreambooth"] | {"steps": 400}}
+    assert (suite.methods, suite.sampler) == (methods, extended.sampler)
+
+
 def test_the_data_pages_subjects_are_understood(tmp_path: Path) -> None:
-    (table,) = snippets("docs/your-own-data.md", "toml")
+    table, _ = snippets("docs/your-own-data.md", "toml")
     (folder,) = tomllib.loads(table)
     (tmp_path / "my-subjects" / folder).mkdir(parents=True)
     (tmp_path / "my-subjects" / "subjects.toml").write_text(table)

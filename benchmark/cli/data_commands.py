@@ -6,6 +6,7 @@ python -m benchmark list subjects --data my-subjects
 from __future__ import annotations
 
 import inspect
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ from benchmark.cli.options import DataOption, SuiteOption
 from benchmark.config import registry as plugins
 from benchmark.config.protocol import load_protocol, protocol_names
 from benchmark.config.suite import load_suite, suite_names
-from benchmark.data.dataset import describe, verify
+from benchmark.data.dataset import choose_subjects, describe, verify
 
 
 class Kind(StrEnum):
@@ -41,6 +42,7 @@ def list_(
 
     Backbones and encoders are kinds of them, as a suite or a protocol names one by `kind`.
 
+    Subjects are those that the suite runs; others that --subjects takes are named on stderr.
     With --data every image is checked, and the sizes of the smallest and the largest are shown.
 
     Examples:
@@ -57,12 +59,12 @@ def list_(
         case Kind.SUBJECTS:
             choice = load_suite(suite).with_images(data).data
             dataset = choice.load()
-            chosen = [
-                s for s in dataset.subjects if not choice.subjects or s.name in choice.subjects
-            ]
+            chosen = choose_subjects(dataset, choice.subjects)
             if data:
                 verify(dataset, chosen)
             rows = {s.name: describe(s, sizes=data is not None) for s in chosen}
+            if others := [s.name for s in dataset.subjects if s not in chosen]:
+                print(f"--subjects also takes: {', '.join(others)}", file=sys.stderr)
         case _:
             rows = {name: _description(kind, name) for name in plugins.available(kind)}
     width = max(map(len, rows), default=0)

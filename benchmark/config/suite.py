@@ -1,7 +1,9 @@
 """A suite: one TOML file that holds data, backbone, sampler, protocol and per-method settings.
 
 python -m benchmark run --suite pocket          # one of benchmark/config/suites/
-python -m benchmark run --suite my_suite.toml   # one of your own; start from a run's suite.toml
+python -m benchmark run --suite my_suite.toml   # one of your own; it may extend another
+
+`benchmark/config/extends.py` says how.
 """
 
 from __future__ import annotations
@@ -9,14 +11,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from benchmark.api import SUBJECT_IMAGES, BackboneKind, Method, Sampler, UserError
+from benchmark.config.extends import read_extended
 from benchmark.config.protocol import Protocol, load_protocol
 from benchmark.config.registry import configure, load_kind, load_method, settings_of, variant
 from benchmark.config.tables import AblationTable, Objective
-from benchmark.data.dataset import Dataset, load_dataset, locate_images
-from benchmark.data.manifest import Table, read_known, toml_names
+from benchmark.data.dataset import (
+    Dataset,
+    check_subjects,
+    load_dataset,
+    locate_images,
+    subject_names,
+)
+from benchmark.data.manifest import Table, check_toml, known_file, toml_names
 from benchmark.store.records import Model
 
 _SUITES = Path(__file__).parent / "suites"
@@ -31,7 +40,15 @@ class DataChoice(Table):
     dataset: str
     folder: str | None = None  #: where its images lie, if not where the dataset says
     split: str | None = None
-    subjects: list[str] = []  #: empty: all of the split
+    subjects: list[str] = []  #: those that are run if none are named; empty: all of the split
+
+    @field_validator("subjects")
+    @classmethod
+    def _names_nobody_twice(cls, subjects: list[str]) -> list[str]:
+        for name in subjects:
+            if subjects.count(name) > 1:
+                raise ValueError(f"subject '{name}' is named twice: name it once")
+        return subjects
 
     def load(self) -> Dataset:
         """The dataset, with all subjects of the split. Raises UserError."""
@@ -210,4 +227,21 @@ def suite_names() -> list[str]:
 
 def load_suite(name_or_path: str) -> Suite:
     """One of our suites by name, or the suite in a TOML file. Raises UserError."""
-    return read_known(name_or_path, _SUITES, Suite)
+    content, source = read_extended(known_file(name_or_path, _SUITES, "suite"), _SUITES)
+    suite = check_toml(content, Suite, source)
+    _check_subjects(suite.data, source)
+    return suite
+
+
+def _check_subjects(data: DataChoice, source: str) -> None:
+    """Refuse subjects that the dataset, if it is where the suite says, does not have."""
+    if not data.subjects:
+        return
+    try:
+        known = subject_names(data.dataset, split=data.split)
+    except UserError:  # `--data` may say where it is; if not, the plan says what is wrong
+        return
+    try:
+        check_subjects(data.subjects, known)
+    except UserError as error:
+        raise UserError(f"{source}: data.subjects: {error}") from error

@@ -23,6 +23,7 @@ from benchmark.data.images import image_size, read_image
 from benchmark.data.manifest import (
     MANIFEST,
     OWN,
+    Manifest,
     SubjectEntry,
     Table,
     file_sha256,
@@ -31,6 +32,7 @@ from benchmark.data.manifest import (
     read_manifest,
     read_toml,
     some,
+    unknown,
     visible_files,
 )
 
@@ -94,19 +96,11 @@ def load_dataset(
     """
     definition = dataset_directory(name_or_path)
     pinned = (definition / MANIFEST).is_file()
-    manifest = read_manifest(definition) if pinned else make_manifest(definition)
+    manifest, entries = _read(definition, split)
     if folder is not None:
         root = Path(folder)
     else:
         root = fetched_directory(manifest.name) if manifest.source else definition
-    entries = {
-        name: entry
-        for name, entry in manifest.subjects.items()
-        if split is None or entry.split is None or entry.split == split
-    }
-    if not entries:
-        known = sorted({entry.split for entry in manifest.subjects.values() if entry.split})
-        raise UserError(f"{definition}: no subject of split '{split}'; splits: {', '.join(known)}")
     own_prompts = definition / "prompts.toml"
     shared_prompts = datasets_directory() / _PROMPTS_OF / "prompts.toml"
     prompts_file = own_prompts if own_prompts.is_file() else shared_prompts
@@ -122,6 +116,26 @@ def load_dataset(
         prompts_object=_prompts(prompts_file, prompts.object),
         hashes=hashes if pinned else {},
     )
+
+
+def subject_names(name_or_path: str, *, split: str | None = None) -> list[str]:
+    """The subjects that `load_dataset` finds, wherever their images lie. Raises UserError."""
+    return list(_read(dataset_directory(name_or_path), split)[1])
+
+
+def _read(definition: Path, split: str | None) -> tuple[Manifest, dict[str, SubjectEntry]]:
+    """The manifest of the dataset in `definition`, and its entries of `split`."""
+    pinned = (definition / MANIFEST).is_file()
+    manifest = read_manifest(definition) if pinned else make_manifest(definition)
+    entries = {
+        name: entry
+        for name, entry in manifest.subjects.items()
+        if split is None or entry.split is None or entry.split == split
+    }
+    if not entries:
+        known = sorted({entry.split for entry in manifest.subjects.values() if entry.split})
+        raise UserError(f"{definition}: no subject of split '{split}'; splits: {', '.join(known)}")
+    return manifest, entries
 
 
 def fetched_directory(name: str) -> Path:
@@ -166,6 +180,22 @@ def _subject(root: Path, name: str, entry: SubjectEntry) -> Subject:
         images=tuple(root / name / file for file in entry.files),
         digest=_digest(entry.files.values()),
     )
+
+
+def choose_subjects(dataset: Dataset, names: Sequence[str]) -> list[Subject]:
+    """The subjects called `names`, in the dataset's order; all of them if there are no names.
+
+    Raises UserError for a name that is none of theirs.
+    """
+    check_subjects(names, [subject.name for subject in dataset.subjects])
+    return [s for s in dataset.subjects if not names or s.name in names]
+
+
+def check_subjects(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise a UserError for the first of `names` that is not `known`."""
+    for name in names:
+        if name not in known:
+            raise UserError(unknown("subject", name, known))
 
 
 def first_images(subject: Subject, count: int) -> Subject:

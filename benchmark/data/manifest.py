@@ -14,9 +14,10 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
@@ -68,18 +69,29 @@ class Manifest(Table):
 
 def read_toml(path: Path, table: type[_TableType]) -> _TableType:
     """The TOML file at `path` as a `table`. Raises UserError naming the file and each bad key."""
+    return check_toml(parse_toml(path), table, path)
+
+
+def parse_toml(path: Path) -> dict[str, Any]:
+    """The content of the TOML file at `path`, unchecked. Raises UserError."""
     try:
-        return table.model_validate(tomllib.loads(path.read_text()))
+        return tomllib.loads(path.read_text())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no TOML: {error}") from error
+
+
+def check_toml(content: dict[str, Any], table: type[_TableType], source: Path | str) -> _TableType:
+    """`content` as a `table`. Raises UserError naming its `source` and each bad key."""
+    try:
+        return table.model_validate(content)
     except ValidationError as error:
         problems = [
             f"{'.'.join(map(str, e['loc']))}: {e['msg']} (it is {e['input']!r:.60})"
             for e in error.errors()
         ]
-        raise UserError(f"{path}: {'; '.join(problems)}") from error
+        raise UserError(f"{source}: {'; '.join(problems)}") from error
 
 
 def toml_names(folder: Path) -> list[str]:
@@ -89,18 +101,30 @@ def toml_names(folder: Path) -> list[str]:
 
 def read_known(name_or_path: str, shipped: Path, table: type[_TableType]) -> _TableType:
     """The `table` of that name in the folder `shipped`, or in a TOML file. Raises UserError."""
+    return read_toml(known_file(name_or_path, shipped, table.__name__.lower()), table)
+
+
+def known_file(name_or_path: str, shipped: Path, what: str) -> Path:
+    """The file of that name in the folder `shipped`, or a path that ends in .toml.
+
+    Raises UserError, calling it `what`, if it is neither.
+    """
     names = toml_names(shipped)
     if name_or_path in names:
-        return read_toml(shipped / f"{name_or_path}.toml", table)
+        return shipped / f"{name_or_path}.toml"
     path = Path(name_or_path).expanduser()
     if path.suffix != ".toml":
-        found = get_close_matches(name_or_path, names, n=1)
-        close = f" (did you mean '{found[0]}'?)" if found else ""
         raise UserError(
-            f"unknown {table.__name__.lower()} '{name_or_path}'{close}; known: {', '.join(names)}; "
-            "or give a file of your own that ends in .toml"
+            f"{unknown(what, name_or_path, names)}; or give a file of your own that ends in .toml"
         )
-    return read_toml(path, table)
+    return path
+
+
+def unknown(what: str, name: str, known: Sequence[str]) -> str:
+    """`unknown suite 'poket' (did you mean 'pocket'?); known: dreambench, pocket`."""
+    found = get_close_matches(name, known, n=1)
+    close = f" (did you mean '{found[0]}'?)" if found else ""
+    return f"unknown {what} '{name}'{close}; known: {', '.join(known)}"
 
 
 def is_dataset(folder: Path) -> bool:

@@ -12,9 +12,9 @@ from typing import Any
 
 from benchmark.api import SUBJECT_IMAGES, Method, PriorImages, Prompt, Sampler, Subject, UserError
 from benchmark.config.suite import Suite
-from benchmark.data.dataset import Dataset, first_images, verify
+from benchmark.data.dataset import Dataset, choose_subjects, first_images, verify
 from benchmark.models.precision import resolve_device, resolve_precision
-from benchmark.runs.selection import choose_prompts, choose_subjects, method_names
+from benchmark.runs.selection import choose_prompts, method_names
 from benchmark.store.records import Fit, Job, Model, Prior, digest
 
 

@@ -1,4 +1,4 @@
-"""What is chosen by name: methods, and a data set's subjects and prompts.
+"""What is chosen by name: methods, and a subject's prompts.
 
 dataset = load_dataset("pocket")
 choose_prompts(dataset, choose_subjects(dataset, ["dog"])[0], ["accessory", "1"])
@@ -45,15 +45,6 @@ def _fitting(pattern: str, installed: Sequence[str]) -> list[str]:
     if not fitting:
         raise UserError(f"no method fits '{pattern}'; known: {', '.join(installed)}")
     return fitting
-
-
-def choose_subjects(dataset: Dataset, names: Sequence[str]) -> list[Subject]:
-    """The subjects called `names`, in the dataset's order; all of them if there are no names."""
-    known = [subject.name for subject in dataset.subjects]
-    for name in names:
-        if name not in known:
-            raise UserError(f"unknown subject '{name}'; known: {', '.join(known)}")
-    return [s for s in dataset.subjects if not names or s.name in names]
 
 
 def choose_prompts(

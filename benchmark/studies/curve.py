@@ -87,13 +87,19 @@ def _number(value: str, over: str) -> float:
 
 
 def on_split(suite: Suite, split: str) -> Suite:
-    """`suite` on all its subjects of `split`. Raises UserError if it has no development split."""
+    """`suite` on those subjects of `split` that it chooses, or if it chooses none there, on all.
+
+    Raises UserError if it has no development split.
+    """
     if split == DEVELOPMENT and suite.data.split is None:
         raise UserError(
             f"suite '{suite.name}' has no split, so no development subjects to choose settings on: "
             "name one in its [data] table"
         )
-    data = suite.data.model_copy(update={"split": split, "subjects": []})
+    data = suite.data.model_copy(update={"split": split})
+    there = {subject.name for subject in data.load().subjects}
+    chosen = [name for name in data.subjects if name in there]
+    data = data.model_copy(update={"subjects": chosen})
     return suite.model_copy(update={"data": data})
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Request, Subject, UserError
 from benchmark.config.suite import Suite
-from benchmark.data.dataset import verify
+from benchmark.data.dataset import choose_subjects, verify
 from benchmark.data.images import read_image
 from benchmark.grid import report, score_jobs
 from benchmark.models.precision import resolve_device
@@ -32,7 +32,6 @@ from benchmark.runs.existing_run import (
 from benchmark.runs.job import make_images
 from benchmark.runs.plan import Row, Selection, lay_out
 from benchmark.runs.score import Assessment, Examiner, one_thread
-from benchmark.runs.selection import choose_subjects
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import SUITE, RunDirectory, request_path
 from benchmark.store.files import write_atomically

@@ -243,6 +243,19 @@ def test_ones_own_subjects_are_listed_and_run(shell: Shell, tmp_path: Path) -> N
     assert "subjects    1: mine" in shell.out
 
 
+def test_the_suites_subjects_are_listed_and_the_others_are_named(
+    shell: Shell, tmp_path: Path
+) -> None:
+    suite = (tmp_path / "toy.toml").read_text()
+    suite = suite.replace("[data]", '[data]\nsubjects = ["vase-green"]')
+    (tmp_path / "one.toml").write_text(suite)
+    assert shell("list", "subjects", "--suite", "one.toml") == 0
+    assert shell.out == "vase-green  vase, object, 2 images\n"
+    assert shell.error == "--subjects also takes: dog-red, dog-blue\n"
+    assert shell("list", "subjects", "--suite", "toy.toml") == 0
+    assert (len(shell.out.splitlines()), shell.error) == (3, "")
+
+
 def test_a_copy_of_the_suites_images_gives_the_same_run_wherever_it_lies(
     shell: Shell, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ def test_a_shipped_suite_sets_only_what_its_methods_have(name: str) -> None:
 
 
 def test_a_dumped_suite_reads_back_equal(suite_file: Path, tmp_path: Path) -> None:
-    for suite in (load_suite("pocket"), load_suite(str(suite_file))):
+    for suite in (*map(load_suite, suite_names()), load_suite(str(suite_file))):
         again = tmp_path / "again.toml"
         again.write_text(suite.dump_toml())
         assert load_suite(str(again)) == suite
@@ -112,7 +112,7 @@ def test_dreambench_is_the_papers_protocol() -> None:
     assert inversion.items() >= theirs.items()
 
 
-@pytest.mark.parametrize("name", ["pocket", "dreambench", "dreambench-mini"])
+@pytest.mark.parametrize("name", suite_names())
 def test_ablations_differ_from_dreambooth_in_what_is_ablated(name: str) -> None:
     suite = load_suite(name)
     whole = settings_of(suite.method("dreambooth"))
@@ -127,7 +127,7 @@ def test_ablations_differ_from_dreambooth_in_what_is_ablated(name: str) -> None:
         assert differ == changed
 
 
-@pytest.mark.parametrize("name", ["pocket", "dreambench", "dreambench-mini"])
+@pytest.mark.parametrize("name", suite_names())
 def test_the_identifiers_ablation_differs_from_dreambooth_in_the_identifier_alone(
     name: str,
 ) -> None:
@@ -141,7 +141,7 @@ def test_the_identifiers_ablation_differs_from_dreambooth_in_the_identifier_alon
     assert len(found) == 3
 
 
-@pytest.mark.parametrize("name", ["pocket", "dreambench", "dreambench-mini"])
+@pytest.mark.parametrize("name", suite_names())
 def test_all_is_every_method_but_the_identifiers(name: str) -> None:
     suite = load_suite(name)
     everything, identifiers = (method_names(suite, [group]) for group in ("all", "identifiers"))

@@ -12,12 +12,12 @@ from PIL import Image
 
 from benchmark.config.registry import available, load_method, settings_of
 from benchmark.config.suite import load_suite
-from benchmark.data.dataset import dataset_directory, load_dataset
+from benchmark.data.dataset import choose_subjects, dataset_directory, load_dataset
 from benchmark.data.download import check_copy
 from benchmark.data.images import image_size
 from benchmark.data.manifest import make_manifest, read_manifest
 from benchmark.runs.plan import plan
-from benchmark.runs.selection import choose_prompts, choose_subjects, method_names
+from benchmark.runs.selection import choose_prompts, method_names
 
 COPY = os.environ.get("DREAMBENCH_DATA")
 needs_copy = pytest.mark.skipif(

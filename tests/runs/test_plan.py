@@ -98,6 +98,36 @@ def test_prior_images_are_jobs_shared_by_those_that_ask_alike(suite: Suite) -> N
     assert len(two.priors) == 4
 
 
+def test_classmates_share_their_class_nouns_prior_images() -> None:
+    """As in DreamBench, where the 30 subjects are of 15 class nouns."""
+    grid = plan(load_suite("pocket-30"), ["dreambooth"], seeds=[0, 1])
+    shared: dict[str, set[tuple[str, int]]] = {}
+    for job in grid.jobs:
+        shared.setdefault(job.fit.prior or "", set()).add((job.subject, job.seed))
+    expected = {
+        frozenset((f"{noun}{number}", seed) for number in ("", "2", "3"))
+        for noun in ("dog", "cat", "duck", "rabbit", "backpack")
+        + ("teapot", "vase", "boot", "clock", "robot")
+        for seed in (0, 1)
+    }
+    assert set(map(frozenset, shared.values())) == expected
+    assert set(shared) == set(grid.priors), "ten class nouns, two seeds"
+
+
+def test_any_subject_of_the_split_may_be_asked_for() -> None:
+    suite = load_suite("pocket")
+    assert plan(suite, ["untuned"]).subjects == tuple(suite.data.subjects)
+    asked = plan(suite, ["untuned"], subjects=["dog3", "dog"])
+    assert asked.subjects == ("dog", "dog3")
+    assert asked.directory == plan(suite, ["untuned"]).directory
+    thirty = {job.name: job for job in plan(load_suite("pocket-30"), ["untuned"]).jobs}
+    assert all(thirty[job.name] == job for job in asked.jobs), "the same jobs in either suite"
+    with pytest.raises(
+        UserError, match=r"subject 'dog4' \(did you mean 'dog\d?'\?\); known: dog, "
+    ):
+        plan(suite, ["untuned"], subjects=["dog4"])
+
+
 def test_a_method_that_needs_no_backbone_has_none_in_its_key(suite: Suite) -> None:
     (real, *_), (untuned, *_) = (plan(suite, [m]).jobs for m in ("real-images", "untuned"))
     assert (real.fit.backbone, real.fit.precision, real.sampler) == (None, None, None)

@@ -19,12 +19,13 @@ from benchmark.api import UserError
 from benchmark.cli import app as cli
 from benchmark.config.registry import load_method
 from benchmark.config.suite import load_suite
+from benchmark.data.dataset import load_dataset
 from benchmark.report.figures.curve import draw_curve
 from benchmark.report.figures.drawing import png_of, svg_of
 from benchmark.results.run import read_run
 from benchmark.runs.plan import plan
 from benchmark.store.directory import folder_name
-from benchmark.studies.curve import Curve, curve_table, read_curve
+from benchmark.studies.curve import Curve, curve_table, on_split, read_curve
 from tests import toy
 from tests.made_up_run import METRICS, world, write_run
 
@@ -88,6 +89,16 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Any:
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_split_has_the_suites_choice_of_it_or_all_of_it() -> None:
+    suite = load_suite("pocket")
+    assert on_split(suite, "test") == suite
+    development = on_split(suite, "development")
+    assert (development.data.split, development.data.subjects) == ("development", [])
+    subjects = [subject.name for subject in load_dataset("pocket", split="development").subjects]
+    assert list(plan(development, ["untuned"]).subjects) == subjects
+    assert not set(subjects) & set(suite.data.subjects)
 
 
 def test_the_numbers_are_those_of_the_scores(shell: Any, tmp_path: Path, suite_file: Path) -> None:
