@@ -107,8 +107,17 @@ def pretrain(
         str, typer.Argument(help="`generator`, `clip`, `dino`, or `all` of them.")
     ] = "all",
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Measure the shipped models instead of training.")
+        bool, typer.Option("--evaluate", help="Train nothing: measure the models in --output.")
     ] = False,
+    export: Annotated[
+        bool, typer.Option("--export", help="Train nothing: write the generator as it is by now.")
+    ] = False,
+    pack: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Train nothing: write the checkpoints small, for --start elsewhere."
+        ),
+    ] = None,
     card: Annotated[
         bool, typer.Option("--card", help="With --evaluate: write the model card anew.")
     ] = False,
@@ -118,34 +127,52 @@ def pretrain(
     work: Annotated[
         Path, typer.Option(metavar="DIR", help="Checkpoints and logs; taken up if they are there.")
     ] = Path("runs/pretrain"),
+    start: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Packed checkpoints, taken where --work has none."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Default: the shipped weights' place.")
     ] = None,
     device: Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Threads on a CPU.")] = 1,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace weights that are there.")
     ] = False,
 ) -> None:
     """Rebuild the pocket models from nothing, or measure the shipped ones.
 
-    Hours on two CPU cores; an interrupted training resumes from its last checkpoint.
+    Days on one CPU core, the generator above all; an interrupted training resumes from its last
+    checkpoint, at most two minutes old.
 
     Examples:
 
         python -m benchmark pretrain all --output my-weights
 
-        python -m benchmark pretrain --evaluate
+        python -m benchmark pretrain --export --output so-far
+
+        python -m benchmark pretrain --evaluate --output so-far
     """
     from benchmark.pocket import pretrain as pocket
 
-    if evaluate:
-        pocket.evaluate(load_suite("pocket"), per_cell=per_cell, device=device, card=card)
-        return
+    if evaluate + export + (pack is not None) > 1:
+        raise UserError("--evaluate, --export and --pack exclude one another: give one at a time")
+    if card and (not evaluate or output is not None):
+        raise UserError("--card is about the shipped models: give it with --evaluate, no --output")
     output = output or pocket.SHIPPED
-    for directory in pocket.pretrain(
-        part, work=work, output=output, device=device, overwrite=overwrite
-    ):
-        print(directory)
+    if evaluate:
+        suite = load_suite("pocket")
+        pocket.evaluate(suite, output, per_cell=per_cell, device=device, card=card)
+        return
+    workshop = pocket.Workshop(work, start or pocket.UNSETTLED, device, threads)
+    if pack:
+        written = pocket.pack_checkpoints(workshop, pack)
+    elif export:
+        written = pocket.export(workshop, output=output, overwrite=overwrite)
+    else:
+        written = pocket.pretrain(part, workshop, output=output, overwrite=overwrite)
+    for path in written:
+        print(path)
 
 
 def calibrate(

@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmark.pocket.captions import JUDGE_MENTIONS, caption, vocabulary
-from benchmark.pocket.generator import draw
 from benchmark.pocket.individuals import named
+from benchmark.pocket.pictures import draw
 from benchmark.pocket.training import Recipe, step_generator, train_part
 from benchmark.pocket.vocabulary import MAX_LENGTH, build_tokenizer, save_tokenizer
 from benchmark.pocket.world import Identities, classmates, render, sample_identities, sample_scenes

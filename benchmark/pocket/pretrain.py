@@ -1,11 +1,13 @@
 """Rebuild the pocket models from nothing: `python -m benchmark pretrain [generator|clip|dino|all]`.
 
+This is the one queue of trainings: part by part, on one thread, each taken up where it stopped.
 Work in progress (checkpoints, logs) lies in `runs/pretrain`; running the command again takes it up.
 The shipped weights are written only when a part is finished, and never over others unasked.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,14 +15,39 @@ import torch
 from benchmark.api import UserError
 from benchmark.config.suite import Suite
 from benchmark.pocket.evaluate import CLIP, DINO, quality, sample_sheet, write_model_card
-from benchmark.pocket.generator import GeneratorRecipe, pretrain_generator
+from benchmark.pocket.generator import GeneratorRecipe, export_generator, pretrain_generator
 from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
+from benchmark.pocket.training import pack
 
 PARTS = ("generator", "clip", "dino")
 SHIPPED = Path(__file__).parent / "weights"
+#: Packed checkpoints of a training that goes on: a machine without others starts from these.
+UNSETTLED = Path(__file__).parent / "unsettled"
 
 
-def pretrain(part: str, *, work: Path, output: Path, device: str, overwrite: bool) -> list[Path]:
+@dataclass(frozen=True)
+class Workshop:
+    """Where a training works, what it begins with, and on what it computes."""
+
+    work: Path = Path("runs/pretrain")
+    start: Path = UNSETTLED  #: packed checkpoints, taken where `work` has none
+    device: str = "auto"
+    threads: int = 1
+
+    def open(self) -> str:
+        """Bring the packed checkpoints in, set the threads; return the device."""
+        torch.set_num_threads(self.threads)
+        self.work.mkdir(parents=True, exist_ok=True)
+        for packed in sorted(self.start.glob("*.safetensors")):
+            own = self.work / packed.name
+            if not own.exists():
+                own.write_bytes(packed.read_bytes())
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pretrain(part: str, workshop: Workshop, *, output: Path, overwrite: bool) -> list[Path]:
     """Train `part` ("all": every one); return the directories written.
 
     Raises UserError for an unknown part, or if `output` holds weights and `overwrite` is off.
@@ -29,34 +56,60 @@ def pretrain(part: str, *, work: Path, output: Path, device: str, overwrite: boo
         raise UserError(f"unknown part '{part}'; known: {', '.join(PARTS)}, all")
     parts = PARTS if part == "all" else (part,)
     for name in parts:
-        if (output / name).exists() and not overwrite:
-            raise UserError(
-                f"{output / name} exists; write elsewhere with --output, or give --overwrite"
-            )
-    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        _check_free(output / name, overwrite)
+    device = workshop.open()
     for name in parts:
         if name == "generator":
-            pretrain_generator(GeneratorRecipe(), work, output / name, device)
+            pretrain_generator(GeneratorRecipe(), workshop.work, output / name, device)
         elif name == "clip":
-            pretrain_clip(CLIP_RECIPE, work, output / name, device)
+            pretrain_clip(CLIP_RECIPE, workshop.work, output / name, device)
         else:
-            pretrain_dino(DINO_RECIPE, work, output / name, device)
+            pretrain_dino(DINO_RECIPE, workshop.work, output / name, device)
     return [output / name for name in parts]
 
 
-def evaluate(suite: Suite, *, per_cell: int, device: str, card: bool) -> None:
-    """Print the shipped models' measured quality; with `card`, write it into the model card.
+def export(workshop: Workshop, *, output: Path, overwrite: bool) -> list[Path]:
+    """Write the generator as it is now, trained or half trained; return the directory written."""
+    _check_free(output / "generator", overwrite)
+    workshop.open()
+    export_generator(workshop.work, output / "generator")
+    return [output / "generator"]
 
-    `suite` is the pocket suite: its encoders, its sampler.
+
+def pack_checkpoints(workshop: Workshop, output: Path) -> list[Path]:
+    """Write every checkpoint's averaged weights to `output`, over what it holds; return the files.
+
+    Raises UserError if there is no checkpoint.
+    """
+    checkpoints = sorted(workshop.work.glob("*.safetensors"))
+    if not checkpoints:
+        raise UserError(f"{workshop.work} holds no checkpoint to pack")
+    for path in checkpoints:
+        pack(path, output / path.name)
+    return [output / path.name for path in checkpoints]
+
+
+def _check_free(directory: Path, overwrite: bool) -> None:
+    if directory.exists() and not overwrite:
+        raise UserError(f"{directory} exists; write elsewhere with --output, or give --overwrite")
+
+
+def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: bool) -> None:
+    """Print the measured quality of the generator in `weights`, and of the shipped judges.
+
+    A sample sheet is written beside the generator. With `card`, the shipped models' card is written
+    anew. `suite` is the pocket suite: its encoders, its sampler.
     """
     from benchmark.models.loading import load_backbone
     from benchmark.scoring.encoder_tables import protocol_tables
     from benchmark.scoring.features import load_encoders
 
-    backbone = load_backbone("pocket", device=device, sampler=suite.sampler.sampler())
+    model = "pocket" if weights == SHIPPED else str(weights / "generator")
+    backbone = load_backbone(model, device=device, sampler=suite.sampler.sampler())
     tables = protocol_tables(suite.protocol, suite.encoders)
     encoders = load_encoders(tables, device=backbone.device.type, names=(CLIP, DINO))
+    if card or weights != SHIPPED:
+        sample_sheet(backbone, weights / "samples.png")
     rows = quality(backbone, encoders, per_cell=per_cell)
     if card:
         write_model_card(rows, SHIPPED / "MODEL_CARD.md", per_cell=per_cell)
-        sample_sheet(backbone, SHIPPED / "samples.png")

@@ -5,14 +5,15 @@ subject's colours, pattern and proportions, the background, the accessory. Capti
 descriptions at the end of text, as in CLIP, and at the class noun, where a name or an identifier
 must tell. The generator then trains with the text encoder frozen, as Stable Diffusion did.
 
-An identifier is told apart here like a name (of an individual that is never drawn), and the
-generator meets it only before strangers, each time another: it encodes away from the bare class
-noun, as a rare token does, and means nobody.
+An identifier is a mark of its own in the description, put on another stranger each time: so it
+encodes away from the bare class noun, as a rare token does, but not towards anybody's looks. The
+generator meets it before strangers only, too.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,9 +37,9 @@ from benchmark.pocket.world import (
 )
 
 TEXT_WIDTH = 128
-TEXT_RECIPE = Recipe(steps=1000, batch=256, learning_rate=1e-3)
+TEXT_RECIPE = Recipe(steps=2000, batch=256, learning_rate=1e-3)
 #: Shares of captions that speak of a named individual, and of an identifier's.
-NAMED_SHARE, IDENTIFIER_SHARE = 0.4, 0.1
+NAMED_SHARE, IDENTIFIER_SHARE = 0.4, 0.15
 #: Cosines over this are the contrast's logits.
 TEMPERATURE = 0.07
 
@@ -85,12 +86,16 @@ def _tower(size: int) -> nn.Module:
     )
 
 
-#: Class, three colours, pattern weights, shape, recolouring, gloss.
-SUBJECT_SIZE = len(CLASSES) + 9 + 4 + 8 + len(COLOURS) + 1 + 1
+#: Class, three colours, pattern weights, shape, recolouring, gloss, identifier.
+SUBJECT_SIZE = len(CLASSES) + 9 + 4 + 8 + len(COLOURS) + 1 + 1 + len(IDENTIFIERS) + 1
 
 
-def describe(identities: Identities, scenes: Scenes) -> tuple[Tensor, Tensor]:
-    """What the renderer is told, as numbers: (n, subject) and (n, subject and place)."""
+def describe(identities: Identities, scenes: Scenes, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """What the renderer is told, as numbers, and which identifier stands in the place of a name.
+
+    (n, subject) and (n, subject and place).
+    """
+    marks = [IDENTIFIERS.index(n) + 1 if n in IDENTIFIERS else 0 for n in names]
     subject = torch.cat(
         [
             one_hot(identities.kind, len(CLASSES)),
@@ -99,6 +104,7 @@ def describe(identities: Identities, scenes: Scenes) -> tuple[Tensor, Tensor]:
             2 * identities.shape - 1,
             one_hot(scenes.colour + 1, len(COLOURS) + 1),
             scenes.shiny[:, None],
+            one_hot(torch.tensor(marks), len(IDENTIFIERS) + 1),
         ],
         dim=1,
     )
@@ -113,24 +119,20 @@ def describe(identities: Identities, scenes: Scenes) -> tuple[Tensor, Tensor]:
 
 
 def who_is_spoken_of(count: int, generator: torch.Generator) -> tuple[Identities, tuple[str, ...]]:
-    """`count` individuals and their names ("" for a stranger); identifiers are names here too.
-
-    An identifier has one individual a class, whom nothing else draws.
-    """
+    """`count` individuals, and what each is called: a name, an identifier, or "" for neither."""
     all_names, known = named()
-    kinds = torch.arange(len(CLASSES)).repeat(len(IDENTIFIERS))
-    unseen = sample_identities(len(kinds), step_generator("unseen", 0), kind=kinds)
-    marks = [i for i in IDENTIFIERS for _ in CLASSES]
     strangers = sample_identities(count, generator)
-    everybody = Identities.cat([known, unseen, strangers])
     share = torch.rand(count, generator=generator)
-    named_one = torch.randint(len(known), (count,), generator=generator)
-    marked_one = len(known) + torch.randint(len(unseen), (count,), generator=generator)
-    stranger = len(known) + len(unseen) + torch.arange(count)
-    who = torch.where(share < NAMED_SHARE, named_one, stranger)
-    who = torch.where(share > 1 - IDENTIFIER_SHARE, marked_one, who)
-    names = (*all_names, *marks, *[""] * count)
-    return everybody[who], tuple(names[w] for w in who.tolist())
+    known_one = torch.randint(len(known), (count,), generator=generator)
+    mark = torch.randint(len(IDENTIFIERS), (count,), generator=generator)
+    is_known, is_marked = share < NAMED_SHARE, share > 1 - IDENTIFIER_SHARE
+    who = torch.where(is_known, known_one, len(known) + torch.arange(count))
+    names = (*all_names, *[""] * count)
+    called = [
+        IDENTIFIERS[m] if marked else names[w]
+        for w, m, marked in zip(who.tolist(), mark.tolist(), is_marked.tolist(), strict=True)
+    ]
+    return Identities.cat([known, strangers])[who], tuple(called)
 
 
 def train_text_encoder(
@@ -149,7 +151,7 @@ def train_text_encoder(
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         nouns = (ids == noun_ids[identities.kind][:, None]).int().argmax(dim=1)
         ids = ids[:, : int(ids.argmax(dim=1).max()) + 1]  # causal attention: padding adds nothing
-        subjects, pictures = describe(identities, scenes)
+        subjects, pictures = describe(identities, scenes, names)
         with torch.autocast(device, torch.bfloat16):
             at_noun, at_end = model.texts(ids.to(device), nouns.to(device))
         return _contrast(at_noun, model.subjects(subjects.to(device))) + _contrast(

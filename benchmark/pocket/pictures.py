@@ -1,0 +1,110 @@
+"""What the pocket generator is trained on: fresh renders, and pools of captioned latents.
+
+A pool is drawn and encoded once, and each of its pictures is met a few times, under another caption
+each time. Accessories, colour words, gloss and patterns stand in more pictures and captions than
+the world's own rates would give: prompts ask for them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from benchmark.pocket.captions import IDENTIFIERS, Mentions, caption
+from benchmark.pocket.individuals import named
+from benchmark.pocket.training import step_generator
+from benchmark.pocket.world import (
+    Identities,
+    Scenes,
+    render,
+    sample_identities,
+    sample_scenes,
+)
+
+DRAWN_BATCHES = 64
+#: Share of pictures that show a known individual.
+NAMED_SHARE = 0.4
+#: Shares of scenes with an accessory (of live subjects), another colour, gloss.
+SCENE_RATES = {"accessory_rate": 0.55, "colour_rate": 0.22, "shiny_rate": 0.22}
+MENTIONS = Mentions(colour=0.45, pattern=0.6, shiny=0.95, accessory=0.95)
+#: Share of strangers that are called by an identifier, where a name may be mentioned at all.
+IDENTIFIER_SHARE = 0.35
+#: Share of captions dropped for guidance.
+DROPPED_CAPTIONS = 0.1
+
+
+def draw(count: int, generator: torch.Generator, device: str) -> tuple[Identities, Scenes, Tensor]:
+    """`count` pictures of anonymous individuals: (identities, scenes, (n, 3, 64, 64) in [0, 1])."""
+    identities = sample_identities(count, generator)
+    scenes = sample_scenes(identities, generator)
+    return identities, scenes, render(identities.to(device), scenes.to(device))
+
+
+def fresh_pictures(name: str, batch: int, device: str) -> Callable[[int], Tensor]:
+    """step -> (batch, 3, 64, 64) in [0, 1], drawn many batches at a time: the renderer is slow at
+    few pictures a call."""
+
+    @lru_cache(maxsize=1)
+    def block(index: int) -> tuple[Tensor, ...]:
+        _, _, drawn = draw(DRAWN_BATCHES * batch, step_generator(name, index), device)
+        return drawn.split(batch)
+
+    return lambda step: block(step // DRAWN_BATCHES)[step % DRAWN_BATCHES]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures drawn once: who, where, and their scaled latents (n, channels, h, w) float16."""
+
+    identities: Identities
+    scenes: Scenes
+    names: tuple[str, ...]
+    latents: Tensor
+
+
+@torch.no_grad()
+def draw_pool(vae: AutoencoderKL, count: int, generator: torch.Generator, device: str) -> Pool:
+    """Draw `count` pictures, `NAMED_SHARE` of them of known individuals, and encode them."""
+    all_names, known = named()
+    who = torch.randint(len(all_names), (count,), generator=generator)
+    is_known = torch.rand(count, generator=generator) < NAMED_SHARE
+    strangers = sample_identities(count, generator)
+    both = Identities.cat([known, strangers])
+    identities = both[torch.where(is_known, who, len(all_names) + torch.arange(count))]
+    scenes = sample_scenes(identities, generator, **SCENE_RATES)
+    latents = []
+    for start in range(0, count, 256):
+        part = slice(start, start + 256)
+        pictures = render(identities[part].to(device), scenes[part].to(device))
+        with torch.autocast(device, torch.bfloat16):
+            latents.append(vae.encode(pictures * 2 - 1).latent_dist.mean.half().cpu())
+    names = tuple(
+        all_names[w] if k else "" for w, k in zip(who.tolist(), is_known.tolist(), strict=True)
+    )
+    scaled = torch.cat(latents) * vae.config.scaling_factor
+    return Pool(identities, scenes, names, scaled)
+
+
+def say(pool: Pool, chosen: Tensor, chance: random.Random) -> list[str]:
+    """Captions of the chosen pictures: some dropped, some strangers called by an identifier.
+
+    An identifier so means nobody: each time it stands before another individual.
+    """
+    names = [
+        pool.names[i] or (chance.choice(IDENTIFIERS) if chance.random() < IDENTIFIER_SHARE else "")
+        for i in chosen.tolist()
+    ]
+    texts = caption(
+        pool.identities[chosen],
+        pool.scenes[chosen],
+        chance,
+        names=tuple(names),
+        mentions=MENTIONS,
+    )
+    return ["" if chance.random() < DROPPED_CAPTIONS else t for t in texts]

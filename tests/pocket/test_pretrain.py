@@ -1,0 +1,230 @@
+"""The pocket generator's training: its schedule, checkpoints, pools, weights of the loss, trial."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from safetensors.torch import load_file, save_file
+from torch import nn
+from typer.testing import CliRunner
+
+from benchmark.api import UserError
+from benchmark.cli.app import app
+from benchmark.pocket import pictures, trial, unet
+from benchmark.pocket.generator import SHAPE
+from benchmark.pocket.pretrain import Workshop, pack_checkpoints
+from benchmark.pocket.text_encoder import TEXT_WIDTH, build_text_encoder
+from benchmark.pocket.training import (
+    Recipe,
+    checkpoint_step,
+    load_average,
+    pack,
+    step_generator,
+    train_part,
+)
+from benchmark.pocket.unet import Frozen, Shape
+from benchmark.pocket.vae import build_vae
+from benchmark.pocket.vocabulary import build_tokenizer
+
+RECIPE = Recipe(steps=40, batch=1, learning_rate=0.1, warmup=4, cooldown=0.5, weight_decay=0.0)
+
+
+def fall(directory, recipe, steps=None, **options):
+    """Train one weight along a gradient of 1; Adam's steps are then the rates themselves."""
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    met = []
+
+    def loss_at(step):
+        if step == steps:
+            raise KeyboardInterrupt
+        met.append(module.weight.item())
+        return module.weight.sum()
+
+    if steps is not None:
+        with pytest.raises(KeyboardInterrupt):
+            train_part("fall", module, loss_at, recipe, directory, **options)
+    else:
+        train_part("fall", module, loss_at, recipe, directory, **options)
+    return torch.tensor([*met, module.weight.item()])
+
+
+def test_the_rate_rises_stays_and_falls_to_nothing(tmp_path) -> None:
+    rates = -fall(tmp_path, RECIPE).diff()
+    by_hand = [0.025, 0.05, 0.075, *[0.1] * 18, *(0.1 * (40 - s) / 20 for s in range(21, 40))]
+    assert torch.allclose(rates, torch.tensor(by_hand), rtol=1e-3)
+
+
+def test_muon_steps_by_the_nearest_orthogonal_matrix(tmp_path) -> None:
+    """Of a convolution, as the matrix of its output channels; 1-d weights stay with AdamW."""
+    torch.manual_seed(0)
+    module = nn.Conv2d(2, 4, 3)
+    gradient = torch.randn_like(module.weight)
+    before = module.weight.detach().clone()
+    recipe = replace(RECIPE, steps=1, warmup=0, cooldown=0.0, clip=1e9, muon_rate=0.5)
+    train_part(
+        "conv", module, lambda _: (module.weight * gradient).sum(), recipe, tmp_path,
+        by_muon=[module.weight],
+    )  # fmt: skip
+    step = (before - module.weight.detach()).flatten(1) / 0.5
+    left, _, right = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
+    # Muon's five iterations bring singular values near 1, not onto it.
+    values = torch.linalg.svdvals(step)
+    assert values.min() > 0.6 and values.max() < 1.3
+    cosine = torch.cosine_similarity(step.flatten(), (left @ right).flatten(), dim=0)
+    assert cosine > 0.97
+
+
+def test_validations_are_of_the_average_and_logged(tmp_path) -> None:
+    seen = []
+    fall(
+        tmp_path,
+        replace(RECIPE, validation_steps=20),
+        validate=lambda average: seen.append(average.weight.item()) or average.weight.item(),
+    )
+    lines = [json.loads(line) for line in (tmp_path / "fall.jsonl").read_text().splitlines()]
+    found = {line["step"]: line["validation"] for line in lines if "validation" in line}
+    assert found == {20: round(seen[0], 6), 40: round(seen[1], 6)}
+    assert load_file(tmp_path / "fall.safetensors")["average.weight"].item() == seen[1]
+
+
+def test_a_packed_checkpoint_is_small_and_goes_on_from_the_average(tmp_path) -> None:
+    eager = replace(RECIPE, checkpoint_seconds=0.0)
+    fall(tmp_path / "here", eager, steps=30)
+    pack(tmp_path / "here" / "fall.safetensors", tmp_path / "packed" / "fall.safetensors")
+    packed = load_file(tmp_path / "packed" / "fall.safetensors")
+    assert {k: v.dtype for k, v in packed.items()} == {"average.weight": torch.float16}
+    assert checkpoint_step(tmp_path / "packed" / "fall.safetensors") == 30
+
+    Workshop(tmp_path / "there", tmp_path / "packed").open()
+    weights = fall(tmp_path / "there", eager)
+    assert weights[0] == packed["average.weight"].float() and len(weights) == 11
+    # What is there already is not replaced.
+    Workshop(tmp_path / "here", tmp_path / "packed").open()
+    assert "module.weight" in load_file(tmp_path / "here" / "fall.safetensors")
+
+
+def test_packing_needs_a_checkpoint_and_takes_all(tmp_path) -> None:
+    workshop = Workshop(tmp_path / "work", tmp_path / "nothing")
+    with pytest.raises(UserError, match="work holds no checkpoint"):
+        pack_checkpoints(workshop, tmp_path / "packed")
+    fall(tmp_path / "work", RECIPE)
+    assert pack_checkpoints(workshop, tmp_path / "packed") == [
+        tmp_path / "packed" / "fall.safetensors"
+    ]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path) -> None:
+    path = tmp_path / "fall.safetensors"
+    save_file({"average.weight": torch.zeros(2, 1)}, path, {"step": "3"})
+    with pytest.raises(UserError, match=r"fall.safetensors is a checkpoint of another model"):
+        fall(tmp_path, RECIPE)
+    with pytest.raises(UserError, match=r"missing.safetensors is missing"):
+        load_average(tmp_path / "missing.safetensors", nn.Linear(1, 1))
+
+
+def test_min_snr_weights_are_the_papers_for_v() -> None:
+    kept = DDPMScheduler(**unet.NOISE).alphas_cumprod.double()
+    snr = kept / (1 - kept)
+    # Hang et al., 2303.09556, section 3.4: weights min(SNR, 5) on the error of x0, which is the
+    # error of v over SNR + 1.
+    by_hand = torch.minimum(snr, torch.tensor(5.0)) / (snr + 1)
+    ratio = unet.snr_weights(torch.arange(1000)).double() / by_hand
+    assert torch.allclose(ratio, ratio[0], rtol=1e-4)
+    assert unet.snr_weights(torch.arange(1000)).mean() == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    tokenizer = build_tokenizer(["a", "dog"])
+    torch.manual_seed(0)
+    return Frozen(build_vae().eval(), build_text_encoder(tokenizer).eval(), tokenizer)
+
+
+def test_pools_roll_on_and_validation_is_apart(frozen, monkeypatch) -> None:
+    drawn = []
+    monkeypatch.setattr(unet, "POOL", 8)
+    monkeypatch.setattr(unet, "VALIDATED", 8)
+    seeds = []
+    monkeypatch.setattr(
+        unet, "step_generator", lambda *key: seeds.append(key) or step_generator(*key)
+    )
+
+    def draw_pool(*arguments):
+        pool = pictures.draw_pool(*arguments)
+        drawn.append(seeds[-1])
+        return pool
+
+    monkeypatch.setattr(unet, "draw_pool", draw_pool)
+    held_out = unet.validation(frozen, "cpu")
+    assert drawn == [("pool validation", 0)]
+    assert held_out.timesteps.tolist() == [0, 125, 250, 375, 500, 625, 750, 875]
+    examples = unet.batches(frozen, 4, "cpu")
+    first = examples(3)
+    assert first.noisy.shape == first.target.shape == (4, 8, 16, 16)
+    steps = 8 * unet.MEETINGS // 4  # a pool of 8, met MEETINGS times in batches of 4
+    for step in range(2 * steps):
+        examples(step)
+    used = {index for name, index in drawn[1:] if name == "pool"}
+    assert used <= set(range(unet.POOLS + 1)) and len(used) >= unet.POOLS - 1
+    again = unet.batches(frozen, 4, "cpu")(3)
+    assert torch.equal(first.noisy, again.noisy) and torch.equal(first.texts, again.texts)
+
+
+def test_what_is_asked_for_is_v_of_what_is_shown(frozen) -> None:
+    pool = pictures.draw_pool(frozen.vae, 4, step_generator("test", 0), "cpu")
+    timesteps = torch.tensor([0, 300, 700, 999])
+    found = unet.noised(pool, torch.arange(4), timesteps, step_generator("test", 1), frozen, "cpu")
+    kept = DDPMScheduler(**unet.NOISE).alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    clean = kept.sqrt() * found.noisy - (1 - kept).sqrt() * found.target
+    assert torch.allclose(clean, pool.latents.float(), atol=1e-4)
+
+
+def test_the_generators_unet_is_one_that_diffusers_pipeline_takes() -> None:
+    built = SHAPE.build(8, 16, TEXT_WIDTH)
+    assert sum(p.numel() for p in built.parameters()) < 10e6  # under 20 MB in fp16
+    config = Shape((32, 64), "DC").build(8, 16, 32).config
+    assert config.down_block_types == ("DownBlock2D", "CrossAttnDownBlock2D")
+    assert config.up_block_types == ("CrossAttnUpBlock2D", "UpBlock2D")
+    assert config.block_out_channels == (32, 64)
+
+
+@pytest.mark.parametrize(
+    "text", ["64-128", "64:DC", "64-128:DX", "64-128:DC:fast", "60-128:DC", "x:D", ""]
+)
+def test_a_wrong_arm_is_refused(text) -> None:
+    with pytest.raises(UserError, match=f"'{text}'"):
+        trial.Arm.parse(text)
+
+
+def test_an_arm_trains_and_is_measured(frozen, monkeypatch) -> None:
+    monkeypatch.setattr(unet, "POOL", 8)
+    monkeypatch.setattr(unet, "VALIDATED", 16)
+    monkeypatch.setattr(trial, "BATCH", 4)
+    examples, held_out = unet.batches(frozen, 4, "cpu"), unet.validation(frozen, "cpu")
+    for text, fold in (("16-32:DC", 1), ("x2:16-32:DD:adamw:plain", 2)):
+        arm = trial.Arm.parse(text)
+        row = trial.run_arm(arm, examples, held_out, 0.02)
+        assert len(row) == len(trial.COLUMNS) and row[0] == text
+        mean, least, most = map(float, row[-3:])
+        assert 0 < mean < 3 and least != most
+        assert arm.folded(held_out).noisy.shape == (16, 8 * fold**2, 16 // fold, 16 // fold)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--evaluate", "--export"], "exclude one another"),
+        (["--card"], "--card is about the shipped models"),
+        (["--evaluate", "--card", "--output", "x"], "--card is about the shipped models"),
+        (["--export", "--output", "x"], "text.safetensors is missing"),
+        (["--pack", "y"], "holds no checkpoint"),
+    ],
+)
+def test_what_pretrain_cannot_do_it_says(tmp_path, monkeypatch, options, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(app, ["pretrain", *options, "--start", "none"])
+    assert found.exit_code != 0
+    assert message in str(found.exception) + found.output
