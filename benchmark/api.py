@@ -2,7 +2,8 @@
 
 A **Method** learns a subject and draws it; a **Backbone** is the model that it learns on, known
 before it is loaded by its **BackboneKind**; a **Metric** scores images. Nothing is inherited: an
-object that has these names is one. No torch is imported here.
+object that has these names is one. No torch is imported here. It is one long file on purpose: all
+that a plugin author has to read.
 
     suite + methods -> plan -> [prior images] -> fit -> generate -> [images] -> score -> report
 """

@@ -1,6 +1,6 @@
 """How good the pocket models are, on freshly rendered pictures that no training saw.
 
-`quality(...)` measures; `write_model_card(...)` prints it into `weights/MODEL_CARD.md`.
+`quality(...)` measures; `model_card.py` writes it into `weights/MODEL_CARD.md`.
     python -m benchmark pretrain --evaluate
 """
 
@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from benchmark.data.images import as_pixels
@@ -107,9 +105,9 @@ def judge_on_renders(encoders: Encoders, count: int = 3000) -> list[Measurement]
     places = [PLACES.index(b) if b in PLACES else -1 for b in shown_in]
     worn, patterns = scenes.accessory - 1, identities.pattern - 1
     for texts, truth in (
-        (_in_place, places),
+        (in_place, places),
         (_coloured, scenes.colour.tolist()),
-        (_wearing, worn.tolist()),
+        (wearing, worn.tolist()),
         (_patterned, patterns.tolist()),
     ):
         shown = [i for i, t in enumerate(truth) if t >= 0]
@@ -124,7 +122,7 @@ def _of_class() -> list[str]:
     return [f"a {noun}" for noun in CLASSES]
 
 
-def _in_place(noun: str) -> list[str]:
+def in_place(noun: str) -> list[str]:
     return [f"a {noun} {BACKGROUND_PHRASES[p]}" for p in PLACES]
 
 
@@ -132,7 +130,7 @@ def _coloured(noun: str) -> list[str]:
     return [f"a {c} {noun}" for c in COLOURS]
 
 
-def _wearing(noun: str) -> list[str]:
+def wearing(noun: str) -> list[str]:
     return [f"a {noun} {accessory_phrase(a)}" for a in WORN]
 
 
@@ -203,7 +201,7 @@ def pictures(
     """
     cells = [(k, p) for k in range(len(CLASSES)) for p in range(len(PLACES))] * per_cell
     nouns = [CLASSES[k] for k, _ in cells]
-    texts = [_in_place(n)[p] for n, (_, p) in zip(nouns, cells, strict=True)]
+    texts = [in_place(n)[p] for n, (_, p) in zip(nouns, cells, strict=True)]
     images = sampled(backbone, texts, range(len(texts)))
     everything = range(len(cells))
     kinds, places = [k for k, _ in cells], [p for _, p in cells]
@@ -211,9 +209,9 @@ def pictures(
     live = [n for n in CLASSES if n in LIVE]
     rows = [
         named_right(encoders, images, _of_class(), kinds),
-        _by_noun(encoders, images, nouns, everything, places, _in_place),
+        _by_noun(encoders, images, nouns, everything, places, in_place),
         _asked(backbone, encoders, per_word, CLASSES, _coloured),
-        _asked(backbone, encoders, 4 * per_word, live, _wearing),
+        _asked(backbone, encoders, 4 * per_word, live, wearing),
         _asked(backbone, encoders, 2 * per_word, CLASSES, _patterned),
     ]
     return [
@@ -282,57 +280,3 @@ def _alikeness(features: np.ndarray) -> float:
     """Mean cosine over pairs of different images."""
     similarity = features @ features.T
     return float(similarity[~np.eye(len(features), dtype=bool)].mean())
-
-
-def sample_sheet(
-    backbone: StableDiffusion, path: Path, *, columns: int = 8, scale: int = 2
-) -> None:
-    """A PNG of samples: a row per class noun, a prompt per column."""
-    rows = []
-    for noun in CLASSES:
-        asked = [f"a {noun}", *_in_place(noun)[:4], f"a red {noun}", f"a shiny {noun}"]
-        asked.append(_wearing(noun)[0] if noun in LIVE else f"a striped {noun}")
-        rows.append(sampled(backbone, asked[:columns], range(columns)))
-    _save_sheet(torch.cat(rows), path, columns=columns, scale=scale)
-
-
-def _save_sheet(images: Tensor, path: Path, *, columns: int, scale: int) -> None:
-    count, _, height, width = images.shape
-    grid = images.view(count // columns, columns, 3, height, width)
-    grid = grid.permute(0, 3, 1, 4, 2).reshape(-1, columns * width, 3)
-    picture = Image.fromarray(grid.mul(255).round().byte().numpy())
-    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(
-        path
-    )
-
-
-def write_model_card(rows: Sequence[Measurement], path: Path, *, per_cell: int) -> None:
-    """Write the measured quality as Markdown; sizes are read off the files beside the card."""
-    files = sorted(path.parent.rglob("*.safetensors"))
-    lines = [
-        "# The pocket models",
-        "",
-        "A small Stable Diffusion, a CLIP and a DINO-shaped ViT, trained from nothing on pictures",
-        "that `benchmark/pocket/world.py` draws. They are a stand-in for the paper's models, made",
-        "so that the whole benchmark runs offline on two CPU cores; they know nothing of",
-        "photographs. Rebuild them: `python -m benchmark pretrain all`. [TRAINING.md](TRAINING.md)",
-        "tells how they were trained.",
-        "",
-        f"Measured by `python -m benchmark pretrain --evaluate --per-cell {per_cell}` on renders",
-        "and samples that no training saw:",
-        "",
-        "| part | measure | value | goal |",
-        "|---|---|---|---|",
-        *(f"| {r.part} | {r.name} | {r.value:.3f} | {r.goal} |" for r in rows),
-        "",
-        "| file | size, MB |",
-        "|---|---|",
-        *(f"| `{f.relative_to(path.parent)}` | {f.stat().st_size / 1e6:.1f} |" for f in files),
-        "",
-        "Samples: a row a class noun; columns `a [noun]`, four backgrounds, `a red [noun]`,",
-        "`a shiny [noun]`, and an accessory (live) or stripes.",
-        "",
-        "![Samples of the generator](samples.png)",
-        "",
-    ]
-    path.write_text("\n".join(lines), encoding="utf-8")

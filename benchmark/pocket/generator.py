@@ -46,9 +46,17 @@ class GeneratorRecipe:
 
     text: Recipe = TEXT_RECIPE
     vae: Recipe = Recipe(
-        steps=24000, batch=8, learning_rate=1e-3, weight_decay=0.0, cooldown=0.4, ema=0.999
+        steps=24000,
+        batch=8,
+        learning_rate=1e-3,
+        muon_rate=5e-3,
+        weight_decay=0.0,
+        cooldown=0.4,
+        ema=0.999,
     )
-    decoder: Recipe = Recipe(steps=10500, batch=8, learning_rate=6e-4, weight_decay=0.0)
+    decoder: Recipe = Recipe(
+        steps=6000, batch=8, learning_rate=6e-4, muon_rate=2e-3, weight_decay=0.0, cooldown=0.8
+    )
     unet: Recipe = Recipe(steps=80000, batch=64, learning_rate=6e-4, cooldown=0.2, ema=0.9995)
 
 

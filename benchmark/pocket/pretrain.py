@@ -14,9 +14,10 @@ import torch
 
 from benchmark.api import UserError
 from benchmark.config.suite import Suite
-from benchmark.pocket.evaluate import CLIP, DINO, quality, sample_sheet, write_model_card
+from benchmark.pocket.evaluate import CLIP, DINO, quality
 from benchmark.pocket.generator import GeneratorRecipe, export_generator, pretrain_generator
 from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
+from benchmark.pocket.model_card import sample_sheet, write_model_card
 from benchmark.pocket.training import pack
 
 PARTS = ("generator", "clip", "dino")

@@ -52,7 +52,14 @@ def train_vae(recipe: Recipe, directory: Path, device: str) -> AutoencoderKL:
         kl = moments.kl().float().mean() / target[0].numel()
         return 4 * error.square().mean() + 0.2 * error.abs().mean() + 1e-3 * kl
 
-    return train_part("vae", vae, loss_at, recipe, directory, validate=psnr)
+    inner = inner_weights(vae)
+    return train_part("vae", vae, loss_at, recipe, directory, validate=psnr, by_muon=inner)
+
+
+def inner_weights(model: nn.Module) -> list[nn.Parameter]:
+    """The matrices and convolutions but those next to the pictures: Muon's."""
+    ends = ("encoder.conv_in.", "decoder.conv_out.")
+    return [p for name, p in model.named_parameters() if p.ndim > 1 and not name.startswith(ends)]
 
 
 def train_decoder(vae: AutoencoderKL, recipe: Recipe, directory: Path, device: str) -> None:
@@ -72,7 +79,8 @@ def train_decoder(vae: AutoencoderKL, recipe: Recipe, directory: Path, device: s
         error = decoded.float() - target
         return error.square().mean() + 0.1 * error.abs().mean()
 
-    replace_decoder(vae, train_part("decoder", decoder, loss_at, recipe, directory))
+    inner = inner_weights(decoder)
+    replace_decoder(vae, train_part("decoder", decoder, loss_at, recipe, directory, by_muon=inner))
 
 
 def replace_decoder(vae: AutoencoderKL, trained: Decoder) -> None:

@@ -9,7 +9,7 @@ Three keys, each a hash over exactly what decides it, in canonical JSON:
 
 So more prompts need no other fit, and another metric or protocol needs neither fit nor image.
 Records are read back as what they were written as (`to_json`, `from_json`); each file says its
-FORMAT.
+FORMAT. They stand in one file because a key is a hash over the records above it.
 """
 
 from __future__ import annotations

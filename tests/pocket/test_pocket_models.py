@@ -286,13 +286,14 @@ def test_the_generator_is_drawn_from_and_measured(tmp_path, monkeypatch) -> None
     from benchmark.api import Sampler
     from benchmark.config.suite import load_suite
     from benchmark.models.loading import load_backbone
-    from benchmark.pocket import evaluate
+    from benchmark.pocket import evaluate, model_card
     from benchmark.scoring.features import load_encoders
 
     backbone = load_backbone("pocket", precision="fp32", sampler=Sampler(steps=1))
     encoders = load_encoders(load_suite("pocket").protocol.encoders, device="cpu")
     monkeypatch.setattr(evaluate, "CLASSES", CLASSES[:1])
-    evaluate.sample_sheet(backbone, tmp_path / "sheet.png", columns=3, scale=1)
+    monkeypatch.setattr(model_card, "CLASSES", CLASSES[:1])
+    model_card.sample_sheet(backbone, tmp_path / "sheet.png", columns=3, scale=1)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape == (64, 3 * 64, 3) and sheet.std() > 5
     again, other = evaluate.sampled(backbone, ["a dog", "a cat", "a dog"], [1, 1, 2])[:2]

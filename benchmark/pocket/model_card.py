@@ -1,0 +1,71 @@
+"""The model card of the pocket models, and its sheet of samples.
+
+python -m benchmark pretrain --evaluate --card
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmark.models.stable_diffusion import StableDiffusion
+from benchmark.pocket.evaluate import Measurement, in_place, sampled, wearing
+from benchmark.pocket.world import CLASSES, LIVE
+
+
+def sample_sheet(
+    backbone: StableDiffusion, path: Path, *, columns: int = 8, scale: int = 2
+) -> None:
+    """A PNG of samples: a row per class noun, a prompt per column."""
+    rows = []
+    for noun in CLASSES:
+        asked = [f"a {noun}", *in_place(noun)[:4], f"a red {noun}", f"a shiny {noun}"]
+        asked.append(wearing(noun)[0] if noun in LIVE else f"a striped {noun}")
+        rows.append(sampled(backbone, asked[:columns], range(columns)))
+    _save_sheet(torch.cat(rows), path, columns=columns, scale=scale)
+
+
+def _save_sheet(images: Tensor, path: Path, *, columns: int, scale: int) -> None:
+    count, _, height, width = images.shape
+    grid = images.view(count // columns, columns, 3, height, width)
+    grid = grid.permute(0, 3, 1, 4, 2).reshape(-1, columns * width, 3)
+    picture = Image.fromarray(grid.mul(255).round().byte().numpy())
+    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(
+        path
+    )
+
+
+def write_model_card(rows: Sequence[Measurement], path: Path, *, per_cell: int) -> None:
+    """Write the measured quality as Markdown; sizes are read off the files beside the card."""
+    files = sorted(path.parent.rglob("*.safetensors"))
+    lines = [
+        "# The pocket models",
+        "",
+        "A small Stable Diffusion, a CLIP and a DINO-shaped ViT, trained from nothing on pictures",
+        "that `benchmark/pocket/world.py` draws. They are a stand-in for the paper's models, made",
+        "so that the whole benchmark runs offline on two CPU cores; they know nothing of",
+        "photographs. Rebuild them: `python -m benchmark pretrain all`. [TRAINING.md](TRAINING.md)",
+        "tells how they were trained.",
+        "",
+        f"Measured by `python -m benchmark pretrain --evaluate --per-cell {per_cell}` on renders",
+        "and samples that no training saw:",
+        "",
+        "| part | measure | value | goal |",
+        "|---|---|---|---|",
+        *(f"| {r.part} | {r.name} | {r.value:.3f} | {r.goal} |" for r in rows),
+        "",
+        "| file | size, MB |",
+        "|---|---|",
+        *(f"| `{f.relative_to(path.parent)}` | {f.stat().st_size / 1e6:.1f} |" for f in files),
+        "",
+        "Samples: a row a class noun; columns `a [noun]`, four backgrounds, `a red [noun]`,",
+        "`a shiny [noun]`, and an accessory (live) or stripes.",
+        "",
+        "![Samples of the generator](samples.png)",
+        "",
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
