@@ -30,6 +30,7 @@ from benchmark.pocket.vae import (
     LATENT_SIZE,
     Decoder,
     build_vae,
+    latents_digest,
     replace_decoder,
     set_latent_scale,
     train_decoder,
@@ -37,12 +38,12 @@ from benchmark.pocket.vae import (
 )
 from benchmark.pocket.vocabulary import build_tokenizer, save_tokenizer
 
-SHAPE = Shape((64, 128), "DC")
+SHAPE = Shape((64, 128), "DD")
 
 
 @dataclass(frozen=True)
 class GeneratorRecipe:
-    """Sizes of the four trainings; the defaults are for two CPU cores."""
+    """Sizes of the four trainings; the defaults are for days of one CPU core."""
 
     text: Recipe = TEXT_RECIPE
     vae: Recipe = Recipe(
@@ -82,10 +83,12 @@ def export_generator(directory: Path, output: Path) -> None:
     vae = load_average(directory / "vae.safetensors", build_vae())
     set_latent_scale(vae, "cpu")
     unet = SHAPE.build(LATENT_CHANNELS, LATENT_SIZE, TEXT_WIDTH)
-    load_average(directory / "unet.safetensors", unet)
-    if (directory / "decoder.safetensors").exists():
-        replace_decoder(vae, load_average(directory / "decoder.safetensors", Decoder(vae)))
-    save_generator(Frozen(vae, matched.text_encoder, tokenizer), unet, output)
+    frozen = Frozen(vae, matched.text_encoder, tokenizer)
+    load_average(directory / "unet.safetensors", unet, frozen.digest)
+    decoder = directory / "decoder.safetensors"
+    if decoder.exists():
+        replace_decoder(vae, load_average(decoder, Decoder(vae), latents_digest(vae)))
+    save_generator(frozen, unet, output)
 
 
 def save_generator(frozen: Frozen, unet: UNet2DConditionModel, directory: Path) -> None:

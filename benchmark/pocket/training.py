@@ -45,7 +45,7 @@ class Recipe:
     learning_rate: float
     warmup: int = 100
     #: The share of the steps, the last ones, over which the rate falls to 0 in a straight line;
-    #: before, it stays. So `steps` may be changed while a part trains. None: half a cosine.
+    #: before, it stays, and `steps` may still be changed. None: half a cosine.
     cooldown: float | None = None
     weight_decay: float = 0.01
     #: The rate of the weights that `train_part` is told to train by Muon.
@@ -70,22 +70,25 @@ def train_part(
     recipe: Recipe,
     directory: Path,
     validate: Callable[[Model], float] | None = None,
-    by_muon: Sequence[nn.Parameter] = (),
+    by_muon: Sequence[str] = (),
+    made_on: str = "",
 ) -> Model:
     """Minimise `loss_at(step)` over `module`'s parameters; return the EMA copy, in eval mode.
 
     Checkpoints and the log go to `directory`; a finished or interrupted part is taken up there.
-    `validate` is given the EMA copy now and then; what it returns is logged. `by_muon` are the
-    matrices and convolutions that Muon trains; AdamW trains the others. Raises FloatingPointError
-    when the loss is not finite, UserError for another model's checkpoint.
+    `validate` is given the EMA copy now and then; what it returns is logged. `by_muon` names the
+    matrices and convolutions that Muon trains; AdamW trains the others. `made_on` identifies the
+    frozen models that the loss sees. Raises FloatingPointError when the loss is not finite, and
+    UserError for a checkpoint of another model, recipe or frozen model.
     """
     directory.mkdir(parents=True, exist_ok=True)
     average = copy.deepcopy(module).eval().requires_grad_(False)
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizers = Optimizers(parameters, by_muon, recipe)
-    start = _resume(directory / f"{name}.safetensors", module, average, optimizers)
+    optimizers = Optimizers(module, by_muon, recipe)
+    checkpoint = Checkpoint(directory / f"{name}.safetensors", made_on)
+    start = checkpoint.resume(module, average, optimizers, recipe.steps)
     module.train()
-    log, saved, losses = directory / f"{name}.jsonl", time.monotonic(), []
+    log, saved, losses = Log(directory / f"{name}.jsonl"), time.monotonic(), []
     with _progress() as bar:
         task = bar.add_task(name, total=recipe.steps, completed=start)
         for step in range(start, recipe.steps):
@@ -96,69 +99,93 @@ def train_part(
             _average(average, module, min(recipe.ema, (step + 1) / (step + 10)))
             losses.append(loss.detach())
             bar.advance(task)
-            if (step + 1) % 50 == 0:
-                _log_loss(log, step + 1, torch.stack(losses))
+            due = time.monotonic() - saved > recipe.checkpoint_seconds
+            if (step + 1) % 50 == 0 or due or step + 1 == recipe.steps:
+                log.loss(step + 1, torch.stack(losses))  # no checkpoint of what is not finite
                 losses = []
             if validate and (step + 1) % recipe.validation_steps == 0:
-                _log(log, step=step + 1, validation=round(validate(average), 6))
-            if time.monotonic() - saved > recipe.checkpoint_seconds:
-                _save(directory / f"{name}.safetensors", module, average, optimizers, step + 1)
+                log.write(step=step + 1, validation=round(validate(average), 6))
+            if due or step + 1 == recipe.steps:
+                checkpoint.save(module, average, optimizers, step + 1)
                 saved = time.monotonic()
-    if start < recipe.steps:
-        _save(directory / f"{name}.safetensors", module, average, optimizers, recipe.steps)
     return average
 
 
-class Optimizers:
-    """AdamW for a module's parameters, but Muon (Jordan et al., 2024) for some of two dimensions
-    or more: a convolution is a matrix, a row for each channel that comes out."""
+def inner_matrices(module: nn.Module, *ends: str) -> list[str]:
+    """The names of the matrices and convolutions, but for those that start with one of `ends`."""
+    return [n for n, p in module.named_parameters() if p.ndim > 1 and not n.startswith(ends)]
 
-    def __init__(
-        self, parameters: Sequence[nn.Parameter], by_muon: Sequence[nn.Parameter], recipe: Recipe
-    ) -> None:
-        self._convolved = list(by_muon)
-        # torch's Muon takes matrices only: views that share the weights' memory.
-        self._flat = [nn.Parameter(p.detach().flatten(1)) for p in by_muon]
-        chosen = {id(p) for p in by_muon}
-        rest = [p for p in parameters if id(p) not in chosen]
+
+class Optimizers:
+    """AdamW for a module's parameters, but Muon (Jordan et al., 2024) for those named in `by_muon`.
+
+    These have two dimensions or more: a convolution is a matrix, a row for each channel that comes
+    out. The module must be on its device already.
+    """
+
+    def __init__(self, module: nn.Module, by_muon: Sequence[str], recipe: Recipe) -> None:
+        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._matrices = {name: named[name] for name in by_muon}
+        # torch's Muon takes matrices only: views (never copies) that share the weights' memory.
+        flat = {
+            name: nn.Parameter(p.detach().view(len(p), -1)) for name, p in self._matrices.items()
+        }
+        rest = {name: p for name, p in named.items() if name not in flat}
         decay = recipe.weight_decay
         adamw = torch.optim.AdamW(
-            rest, lr=recipe.learning_rate, weight_decay=decay, betas=(0.9, 0.99)
+            rest.values(), lr=recipe.learning_rate, weight_decay=decay, betas=(0.9, 0.99)
         )
-        self._rates: list[tuple[torch.optim.Optimizer, float]] = [(adamw, recipe.learning_rate)]
-        if self._flat:
-            muon = torch.optim.Muon(self._flat, lr=recipe.muon_rate, weight_decay=decay)
-            self._rates.append((muon, recipe.muon_rate))
+        self._groups: list[tuple[torch.optim.Optimizer, float, dict[str, nn.Parameter]]]
+        self._groups = [(adamw, recipe.learning_rate, rest)]
+        if flat:
+            muon = torch.optim.Muon(flat.values(), lr=recipe.muon_rate, weight_decay=decay)
+            self._groups.append((muon, recipe.muon_rate, flat))
 
     def step(self, share: float) -> None:
         """Step at `share` of the rates; forget the gradients."""
-        for flat, weight in zip(self._flat, self._convolved, strict=True):
-            flat.grad = None if weight.grad is None else weight.grad.flatten(1)
-            weight.grad = None
-        for optimizer, rate in self._rates:
+        for optimizer, rate, parameters in self._groups:
+            for name, parameter in parameters.items():
+                if name in self._matrices:
+                    weight = self._matrices[name]
+                    parameter.grad = None if weight.grad is None else weight.grad.flatten(1)
+                    weight.grad = None
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on."""
+        """Everything that the next step depends on: "conv.weight/momentum_buffer" -> tensor."""
         return {
-            f"{n}.{i}.{name}": torch.as_tensor(value)
-            for n, (optimizer, _) in enumerate(self._rates)
-            for i, own in optimizer.state_dict()["state"].items()
-            for name, value in own.items()
+            f"{name}/{kind}": torch.as_tensor(value)
+            for optimizer, _, parameters in self._groups
+            for name, parameter in parameters.items()
+            for kind, value in optimizer.state.get(parameter, {}).items()
         }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `state` gave; nothing of it: begin anew."""
-        for n, (optimizer, _) in enumerate(self._rates):
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in _under(tensors, f"{n}.").items():
-                index, _, name = key.partition(".")
-                state.setdefault(int(index), {})[name] = value
+        """Take up what `state` gave; nothing of it: begin anew. Raises ValueError for other state.
+
+        Which is that of another recipe, where Muon trains other weights.
+        """
+        taken = 0
+        for optimizer, _, parameters in self._groups:
+            state = {
+                i: found
+                for i, name in enumerate(parameters)
+                if (found := _under(tensors, f"{name}/"))
+            }
+            kinds = {"momentum_buffer"} if parameters.keys() <= self._matrices.keys() else _ADAMW
+            if any(found.keys() != kinds for found in state.values()):
+                raise ValueError("state of other optimizers")
+            taken += sum(map(len, state.values()))
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
+        if taken != len(tensors):
+            raise ValueError("state of other parameters")
+
+
+_ADAMW = {"step", "exp_avg", "exp_avg_sq"}
 
 
 def _schedule(step: int, recipe: Recipe) -> float:
@@ -180,59 +207,105 @@ def _average(average: nn.Module, module: nn.Module, decay: float) -> None:
         old.copy_(new)
 
 
-def _log_loss(path: Path, step: int, losses: Tensor) -> None:
-    loss = losses.mean().item()
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"{path.stem}: the loss is {loss} before step {step}")
-    _log(path, step=step, loss=round(loss, 6))
+@dataclass(frozen=True)
+class Log:
+    """A training's log: a JSON object a line."""
+
+    path: Path
+
+    def loss(self, step: int, losses: Tensor) -> None:
+        """Write the mean of the latest losses; raise FloatingPointError if it is not finite."""
+        loss = losses.mean().item()
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"{self.path.stem}: the loss is {loss} before step {step}")
+        self.write(step=step, loss=round(loss, 6))
+
+    def write(self, **values: float) -> None:
+        """Append a line, with the time."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(values | {"time": time.time()}) + "\n")
 
 
-def _log(path: Path, **values: float) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(values | {"time": time.time()}) + "\n")
+@dataclass(frozen=True)
+class Checkpoint:
+    """A part's state on disk, and which frozen models it was trained on."""
 
+    path: Path
+    made_on: str
 
-def _save(
-    path: Path, module: nn.Module, average: nn.Module, optimizers: Optimizers, step: int
-) -> None:
-    tensors = {f"module.{k}": v for k, v in module.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    tensors |= {f"optimizer.{k}": v for k, v in optimizers.state().items()}
-    unfinished = path.with_suffix(".tmp")
-    save_file(
-        {k: v.detach().clone().contiguous() for k, v in tensors.items()},
-        unfinished,
-        {"step": str(step)},
-    )
-    unfinished.replace(path)
+    def save(
+        self, module: nn.Module, average: nn.Module, optimizers: Optimizers, step: int
+    ) -> None:
+        """Replace the file by this state, at once."""
+        tensors = {f"module.{k}": v for k, v in module.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+        tensors |= {f"optimizer.{k}": v for k, v in optimizers.state().items()}
+        unfinished = self.path.with_suffix(".tmp")
+        save_file(
+            {k: v.detach().clone().contiguous() for k, v in tensors.items()},
+            unfinished,
+            {"step": str(step), "made_on": self.made_on},
+        )
+        unfinished.replace(self.path)
 
-
-def _resume(path: Path, module: nn.Module, average: nn.Module, optimizers: Optimizers) -> int:
-    if not path.exists():
-        return 0
-    tensors = load_file(path, device=str(next(module.parameters()).device))
-    averaged = _under(tensors, "average.")
-    _check(path, averaged, module)
-    average.load_state_dict(averaged)
-    module.load_state_dict(_under(tensors, "module.") or averaged)
-    optimizers.load_state(_under(tensors, "optimizer."))
-    return checkpoint_step(path)
+    def resume(
+        self, module: nn.Module, average: nn.Module, optimizers: Optimizers, steps: int
+    ) -> int:
+        """Take up what the file holds, if there is one; return the step reached."""
+        if not self.path.exists():
+            return 0
+        average.load_state_dict(load_average(self.path, average, self.made_on).state_dict())
+        step = checkpoint_step(self.path)
+        if step >= steps:  # finished: its optimizers do not matter
+            return step
+        tensors = load_file(self.path, device=str(next(module.parameters()).device))
+        module.load_state_dict(_under(tensors, "module.") or average.state_dict())
+        try:
+            optimizers.load_state(_under(tensors, "optimizer."))
+        except ValueError:
+            raise UserError(
+                f"{self.path} was trained by another recipe: --pack it, and --start from that"
+            ) from None
+        return step
 
 
 def checkpoint_step(path: Path) -> int:
     """How many steps the checkpoint's part has had."""
+    return int(_metadata(path)["step"])
+
+
+def _metadata(path: Path) -> dict[str, str]:
     with safe_open(path, "pt") as file:
-        return int(file.metadata()["step"])
+        return dict(file.metadata())
 
 
-def load_average(path: Path, module: Model) -> Model:
-    """`module` with the checkpoint's averaged weights. Raises UserError if they do not fit."""
+def load_average(path: Path, module: Model, made_on: str = "") -> Model:
+    """`module` with the checkpoint's averaged weights.
+
+    Raises UserError if there is none, or one of another model or of other frozen models.
+    """
     if not path.exists():
         raise UserError(f"{path} is missing: '{path.stem}' has not been trained so far")
     averaged = _under(load_file(path), "average.")
-    _check(path, averaged, module)
+    own = module.state_dict()
+    if {k: v.shape for k, v in averaged.items()} != {k: v.shape for k, v in own.items()}:
+        raise UserError(f"{path} is a checkpoint of another model: give another --work")
+    if _metadata(path).get("made_on", "") != made_on:
+        raise UserError(
+            f"{path} was trained on another VAE or text encoder than those beside it: remove it, "
+            "or give another --work"
+        )
     module.load_state_dict(averaged)
     return module
+
+
+def digest(*modules: nn.Module) -> str:
+    """What identifies the weights of frozen models, in half precision, as they are packed."""
+    found = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            found.update(name.encode() + tensor.cpu().half().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def pack(path: Path, output: Path) -> None:
@@ -246,14 +319,8 @@ def pack(path: Path, output: Path) -> None:
         if k.startswith("average.")
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    save_file(averaged, output, {"step": str(checkpoint_step(path))})
+    save_file(averaged, output, _metadata(path))
     output.chmod(0o644)  # safetensors writes it for the owner alone
-
-
-def _check(path: Path, tensors: dict[str, Tensor], module: nn.Module) -> None:
-    own = module.state_dict()
-    if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in own.items()}:
-        raise UserError(f"{path} is a checkpoint of another model: give another --work")
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -28,13 +28,13 @@ from torch.nn.functional import pixel_unshuffle
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.api import UserError
-from benchmark.pocket.training import Optimizers, Recipe
+from benchmark.pocket.training import Optimizers, Recipe, inner_matrices
 from benchmark.pocket.unet import (
+    ENDS,
     Examples,
     Frozen,
     Shape,
     batches,
-    inner_weights,
     snr_weights,
     validation,
     validation_errors,
@@ -91,8 +91,8 @@ def run_arm(
     unet = arm.shape.build(channels, size, held_out.texts.shape[-1])
     costs = measure(unet, held_out)
     average = copy.deepcopy(unet).eval()
-    muon = [] if "adamw" in arm.flags else inner_weights(unet)
-    optimizers = Optimizers(list(unet.parameters()), muon, RATES)
+    muon = [] if "adamw" in arm.flags else inner_matrices(unet, *ENDS)
+    optimizers = Optimizers(unet, muon, RATES)
     step, spent = 0, 0.0
     while (share := spent / 60 / minutes) < 1:
         batch = arm.folded(examples(step))  # drawing is no part of the time: it is alike for all

@@ -15,11 +15,17 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmark.pocket.pictures import Pool, draw_pool, say
-from benchmark.pocket.training import Recipe, step_generator, train_part
+from benchmark.pocket.training import (
+    Recipe,
+    digest,
+    inner_matrices,
+    step_generator,
+    train_part,
+)
 from benchmark.pocket.world import Batch
 
 NOISE = {
@@ -33,6 +39,8 @@ NOISE = {
 #: Pictures a pool, pools that are in use together, and how often a picture is met on average.
 POOL, POOLS, MEETINGS = 8192, 8, 8
 VALIDATED = 2048
+#: What stands next to the latents and the timestep.
+ENDS = ("conv_in", "conv_out", "time_embedding")
 #: Gamma of min-SNR weighting (Hang et al., 2303.09556).
 GAMMA = 5.0
 
@@ -73,6 +81,11 @@ class Frozen:
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
+
+    @property
+    def digest(self) -> str:
+        """What identifies what a U-Net sees: latents and texts."""
+        return digest(self.vae.encoder, self.vae.quant_conv, self.text_encoder)
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> Tensor:
@@ -116,14 +129,16 @@ def train_unet(
     def validate(averaged: UNet2DConditionModel) -> float:
         return validation_errors(averaged, held_out).mean().item()
 
-    inner = inner_weights(unet)
-    return train_part("unet", unet, loss_at, recipe, directory, validate=validate, by_muon=inner)
-
-
-def inner_weights(unet: UNet2DConditionModel) -> list[nn.Parameter]:
-    """The matrices and convolutions between what goes in and what comes out: Muon's."""
-    ends = ("conv_in", "conv_out", "time_embedding")
-    return [p for name, p in unet.named_parameters() if p.ndim > 1 and not name.startswith(ends)]
+    return train_part(
+        "unet",
+        unet,
+        loss_at,
+        recipe,
+        directory,
+        validate=validate,
+        by_muon=inner_matrices(unet, *ENDS),
+        made_on=frozen.digest,
+    )
 
 
 def snr_weights(timesteps: Tensor) -> Tensor:
@@ -143,7 +158,7 @@ def batches(frozen: Frozen, size: int, device: str) -> Callable[[int], Examples]
     """step -> its training examples, from one of the pools in use."""
     steps_per_pool = max(1, POOL * MEETINGS // size)
 
-    @lru_cache(maxsize=POOLS)
+    @lru_cache(maxsize=POOLS + 1)  # so that what is dropped is out of use, whatever came last
     def pool(index: int) -> Pool:
         return draw_pool(frozen.vae, POOL, step_generator("pool", index), device)
 

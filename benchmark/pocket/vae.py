@@ -15,9 +15,22 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from benchmark.pocket.pictures import draw, fresh_pictures
-from benchmark.pocket.training import Recipe, step_generator, train_part
+from benchmark.pocket.training import (
+    Recipe,
+    digest,
+    inner_matrices,
+    step_generator,
+    train_part,
+)
 
 LATENT_CHANNELS, LATENT_SIZE = 8, 16
+#: The convolutions next to the pictures.
+ENDS = ("encoder.conv_in", "decoder.conv_out")
+
+
+def latents_digest(vae: AutoencoderKL) -> str:
+    """What identifies the latents that `vae` gives."""
+    return digest(vae.encoder, vae.quant_conv)
 
 
 def build_vae() -> AutoencoderKL:
@@ -52,14 +65,8 @@ def train_vae(recipe: Recipe, directory: Path, device: str) -> AutoencoderKL:
         kl = moments.kl().float().mean() / target[0].numel()
         return 4 * error.square().mean() + 0.2 * error.abs().mean() + 1e-3 * kl
 
-    inner = inner_weights(vae)
+    inner = inner_matrices(vae, *ENDS)
     return train_part("vae", vae, loss_at, recipe, directory, validate=psnr, by_muon=inner)
-
-
-def inner_weights(model: nn.Module) -> list[nn.Parameter]:
-    """The matrices and convolutions but those next to the pictures: Muon's."""
-    ends = ("encoder.conv_in.", "decoder.conv_out.")
-    return [p for name, p in model.named_parameters() if p.ndim > 1 and not name.startswith(ends)]
 
 
 def train_decoder(vae: AutoencoderKL, recipe: Recipe, directory: Path, device: str) -> None:
@@ -79,8 +86,16 @@ def train_decoder(vae: AutoencoderKL, recipe: Recipe, directory: Path, device: s
         error = decoded.float() - target
         return error.square().mean() + 0.1 * error.abs().mean()
 
-    inner = inner_weights(decoder)
-    replace_decoder(vae, train_part("decoder", decoder, loss_at, recipe, directory, by_muon=inner))
+    trained = train_part(
+        "decoder",
+        decoder,
+        loss_at,
+        recipe,
+        directory,
+        by_muon=inner_matrices(decoder, *ENDS),
+        made_on=latents_digest(vae),
+    )
+    replace_decoder(vae, trained)
 
 
 def replace_decoder(vae: AutoencoderKL, trained: Decoder) -> None:

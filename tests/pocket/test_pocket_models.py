@@ -179,7 +179,7 @@ def line(directory: Path, steps: int) -> nn.Module:
         x = torch.randn(16, 3, generator=step_generator("line", step))
         return (module(x) - x.sum(dim=1, keepdim=True)).square().mean()
 
-    by_muon = [module[0].weight]
+    by_muon = ["0.weight"]
     recipe = Recipe(steps=60, batch=16, learning_rate=1e-2, warmup=5, checkpoint_seconds=0.0)
     if steps < recipe.steps:  # stopped in the middle
 

@@ -66,7 +66,7 @@ def test_muon_steps_by_the_nearest_orthogonal_matrix(tmp_path) -> None:
     recipe = replace(RECIPE, steps=1, warmup=0, cooldown=0.0, clip=1e9, muon_rate=0.5)
     train_part(
         "conv", module, lambda _: (module.weight * gradient).sum(), recipe, tmp_path,
-        by_muon=[module.weight],
+        by_muon=["weight"],
     )  # fmt: skip
     step = (before - module.weight.detach()).flatten(1) / 0.5
     left, _, right = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
