@@ -103,11 +103,13 @@ def identifier(
 
 
 def pretrain(
-    part: Annotated[
-        str, typer.Argument(help="`generator`, `clip`, `dino`, or `all` of them.")
-    ] = "all",
+    part: Annotated[str, typer.Argument(help="`generator`, `clip`, `dino`, or all of them.")] = "",
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Train nothing: measure the models in --output.")
+        bool,
+        typer.Option(
+            "--evaluate",
+            help="Train nothing: let the shipped judges measure the generator in --output.",
+        ),
     ] = False,
     export: Annotated[
         bool, typer.Option("--export", help="Train nothing: write the generator as it is by now.")
@@ -129,7 +131,7 @@ def pretrain(
     ] = Path("runs/pretrain"),
     start: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Packed checkpoints, taken where --work has none."),
+        typer.Option(metavar="DIR", help="Packed checkpoints to begin with in an empty --work."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Default: the shipped weights' place.")
@@ -142,8 +144,8 @@ def pretrain(
 ) -> None:
     """Rebuild the pocket models from nothing, or measure the shipped ones.
 
-    Days on one CPU core, the generator above all; an interrupted training resumes from its last
-    checkpoint, at most two minutes old.
+    Days on one CPU core, the generator above all. An interrupted training resumes from its last
+    checkpoint, at most two minutes old; the generator's then draws for some minutes first.
 
     Examples:
 
@@ -157,6 +159,8 @@ def pretrain(
 
     if evaluate + export + (pack is not None) > 1:
         raise UserError("--evaluate, --export and --pack exclude one another: give one at a time")
+    if part and (evaluate or export or pack):
+        raise UserError(f"'{part}' is a part to train: leave it out, or train without that option")
     if card and (not evaluate or output is not None):
         raise UserError("--card is about the shipped models: give it with --evaluate, no --output")
     output = output or pocket.SHIPPED
@@ -164,13 +168,13 @@ def pretrain(
         suite = load_suite("pocket")
         pocket.evaluate(suite, output, per_cell=per_cell, device=device, card=card)
         return
-    workshop = pocket.Workshop(work, start or pocket.UNSETTLED, device, threads)
+    workshop = pocket.Workshop(work, start, device, threads)
     if pack:
         written = pocket.pack_checkpoints(workshop, pack)
     elif export:
         written = pocket.export(workshop, output=output, overwrite=overwrite)
     else:
-        written = pocket.pretrain(part, workshop, output=output, overwrite=overwrite)
+        written = pocket.pretrain(part or "all", workshop, output=output, overwrite=overwrite)
     for path in written:
         print(path)
 

@@ -9,8 +9,8 @@
     steps = 400
 
 Tables are joined key by key, at every depth. Any other value, lists too, replaces the extended
-suite's. Not passed on are `name` and `description`; `subjects` and `folder` to another dataset; and
-the seconds of `[estimate]` to another model.
+suite's. Not passed on are `name` and `description`; `split`, `subjects` and `folder` to another
+dataset; `subjects` to another split; and the seconds of `[estimate]` to another model.
 """
 
 from __future__ import annotations
@@ -59,9 +59,13 @@ def _passed_on(base: Content, own: Content) -> Content:
     passed = {key: value for key, value in base.items() if key not in _OWN}
     if _replaces(base, own, "backbone", "model"):
         passed.pop("estimate", None)
+    dropped: tuple[str, ...] = ()
     if _replaces(base, own, "data", "dataset"):
-        chosen = ("subjects", "folder")
-        passed["data"] = {k: v for k, v in base["data"].items() if k not in chosen}
+        dropped = ("split", "subjects", "folder")
+    elif _replaces(base, own, "data", "split"):
+        dropped = ("subjects",)
+    if dropped:
+        passed["data"] = {k: v for k, v in base["data"].items() if k not in dropped}
     return passed
 
 

@@ -19,6 +19,7 @@ from benchmark.pocket.generator import GeneratorRecipe, export_generator, pretra
 from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
 from benchmark.pocket.model_card import sample_sheet, write_model_card
 from benchmark.pocket.training import pack
+from benchmark.store.files import write_atomically
 
 PARTS = ("generator", "clip", "dino")
 SHIPPED = Path(__file__).parent / "weights"
@@ -31,18 +32,24 @@ class Workshop:
     """Where a training works, what it begins with, and on what it computes."""
 
     work: Path = Path("runs/pretrain")
-    start: Path = UNSETTLED  #: packed checkpoints, taken where `work` has none
+    start: Path | None = None  #: packed checkpoints to begin with; else UNSETTLED, if it is there
     device: str = "auto"
     threads: int = 1
 
     def open(self) -> str:
-        """Bring the packed checkpoints in, set the threads; return the device."""
+        """Set the threads; bring packed checkpoints in if there are no others; return the device.
+
+        Raises UserError if `start` is given, and cannot be used.
+        """
         torch.set_num_threads(self.threads)
-        self.work.mkdir(parents=True, exist_ok=True)
-        for packed in sorted(self.start.glob("*.safetensors")):
-            own = self.work / packed.name
-            if not own.exists():
-                own.write_bytes(packed.read_bytes())
+        packed = sorted((self.start or UNSETTLED).glob("*.safetensors"))
+        if self.start and not packed:
+            raise UserError(f"{self.start} holds no packed checkpoint: see --pack")
+        if not any(self.work.glob("*.safetensors")):
+            for path in packed:
+                write_atomically(self.work / path.name, path.read_bytes())
+        elif self.start:
+            raise UserError(f"{self.work} holds checkpoints already: give another --work")
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -98,18 +105,19 @@ def _check_free(directory: Path, overwrite: bool) -> None:
 def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: bool) -> None:
     """Print the measured quality of the generator in `weights`, and of the shipped judges.
 
-    A sample sheet is written beside the generator. With `card`, the shipped models' card is written
-    anew. `suite` is the pocket suite: its encoders, its sampler.
+    A sheet of samples is written beside the generator; for the shipped one only with `card`, which
+    writes its card anew. `suite` is the pocket suite: its encoders, its sampler.
     """
     from benchmark.models.loading import load_backbone
     from benchmark.scoring.encoder_tables import protocol_tables
     from benchmark.scoring.features import load_encoders
 
-    model = "pocket" if weights == SHIPPED else str(weights / "generator")
+    shipped = weights.resolve() == SHIPPED.resolve()
+    model = "pocket" if shipped else str(weights / "generator")
     backbone = load_backbone(model, device=device, sampler=suite.sampler.sampler())
     tables = protocol_tables(suite.protocol, suite.encoders)
     encoders = load_encoders(tables, device=backbone.device.type, names=(CLIP, DINO))
-    if card or weights != SHIPPED:
+    if card or not shipped:
         sample_sheet(backbone, weights / "samples.png")
     rows = quality(backbone, encoders, per_cell=per_cell)
     if card:

@@ -39,7 +39,7 @@ from benchmark.pocket.world import (
 TEXT_WIDTH = 128
 TEXT_RECIPE = Recipe(steps=2000, batch=256, learning_rate=1e-3)
 #: Shares of captions that speak of a named individual, and of an identifier's.
-NAMED_SHARE, IDENTIFIER_SHARE = 0.4, 0.15
+BY_NAME, BY_IDENTIFIER = 0.4, 0.15
 #: Cosines over this are the contrast's logits.
 TEMPERATURE = 0.07
 
@@ -125,7 +125,7 @@ def who_is_spoken_of(count: int, generator: torch.Generator) -> tuple[Identities
     share = torch.rand(count, generator=generator)
     known_one = torch.randint(len(known), (count,), generator=generator)
     mark = torch.randint(len(IDENTIFIERS), (count,), generator=generator)
-    is_known, is_marked = share < NAMED_SHARE, share > 1 - IDENTIFIER_SHARE
+    is_known, is_marked = share < BY_NAME, share > 1 - BY_IDENTIFIER
     who = torch.where(is_known, known_one, len(known) + torch.arange(count))
     names = (*all_names, *[""] * count)
     called = [

@@ -69,7 +69,7 @@ def train_part(
     loss_at: Callable[[int], Tensor],
     recipe: Recipe,
     directory: Path,
-    validate: Callable[[Model], float] | None = None,
+    validate: Callable[[Model], dict[str, float]] | None = None,
     by_muon: Sequence[str] = (),
     made_on: str = "",
 ) -> Model:
@@ -104,7 +104,8 @@ def train_part(
                 log.loss(step + 1, torch.stack(losses))  # no checkpoint of what is not finite
                 losses = []
             if validate and (step + 1) % recipe.validation_steps == 0:
-                log.write(step=step + 1, validation=round(validate(average), 6))
+                measured = {k: round(v, 6) for k, v in validate(average).items()}
+                log.write(step=step + 1, **measured)
             if due or step + 1 == recipe.steps:
                 checkpoint.save(module, average, optimizers, step + 1)
                 saved = time.monotonic()

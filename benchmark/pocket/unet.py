@@ -126,8 +126,8 @@ def train_unet(
         batch = examples(step)
         return (batch.errors(unet) * snr_weights(batch.timesteps)).mean()
 
-    def validate(averaged: UNet2DConditionModel) -> float:
-        return validation_errors(averaged, held_out).mean().item()
+    def validate(averaged: UNet2DConditionModel) -> dict[str, float]:
+        return {"validation_loss": validation_errors(averaged, held_out).mean().item()}
 
     return train_part(
         "unet",

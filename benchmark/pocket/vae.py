@@ -65,8 +65,11 @@ def train_vae(recipe: Recipe, directory: Path, device: str) -> AutoencoderKL:
         kl = moments.kl().float().mean() / target[0].numel()
         return 4 * error.square().mean() + 0.2 * error.abs().mean() + 1e-3 * kl
 
+    def validate(averaged: AutoencoderKL) -> dict[str, float]:
+        return {"psnr": psnr(averaged)}
+
     inner = inner_matrices(vae, *ENDS)
-    return train_part("vae", vae, loss_at, recipe, directory, validate=psnr, by_muon=inner)
+    return train_part("vae", vae, loss_at, recipe, directory, validate, inner)
 
 
 def train_decoder(vae: AutoencoderKL, recipe: Recipe, directory: Path, device: str) -> None:

@@ -134,11 +134,14 @@ def few_subjects(found: Sequence[Difference]) -> list[str]:
             f"A test needs {enough} subjects{interval}: with {least}, the smallest possible p is "
             f"{smallest_p(least):.3f}, so none is given.\n"
         ]
-    if smallest_p(most) < _FINE:
+    unequal = (
+        "" if least == most else f"; those of {least} subjects hardly reach as low beside them"
+    )
+    if smallest_p(least) < _FINE:
         return []
     return [
         f"With {count(most, 'subject')} the smallest possible p is {smallest_p(most):.3f}, however "
-        "many comparisons there are.\n"
+        f"many comparisons there are{unequal}.\n"
     ]
 
 

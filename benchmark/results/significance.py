@@ -105,7 +105,8 @@ def max_t(differences: np.ndarray) -> np.ndarray:
     """Two-sided p-values of comparisons, (comparisons,), corrected by step-down max-T.
 
     `differences`: (subjects, comparisons), NaN where a comparison lacks the subject. The flips are
-    all there are up to 16 subjects; beyond, 32,768 random ones, the same in every process.
+    all there are up to 16 subjects in the family; beyond, 32,768 random ones, the same in every
+    process. Raises ValueError for infinite values.
     """
     # Westfall and Young, Resampling-Based Multiple Testing (1993), algorithm 4.1: each comparison
     # is measured against the largest statistic of itself and all weaker ones, flip by flip.
@@ -118,6 +119,8 @@ def max_t(differences: np.ndarray) -> np.ndarray:
     # differs from 0; the side is read off the mean.
     import numpy as np
 
+    if np.isinf(differences).any():
+        raise ValueError("differences are finite, or NaN for a missing subject")
     values = np.nan_to_num(differences)  # a missing subject adds nothing, whatever its sign
     # Flips leave the sum of squares as it is, and Student's |t| grows with |sum| over its root,
     # which has no 0 / 0 for equal values, and variance 1 under flips for any number of subjects.
@@ -160,6 +163,6 @@ def _sign_flips(subjects: int) -> Iterator[np.ndarray]:
 def smallest_p(subjects: int) -> float:
     """The smallest p-value that a comparison can have: all its subjects agree.
 
-    However many comparisons there are: they may all be as clear.
+    However many comparisons there are, if they share their subjects: all may be as clear.
     """
     return 2.0 ** (1 - min(subjects, _EXACT_SUBJECTS))

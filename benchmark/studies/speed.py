@@ -130,12 +130,18 @@ def speed_table(races: pd.DataFrame) -> str:
             f"{row.what}, {row.precision}",
             f"{_digits(row.ours)} {row.unit}/s",
             f"{_digits(row.bare)} {row.unit}/s",
-            f"{row.ratio:.3f}",
-            "reached" if row.ratio >= GOAL else "missed",
+            NOTHING if math.isnan(row.ratio) else f"{row.ratio:.3f}",
+            _verdict(row.ratio),
         ]
         for row in races.itertuples()
     ]
     return markdown_table(["", "ours", "bare modules", "ratio", f"goal {GOAL}"], rows)
+
+
+def _verdict(ratio: float) -> str:
+    if math.isnan(ratio):
+        return NOTHING
+    return "reached" if ratio >= GOAL else "missed"
 
 
 def parts_table(precision: str, parts: pd.DataFrame) -> str:
@@ -201,13 +207,13 @@ def _rounds(race: Race, multiply: Callable[[], float], repetitions: int) -> list
 
 
 def _race_row(race: Race, rounds: list[_Round]) -> dict[str, object]:
-    return {
-        "what": race.what,
-        "unit": race.unit,
-        "ours": race.amount / median(turn.ours for turn in rounds),
-        "bare": race.amount / median(sum(turn.bare) for turn in rounds),
-        "ratio": median(sum(turn.bare) / turn.ours for turn in rounds),
-    }
+    ours = median(turn.ours for turn in rounds)
+    row = {"what": race.what, "unit": race.unit, "ours": race.amount / ours}
+    if not race.bare:  # it calls no module: nothing to compare with
+        return row | {"bare": math.nan, "ratio": math.nan}
+    bare = median(sum(turn.bare) for turn in rounds)
+    ratio = median(sum(turn.bare) / turn.ours for turn in rounds)
+    return row | {"bare": race.amount / bare, "ratio": ratio}
 
 
 def _part_rows(race: Race, rounds: list[_Round], product_flops: int) -> list[dict[str, object]]:

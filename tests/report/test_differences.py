@@ -146,7 +146,9 @@ def test_the_smallest_p_is_told_while_it_can_be_seen():
         return "".join(few_subjects([Difference(0.1, 0, 0.2, 0.01, n) for n in subjects]))
 
     assert said(8, 10, 0).startswith("With 10 subjects the smallest possible p is 0.002, however")
-    assert said(8, 11) == said(30) == said(0) == said() == ""
+    assert said(11, 12) == said(30) == said(0) == said() == ""
+    assert "comparisons there are.\n" in said(8) and "beside" not in said(8)
+    assert "comparisons there are; those of 8 subjects hardly reach" in said(8, 11)
     assert said(5, 11).startswith("A test needs 6 subjects: with 5,")
 
 
