@@ -24,6 +24,7 @@ from benchmark.pocket.training import (
 )
 
 LATENT_CHANNELS, LATENT_SIZE = 8, 16
+SCALED = 512  #: pictures that the latents' scale is measured on
 #: The convolutions next to the pictures.
 ENDS = ("encoder.conv_in", "decoder.conv_out")
 
@@ -130,6 +131,6 @@ def psnr(vae: AutoencoderKL, count: int = 256) -> float:
 def set_latent_scale(vae: AutoencoderKL, device: str) -> None:
     """Set `scaling_factor` so that latents have unit standard deviation, as in LDM, section D."""
     with torch.no_grad():
-        _, _, pictures = draw(512, step_generator("scale", 0), device)
+        _, _, pictures = draw(SCALED, step_generator("scale", 0), device)
         spread = vae.encode(pictures * 2 - 1).latent_dist.mean.std().item()
     vae.register_to_config(scaling_factor=round(1 / spread, 4))

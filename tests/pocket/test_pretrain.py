@@ -12,8 +12,14 @@ from typer.testing import CliRunner
 
 from benchmark.api import UserError
 from benchmark.cli.app import app
-from benchmark.pocket import pictures, trial, unet
-from benchmark.pocket.generator import SHAPE
+from benchmark.models.loading import load_backbone
+from benchmark.pocket import pictures, trial, unet, vae
+from benchmark.pocket.generator import (
+    SHAPE,
+    GeneratorRecipe,
+    export_generator,
+    pretrain_generator,
+)
 from benchmark.pocket.pretrain import Workshop, pack_checkpoints
 from benchmark.pocket.text_encoder import TEXT_WIDTH, build_text_encoder
 from benchmark.pocket.training import (
@@ -25,7 +31,6 @@ from benchmark.pocket.training import (
     train_part,
 )
 from benchmark.pocket.unet import Frozen, Shape
-from benchmark.pocket.vae import build_vae
 from benchmark.pocket.vocabulary import build_tokenizer
 
 RECIPE = Recipe(steps=40, batch=1, learning_rate=0.1, warmup=4, cooldown=0.5, weight_decay=0.0)
@@ -170,7 +175,7 @@ def test_min_snr_weights_are_the_papers_for_v() -> None:
 def frozen():
     tokenizer = build_tokenizer(["a", "dog"])
     torch.manual_seed(0)
-    return Frozen(build_vae().eval(), build_text_encoder(tokenizer).eval(), tokenizer)
+    return Frozen(vae.build_vae().eval(), build_text_encoder(tokenizer).eval(), tokenizer)
 
 
 def test_pools_roll_on_and_validation_is_apart(frozen, monkeypatch) -> None:
@@ -211,6 +216,41 @@ def test_what_is_asked_for_is_v_of_what_is_shown(frozen) -> None:
     kept = DDPMScheduler(**unet.NOISE).alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     clean = kept.sqrt() * found.noisy - (1 - kept).sqrt() * found.target
     assert torch.allclose(clean, pool.latents.float(), atol=1e-4)
+
+
+def test_four_parts_make_a_pipeline_of_their_averages(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(unet, "POOL", 8)
+    monkeypatch.setattr(unet, "VALIDATED", 8)
+    monkeypatch.setattr(vae, "SCALED", 16)
+    recipe = Recipe(steps=2, batch=2, learning_rate=1e-3, warmup=1, cooldown=0.5)
+    sizes = GeneratorRecipe(text=replace(recipe, batch=16), vae=recipe, decoder=recipe, unet=recipe)
+    work, made = tmp_path / "work", tmp_path / "generator"
+    pretrain_generator(sizes, work, made, "cpu")
+
+    backbone = load_backbone(str(made), precision="fp32")
+    modules = backbone.modules()
+    for part, module, inside, prefix in (
+        ("text", "text_encoder", "", "text_encoder."),
+        ("vae", "vae", "encoder.", ""),
+        ("decoder", "vae", "decoder.", ""),  # the one trained alone, not the VAE's
+        ("unet", "unet", "", ""),
+    ):
+        kept = load_file(work / f"{part}.safetensors")
+        found = [(n, p) for n, p in modules[module].named_parameters() if n.startswith(inside)]
+        assert found
+        for name, tensor in found:
+            assert torch.equal(tensor, kept[f"average.{prefix}{name}"].half().float()), name
+    _, _, shown = pictures.draw(16, step_generator("scale", 0), "cpu")
+    latents = backbone.pipeline.vae.encode(shown * 2 - 1).latent_dist.mean
+    scale = backbone.pipeline.vae.config.scaling_factor
+    assert latents.std().item() * scale == pytest.approx(1.0, abs=0.01)
+
+    # Another VAE beside the same U-Net is no generator.
+    averages = load_file(work / "vae.safetensors")
+    averages["average.encoder.conv_in.bias"] += 1
+    save_file(averages, work / "vae.safetensors", {"step": "2", "made_on": ""})
+    with pytest.raises(UserError, match=r"unet.safetensors was trained on another VAE"):
+        export_generator(work, tmp_path / "again")
 
 
 def test_the_generators_unet_is_one_that_diffusers_pipeline_takes() -> None:
