@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils.logging import disable_progress_bar
 
 from benchmark.models import rare_words
 from benchmark.pocket.captions import IDENTIFIERS, vocabulary
@@ -103,6 +105,8 @@ def save_generator(frozen: Frozen, unet: UNet2DConditionModel, directory: Path) 
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    diffusers_logging.set_verbosity_error()  # it warns of half precision on a CPU
+    disable_progress_bar()
     pipeline.to("cpu", torch.float16).save_pretrained(directory, safe_serialization=True)
     for weights in directory.rglob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes them for the owner alone
