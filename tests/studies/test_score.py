@@ -273,7 +273,7 @@ def test_the_same_folder_again_is_not_scored_again_but_a_changed_one_is_refused(
         ("file,subject,prompt,mood\n", "column 'mood' is unknown"),
         ("file,subject,prompt\n0.png,dog-red\n", "line 2: not as many values as columns"),
         ("file,subject,prompt\n", "none of 0 files is an image to score"),
-        ("file,subject,prompt,seed\n0.png,dog-red,prior,x\n", "seed 'x' is no whole number"),
+        ("file,subject,prompt,seed\n0.png,dog-red,prior,x\n", "seed 'x' is no seed"),
         ("file,subject,prompt\n9.png,dog-red,prior\n", "9.png: no such file"),
         ("file,subject,prompt,method\n0.png,dog-red,prior,real-images\n", "choose another"),
     ],
