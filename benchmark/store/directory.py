@@ -276,8 +276,7 @@ class RunDirectory:
         Of a kept run it was kept. Raises UserError if the folder is no run directory.
         """
         if (self.path / RECORDS).is_file():
-            with (self.path / "scores.csv").open(encoding="utf-8") as file:
-                return sum(1 for _ in file) - 1
+            return self._kept_rows()
         plan = self.plan()
         if plan is None:
             raise UserError(f"{self.path} is no run directory: it has no {PLAN}")
@@ -287,8 +286,19 @@ class RunDirectory:
                 if self.score_record(protocol, job.name):
                     path = self.path / f"{scores_path(protocol, job.name)}.csv"
                     texts.append(path.read_text("utf-8").partition("\n")[2])
-        write_atomically(self.path / "scores.csv", HEADER + "".join(texts))
+        try:
+            write_atomically(self.path / "scores.csv", HEADER + "".join(texts))
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
         return sum(text.count("\n") for text in texts)
+
+    def _kept_rows(self) -> int:
+        path = self.path / "scores.csv"
+        try:
+            with path.open(encoding="utf-8") as file:
+                return sum(1 for _ in file) - 1
+        except (OSError, UnicodeError) as error:
+            raise UserError(f"{path} cannot be read ({error}): keep the run again") from error
 
 
 def score_rows(scores: Sequence[Score]) -> str:

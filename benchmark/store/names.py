@@ -31,7 +31,8 @@ def folder_name(name: str) -> str:
     plain = re.sub(r"[^\w.=+-]+", "-", name).strip("-.")
     plain = _DEVICE.sub(r"\1-", plain)
     short = len(plain.encode()) <= LONGEST
-    if plain == name == composed(name.casefold()) and short and not _MARK.search(name):
+    as_it_is = plain == name == composed(name.casefold()) and name != ""
+    if as_it_is and short and not _MARK.search(name):
         return name
     mark = f"-{digest(name)[:6]}"
     if len(plain.encode()) + len(mark) > LONGEST:

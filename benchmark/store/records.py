@@ -372,6 +372,8 @@ def from_json(kind: type[Record], content: Any, *, where: str) -> Record:
     record = checked(kind, plain, where, mend="remove it, and run again")
     if isinstance(record, JobRecord):
         _check_files(record, where)
+    if isinstance(record, ScoreRecord):
+        _check_encoders(record.scoring, where)
     return record
 
 
@@ -384,6 +386,16 @@ def _check_files(record: JobRecord, where: str) -> None:
         first, *others = path.split("/")
         if first != folder or not others or {"", ".", ".."} & {*others} or "\\" in path:
             raise UserError(f"{where}: {path!r} is no file in {folder}: remove it, and run again")
+
+
+def _check_encoders(scoring: Scoring, where: str) -> None:
+    """Refuse a record of scores that names an encoder and does not say which it was."""
+    for name, metric in scoring.metrics.items():
+        if unknown := sorted({*metric.encoders} - {*scoring.encoders}):
+            raise UserError(
+                f"{where}: metric {name!r} looks through {unknown[0]!r}, and no such encoder is on "
+                "record: remove it, and run again"
+            )
 
 
 def checked(kind: type[_Checked], plain: Any, where: str, *, mend: str) -> _Checked:
