@@ -36,6 +36,10 @@ PRIOR, REAL = "prior", "real"
 SUBJECT_IMAGES = "subject_images"
 
 
+#: What a run's seed may be: PyTorch's generators take no more than 64 bits, some with a sign.
+SEEDS = range(2**63)
+
+
 class UserError(Exception):
     """Bad input. The command line prints it in one line and exits with code 2."""
 
@@ -68,9 +72,10 @@ class Prompt:
         if self.kind in (PRIOR, REAL):
             return self.kind
         slug = re.sub(r"\W+", "-", self.text("subject").lower()).strip("-")
-        if len(slug) <= 100:
+        whole = slug.encode()
+        if len(whole) <= 100:
             return slug
-        return f"{slug[:90]}-{hashlib.sha256(slug.encode()).hexdigest()[:8]}"
+        return f"{whole[:90].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:8]}"
 
 
 PRIOR_PROMPT = Prompt("a {}", PRIOR)

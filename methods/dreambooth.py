@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt
+from pydantic import Field
 
 from benchmark.api import (
     TEXT_TO_IMAGE,
@@ -48,7 +49,7 @@ class DreamBooth:
 
     description: str = "fine-tuned on 'a [V] class', with prior preservation"
     variant_of: str | None = None  #: no setting
-    identifier: Annotated[str, MinLen(1)] | None = None  #: None: the suite's
+    identifier: Annotated[str, Field(pattern=r"\S")] | None = None  #: None: the suite's
     steps: Annotated[int, Ge(1)] = 1000
     learning_rate: Annotated[float, Gt(0)] = 5e-6
     weight_decay: Annotated[float, Ge(0)] = 1e-2
@@ -62,8 +63,8 @@ class DreamBooth:
     prior_guidance: Annotated[float, Ge(0)] = 1.0  #: none; guidance teaches a narrower class
     noun: Literal["correct", "wrong", "none"] = "correct"
     #: What a live subject, or an object, is called if the noun is wrong.
-    wrong_noun_live: Annotated[str, MinLen(1)] = "teapot"
-    wrong_noun_object: Annotated[str, MinLen(1)] = "dog"
+    wrong_noun_live: Annotated[str, Field(pattern=r"\S")] = "teapot"
+    wrong_noun_object: Annotated[str, Field(pattern=r"\S")] = "dog"
 
     def __post_init__(self) -> None:
         if self.noun == "none" and self.prior_weight:

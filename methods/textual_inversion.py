@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Gt, MinLen
+from pydantic import Field
 
 from benchmark.api import (
     TEXT_TO_IMAGE,
@@ -47,7 +48,7 @@ class TextualInversion:
     needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, TRAINING, WORDS})
 
     description: str = "one new word is learned, the model is frozen"
-    identifier: Annotated[str, MinLen(1)] | None = None  #: None: the suite's; a single token
+    identifier: Annotated[str, Field(pattern=r"\S")] | None = None  #: a token; None: the suite's
     steps: Annotated[int, Ge(1)] = 6100
     learning_rate: Annotated[float, Gt(0)] = 5e-3
     weight_decay: Annotated[float, Ge(0)] = 1e-2

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.api import UserError
+from benchmark.api import SEEDS, UserError
 from benchmark.cli.options import (
     BackboneOption,
     DataOption,
@@ -183,7 +183,10 @@ def calibrate(
     subjects: Annotated[
         int, typer.Option(metavar="N", min=10, help="Subjects to draw; ten are one a class.")
     ] = 200,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Another draws others.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, max=SEEDS.stop - 1, help="Another draws others."),
+    ] = 0,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where calibration.csv, .md and .png go.")
     ] = Path("reports/pocket/calibration"),

@@ -177,10 +177,9 @@ def items(text: str) -> list[str]:
 
 def seed_numbers(text: str) -> list[int]:
     """The whole numbers of `0,1,2`. Raises UserError."""
-    seeds = items(text)
-    for seed in seeds:
-        if not (seed.isascii() and seed.isdigit()):
-            raise UserError(f"--seed '{seed}' is no seed: give whole numbers from 0, like 0,1,2")
-        if int(seed) >= 2**63:
-            raise UserError(f"--seed {seed} is too large: it should be below 2^63")
-    return [int(seed) for seed in seeds]
+    from benchmark.runs.selection import seed_number
+
+    try:
+        return [seed_number(seed) for seed in items(text)]
+    except UserError as error:
+        raise UserError(f"--{error}") from error

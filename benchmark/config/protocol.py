@@ -16,10 +16,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from benchmark.api import PIXELS, REFERENCES, TEXTS, Subject, UserError
-from benchmark.data.manifest import Table, read_known, toml_names
+from benchmark.data.manifest import Table, Text, read_known, toml_names
+from benchmark.store.names import composed
 
 _PROTOCOLS = Path(__file__).parent / "protocols"
-_NAME = r"^[\w.+-]+$"
+_NAME = r"^\w[\w.+-]*$"
 
 
 class MetricChoice(Table):
@@ -39,8 +40,8 @@ class MetricChoice(Table):
 class Protocol(Table):
     """Everything that a score's meaning hangs on besides the images."""
 
-    name: str = Field(pattern=_NAME)
-    version: str  #: rises when a number under this protocol changes
+    name: Text = Field(pattern=_NAME)
+    version: Text  #: rises when a number under this protocol changes
     description: str
     references: Literal["all", "one"]  #: each image against all of the subject's, or against one
     reference: dict[str, str] = {}  #: with "one": subject -> file name; if not named, its first
@@ -84,8 +85,8 @@ class Protocol(Table):
             return list(range(len(subject.images)))
         if subject.name not in self.reference:
             return [0]
-        names = [path.name for path in subject.images]
-        chosen = self.reference[subject.name]
+        names = [composed(path.name) for path in subject.images]
+        chosen = composed(self.reference[subject.name])
         if chosen not in names:
             raise UserError(
                 f"protocol '{self.label}' compares subject '{subject.name}' with '{chosen}' alone, "

@@ -16,7 +16,6 @@ import importlib
 import json
 import math
 import sys
-import tomllib
 import traceback
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -29,6 +28,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from benchmark.api import SUBJECT_IMAGES, BackboneKind, Draws, Method, Metric, Role, UserError
+from benchmark.store.files import toml_of
+from benchmark.store.names import checked_name
 
 _OURS = "dreambooth-benchmark"  #: the distribution whose plugins are ours
 _NO_SETTINGS = ("description", "variant_of")
@@ -100,6 +101,8 @@ def load(group: str, name: str) -> Any:
 
 def _load_attribute(group: str, name: str) -> Any:
     module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise UserError(f"{group[:-1]} '{name}' is no module:ATTRIBUTE, as my_package.mine:METHOD")
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
@@ -197,15 +200,19 @@ def _is_set_of_names(needs: object) -> bool:
 def _check_settings(name: str, method: Method) -> None:
     """Refuse settings that a record cannot hold: they should come back from JSON as they went."""
     for key, value in settings_of(method).items():
-        try:
-            kept = json.loads(json.dumps(value, allow_nan=False))
-        except (TypeError, ValueError):
-            kept = ...
-        if kept != _listed(value):
-            raise UserError(
-                f"setting '{key}' of method '{name}' is {value!r}: it should be a number, a "
-                "string, true, false, None, or a list or table of these"
-            )
+        _check_setting(name, key, value)
+
+
+def _check_setting(name: str, key: str, value: Any) -> None:
+    try:
+        kept = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        kept = ...
+    if kept != _listed(value):
+        raise UserError(
+            f"setting '{key}' of method '{name}' is {value!r}: it should be a number, a "
+            "string, true, false, None, or a list or table of these"
+        )
 
 
 def _listed(value: Any) -> Any:
@@ -238,6 +245,7 @@ def configure(name: str, method: Method, settings: dict[str, Any]) -> Method:
             raise UserError(
                 f"method '{name}' has no setting '{key}'; it has: {', '.join(known) or 'none'}"
             )
+        _check_setting(name, key, value)
     try:
         adapter: TypeAdapter[Method] = TypeAdapter(type(method))
         # As JSON, so that a list may stand for a tuple and yet no string for a number.
@@ -252,6 +260,7 @@ def configure(name: str, method: Method, settings: dict[str, Any]) -> Method:
 
 def _problem(name: str, error: Any) -> str:
     wanted = error["msg"].replace("Input should be", "it should be")
+    wanted = wanted.replace("String should", "it should").replace("List should", "it should")
     wanted = wanted.replace("greater than or equal to", "at least")
     wanted = wanted.replace("less than or equal to", "at most")
     if not error["loc"]:
@@ -264,6 +273,7 @@ def variant(name: str) -> tuple[str, dict[str, Any]]:
 
     Values are written as in TOML; a bare word is a string. Raises UserError.
     """
+    name = checked_name("method", name)
     base, bracket, rest = name.partition("[")
     if not bracket:
         return name, {}
@@ -275,7 +285,7 @@ def variant(name: str) -> tuple[str, dict[str, Any]]:
         if key.strip() in settings:
             raise UserError(f"method '{name}' has the setting '{key.strip()}' twice: give it once")
         try:
-            settings[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+            settings[key.strip()] = toml_of(f"value = {text}")["value"]
+        except ValueError:
             settings[key.strip()] = text.strip()
     return base, settings

@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from benchmark.api import SUBJECT_IMAGES, BackboneKind, Method, Sampler, UserError
+from benchmark.api import SEEDS, SUBJECT_IMAGES, BackboneKind, Method, Sampler, UserError
 from benchmark.config.extends import read_extended
 from benchmark.config.protocol import Protocol, load_protocol
 from benchmark.config.registry import configure, load_kind, load_method, settings_of, variant
@@ -25,11 +25,14 @@ from benchmark.data.dataset import (
     locate_images,
     subject_names,
 )
-from benchmark.data.manifest import Table, check_toml, known_file, toml_names
+from benchmark.data.manifest import Table, Text, check_toml, known_file, toml_names
+from benchmark.store.names import composed
 from benchmark.store.records import Model
 
 _SUITES = Path(__file__).parent / "suites"
 
+#: Of one prompt.
+MOST_IMAGES = 10_000
 #: What forward passes are computed in.
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -39,8 +42,8 @@ class DataChoice(Table):
 
     dataset: str
     folder: str | None = None  #: where its images lie, if not where the dataset says
-    split: str | None = None
-    subjects: list[str] = []  #: those that are run if none are named; empty: all of the split
+    split: Text | None = None
+    subjects: list[Text] = []  #: those that are run if none are named; empty: all of the split
 
     @field_validator("subjects")
     @classmethod
@@ -73,7 +76,7 @@ class BackboneChoice(Table):
 
     kind: str = "diffusers"
     model: str
-    identifier: str
+    identifier: Text = Field(pattern=r"^\S(.*\S)?$")
     precision: Precision = "auto"
     #: Height and width of what is learned and drawn, in pixels; without it, the model's own.
     resolution: int | None = Field(default=None, gt=0, multiple_of=8)
@@ -103,10 +106,10 @@ class SamplerChoice(Table):
 class Evaluation(Table):
     """Which prompts, and how many images: for each, and for the prior prompt (PRES, PRIOR_DIV)."""
 
-    prompts: list[str] = []  #: kinds, templates or numbers from 1; empty: all of a subject's
-    images_per_prompt: int = Field(ge=1)
-    prior_prompt_images: int = Field(ge=0)
-    seed: int = Field(default=0, ge=0)
+    prompts: list[Text] = []  #: kinds, templates or numbers from 1; empty: all of a subject's
+    images_per_prompt: int = Field(ge=1, le=MOST_IMAGES)
+    prior_prompt_images: int = Field(ge=0, le=MOST_IMAGES)
+    seed: int = Field(default=0, ge=0, lt=SEEDS.stop)
 
 
 class Estimate(Table):
@@ -116,6 +119,19 @@ class Estimate(Table):
     image_seconds: float = Field(ge=0)  #: to sample and score one image
 
 
+def _composed(settings: Any) -> Any:
+    """`settings`, with every text in them in NFC."""
+    if isinstance(settings, dict):
+        return {key: _composed(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [_composed(value) for value in settings]
+    return composed(settings) if isinstance(settings, str) else settings
+
+
+#: A method's settings.
+Settings = Annotated[dict[str, Any], AfterValidator(_composed)]
+
+
 def _loaded(protocol: Any) -> Any:
     return load_protocol(protocol) if isinstance(protocol, str) else protocol
 
@@ -123,7 +139,7 @@ def _loaded(protocol: Any) -> Any:
 class Suite(Table):
     """Everything that is the same for every method, and each method's settings."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: Text = Field(pattern=r"^\w[\w.-]*$")
     description: str
     #: A protocol's name, a file's, or its own table.
     protocol: Annotated[Protocol, BeforeValidator(_loaded)]
@@ -132,9 +148,9 @@ class Suite(Table):
     backbone: BackboneChoice
     sampler: SamplerChoice
     evaluation: Evaluation
-    controls: list[str] = []  #: methods that come along as measures
-    groups: dict[str, list[str]] = {}  #: names and patterns, for `--methods GROUP`
-    methods: dict[str, dict[str, Any]] = {}
+    controls: list[Text] = []  #: methods that come along as measures
+    groups: dict[str, list[Text]] = {}  #: names and patterns, for `--methods GROUP`
+    methods: dict[str, Settings] = {}
     estimate: Estimate | None = None
     tables: list[AblationTable] = []
     objective: Objective | None = None

@@ -24,7 +24,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from benchmark.api import UserError
 from benchmark.config.registry import available
-from benchmark.data.manifest import Table, read_toml
+from benchmark.data.manifest import Table, Text, read_toml
 
 FILE = "tables.toml"
 
@@ -34,7 +34,7 @@ class AblationTable(Table):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")  #: of its files, tables/.../<name>.csv
     title: str
-    members: list[str] = Field(min_length=1)  #: methods; `*` stands for any characters
+    members: list[Text] = Field(min_length=1)  #: methods; `*` stands for any characters
     metrics: list[str] = Field(min_length=1)  #: the columns, in their order
     settings: list[str] = []  #: settings that are shown as columns
     paper: str | None = None  #: the key of the paper's rows in published.toml

@@ -26,6 +26,7 @@ from benchmark.data.manifest import (
     Manifest,
     SubjectEntry,
     Table,
+    Text,
     file_sha256,
     is_dataset,
     make_manifest,
@@ -35,13 +36,14 @@ from benchmark.data.manifest import (
     unknown,
     visible_files,
 )
+from benchmark.store.names import composed, folder_name, located
 
 _PROMPTS_OF = "dreambench"  #: whose prompts serve a dataset without any
 
 
 class _Prompts(Table):
-    live: dict[str, list[str]]
-    object: dict[str, list[str]]
+    live: dict[str, list[Text]]
+    object: dict[str, list[Text]]
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,18 @@ def load_dataset(
     shared_prompts = datasets_directory() / _PROMPTS_OF / "prompts.toml"
     prompts_file = own_prompts if own_prompts.is_file() else shared_prompts
     prompts = read_toml(prompts_file, _Prompts)
-    hashes = {root / n / f: h for n, e in entries.items() for f, h in e.files.items()}
+    paths = {name: _paths(root, name, entry) for name, entry in entries.items()}
+    hashes = {
+        path: expected
+        for name, entry in entries.items()
+        for path, expected in zip(paths[name], entry.files.values(), strict=True)
+    }
     return Dataset(
         name=manifest.name,
         asked=name_or_path,
         root=root,
         source=manifest.source,
-        subjects=tuple(_subject(root, name, entry) for name, entry in entries.items()),
+        subjects=tuple(_subject(name, entry, paths[name]) for name, entry in entries.items()),
         prompts_live=_prompts(prompts_file, prompts.live),
         prompts_object=_prompts(prompts_file, prompts.object),
         hashes=hashes if pinned else {},
@@ -142,7 +149,7 @@ def fetched_directory(name: str) -> Path:
     """Where `fetch` puts a dataset's images unless it is told otherwise."""
     import pooch
 
-    return Path(pooch.os_cache("dreambooth-benchmark")) / name
+    return Path(pooch.os_cache("dreambooth-benchmark")) / folder_name(name)
 
 
 def locate_images(folder: Path, preferred: str) -> tuple[str, Path]:
@@ -172,12 +179,18 @@ def locate_images(folder: Path, preferred: str) -> tuple[str, Path]:
     return best
 
 
-def _subject(root: Path, name: str, entry: SubjectEntry) -> Subject:
+def _paths(root: Path, name: str, entry: SubjectEntry) -> tuple[Path, ...]:
+    """Where a subject's images lie, or would."""
+    folder = located(root, name)
+    return tuple(located(folder, file) for file in entry.files)
+
+
+def _subject(name: str, entry: SubjectEntry, images: tuple[Path, ...]) -> Subject:
     return Subject(
         name=name,
         class_noun=entry.class_noun,
         live=entry.live,
-        images=tuple(root / name / file for file in entry.files),
+        images=images,
         digest=_digest(entry.files.values()),
     )
 
@@ -187,6 +200,7 @@ def choose_subjects(dataset: Dataset, names: Sequence[str]) -> list[Subject]:
 
     Raises UserError for a name that is none of theirs.
     """
+    names = [composed(name) for name in names]
     check_subjects(names, [subject.name for subject in dataset.subjects])
     return [s for s in dataset.subjects if not names or s.name in names]
 
@@ -201,7 +215,7 @@ def check_subjects(names: Sequence[str], known: Sequence[str]) -> None:
 def first_images(subject: Subject, count: int) -> Subject:
     """`subject` as if it had its first `count` images alone; 1 <= count <= their number."""
     images = subject.images[:count]
-    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in images]
+    hashes = [file_sha256(path) for path in images]
     return replace(subject, images=images, digest=_digest(hashes))
 
 
@@ -231,7 +245,7 @@ def verify(dataset: Dataset, subjects: Sequence[Subject] | None = None) -> None:
     not so, and the way out.
     """
     chosen = dataset.subjects if subjects is None else subjects
-    if dataset.source and not any((dataset.root / s.name).is_dir() for s in chosen):
+    if dataset.source and not any(located(dataset.root, s.name).is_dir() for s in chosen):
         raise UserError(
             f"the images of '{dataset.name}' are not in {dataset.root}: `python -m benchmark fetch "
             f"{dataset.asked}` brings them there, `--data DIR` uses a copy that you have, and "
@@ -254,7 +268,7 @@ def _problems(dataset: Dataset, subject: Subject) -> list[str]:
                 )
         except UserError as error:
             problems.append(str(error))
-    for path in visible_files(dataset.root / subject.name):
+    for path in visible_files(located(dataset.root, subject.name)):
         if path not in subject.images:
             problems.append(f"{path} is not in the manifest")
     return problems

@@ -15,6 +15,7 @@ from benchmark.api import UserError
 from benchmark.data.dataset import Dataset, load_dataset, locate_images, verify
 from benchmark.data.manifest import MANIFEST, file_sha256, make_manifest, some, visible_files
 from benchmark.store.files import write_atomically
+from benchmark.store.names import composed
 
 RETRIES = 2  #: of one file, after waiting 1 s and 2 s
 TIMEOUT = 30  #: seconds without a byte
@@ -54,7 +55,8 @@ def check_copy(name_or_path: str, folder: Path) -> Dataset:
     dataset = load_dataset(name_or_path, folder=str(root))
     verify(dataset)
     known = {subject.name for subject in dataset.subjects}
-    others = [str(p) for p in visible_files(root) if p.is_dir() and p.name not in known]
+    folders = [path for path in visible_files(root) if path.is_dir()]
+    others = [str(path) for path in folders if composed(path.name) not in known]
     if others:
         raise UserError(f"'{name_or_path}' has no such subject: take away {some(others)}")
     return dataset

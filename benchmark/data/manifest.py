@@ -13,19 +13,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from benchmark.api import UserError
+from benchmark.store.files import read_bytes, toml_of
+from benchmark.store.names import composed, has_controls, located
 
 MANIFEST, OWN = "manifest.toml", "subjects.toml"
 _LEFT_BY_SYSTEMS = {"Thumbs.db", "desktop.ini"}
 _NAMED_AT_MOST = 5  # problems in one message
+_LONGEST = 255  # bytes of a file's name, on any file system
+_LETTERS = "take letters, digits, -, _, ."
+#: Commas and brackets would not pass through `--subjects`.
+_SUBJECT = re.compile(r"\w[\w.+-]*( [\w.+-]+)*")
+
+#: Text that names something: two Unicode forms of it are the same. Keys of tables are read so too.
+Text = Annotated[str, AfterValidator(composed)]
 
 
 class Table(BaseModel):
@@ -44,9 +52,9 @@ _TableType = TypeVar("_TableType", bound=BaseModel)
 
 
 class _Described(Table):
-    class_noun: str = Field(pattern=r"^\S(.*\S)?$")
+    class_noun: Text = Field(pattern=r"^\S(.*\S)?$")
     live: bool
-    split: str | None = None
+    split: Text | None = None
 
 
 class _OwnSubjects(RootModel[dict[str, _Described]]):
@@ -62,7 +70,7 @@ class SubjectEntry(_Described):
 class Manifest(Table):
     """A dataset's subjects. `source`: the address of the images' folder, if they are elsewhere."""
 
-    name: str
+    name: Text
     source: str | None = None
     subjects: dict[str, SubjectEntry] = Field(min_length=1)
 
@@ -75,10 +83,10 @@ def read_toml(path: Path, table: type[_TableType]) -> _TableType:
 def parse_toml(path: Path) -> dict[str, Any]:
     """The content of the TOML file at `path`, unchecked. Raises UserError."""
     try:
-        return tomllib.loads(path.read_text())
+        return toml_of(read_bytes(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is no TOML: {error}") from error
 
 
@@ -137,10 +145,18 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     manifest = read_toml(path, Manifest)
     for name, entry in manifest.subjects.items():
+        if not _SUBJECT.fullmatch(name):
+            raise UserError(f"{path}: '{name}' is no name for a folder: {_LETTERS}")
         for part in (name, *entry.files):
-            if Path(part).name != part or part.startswith("."):
+            if not _is_plain(part):
                 raise UserError(f"{path}: '{part}' is no plain file name")
     return manifest
+
+
+def _is_plain(part: str) -> bool:
+    """Whether a file in a folder may be called so, and is seen there."""
+    named = Path(part).name == part and not part.startswith(".") and not has_controls(part)
+    return named and len(part.encode()) <= _LONGEST
 
 
 def make_manifest(folder: Path, *, name: str | None = None, source: str | None = None) -> Manifest:
@@ -151,25 +167,25 @@ def make_manifest(folder: Path, *, name: str | None = None, source: str | None =
     """
     path = folder / OWN
     described = read_toml(path, _OwnSubjects).root
-    images = {subject: visible_files(folder / subject) for subject in described}
+    folders = {subject: located(folder, subject) for subject in described}
+    images = {subject: visible_files(place) for subject, place in folders.items()}
     problems = [] if described else ["it has no table: write one for each folder of images"]
     for subject in described:
-        # Commas and brackets would not pass through `--subjects`.
-        if not re.fullmatch(r"\w[\w.+-]*( [\w.+-]+)*", subject):
-            problems.append(f"'{subject}' is no name for a folder: take letters, digits, -, _, .")
-        elif not (folder / subject).is_dir():
+        if not _SUBJECT.fullmatch(subject):
+            problems.append(f"'{subject}' is no name for a folder: {_LETTERS}")
+        elif not folders[subject].is_dir():
             problems.append(f"[{subject}] has no folder {folder / subject}")
         elif not images[subject]:
             problems.append(f"[{subject}]: {folder / subject} holds no image")
     problems += [
         f"folder '{other.name}' has no table [{other.name}]: write one, or take the folder away"
         for other in visible_files(folder)
-        if other.is_dir() and other.name not in described
+        if other.is_dir() and composed(other.name) not in described
     ]
     if problems:
         raise UserError(f"{path}: {some(problems)}")
     return Manifest(
-        name=name or folder.absolute().name,
+        name=composed(name or folder.absolute().name),
         source=source,
         subjects={
             subject: SubjectEntry(
@@ -184,17 +200,18 @@ def visible_files(folder: Path) -> list[Path]:
     """What lies in `folder`, sorted, but for hidden files; nothing if there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(
+    found = [
         path
         for path in folder.iterdir()
         if not path.name.startswith(".") and path.name not in _LEFT_BY_SYSTEMS
-    )
+    ]
+    return sorted(found, key=lambda path: composed(path.name))
 
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hex. Raises UserError."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_bytes(path)).hexdigest()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
 

@@ -36,7 +36,7 @@ from benchmark.report.what_was_run import runs, what_was_run
 from benchmark.results.completeness import incomparable
 from benchmark.results.run import Run
 from benchmark.results.statistics import MINIMUM_SUBJECTS
-from benchmark.store.directory import folder_name
+from benchmark.store.names import folder_name
 
 
 def report_text(run: Run, *, figures: Collection[str]) -> str:

@@ -24,8 +24,8 @@ from benchmark.results.merge import SOURCES, check_folder, join, sources_toml
 from benchmark.results.run import Run, read_run
 from benchmark.results.scores import scores_csv
 from benchmark.results.statistics import summary_csv
-from benchmark.store.directory import folder_name
 from benchmark.store.files import write_atomically
+from benchmark.store.names import folder_name
 
 _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
 _OURS = (".png", ".svg", ".csv", ".tex")  #: the files that a report writes to its folders
@@ -71,7 +71,8 @@ def _write(run: Run) -> Path:
     files: dict[str, str | bytes] = {"summary.csv": summary_csv(summaries)}
     tables = {"cost": cost(run)}
     for label, view in views.items():
-        tables |= {f"{folder_name(label)}/{table.name}": table for table in score_tables(view)}
+        folder = folder_name(label)
+        tables |= {f"{folder}/{folder_name(t.name)}": t for t in score_tables(view)}
     for name, table in tables.items():
         files |= {f"tables/{name}.csv": csv_text(table), f"tables/{name}.tex": latex(table)}
     figures = _figures(run, views)

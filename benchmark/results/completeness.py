@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from benchmark.api import UserError
 from benchmark.data.manifest import some
 from benchmark.results.run import Run
-from benchmark.store.directory import folder_name, job_path
+from benchmark.store.directory import job_path, protocol_path
 from benchmark.store.records import JobRecord
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Unscored:
         """What brings the scores."""
         text = f"python -m benchmark score {self.directory}"
         if not self.first:
-            declaration = self.directory / f"protocols/{folder_name(self.protocol)}.toml"
+            declaration = self.directory / protocol_path(self.protocol)
             text += f" --protocol {declaration}"
         return f"{text} --metrics {','.join(self.metrics)}" if self.metrics else text
 

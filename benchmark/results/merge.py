@@ -8,7 +8,6 @@ What has to agree for scores to compare is checked, and named where it differs.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from benchmark.results.completeness import check_complete
 from benchmark.results.run import Run, in_order
 from benchmark.results.scores import CATEGORIES, SCORED, union_of_scorings
 from benchmark.store.directory import Plan
+from benchmark.store.files import read_bytes, toml_of
 from benchmark.store.records import SCORE_COLUMNS, JobRecord, PriorRecord, Scoring
 
 if TYPE_CHECKING:
@@ -33,11 +33,9 @@ def check_folder(directory: Path) -> None:
     try:
         if not directory.exists() or not any(directory.iterdir()):
             return
-        text = (directory / SOURCES).read_text("utf-8")
-        written = tomllib.loads(text).get("written_by") == _WRITER
-    except FileNotFoundError:
-        written = False
-    except (tomllib.TOMLDecodeError, UnicodeError):
+        sources = toml_of(read_bytes(directory / SOURCES))
+        written = sources.get("written_by") == _WRITER
+    except (FileNotFoundError, ValueError):
         written = False
     except OSError as error:
         raise UserError(f"cannot use {directory} as --out: {error.strerror}") from error

@@ -10,7 +10,6 @@ is needed.
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +21,8 @@ from benchmark.results.order import order_methods, order_metrics, varied
 from benchmark.results.scores import check_rows, only, read_scores, union_of_scorings, without
 from benchmark.results.significance import by_image
 from benchmark.results.statistics import summarise
-from benchmark.store.directory import RECORDS, SUITE, Name, Plan, RunDirectory, folder_name
-from benchmark.store.directory import image_path as path_of_image
-from benchmark.store.files import read_json
+from benchmark.store.directory import RECORDS, SUITE, Name, Plan, RunDirectory, protocol_path
+from benchmark.store.files import json_of, read_bytes, read_json, toml_of
 from benchmark.store.records import (
     Job,
     JobRecord,
@@ -230,8 +228,18 @@ class Run:
         self, method: str, subject: str, prompt: Prompt, seed: int, index: int
     ) -> Path | None:
         """The image's file, in whichever run directory has it."""
-        name = path_of_image(method, subject, prompt, seed, index)
-        return next((p for r in self.origins if (p := r.directory / name).is_file()), None)
+        key = (method, subject, seed, prompt, index)
+        files = (run._image_files.get(key) for run in self.origins)
+        return next((path for path in files if path and path.is_file()), None)
+
+    @functools.cached_property
+    def _image_files(self) -> dict[tuple[str, str, int, Prompt, int], Path]:
+        """Where the images lie that this run's records name."""
+        return {
+            (*record.job.name, image.prompt, image.index): self.directory / path
+            for record in self.drawn
+            for path, image in record.images.items()
+        }
 
 
 # Reading -------------------------------------------------------------------------------------
@@ -284,21 +292,19 @@ def read_run(run_directory: Path) -> Run:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return toml_of(read_bytes(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: is it a run directory?") from None
-    except (tomllib.TOMLDecodeError, OSError, UnicodeError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _declaration(run_directory: Path, label: str) -> dict[str, Any]:
-    return _read_toml(run_directory / f"protocols/{folder_name(label)}.toml")
+    return _read_toml(run_directory / protocol_path(label))
 
 
 def _read_records(run_directory: Path) -> Iterator[_Record]:
     """The records: a file each, or of a kept run a line each."""
-    import json
-
     kept = run_directory / RECORDS
     if not kept.is_file():
         for kind, files in _FILES.items():
@@ -306,8 +312,8 @@ def _read_records(run_directory: Path) -> Iterator[_Record]:
                 yield from_json(kind, read_json(path), where=str(path))  # type: ignore[type-var]
         return
     try:
-        for number, line in enumerate(kept.read_text("utf-8").splitlines(), 1):
-            content = json.loads(line)
+        for number, line in enumerate(read_bytes(kept).decode("utf-8").splitlines(), 1):
+            content = json_of(line)
             named = content.get("kind") if isinstance(content, dict) else None
             kind = next((k for k in _FILES if k.__name__ == named), JobRecord)
             yield from_json(kind, content, where=f"{kept} line {number}")  # type: ignore[type-var]

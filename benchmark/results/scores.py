@@ -63,7 +63,7 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     without = (rows["value"] == "") & (rows["reason"] != "")
     bad = ~without & (~np.isfinite(numbers["value"].astype(float)) | (rows["reason"] != ""))
     for name in _NUMBERS:
-        bad |= ~rows[name].str.fullmatch(r"\d+")
+        bad |= ~rows[name].str.fullmatch("[0-9]{1,19}")
     for row in np.flatnonzero(bad)[:1]:
         raise UserError(f"{path} line {row + 2}: '{rows['value'][row]}' is no score")
     # Not categories from the start: pandas would read "007" as 7.

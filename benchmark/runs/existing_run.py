@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from benchmark.config.registry import load_metric
 from benchmark.runs.plan import Grid
 from benchmark.runs.score import unscored
 from benchmark.store.directory import RECORDS, SUITE, Name, Plan, PlannedJob, RunDirectory
+from benchmark.store.files import read_bytes, toml_of
 from benchmark.store.records import (
     Job,
     JobRecord,
@@ -261,8 +261,8 @@ def _suite_before(existing: Existing) -> dict[str, Any]:
     if existing.plan is None or not path.is_file():
         return {}
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        return toml_of(read_bytes(path))
+    except (ValueError, OSError) as error:
         raise UserError(
             f"{path} is no TOML ({error}): mend it, remove it, or choose another --out"
         ) from error

@@ -10,11 +10,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.api import SUBJECT_IMAGES, Method, PriorImages, Prompt, Sampler, Subject, UserError
-from benchmark.config.suite import Suite
+from benchmark.api import (
+    SEEDS,
+    SUBJECT_IMAGES,
+    Method,
+    PriorImages,
+    Prompt,
+    Sampler,
+    Subject,
+    UserError,
+)
+from benchmark.config.suite import Evaluation, Suite
 from benchmark.data.dataset import Dataset, choose_subjects, first_images, verify
+from benchmark.data.manifest import check_toml
 from benchmark.models.precision import resolve_device, resolve_precision
 from benchmark.runs.selection import choose_prompts, method_names
+from benchmark.store.names import folder_name
 from benchmark.store.records import Fit, Job, Model, Prior, digest
 
 
@@ -91,10 +102,9 @@ def plan(
     for. Raises UserError naming what cannot, why, and the way out.
     """
     names = method_names(suite, methods)
-    evaluation: dict[str, Any] = {"prompts": list(prompts or suite.evaluation.prompts)}
-    if images_per_prompt is not None:
-        evaluation["images_per_prompt"] = images_per_prompt
-    chosen = _select(suite, subjects or suite.data.subjects, evaluation["prompts"])
+    numbers = tuple(dict.fromkeys(seeds)) or (suite.evaluation.seed,)
+    evaluation = _evaluation(suite, prompts, images_per_prompt, numbers)
+    chosen = _select(suite, subjects or suite.data.subjects, evaluation.prompts)
     rows = _rows(suite, names, controls, chosen.subjects)
     _check_counts(rows, chosen.subjects)
     device = resolve_device("auto")
@@ -105,9 +115,8 @@ def plan(
         suite.protocol.reference_indices(subject)  # refuses a wrong file of references
     settled = _settled(suite, base)
     # Not over the selection: what is asked for later goes on in the same directory.
-    name = f"{suite.name}-{digest([settled, suite.methods])[:8]}"
+    name = f"{folder_name(suite.name)}-{digest([settled, suite.methods])[:8]}"
     suite = _filled_in(suite, rows, chosen, evaluation)
-    numbers = tuple(dict.fromkeys(seeds)) or (suite.evaluation.seed,)
     jobs, priors = lay_out(suite, rows, chosen, numbers, base)
     return Grid(
         suite=suite,
@@ -119,6 +128,19 @@ def plan(
         settled=settled,
         directory=Path("runs") / name,
     )
+
+
+def _evaluation(
+    suite: Suite, prompts: Sequence[str], images_per_prompt: int | None, seeds: Sequence[int]
+) -> Evaluation:
+    """The suite's, with what is asked for put in and checked. Raises UserError."""
+    for seed in seeds:
+        if seed not in SEEDS:
+            raise UserError(f"seed {seed} is none: seeds are whole numbers from 0 to 2^63 - 1")
+    changed: dict[str, Any] = {"prompts": list(prompts)} if prompts else {}
+    if images_per_prompt is not None:
+        changed["images_per_prompt"] = images_per_prompt
+    return check_toml(suite.evaluation.model_dump() | changed, Evaluation, "the evaluation")
 
 
 def _rows(
@@ -134,7 +156,7 @@ def _row(suite: Suite, name: str) -> Row:
 
 
 def _filled_in(
-    suite: Suite, rows: Sequence[Row], chosen: Selection, evaluation: dict[str, Any]
+    suite: Suite, rows: Sequence[Row], chosen: Selection, evaluation: Evaluation
 ) -> Suite:
     """`suite` with the selection and every setting put in."""
     settings = {
@@ -144,7 +166,7 @@ def _filled_in(
     subjects = [subject.name for subject in chosen.subjects]
     return suite.model_copy(
         update={
-            "evaluation": suite.evaluation.model_copy(update=evaluation),
+            "evaluation": evaluation,
             "data": suite.data.model_copy(update={"subjects": subjects}),
             "methods": settings,
         }

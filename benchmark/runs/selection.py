@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.api import PROMPT_KINDS, Prompt, Subject, UserError
+from benchmark.api import PROMPT_KINDS, SEEDS, Prompt, Subject, UserError
 from benchmark.config.registry import available, variant
 from benchmark.config.suite import Suite
 from benchmark.config.tables import fits
 from benchmark.data.dataset import Dataset
+from benchmark.store.names import checked_name, composed
 
 ALL = "all"  #: the suite's group of this name; else every installed method
 
@@ -30,6 +31,7 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
                 f"suite '{suite.name}' has settings for an unknown method '{name}'; "
                 f"known: {', '.join(installed)}"
             )
+    names = [checked_name("method", name) for name in names]
     groups = {ALL: installed} | suite.groups
     if not names:
         raise UserError(f"no method chosen; known: {', '.join([*groups, *installed])}")
@@ -55,6 +57,7 @@ def choose_prompts(
     A choice is a kind, a template, or a number counted from 1. Raises UserError if it fits
     neither the live subjects' list nor the objects'.
     """
+    choices = [composed(choice) for choice in choices]
     lists = (dataset.prompts_live, dataset.prompts_object)
     for choice in choices:
         if not any(_chosen(choice, i, p) for prompts in lists for i, p in enumerate(prompts, 1)):
@@ -72,3 +75,12 @@ def choose_prompts(
 
 def _chosen(choice: str, number: int, prompt: Prompt) -> bool:
     return choice in (str(number), prompt.kind, prompt.template)
+
+
+def seed_number(text: str) -> int:
+    """The seed that `text` is. Raises UserError."""
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"seed '{text:.40}' is no seed: give whole numbers from 0, like 0,1,2")
+    if len(text.lstrip("0")) > len(str(SEEDS.stop)) or int(text) not in SEEDS:
+        raise UserError(f"seed {text:.40} is too large: it should be below 2^63")
+    return int(text)

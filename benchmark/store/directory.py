@@ -12,6 +12,10 @@
         prior/<key>.safetensors, .json               prior images, shared by all jobs
         scores.csv                                   all scores, in the plan's order
 
+Methods, subjects and protocols stand in paths as `folder_name` has them: as they are if they are of
+lower-case letters, digits and `_.=+-`, at most 100 bytes; else as much of them as can be read, and
+after it digits of their SHA-256. So no two share a file, wherever the folder is copied to.
+
 A kept run (`keep`) has lines of records.jsonl in place of the records' files, and few images.
 """
 
@@ -20,7 +24,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Prompt, Request, UserError
 from benchmark.store.files import png_bytes, read_json, sha256, write_atomically
+from benchmark.store.names import folder_name
 from benchmark.store.records import (
     FORMAT,
     SCORE_COLUMNS,
@@ -36,7 +40,7 @@ from benchmark.store.records import (
     PriorRecord,
     Score,
     ScoreRecord,
-    digest,
+    checked,
     from_json,
     to_json,
 )
@@ -75,17 +79,9 @@ class Plan:
     settled: dict[str, Any]  #: backbone, sampler, dataset: a dotted name -> its value
 
 
-def folder_name(name: str) -> str:
-    """`name` as a folder: other methods have other folders, whatever they are called."""
-    # Outside methods are called `my_module:METHOD`, variants `name[key=value]`: not every file
-    # system takes that.
-    plain = re.sub(r"[^\w.=+-]+", "-", name).strip("-.")
-    return plain if plain == name else f"{plain}-{digest(name)[:6]}"
-
-
 def image_path(method: str, subject: str, prompt: Prompt, seed: int, index: int) -> str:
     """Where an image lies, relative to the run directory."""
-    return f"images/{folder_name(method)}/{subject}/{prompt.slug}-s{seed}-{index}.png"
+    return f"images/{_folder(method, subject)}/{prompt.slug}-s{seed}-{index}.png"
 
 
 def request_path(name: Name, request: Request) -> str:
@@ -96,25 +92,36 @@ def request_path(name: Name, request: Request) -> str:
 
 def job_path(name: Name) -> str:
     """Where a job's files lie, relative to the run directory, without their suffix."""
-    method, subject, seed = name
-    return f"jobs/{folder_name(method)}/{subject}-s{seed}"
+    return f"jobs/{_place(name)}"
 
 
 def scores_path(protocol: str, name: Name) -> str:
     """Where a job's scores lie, relative to the run directory, without their suffix."""
-    method, subject, seed = name
-    return f"scores/{folder_name(protocol)}/{folder_name(method)}/{subject}-s{seed}"
+    return f"scores/{folder_name(protocol)}/{_place(name)}"
 
 
 def weights_path(name: Name) -> str:
     """Where what a job learned lies, relative to the run directory."""
-    method, subject, seed = name
-    return f"weights/{folder_name(method)}/{subject}-s{seed}.safetensors"
+    return f"weights/{_place(name)}.safetensors"
 
 
 def prior_path(key: str) -> str:
     """Where prior images lie, relative to the run directory, without their suffix."""
     return f"prior/{key}"
+
+
+def protocol_path(label: str) -> str:
+    """Where a protocol's declaration lies, relative to the run directory."""
+    return f"protocols/{folder_name(label)}.toml"
+
+
+def _place(name: Name) -> str:
+    method, subject, seed = name
+    return f"{_folder(method, subject)}-s{seed}"
+
+
+def _folder(method: str, subject: str) -> str:
+    return f"{folder_name(method)}/{folder_name(subject)}"
 
 
 @dataclass(frozen=True)
@@ -161,14 +168,7 @@ class RunDirectory:
                 f"{path} has format {found}, and format {FORMAT} is read: it was made by another "
                 "version; choose another --out"
             )
-        try:
-            return Plan(
-                jobs=tuple(PlannedJob(**job) for job in content["jobs"]),
-                protocols=tuple(content["protocols"]),
-                settled=content["settled"],
-            )
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is no plan of a run ({error}): run it again") from error
+        return checked(Plan, content, f"{path} is no plan of a run", mend="run it again")
 
     def write_plan(self, plan: Plan, *, suite: str, protocols: dict[str, str]) -> None:
         """Write run.json, suite.toml, and each protocol's TOML by its label.
@@ -180,7 +180,7 @@ class RunDirectory:
             if not (self.path / PLAN).is_file():
                 write_atomically(self.path / PLAN, text)
             for label, protocol in protocols.items():
-                write_atomically(self.path / f"protocols/{folder_name(label)}.toml", protocol)
+                write_atomically(self.path / protocol_path(label), protocol)
             write_atomically(self.path / SUITE, suite)
             write_atomically(self.path / PLAN, text)
         except OSError as error:
@@ -276,8 +276,7 @@ class RunDirectory:
         Of a kept run it was kept. Raises UserError if the folder is no run directory.
         """
         if (self.path / RECORDS).is_file():
-            with (self.path / "scores.csv").open(encoding="utf-8") as file:
-                return sum(1 for _ in file) - 1
+            return self._kept_rows()
         plan = self.plan()
         if plan is None:
             raise UserError(f"{self.path} is no run directory: it has no {PLAN}")
@@ -287,8 +286,19 @@ class RunDirectory:
                 if self.score_record(protocol, job.name):
                     path = self.path / f"{scores_path(protocol, job.name)}.csv"
                     texts.append(path.read_text("utf-8").partition("\n")[2])
-        write_atomically(self.path / "scores.csv", HEADER + "".join(texts))
+        try:
+            write_atomically(self.path / "scores.csv", HEADER + "".join(texts))
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
         return sum(text.count("\n") for text in texts)
+
+    def _kept_rows(self) -> int:
+        path = self.path / "scores.csv"
+        try:
+            with path.open(encoding="utf-8") as file:
+                return sum(1 for _ in file) - 1
+        except (OSError, UnicodeError) as error:
+            raise UserError(f"{path} cannot be read ({error}): keep the run again") from error
 
 
 def score_rows(scores: Sequence[Score]) -> str:

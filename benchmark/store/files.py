@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
+import stat
+import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import UserError
+from benchmark.store.names import composed
 
 if TYPE_CHECKING:
     import numpy as np
 
 LARGE = 2**26  #: bytes from which on a file's digest is remembered
+DEEPEST = 100  #: how many tables or lists lie within each other in a file that is read
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -66,10 +71,59 @@ def _read_digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file. Raises OSError for a FIFO or a device, which may never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.read_bytes()
+
+
+def json_of(text: str | bytes) -> Any:
+    """What JSON holds. Raises ValueError for what is no JSON, and for what is nested too deeply."""
+    try:
+        return _shallow(json.loads(text))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def toml_of(text: str | bytes) -> dict[str, Any]:
+    """What TOML holds, its keys in Unicode's composed form. Raises ValueError as `json_of`."""
+    try:
+        content = tomllib.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    composed_content: dict[str, Any] = _composed_keys(_shallow(content))
+    return composed_content
+
+
+def _shallow(content: Any) -> Any:
+    """`content`, which is nested at most DEEPEST times: anything may walk through it."""
+    level = [content]
+    for _ in range(DEEPEST):
+        tables = [one for one in level if isinstance(one, dict | list)]
+        level = [v for one in tables for v in (one.values() if isinstance(one, dict) else one)]
+        if not level:
+            return content
+    raise ValueError("it is nested too deeply")
+
+
+def _composed_keys(content: Any) -> Any:
+    if isinstance(content, list):
+        return [_composed_keys(one) for one in content]
+    if not isinstance(content, dict):
+        return content
+    found = {composed(key): _composed_keys(value) for key, value in content.items()}
+    if len(found) < len(content):
+        twice = next(key for key in content if key != composed(key))
+        raise ValueError(f"'{twice}' is there twice, in two Unicode forms")
+    return found
+
+
 def read_json(path: Path) -> Any:
     """What the JSON file at `path` holds. Raises UserError."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json_of(read_bytes(path))
     except (ValueError, OSError) as error:
         raise UserError(
             f"{path} is no JSON ({error}): remove it, or choose another --out"

@@ -345,6 +345,7 @@ def with_images(record: JobRecord, images: dict[str, ImageRecord]) -> JobRecord:
 
 
 Record = TypeVar("Record", JobRecord, PriorRecord, ScoreRecord)
+_Checked = TypeVar("_Checked")
 
 
 def to_json(record: JobRecord | PriorRecord | ScoreRecord) -> dict[str, Any]:
@@ -354,8 +355,6 @@ def to_json(record: JobRecord | PriorRecord | ScoreRecord) -> dict[str, Any]:
 
 def from_json(kind: type[Record], content: Any, *, where: str) -> Record:
     """What `to_json` made of a `kind`. Raises UserError naming `where`, and what is amiss."""
-    from pydantic import ValidationError
-
     if not isinstance(content, dict) or content.get("kind") != kind.__name__:
         found = content.get("format", 1) if isinstance(content, dict) else None
         if found == 1 and isinstance(content, dict) and "job" in content:
@@ -370,12 +369,48 @@ def from_json(kind: type[Record], content: Any, *, where: str) -> Record:
             "made by another version; run it again into a new --out"
         )
     plain = {key: value for key, value in content.items() if key not in ("format", "kind")}
+    record = checked(kind, plain, where, mend="remove it, and run again")
+    if isinstance(record, JobRecord):
+        _check_files(record, where)
+    if isinstance(record, ScoreRecord):
+        _check_encoders(record.scoring, where)
+    return record
+
+
+def _check_files(record: JobRecord, where: str) -> None:
+    """Refuse a record whose files would lie elsewhere than in its run directory."""
+    files = [("images", path) for path in record.images]
+    if record.weights is not None:
+        files.append(("weights", record.weights.file))
+    for folder, path in files:
+        first, *others = path.split("/")
+        if first != folder or not others or {"", ".", ".."} & {*others} or "\\" in path:
+            raise UserError(f"{where}: {path!r} is no file in {folder}: remove it, and run again")
+
+
+def _check_encoders(scoring: Scoring, where: str) -> None:
+    """Refuse a record of scores that names an encoder and does not say which it was."""
+    for name, metric in scoring.metrics.items():
+        if unknown := sorted({*metric.encoders} - {*scoring.encoders}):
+            raise UserError(
+                f"{where}: metric {name!r} looks through {unknown[0]!r}, and no such encoder is on "
+                "record: remove it, and run again"
+            )
+
+
+def checked(kind: type[_Checked], plain: Any, where: str, *, mend: str) -> _Checked:
+    """`plain` as the dataclass `kind`, each field's type checked.
+
+    Raises UserError naming `where`, the first field that is amiss, and how to `mend` it.
+    """
+    from pydantic import ValidationError
+
     try:
-        return _adapter(kind).validate_python(plain)  # type: ignore[arg-type]
+        return _adapter(kind).validate_python(plain)  # type: ignore[arg-type, no-any-return]
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where}: {place}: {first['msg']}: remove it, and run again") from error
+        raise UserError(f"{where}: {place}: {first['msg']}: {mend}") from error
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from benchmark.report.cost import bytes_left
 from benchmark.report.write import grid_prompts, grid_subjects, write_report
 from benchmark.results.completeness import check_finished, lacking_of
 from benchmark.results.run import Run, read_run
-from benchmark.store.directory import PLAN, RECORDS, SUITE, folder_name
+from benchmark.store.directory import PLAN, RECORDS, SUITE, protocol_path
 from benchmark.store.files import write_atomically
 from benchmark.store.records import JobRecord, to_json, with_images
 
@@ -42,7 +42,7 @@ def keep_run(run_directory: Path, directory: Path) -> Path:
     records = [to_json(r) for r in kept] + [to_json(r) for r in run.scored]
     records += [to_json(r) for r in run.priors]
     lines = [json.dumps(record) + "\n" for record in records]
-    protocols = [f"protocols/{folder_name(label)}.toml" for label in run.protocols]
+    protocols = [protocol_path(label) for label in run.protocols]
     images = [name for record in kept for name in record.images]
     try:
         for folder in ("images", "protocols"):

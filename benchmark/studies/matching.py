@@ -20,6 +20,8 @@ from typing import Any
 from benchmark.api import PRIOR, PRIOR_PROMPT, Prompt, Request, Subject, UserError
 from benchmark.data.dataset import Dataset
 from benchmark.data.images import read_image
+from benchmark.runs.selection import seed_number
+from benchmark.store.names import checked_name, composed
 
 _COLUMNS, _OPTIONAL = ("file", "subject", "prompt"), ("sample", "seed", "method")
 
@@ -43,7 +45,7 @@ class Entry:
 def name_of(images: Path) -> str:
     """The folder's own name, or the CSV's without its suffix."""
     place = images.resolve()
-    return place.stem if place.is_file() else place.name
+    return composed(place.stem if place.is_file() else place.name)
 
 
 def match_files(
@@ -94,7 +96,7 @@ def _files(folder: Path) -> list[Entry]:
     for path in sorted((p for p in folder.rglob("*") if not p.is_dir()), key=position):
         parts = path.relative_to(folder).parts
         if len(parts) == 3:
-            entries.append(Entry(path, subject=parts[0], prompt=parts[1]))
+            entries.append(Entry(path, subject=composed(parts[0]), prompt=composed(parts[1])))
         else:
             entries.append(Entry(path, problem="it should lie in <subject>/<prompt>/"))
     return entries
@@ -121,7 +123,7 @@ def _rows(table: Path) -> list[Entry]:
             raise UserError(f"{table}, line {number}: not as many values as columns")
         given = {key: value.strip() for key, value in row.items() if value.strip()}
         image = table.parent / given.pop("file", "")
-        entries.append(Entry(image, **given))
+        entries.append(Entry(image, **{key: composed(text) for key, text in given.items()}))
     return entries
 
 
@@ -141,10 +143,10 @@ def _matched(
             f"unknown subject '{entry.subject}'; known: {', '.join(subjects)}; --data and --suite "
             "name others"
         )
-    for name, value in (("seed", entry.seed), ("sample", entry.sample or "0")):
-        if not (value.isascii() and value.isdigit()):
-            raise UserError(f"{name} '{value}' is no whole number from 0")
-    group = (entry.method, entry.subject, int(entry.seed))
+    if not re.fullmatch("[0-9]{1,9}", entry.sample or "0"):
+        raise UserError(f"sample '{entry.sample:.40}' is no whole number from 0")
+    method = checked_name("method", entry.method)
+    group = (method, entry.subject, seed_number(entry.seed))
     prompt = _prompt(entry.prompt, subjects[entry.subject], dataset, identifier)
     taken = {r.index for r in found[group] if r.prompt == prompt} if group in found else set()
     sample = int(entry.sample) if entry.sample else len(taken)

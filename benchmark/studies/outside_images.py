@@ -35,6 +35,7 @@ from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import SUITE, RunDirectory, request_path
 from benchmark.store.files import write_atomically
+from benchmark.store.names import checked_name, folder_name
 from benchmark.store.provenance import provenance
 from benchmark.store.records import (
     ELSEWHERE,
@@ -79,6 +80,7 @@ def collect(
     `method` is what made them, where a CSV does not say; else the folder's name. `metrics` are
     scored beside the protocol's. Raises UserError if no file matches, or if an encoder is missing.
     """
+    method = checked_name("method", method or name_of(images))
     dataset = suite.data.load()
     subjects = {s.name: s for s in choose_subjects(dataset, suite.data.subjects)}
     rows = [Row(name, suite.method(name), suite.settings(name)) for name in suite.controls]
@@ -88,7 +90,7 @@ def collect(
         dataset,
         subjects,
         identifier=suite.backbone.identifier,
-        method=method or name_of(images),
+        method=method,
         reserved=[row.name for row in rows],
     )
     if not found:
@@ -112,7 +114,7 @@ def collect(
         metrics=tuple(metrics),
         measures=measures,
         unmatched=tuple(unmatched),
-        directory=Path("runs") / f"{name_of(images)}-{key[:8]}",
+        directory=Path("runs") / f"{folder_name(name_of(images))}-{key[:8]}",
     )
 
 

@@ -160,11 +160,20 @@ def test_a_missing_backbone_stops_a_run_before_it_begins_but_no_dry_run(
     [
         (("--methods", "nonesuch"), "unknown method 'nonesuch'; known: dreambooth, "),
         (("--methods", "no_module:M"), "cannot import 'no_module'"),
+        (("--methods", ":"), "method ':' has no letter and no digit"),
+        (("--methods", ".:x"), "method '.:x' is no module:ATTRIBUTE"),
+        (("--methods", ".."), "method '..' has no letter and no digit"),
+        (("--methods", "untuned\udcff"), "has characters that are no text"),
         (("--subjects", "cat"), "unknown subject 'cat'; known: dog-red, dog-blue, vase-green"),
         (("--suite", "nonesuch"), "unknown suite 'nonesuch'; known: "),
         (("--prompts", "9"), "unknown prompt '9'; known: recontextualization, "),
         (("--seed", "x"), "--seed 'x' is no seed"),
         (("--seed", "-1"), "--seed '-1' is no seed"),
+        (("--seed", "9" * 5000), "is too large: it should be below 2^63"),
+        (("--images-per-prompt", "1000000000"), "images_per_prompt: Input should be less than or"),
+        (("--suite", "odd.toml"), "odd.toml is no TOML: it is nested too deeply"),
+        (("--data", "x" * 300), "no file has so long a name"),
+        (("--out", "x" * 300), "no file has so long a name"),
         (("--out", "taken"), "taken is not empty and no run directory"),
         (("--out", "toy.toml"), "toy.toml is a file, not a folder: choose another --out"),
         (("--out", "toy.toml/below"), "toy.toml/below"),
@@ -175,6 +184,7 @@ def test_bad_input_is_one_line_and_code_2_and_writes_nothing(
 ) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("mine")
+    (tmp_path / "odd.toml").write_text(f"a = {'[' * 3000}{']' * 3000}")
     before = sorted(tmp_path.rglob("*"))
     assert shell(*RUN, *arguments) == 2
     assert shell.error.startswith("error: ")
@@ -241,6 +251,43 @@ def test_ones_own_subjects_are_listed_and_run(shell: Shell, tmp_path: Path) -> N
     assert shell("run", "--suite", str(directory / "suite.toml"), "--dry-run", "--methods",
                  "tests.toy:PAINT") == 0  # fmt: skip
     assert "subjects    1: mine" in shell.out
+
+
+@pytest.mark.parametrize("noun", ["../../x", "{}/x"])
+def test_nothing_a_dataset_says_is_written_outside_the_run_directory(
+    shell: Shell, tmp_path: Path, noun: str
+) -> None:
+    own_subjects(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    table = f'class_noun = "{noun.format(tmp_path / "elsewhere")}"\nlive = false\n'
+    (tmp_path / "own" / "prompts.toml").write_text(
+        f'[live]\n[object]\nproperty = ["{noun.format(tmp_path)} {{}}"]\n'.replace("{}/x", "x")
+    )
+    (tmp_path / "own" / "subjects.toml").write_text(f"[mine]\n{table}[yours]\n{table}")
+    before = sorted(tmp_path.parent.rglob("*"))
+    options = ("--data", "own", "--methods", "tests.toy:PRIMED", "--out", "a/b/run")
+    assert shell(*RUN, *options, "--keep-weights") == 0
+    assert shell("keep", "a/b/run", "a/b/kept") == 0
+    inside = [tmp_path / "a" / "b" / name for name in ("run", "kept")]
+    new = {*tmp_path.parent.rglob("*")} - {*before, tmp_path / "a", tmp_path / "a/b", *inside}
+    assert new and all(any(place in path.parents for place in inside) for path in new)
+
+
+def test_a_kept_runs_images_are_found_by_its_records(shell: Shell, tmp_path: Path) -> None:
+    options = ("--subjects", "dog-red", "--prompts", "1")
+    assert shell(*RUN, *options, "--out", "run") == 0
+    assert shell("keep", "run", "kept") == 0
+    page = (tmp_path / "kept" / "index.html").read_text()
+    # As if another version had named its folders.
+    images = tmp_path / "kept" / "images"
+    (folder,) = images.iterdir()
+    folder.rename(images / "Old Name")
+    records = tmp_path / "kept" / "records.jsonl"
+    records.write_text(records.read_text().replace(folder.name, "Old Name"))
+    assert shell("report", "kept") == 0
+    assert (tmp_path / "kept" / "index.html").read_text().count("data:image") == page.count(
+        "data:image"
+    )
 
 
 def test_the_suites_subjects_are_listed_and_the_others_are_named(

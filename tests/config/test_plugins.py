@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from annotated_types import Ge
 from benchmark.api import Draws, Method, Metric, UserError
 from benchmark.cli.options import seed_numbers
 from benchmark.config import registry as plugins
+from benchmark.config.suite import load_suite
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,11 @@ def test_an_outside_method_is_found_in_the_current_folder(
         ("nonesuch", "unknown method 'nonesuch'; known: dreambooth, .*as module:ATTRIBUTE"),
         ("no_such_module:M", "cannot import 'no_such_module'"),
         (f"{__name__}:NONE", "has no 'NONE'"),
+        (".:x", "method '.:x' is no module:ATTRIBUTE, as my_package.mine:METHOD"),
+        ("../x:METHOD", "is no module:ATTRIBUTE"),
+        ("a/b:METHOD", "is no module:ATTRIBUTE"),
+        ("tests.toy:", "is no module:ATTRIBUTE"),
+        ("tests.toy:PAINT:x", "is no module:ATTRIBUTE"),
         (f"{__name__}:NO_METHOD", "is no method: it lacks role, .*generate"),
         (f"{__name__}:Quiet", "is no method but a class: give an instance of it"),
     ],
@@ -181,6 +188,11 @@ def test_settings_are_the_fields_and_are_put_in_by_name() -> None:
         ({"trained": 1}, "is 1: it should be a valid boolean"),
         ({"rate": "fast"}, "is 'fast': it should be a valid number"),
         ({"rate": float("nan")}, "setting 'rate' of method 'quiet' is nan: it should be finite"),
+        (
+            {"rate": [float("nan")]},
+            r"setting 'rate' of method 'quiet' is \[nan\]: it should be",
+        ),
+        ({"word": date(2026, 1, 1)}, "it should be a number, a string, true, false, None, or a l"),
         ({"nouns": "c"}, "setting 'nouns' of method 'quiet' is 'c': it should be a valid"),
     ],
 )
@@ -251,8 +263,33 @@ def test_a_setting_that_is_given_twice_is_refused() -> None:
 
 def test_a_seed_is_below_two_to_the_63() -> None:
     assert seed_numbers(f"0,{2**63 - 1}") == [0, 2**63 - 1]
-    with pytest.raises(UserError, match=f"--seed {2**63} is too large: it should be below 2"):
-        seed_numbers(f"0,{2**63}")
+    for seed in (2**63, 2**64, int("9" * 4000)):
+        with pytest.raises(UserError, match=f"^--seed {str(seed)[:40]} is too large: it should be"):
+            seed_numbers(f"0,{seed}")
+    with pytest.raises(UserError, match="is too large"):
+        seed_numbers("9" * 5000)  # more digits than Python reads
+    with pytest.raises(UserError, match="--seed '\u00b2' is no seed"):
+        seed_numbers("\u00b2")
+
+
+def test_a_variant_is_named_in_one_unicode_form() -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    assert plugins.variant(f"quiet[word={decomposed}]") == ("quiet", {"word": composed})
+    for name in (":", "..", "quiet[word=a\nb]", "quiet[word=\udcff]"):
+        with pytest.raises(UserError, match="method .* has "):
+            plugins.variant(name)
+    assert plugins.variant(f"quiet[steps={'[' * 3000}]")[1]["steps"].startswith("[["), "a word"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["steps=0", "steps=-5", "learning_rate=0", "learning_rate=nan", "learning_rate=-inf",
+     "prior_weight=-1", "max_grad_norm=-1", "identifier=''", "identifier=' '", "batch_size=0",
+     "prior_images=0", "weight_decay=-1", "wrong_noun_live=' '", "identifier=2026-01-01"],
+)  # fmt: skip
+def test_what_no_training_can_mean_is_refused(setting: str) -> None:
+    with pytest.raises(UserError, match=f"setting '{setting.partition('=')[0]}' of method"):
+        load_suite("pocket").method(f"dreambooth[{setting}]")
 
 
 def test_a_kind_of_encoder_is_checked_too() -> None:

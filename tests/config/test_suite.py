@@ -43,6 +43,10 @@ def test_a_dumped_suite_reads_back_equal(suite_file: Path, tmp_path: Path) -> No
         ('identifier = "sks"', "resolution = 100", "backbone.resolution: .*multiple of 8"),
         ('precision = "fp32"', 'precision = "fp8"', "backbone.precision: .*'auto', 'fp32'"),
         ('name = "toy"', 'name = "../toy"', "name: .*pattern"),
+        ('name = "toy"', 'name = ".."', "name: .*pattern"),
+        ('identifier = "sks"', 'identifier = " "', "backbone.identifier: .*pattern"),
+        ("images_per_prompt = 2", "images_per_prompt = 1000000000", "images_per_prompt: .*10000"),
+        ("images_per_prompt = 2", "images_per_prompt = 2\nseed = 9223372036854775808", "seed: "),
         ('name = "toy"', "name = ", "is no TOML"),
     ],
 )
@@ -55,6 +59,20 @@ def test_a_bad_suite_is_named_with_file_and_key(
     with pytest.raises(UserError, match=message) as caught:
         load_suite(str(suite_file))
     assert str(suite_file) in str(caught.value)
+
+
+def test_names_in_two_unicode_forms_are_the_same(suite_file: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    text = suite_file.read_text().replace('identifier = "sks"', f'identifier = "{decomposed}"')
+    text = text.replace("[groups]", f'[groups]\n"{decomposed}" = ["untuned"]')
+    text += f'\n[methods."tests.toy:PAINT"]\nmishap = "{decomposed}"\n'
+    suite_file.write_text(text)
+    suite = load_suite(str(suite_file))
+    assert suite.backbone.identifier == composed and composed in suite.groups
+    assert suite.methods["tests.toy:PAINT"] == {"mishap": composed}
+    suite_file.write_text(text.replace("[groups]", f'[groups]\n"{composed}" = ["untuned"]'))
+    with pytest.raises(UserError, match="'.*' is there twice, in two Unicode forms"):
+        load_suite(str(suite_file))
 
 
 def test_an_unknown_suite_is_named_with_the_known_ones(tmp_path: Path) -> None:

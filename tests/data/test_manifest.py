@@ -1,6 +1,7 @@
 """Subjects of one's own: a folder of images each, and a few lines of TOML."""
 
 import hashlib
+import os
 import tomllib
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from benchmark.api import UserError
 from benchmark.config.suite import load_suite
-from benchmark.data.dataset import describe, load_dataset, locate_images, verify
+from benchmark.data.dataset import choose_subjects, describe, load_dataset, locate_images, verify
 from benchmark.data.download import write_manifest
 from benchmark.data.manifest import Manifest, make_manifest, read_manifest
 
@@ -102,6 +103,48 @@ def test_a_folder_without_images_or_without_a_table_is_named(own: Path) -> None:
     with pytest.raises(
         UserError, match=r"\[my-dog\]: .*my-dog holds no image; folder 'cat' has no table \[cat\]"
     ):
+        load_dataset(str(own))
+
+
+@pytest.mark.parametrize("kept", ["caf\u00e9", "cafe\u0301"])
+def test_a_subject_has_one_name_in_two_unicode_forms(tmp_path: Path, kept: str) -> None:
+    own, composed = tmp_path / "mine", "caf\u00e9"
+    picture(own / kept / f"{kept}.png")
+    digests = set()
+    for written in ("caf\u00e9", "cafe\u0301"):
+        text = f'["{written}"]\nclass_noun = "{written}"\nlive = false\n'
+        (own / "subjects.toml").write_text(text, "utf-8")
+        dataset = load_dataset(str(own))
+        write_manifest(own, None, name=None, source=None)
+        for found in (dataset, load_dataset(str(own))):
+            verify(found)
+            (subject,) = choose_subjects(found, [written])
+            assert (subject.name, subject.class_noun) == (composed, composed)
+            digests.add(subject.digest)
+        (own / "manifest.toml").unlink()
+    assert len(digests) == 1
+    (own / "subjects.toml").write_text(text + text.replace(written, composed), "utf-8")
+    with pytest.raises(UserError, match="is there twice, in two Unicode forms"):
+        load_dataset(str(own))
+
+
+@pytest.mark.parametrize(
+    ("subject", "file"),
+    [("../x", "0.png"), ("..", "0.png"), ("a", "../x.png"), ("a\\u0000", "0.png"),
+     ("a", "x\\u0000.png"), ("a", "x" * 300), ("a/b", "0.png"), ("a,b", "0.png")],
+)  # fmt: skip
+def test_a_manifest_names_no_file_elsewhere(tmp_path: Path, subject: str, file: str) -> None:
+    (tmp_path / "manifest.toml").write_text(
+        f'name = "x"\n[subjects."{subject}"]\nclass_noun = "dog"\nlive = true\n'
+        f'[subjects."{subject}".files]\n"{file}" = "0"\n'
+    )
+    with pytest.raises(UserError, match="is no (plain file name|name for a folder)"):
+        load_dataset(str(tmp_path))
+
+
+def test_a_fifo_among_the_images_is_named(own: Path) -> None:
+    os.mkfifo(own / "my-dog" / "c.png")
+    with pytest.raises(UserError, match="my-dog/c.png: it is no regular file"):
         load_dataset(str(own))
 
 

@@ -238,6 +238,27 @@ def test_what_cannot_be_done_is_refused_before_anything_runs(
         plan(changed(suite, **tables), methods)
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"seeds": [-1]}, "seed -1 is none: seeds are whole numbers from 0 to 2"),
+        ({"seeds": [0, 2**63]}, "seed 9223372036854775808 is none"),
+        ({"images_per_prompt": 0}, "images_per_prompt: .*greater than or equal to 1"),
+        ({"images_per_prompt": 10**9}, "images_per_prompt: .*less than or equal to 10000"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_runs(
+    suite: Suite, asked: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(suite, ["untuned"], **asked)
+
+
+def test_a_name_in_two_unicode_forms_is_asked_for_once(suite: Suite) -> None:
+    names = [f"tests.toy:PAINT[mishap={word}]" for word in ("caf\u00e9", "cafe\u0301")]
+    assert plan(suite, names, subjects=["dog-red"]).methods == (names[0],)
+
+
 def fails(*_: object) -> None:
     raise RuntimeError("no prior for you")
 

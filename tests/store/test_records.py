@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmark.api import (
     PRIOR_PROMPT,
@@ -22,6 +24,7 @@ from benchmark.store.records import (
     ImageRecord,
     Job,
     JobRecord,
+    KeptWeights,
     MetricRecord,
     Model,
     Phases,
@@ -34,6 +37,7 @@ from benchmark.store.records import (
     image_key,
     images_digest,
     to_json,
+    with_images,
 )
 
 SNOW = Prompt("a {} in the snow", "recontextualization")
@@ -261,6 +265,68 @@ def test_what_is_no_record_is_named(change: dict, message: str) -> None:
         from_json(JobRecord, to_json(record()) | change, where="here")
     with pytest.raises(UserError, match="of format 1, .*made by an older version"):
         from_json(JobRecord, {"key": "k", "job": {}}, where="here")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/x.png",
+        "../x.png",
+        "images/../../x.png",
+        "images",
+        "jobs/x",
+        "images//x",
+        "images/a\\x",
+    ],
+)
+def test_a_record_names_no_file_outside_its_run_directory(path: str) -> None:
+    images = {path: record().images["images/a.png"]}
+    with pytest.raises(UserError, match="here: '.*' is no file in images: remove it"):
+        from_json(JobRecord, to_json(with_images(record(), images)), where="here")
+    kept = replace(record(), weights=KeptWeights(path, 1, "sha"))
+    with pytest.raises(UserError, match="here: '.*' is no file in weights: remove it"):
+        from_json(JobRecord, to_json(kept), where="here")
+
+
+def test_a_metric_on_record_has_its_encoders_on_record() -> None:
+    lacking = replace(scored(), scoring=replace(SCORING, encoders={}))
+    with pytest.raises(UserError, match="here: metric '.*' looks through '.*', and no such enc"):
+        from_json(ScoreRecord, to_json(lacking), where="here")
+
+
+#: What somebody's slip of the hand, or a broken disk, may put in any place of a record.
+ODD = st.sampled_from([None, -1, "x", "../x", [], {}, True, 2**70, [[1]], {"a": {"b": [None]}}])
+
+
+def places(content: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if isinstance(content, dict):
+        inner = list(content.items())
+    else:
+        inner = list(enumerate(content)) if isinstance(content, list) else []
+    return [at, *(place for key, value in inner for place in places(value, (*at, key)))]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_an_odd_value_anywhere_in_a_record_is_read_or_named(data: st.DataObject) -> None:
+    written = data.draw(st.sampled_from([record(), scored(), PriorRecord(PRIOR, 1.0, "s", {})]))
+    content = json.loads(json.dumps(to_json(written)))
+    *above, last = data.draw(st.sampled_from(places(content)[1:]))
+    inner = content
+    for key in above:
+        inner = inner[key]
+    if data.draw(st.booleans()):
+        inner[last] = data.draw(ODD)
+    else:
+        del inner[last]
+    try:
+        found = from_json(type(written), content, where="here")
+    except UserError as error:
+        assert str(error).startswith("here")
+    else:
+        if isinstance(found, ScoreRecord):
+            assert {name: found.scoring.key(name) for name in found.scoring.metrics}
+        json.dumps(to_json(found))
 
 
 def test_images_have_a_digest_whatever_their_order() -> None:

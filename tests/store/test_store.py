@@ -14,12 +14,12 @@ from benchmark.store.directory import (
     Plan,
     PlannedJob,
     RunDirectory,
-    folder_name,
     request_path,
     score_rows,
     scores_path,
 )
 from benchmark.store.files import png_bytes, sha256, write_atomically
+from benchmark.store.names import folder_name
 from benchmark.store.provenance import provenance
 from benchmark.store.records import (
     Fit,
@@ -100,7 +100,7 @@ def score(directory: RunDirectory, job: Job, protocol: str = "p", value: float =
         protocol=protocol,
     )
     scores = [one, replace(one, value=None, reason="too dark, and more")]
-    scoring = Scoring(protocol, {"caption": "d"}, {}, {"dino": METRIC})
+    scoring = Scoring(protocol, {"caption": "d"}, {"dino": {}}, {"dino": METRIC})
     record = ScoreRecord(*job.name, scoring, "i", "d", 1.0, "", {})
     directory.write_scores(record, score_rows(scores))
 
@@ -236,6 +236,22 @@ def test_all_scores_are_those_of_each_protocol_in_plan_order(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.parametrize("content", [None, b"\xff\n"])
+def test_a_kept_run_without_its_scores_is_named(tmp_path: Path, content: bytes | None) -> None:
+    (tmp_path / "records.jsonl").write_text("")
+    if content is not None:
+        (tmp_path / "scores.csv").write_bytes(content)
+    with pytest.raises(UserError, match="scores.csv cannot be read .*: keep the run again"):
+        RunDirectory(tmp_path).assemble_scores()
+
+
+def test_scores_that_cannot_be_put_together_are_named(tmp_path: Path) -> None:
+    directory = prepare(tmp_path / "run")
+    (directory.path / "scores.csv").mkdir()
+    with pytest.raises(UserError, match="cannot write to .*run: Is a directory"):
+        directory.assemble_scores()
+
+
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/mine.txt").write_text("mine")
@@ -258,6 +274,14 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
         ("{", "run.json is no JSON"),
         ('{"configuration": "c"}', "has format 1, and format 2 is read"),
         ('{"format": 2, "jobs": [{"method": "a"}]}', "run.json is no plan of a run"),
+        ('[{"format": 2}]', "run.json has format None, and format 2 is read"),
+        ('{"format": 2, "jobs": 7, "protocols": [], "settled": {}}', "no plan of a run: jobs: "),
+        (
+            '{"format": 2, "protocols": [], "settled": {}, "jobs": '
+            '[{"method": 7, "subject": "a", "seed": 0}]}',
+            "run.json is no plan of a run: jobs.0.method: .*valid string: run it again",
+        ),
+        ('{"format": 2, "jobs": [], "protocols": [1], "settled": {}}', "no plan of a run: protoc"),
     ],
 )
 def test_what_is_no_plan_is_named(tmp_path: Path, content: str, message: str) -> None:

@@ -24,7 +24,7 @@ from benchmark.report.figures.curve import draw_curve
 from benchmark.report.figures.drawing import png_of, svg_of
 from benchmark.results.run import read_run
 from benchmark.runs.plan import plan
-from benchmark.store.directory import folder_name
+from benchmark.store.names import folder_name
 from benchmark.studies.curve import Curve, curve_table, on_split, read_curve
 from tests import toy
 from tests.made_up_run import METRICS, world, write_run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from benchmark.report.gallery import gallery
 from benchmark.report.write import write_joint_report
 from benchmark.results.run import read_run
 from benchmark.runs.plan import plan
-from benchmark.store.directory import folder_name
+from benchmark.store.names import folder_name
 from benchmark.studies.outside_images import collect, score_images
 from tests import toy
 from tests.cli.test_cli import Shell, shell  # noqa: F401
@@ -273,8 +274,11 @@ def test_the_same_folder_again_is_not_scored_again_but_a_changed_one_is_refused(
         ("file,subject,prompt,mood\n", "column 'mood' is unknown"),
         ("file,subject,prompt\n0.png,dog-red\n", "line 2: not as many values as columns"),
         ("file,subject,prompt\n", "none of 0 files is an image to score"),
-        ("file,subject,prompt,seed\n0.png,dog-red,prior,x\n", "seed 'x' is no whole number"),
+        ("file,subject,prompt,seed\n0.png,dog-red,prior,x\n", "seed 'x' is no seed"),
         ("file,subject,prompt\n9.png,dog-red,prior\n", "9.png: no such file"),
+        ("file,subject,prompt,method\n0.png,dog-red,prior,..\n", "method '..' has no letter"),
+        (f"file,subject,prompt,seed\n0.png,dog-red,prior,{'9' * 5000}\n", "is too large"),
+        (f"file,subject,prompt,sample\n0.png,dog-red,prior,{'9' * 5000}\n", "is no whole number"),
         ("file,subject,prompt,method\n0.png,dog-red,prior,real-images\n", "choose another"),
     ],
 )
@@ -312,3 +316,29 @@ def test_every_prompt_is_found_by_its_text_and_its_slug(suite: Suite, tmp_path: 
     work = collect(tmp_path / "all.csv", suite)
     assert work.unmatched == ()
     assert [len(b.requests) for b in work.jobs if b.job.method == "all"] == [3, 3, 3]
+
+
+def test_odd_names_and_files_reach_no_other_place(
+    suite: Suite,
+    tmp_path: Path,
+    shell: Shell,  # noqa: F811
+) -> None:
+    picture(tmp_path / "mine" / "dog-red" / "prior" / "0.png")
+    os.mkfifo(tmp_path / "mine" / "dog-red" / "prior" / "1.png")
+    before = sorted(tmp_path.rglob("*"))
+    command = ("score", "mine", "--suite", "toy.toml")
+    assert shell(*command, "--method", "..") == 2
+    assert shell.error == "error: method '..' has no letter and no digit: give a name\n"
+    assert shell(*command) == 2
+    assert "1.png: it is no regular file" in shell.error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_folders_in_two_unicode_forms_are_of_the_same_subject(suite: Suite, tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    picture(tmp_path / "own" / composed / "0.png")
+    own = f'["{decomposed}"]\nclass_noun = "cup"\nlive = false\n'
+    (tmp_path / "own" / "subjects.toml").write_text(own, "utf-8")
+    picture(tmp_path / decomposed / decomposed / "prior" / "0.png", 1)
+    found = collect(tmp_path / decomposed, suite.with_images(tmp_path / "own"))
+    assert [one.job.name for one in found.jobs] == [(composed, composed, 0)]

@@ -1,0 +1,72 @@
+"""Names: what one may be, and the one way in which it becomes the name of a folder or a file.
+
+A name (a method with its settings, a subject, a protocol's label, a table) is text in Unicode's
+composed form, NFC: the same text in two forms is one name. On disk it is `folder_name(name)`, a
+part of a path and never a path. Class nouns are part of no path, prompts by `Prompt.slug` alone.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+from benchmark.api import UserError
+from benchmark.store.records import digest
+
+LONGEST = 100  #: bytes of a folder's name, which leaves room for suffixes
+#: What a folder's name ends in if it is not the name itself.
+_MARK = re.compile(r"-([0-9a-f]{6}|[0-9a-f]{16})$")
+#: Windows opens these devices in every folder, whatever stands after a dot.
+_DEVICE = re.compile(r"^(con|prn|aux|nul|(?:com|lpt)[\d¹²³])(?=\.|$)", re.IGNORECASE)
+
+
+def folder_name(name: str) -> str:
+    """`name` as a folder: other names have other folders, also where case makes no difference.
+
+    A name of lower-case letters, digits and `_.=+-` is its own folder. Of any other stays what can
+    be read, and 6 hexadecimal digits of its SHA-256 come after it, or 16 if it was cut.
+    """
+    name = composed(name)
+    plain = re.sub(r"[^\w.=+-]+", "-", name).strip("-.")
+    plain = _DEVICE.sub(r"\1-", plain)
+    short = len(plain.encode()) <= LONGEST
+    as_it_is = plain == name == composed(name.casefold()) and name != ""
+    if as_it_is and short and not _MARK.search(name):
+        return name
+    mark = f"-{digest(name)[:6]}"
+    if len(plain.encode()) + len(mark) > LONGEST:
+        mark = f"-{digest(name)}"
+        plain = plain.encode()[: LONGEST - len(mark)].decode(errors="ignore")
+    return plain + mark
+
+
+def composed(text: str) -> str:
+    """`text` in NFC."""
+    return unicodedata.normalize("NFC", text)
+
+
+def checked_name(what: str, name: str) -> str:
+    """`name` in NFC. Raises UserError, calling it a `what`, if nobody could read or write it."""
+    if not re.search(r"[^\W_]", name):
+        raise UserError(f"{what} {name!r} has no letter and no digit: give a name")
+    if has_controls(name):
+        raise UserError(f"{what} {name!r} has characters that are no text: leave them out")
+    return composed(name)
+
+
+def has_controls(text: str) -> bool:
+    """Whether a character of `text` is a control character, or no character by itself."""
+    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+
+
+def located(folder: Path, name: str) -> Path:
+    """What is called `name` in `folder`, in whichever Unicode form the folder lists it.
+
+    `folder / name` if nothing is.
+    """
+    path = folder / name
+    if name.isascii() or path.exists() or not folder.is_dir():
+        return path
+    wanted = composed(name)
+    return next((other for other in folder.iterdir() if composed(other.name) == wanted), path)
