@@ -18,12 +18,13 @@ from PIL import Image
 
 from benchmark.api import Prompt, UserError
 from benchmark.config.suite import Suite, load_suite
+from benchmark.runs.box import LeftBehind
 from benchmark.runs.job import run_job, run_prior
 from benchmark.runs.plan import Grid, plan
 from benchmark.runs.prior import read_prior
 from benchmark.runs.score import Assessment, Examiner
 from benchmark.runs.tools import Pace
-from benchmark.runs.workplace import LeftBehind, Workplace
+from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import RunDirectory
 from benchmark.store.records import JobRecord
 from tests import toy
