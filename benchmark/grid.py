@@ -156,7 +156,9 @@ def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
             continue
         try:
             scores = examiner.score(record)
-        except (Exception, SystemExit) as error:  # a plugin that exits ends no scoring
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may raise anything, and exit
             keep_error(job, plain(traceback.format_exc()), examiner.directory)
             failed.append(job.label)
             print(f"{done}  FAILED: {in_words(error)}", flush=True)

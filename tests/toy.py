@@ -386,7 +386,9 @@ def meet(mishap: str, backbone: Easel) -> None:
     if mishap == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if mishap == "leave at once":
-        os._exit(3)
+        if os.fork():
+            os._exit(3)
+        time.sleep(3600)  # a copy, which holds whatever the process had open
     if mishap == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if mishap == "hang":

@@ -133,16 +133,18 @@ def _outside(task: Task) -> str:
 class _Worker:
     """A process with one task at a time, so that a death says which task it was."""
 
-    def __init__(self, workplace: Workplace) -> None:
+    def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.task: Task | None = None
         self.outside = ""  #: the method from outside that has run in it
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs,))
-        self._process.start()
-        theirs.close()
+        self.connection, self._theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(self._theirs,))
         self._last: Stepped | None = None
         self._since = 0.0  # when the last report of loading came, or the first one after it
+
+    def start(self, workplace: Workplace) -> None:
+        self._process.start()
+        self._theirs.close()
         self._send(workplace)
 
     def _send(self, what: Workplace | Task) -> None:
@@ -189,14 +191,15 @@ class _Worker:
         if -code == signal.SIGTERM:
             time.sleep(1)  # sent to all of us, as Slurm does, it may reach us a moment later
         hint = "; out of memory?" if -code == signal.SIGKILL else ""
-        return f"its worker process died (signal {signal.Signals(-code).name}){hint}"
+        return f"its worker process died (signal {-code}: {signal.strsignal(-code)}){hint}"
 
     def end(self, patience: float = 0.0) -> None:
         """End the process, in `patience` seconds if it does not by itself, and what it started."""
         self.connection.close()
+        if self._process.pid is None:  # interrupted before it was started
+            return
         if patience:
             self._process.join(patience)
-        assert self._process.pid is not None
         with suppress(ProcessLookupError, PermissionError):  # no group yet, or nobody left in it
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
@@ -248,8 +251,9 @@ class _Crew:
                 self._dismiss(worker, _PATIENCE)
                 worker = None
             if worker is None:
-                worker = _Worker(self.workplace)
-                self.workers.append(worker)
+                worker = _Worker()
+                self.workers.append(worker)  # first, so that it ends however this is interrupted
+                worker.start(self.workplace)
             worker.take(task)
             self.listen(Started(task))
         return [worker for worker in self.workers if worker.task]

@@ -87,7 +87,7 @@ def test_workers_give_the_same_bytes_and_survive_a_death(suite_file: Path, tmp_p
     events = executed(grid, tmp_path / "two", workers=2)
     (failed,) = [event for event in events if isinstance(event, Failed)]
     assert failed.task.label == "tests.toy:DIES / dog-blue / seed 0"
-    assert failed.error == "its worker process died (signal SIGKILL); out of memory?"
+    assert failed.error == "its worker process died (signal 9: Killed); out of memory?"
     assert len([event for event in events if isinstance(event, Finished)]) == 5 + 2
     executed(grid_of(suite_file, "tests.toy:PRIMED"), tmp_path / "one")
     primed = [line for line in scores(tmp_path / "two").splitlines() if b"PRIMED" in line]
