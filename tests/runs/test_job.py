@@ -258,7 +258,8 @@ def test_prior_images_are_the_backbones_own_in_batches_and_recorded(
     workplace = workplace_of(grid, tmp_path / "run")
     told: list[tuple[str, int, int]] = []
     record = run_prior(prior, workplace, tell=lambda *step: told.append(step))
-    assert told == [("loading", 0, 1), ("prior images", 16, 20), ("prior images", 20, 20)]
+    drawn = [("prior images", count, 20) for count in (0, 16, 20)]
+    assert told == [("loading", 0, 1), *drawn]
     assert workplace.directory.prior_record(prior.key) == record
     assert record.seconds > 0
     easel = toy.KIND.load("colours", sampler=prior.sampler)
