@@ -18,6 +18,7 @@ from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
 from benchmark.models.precision import resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work, work_left
+from benchmark.runs.box import in_words, plain
 from benchmark.runs.existing_run import (
     Existing,
     check_images,
@@ -33,7 +34,7 @@ from benchmark.runs.plan import Grid
 from benchmark.runs.progress import Display, Outlook, print_memory, print_plan
 from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.runs.time_left import Forecast
-from benchmark.runs.workers import execute, free_memory, on_cuda, worker_count
+from benchmark.runs.workers import execute, free_memory, keep_error, on_cuda, worker_count
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import SUITE, RunDirectory
 from benchmark.store.records import Job, JobRecord, Model, Prior
@@ -46,9 +47,11 @@ def run_grid(
     workers: int | None = None,
     dry_run: bool = False,
     keep_weights: bool = False,
+    job_timeout: float | None = None,
 ) -> int:
     """Do what is not done yet of `grid` in the run directory `path`, then write the report.
 
+    `job_timeout`: the seconds that one job, or a set of prior images, may take.
     Returns the exit code: 0: every job is done; 1: some failed; 130: interrupted, and what is done
     is kept. Raises UserError if `path` cannot be written to, belongs to something else, or holds
     images or scores that `grid` would change.
@@ -83,7 +86,13 @@ def run_grid(
         agenda = Agenda(left, forecast.seconds)
         try:
             with display:
-                execute(agenda, workplace, workers=outlook.workers, listen=display)
+                execute(
+                    agenda,
+                    workplace,
+                    workers=outlook.workers,
+                    listen=display,
+                    job_timeout=job_timeout,
+                )
         except KeyboardInterrupt:
             done = f"{display.finished} of {len(jobs)} jobs are done and kept in {path}"
             print(f"interrupted: {done}; run the same command again to go on", file=sys.stderr)
@@ -147,10 +156,12 @@ def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
             continue
         try:
             scores = examiner.score(record)
-        except (Exception, SystemExit) as error:  # a plugin that exits ends no scoring
-            examiner.directory.write_error(job.name, traceback.format_exc())
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may raise anything, and exit
+            keep_error(job, plain(traceback.format_exc()), examiner.directory)
             failed.append(job.label)
-            print(f"{done}  FAILED: {type(error).__name__}: {error}", flush=True)
+            print(f"{done}  FAILED: {in_words(error)}", flush=True)
         else:
             examiner.directory.clear_error(job.name)
             print(f"{done}  {len(scores)} scores of {len(record.images)} images", flush=True)

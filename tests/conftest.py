@@ -3,6 +3,7 @@ tests' methods are taken for our own."""
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,16 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 @pytest.fixture(autouse=True)
 def trusted() -> Iterator[None]:
-    """Methods of tests need no worker process: that takes seconds, and knows no monkeypatch."""
+    """Methods of tests need no worker process: that takes seconds, and knows no monkeypatch.
+
+    One worker is this process, and several are replaced for no method from outside.
+    """
+    from benchmark.runs.workers import execute
+
+    def here(*work: Any, workers: int, **how: Any) -> None:
+        execute(*work, workers=0 if workers == 1 else workers, **how)
+
     with pytest.MonkeyPatch.context() as patch:  # of its own: a test may undo its others
         patch.setattr("benchmark.runs.workers.is_ours", lambda group, name: True)
+        patch.setattr("benchmark.grid.execute", here)
         yield

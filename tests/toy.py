@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -383,8 +385,38 @@ def meet(mishap: str, backbone: Easel) -> None:
         raise KeyboardInterrupt
     if mishap == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if mishap == "leave at once":
+        if os.fork():
+            os._exit(3)
+        time.sleep(3600)  # a copy, which holds whatever the process had open
+    if mishap == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if mishap == "hang":
+        time.sleep(3600)
+    if mishap == "litter":
+        litter()
+    if mishap == "labour":
+        sleep(Path.cwd())
+        Path("labours").touch()
+        torch.linalg.eigvals(torch.rand(4000, 4000))  # one call, of a minute
     if mishap == "leave":
         backbone.canvas.register_forward_hook(lambda *_: None)
+
+
+def litter() -> None:
+    """Change and leave whatever a process has beside the backbone."""
+    folder = Path.cwd()
+    os.chdir("/")
+    os.umask(0o777)
+    os.environ["OMP_NUM_THREADS"] = "7"
+    os.environ["LITTER"] = "new"
+    threading.Thread(target=time.sleep, args=(3600,), name="endless").start()
+    sleep(folder)
+
+
+def sleep(folder: Path) -> None:
+    """Start a process that goes on, and has `folder` in its command."""
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)", folder])
 
 
 KIND = Easels()
@@ -401,3 +433,8 @@ WANDERS = replace(PAINT, mishap="wander")
 INTERRUPTED = replace(PAINT, mishap="interrupt")
 DIES = replace(PAINT, mishap="die")
 LEAVES = replace(PAINT, mishap="leave")
+LEAVES_AT_ONCE = replace(PAINT, mishap="leave at once")
+CRASHES = replace(PAINT, mishap="crash")
+HANGS = replace(PAINT, mishap="hang")
+LITTERS = replace(PAINT, mishap="litter")
+LABOURS = replace(PAINT, mishap="labour")

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from collections.abc import Callable
 
@@ -56,6 +57,8 @@ for _name, _command in _COMMANDS.items():
 
 def main() -> None:
     """Run the command line; ends the process with its exit code."""
+    # What Slurm, Kubernetes and `kill` send is taken as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except UserError as error:

@@ -61,6 +61,7 @@ def run(
         workers=where.workers,
         dry_run=where.dry_run,
         keep_weights=keep_weights,
+        job_timeout=where.job_timeout,
     )
     raise typer.Exit(code)
 
@@ -93,7 +94,13 @@ def sweep(
 
     grid = selection.plan(development(suite.load()), variants(method, settings))
     directory = where.out or grid.directory
-    code = run_grid(grid, directory, workers=where.workers, dry_run=where.dry_run)
+    code = run_grid(
+        grid,
+        directory,
+        workers=where.workers,
+        dry_run=where.dry_run,
+        job_timeout=where.job_timeout,
+    )
     if not where.dry_run and code != 130:
         print(write_sweep(directory, grid.jobs))
     raise typer.Exit(code)
@@ -137,5 +144,12 @@ def curve(
     asked = read_curve(items(methods), over)
     grid = selection.plan(on_split(suite.load(), split), asked.runs)
     directory = where.out or grid.directory
-    code = run_curve(asked, grid, directory, workers=where.workers, dry_run=where.dry_run)
+    code = run_curve(
+        asked,
+        grid,
+        directory,
+        workers=where.workers,
+        dry_run=where.dry_run,
+        job_timeout=where.job_timeout,
+    )
     raise typer.Exit(code)

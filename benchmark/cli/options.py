@@ -136,6 +136,15 @@ class RunOptions:
         int | None,
         typer.Option(metavar="N", min=1, help="Processes; else one a core, or one for a GPU."),
     ] = None
+    job_timeout: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            help="A job whose fit, drawing and scoring take longer fails, as do prior images; "
+            "loading the model does not count. Else there is no limit.",
+        ),
+    ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what is to be done, by phases, and stop.")
     ] = False

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import chdir, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 from benchmark.api import REAL, SUBJECT_IMAGES, Method, Request, Subject, UserError
 from benchmark.data.dataset import first_images
 from benchmark.data.images import as_pixels
+from benchmark.runs.box import boxed
 from benchmark.runs.existing_run import is_scored, missing
 from benchmark.runs.prior import draw, write_prior
 from benchmark.runs.score import device_provenance, means_of
@@ -60,9 +61,10 @@ def run_prior(prior: Prior, workplace: Workplace, *, tell: Tell) -> PriorRecord:
     """Draw prior images by the pristine backbone, and write them, their record last."""
     tell("loading", 0, 1)
     times = [time.perf_counter()]
-    with workplace.lend(prior) as backbone:
+    with boxed(), workplace.lend(prior) as backbone:
         assert backbone is not None
         times.append(time.perf_counter())
+        tell("prior images", 0, prior.count)
         images = draw(backbone, prior, partial(tell, "prior images"))
         times.append(time.perf_counter())
     seconds, loading = times[2] - times[1], times[1] - times[0]
@@ -150,13 +152,14 @@ def _fit_and_draw(
     workplace: Workplace,
     tell: Tell,
 ) -> _Made:
-    method = workplace.suite.method(job.method)
     subject = _learned(job, workplace.examiner.subject(job))
-    _check_method(job, method, workplace.suite.settings(job.method))
     pace = Pace(partial(tell, "fit"))
     times = [time.perf_counter()]
     tell("loading", 0, 1)
-    with chdir("."), workplace.lend(job) as backbone:  # a method may go to another folder
+    with boxed():  # to import it runs its code
+        method = workplace.suite.method(job.method)
+    _check_method(job, method, workplace.suite.settings(job.method))
+    with boxed(), workplace.lend(job) as backbone:
         times.append(time.perf_counter())
         tools = JobTools(job.seed, subject, pace, workplace.prepared(job.fit.prior, backbone))
         kept = before.weights if before else None

@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from benchmark.runs.agenda import Task, Work
+from benchmark.runs.attempt import Event, Failed, Finished, Started, Stepped
 from benchmark.runs.plan import Grid
 from benchmark.runs.time_left import Forecast
-from benchmark.runs.workers import Event, Failed, Finished, Started, Stepped
 from benchmark.store.records import Job, JobRecord, Prior, PriorRecord, Scoring
 
 _SHOWN = 3  #: of a protocol's metrics, the first so many are on the line of a finished job

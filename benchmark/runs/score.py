@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from contextlib import chdir
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +21,7 @@ from benchmark.config.protocol import Protocol
 from benchmark.config.suite import DataChoice, Suite
 from benchmark.data.images import read_image
 from benchmark.data.manifest import read_toml
+from benchmark.runs.box import boxed
 from benchmark.store.directory import RunDirectory, score_rows
 from benchmark.store.files import sha256
 from benchmark.store.provenance import provenance
@@ -126,7 +126,7 @@ class Examiner:
         lacking = unscored(record, before, scoring)
         requests = [image.request for image in record.images.values()]
         images = [self._pixels(path, image) for path, image in record.images.items()]
-        with chdir("."):  # a metric may go to another folder
+        with boxed():
             scores = self.scorer.score(job.name, subject, requests, images, only=lacking)
         metrics = dict(scoring.metrics)
         kept: list[Score] = []

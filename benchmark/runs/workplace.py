@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from benchmark.api import Backbone, Clean, Stage, UserError
 from benchmark.config.registry import is_ours
 from benchmark.config.suite import Suite
+from benchmark.runs.box import LeftBehind
 from benchmark.runs.prior import BATCH, read_prior
 from benchmark.runs.score import Examiner
 from benchmark.store.directory import RunDirectory
@@ -18,10 +19,6 @@ from benchmark.store.records import Job, Prior
 
 if TYPE_CHECKING:
     from benchmark.models.loan import Loan
-
-
-class LeftBehind(RuntimeError):
-    """A method left something in the backbone that it should have taken out."""
 
 
 @dataclass
@@ -49,7 +46,7 @@ class Workplace:
         backbone, loan = self._borrowed(task, precision)
         try:
             yield backbone
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             if left := self._settle(loan, thorough=True):
                 error.add_note(f"it left in the backbone: {'; '.join(left)}")
             raise

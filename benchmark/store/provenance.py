@@ -33,6 +33,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
+@functools.cache  # it reads the packages' files
 def _version(package: str) -> str | None:
     try:
         return version(package)

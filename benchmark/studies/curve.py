@@ -104,7 +104,13 @@ def on_split(suite: Suite, split: str) -> Suite:
 
 
 def run_curve(
-    curve: Curve, grid: Grid, path: Path, *, workers: int | None = None, dry_run: bool = False
+    curve: Curve,
+    grid: Grid,
+    path: Path,
+    *,
+    workers: int | None = None,
+    dry_run: bool = False,
+    job_timeout: float | None = None,
 ) -> int:
     """Run `grid`, the plan of `curve.runs`, then write the curve; returns `run_grid`'s exit code.
 
@@ -118,7 +124,7 @@ def run_curve(
             )
     print(f"curve       over {curve.setting}: {', '.join(curve.values)}")
     print(f"split       {_about_split(grid.suite.data.split)}")
-    code = run_grid(grid, path, workers=workers, dry_run=dry_run)
+    code = run_grid(grid, path, workers=workers, dry_run=dry_run, job_timeout=job_timeout)
     if not dry_run and code != 130 and (path / "summary.csv").is_file():
         print(write_curve(path, curve, grid.jobs))
     return code

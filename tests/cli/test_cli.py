@@ -141,6 +141,31 @@ def test_a_protocol_takes_the_suites_own_place(
     assert shell.error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--methods", "tests.toy:PAINT"),
+        ("sweep", "tests.toy:PAINT", "--set", "steps=1,2"),
+        ("curve", "tests.toy:PAINT", "--over", "steps=1,2"),
+    ],
+)
+def test_a_job_has_as_long_as_is_said_and_else_no_limit(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    def execute(*_: object, job_timeout: float | None, **__: object) -> None:
+        limits.append(job_timeout)
+        raise KeyboardInterrupt
+
+    limits: list[float | None] = []
+    monkeypatch.setattr("benchmark.grid.execute", execute)
+    suite = (tmp_path / "toy.toml").read_text().replace("[data]", '[data]\nsplit = "development"')
+    (tmp_path / "split.toml").write_text(suite)
+    assert shell(*command, "--suite", "split.toml") == 130
+    assert shell(*command, "--suite", "split.toml", "--job-timeout", "90") == 130
+    assert limits == [None, 90]
+    assert shell(*command, "--suite", "split.toml", "--job-timeout", "0") == 2
+
+
 def test_a_missing_backbone_stops_a_run_before_it_begins_but_no_dry_run(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,12 +18,13 @@ from PIL import Image
 
 from benchmark.api import Prompt, UserError
 from benchmark.config.suite import Suite, load_suite
+from benchmark.runs.box import LeftBehind
 from benchmark.runs.job import run_job, run_prior
 from benchmark.runs.plan import Grid, plan
 from benchmark.runs.prior import read_prior
 from benchmark.runs.score import Assessment, Examiner
 from benchmark.runs.tools import Pace
-from benchmark.runs.workplace import LeftBehind, Workplace
+from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import RunDirectory
 from benchmark.store.records import JobRecord
 from tests import toy
@@ -257,7 +258,8 @@ def test_prior_images_are_the_backbones_own_in_batches_and_recorded(
     workplace = workplace_of(grid, tmp_path / "run")
     told: list[tuple[str, int, int]] = []
     record = run_prior(prior, workplace, tell=lambda *step: told.append(step))
-    assert told == [("loading", 0, 1), ("prior images", 16, 20), ("prior images", 20, 20)]
+    drawn = [("prior images", count, 20) for count in (0, 16, 20)]
+    assert told == [("loading", 0, 1), *drawn]
     assert workplace.directory.prior_record(prior.key) == record
     assert record.seconds > 0
     easel = toy.KIND.load("colours", sampler=prior.sampler)

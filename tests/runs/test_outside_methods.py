@@ -18,8 +18,8 @@ from torch import Tensor
 
 from benchmark.api import Request, Subject
 from benchmark.config.suite import load_suite
+from benchmark.runs.attempt import Failed, Finished, Started
 from benchmark.runs.plan import plan
-from benchmark.runs.workers import Failed, Finished, Started
 from tests import toy
 from tests.runs.test_run import executed, scores
 

@@ -15,19 +15,12 @@ from benchmark.config.suite import load_suite
 from benchmark.grid import run_grid
 from benchmark.runs import workers as execution
 from benchmark.runs.agenda import Agenda, work_left
+from benchmark.runs.attempt import Event, Failed, Finished, Stepped
 from benchmark.runs.existing_run import joined_plan, read_existing
 from benchmark.runs.plan import Grid, plan
 from benchmark.runs.score import Assessment, Examiner
 from benchmark.runs.time_left import Forecast
-from benchmark.runs.workers import (
-    Event,
-    Failed,
-    Finished,
-    Stepped,
-    execute,
-    free_memory,
-    worker_count,
-)
+from benchmark.runs.workers import execute, free_memory, worker_count
 from benchmark.runs.workplace import Workplace
 from benchmark.store import directory
 from benchmark.store.directory import RunDirectory
@@ -43,7 +36,14 @@ def grid_of(suite_file: Path, *methods: str) -> Grid:
     return plan(load_suite(str(suite_file)), methods or ("tests.toy:PRIMED", "real-images"))
 
 
-def executed(grid: Grid, path: Path, *, backwards: bool = False, workers: int = 1) -> list[Event]:
+def executed(
+    grid: Grid,
+    path: Path,
+    *,
+    backwards: bool = False,
+    workers: int = 0,
+    job_timeout: float | None = None,
+) -> list[Event]:
     """What happened as the grid was done, without plan and report."""
     existing = read_existing(RunDirectory(path))
     protocol = grid.suite.protocol
@@ -58,7 +58,7 @@ def executed(grid: Grid, path: Path, *, backwards: bool = False, workers: int = 
         agenda.waiting.reverse()
     events: list[Event] = []
     workplace = Workplace(grid.suite, existing.directory, examiner)
-    execute(agenda, workplace, workers=workers, listen=events.append)
+    execute(agenda, workplace, workers=workers, listen=events.append, job_timeout=job_timeout)
     existing.directory.assemble_scores()
     return events
 
@@ -87,7 +87,7 @@ def test_workers_give_the_same_bytes_and_survive_a_death(suite_file: Path, tmp_p
     events = executed(grid, tmp_path / "two", workers=2)
     (failed,) = [event for event in events if isinstance(event, Failed)]
     assert failed.task.label == "tests.toy:DIES / dog-blue / seed 0"
-    assert "its worker process died (exit code -9)" in failed.error
+    assert failed.error == "its worker process died (signal 9: Killed); out of memory?"
     assert len([event for event in events if isinstance(event, Finished)]) == 5 + 2
     executed(grid_of(suite_file, "tests.toy:PRIMED"), tmp_path / "one")
     primed = [line for line in scores(tmp_path / "two").splitlines() if b"PRIMED" in line]
@@ -141,14 +141,16 @@ def test_a_method_that_exits_fails_its_job_alone(suite_file: Path, tmp_path: Pat
     assert len(list((tmp_path / "run/jobs").glob("*/*.json"))) == 2
 
 
-def test_a_method_that_goes_to_another_folder_takes_no_file_along(
+def test_a_method_that_goes_to_another_folder_fails_and_takes_no_file_along(
     suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     grid = grid_of(suite_file, "tests.toy:WANDERS")
-    assert run_grid(grid, Path("run"), workers=1, keep_weights=True) == 0
+    assert run_grid(grid, Path("run"), workers=1, keep_weights=True) == 1
     assert Path.cwd() == tmp_path
-    for kind, count in (("jobs/*/*.json", 3), ("weights/*/*", 3), ("images/*/*/*", 24)):
+    (error,) = (tmp_path / "run/jobs").glob("*/dog-blue-s0.error.txt")
+    assert "LeftBehind: it left the working folder at /" in error.read_text()
+    for kind, count in (("jobs/*/*.json", 2), ("weights/*/*", 3), ("images/*/*/*", 16)):
         assert len(list((tmp_path / "run").glob(kind))) == count
 
 
