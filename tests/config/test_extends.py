@@ -83,7 +83,9 @@ def test_another_dataset_or_model_leaves_behind_what_belongs_to_the_first(folder
     same = load_suite(write(folder, head + '[data]\ndataset = "pocket"\n'))
     assert (same.data, same.estimate) == (shipped.data, shipped.estimate)
     other = load_suite(write(folder, head + f'[data]\ndataset = "{folder / "data"}"\n'))
-    assert (other.data.subjects, other.data.split) == ([], "test")
+    assert (other.data.subjects, other.data.split) == ([], None)
+    split = load_suite(write(folder, head + '[data]\nsplit = "development"\n'))
+    assert (split.data.subjects, split.data.dataset) == ([], "pocket")
     assert other.estimate == shipped.estimate
     other = load_suite(write(folder, head + '[backbone]\nmodel = "sd15"\n'))
     assert (other.estimate, other.backbone.identifier) == (None, "sks")
