@@ -175,6 +175,7 @@ def test_the_methods_page_runs(tmp_path: Path) -> None:
     assert "low_rank:METHOD" in report.replace("\\", "")
 
 
+@pytest.mark.slow
 def test_the_methods_page_preserves_the_prior(tmp_path: Path) -> None:
     names = ("low_rank.py", "preserving.py")
     for name, code in zip(names, snippets("docs/write-a-method.md", "python"), strict=True):

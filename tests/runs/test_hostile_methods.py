@@ -51,6 +51,7 @@ def processes(word: str) -> set[int]:
     return found - {os.getpid()}
 
 
+@pytest.mark.slow
 def test_hostile_methods_fail_alone_and_later_jobs_are_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
