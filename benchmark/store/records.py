@@ -369,7 +369,12 @@ def from_json(kind: type[Record], content: Any, *, where: str) -> Record:
             "made by another version; run it again into a new --out"
         )
     plain = {key: value for key, value in content.items() if key not in ("format", "kind")}
-    record = checked(kind, plain, where, mend="remove it, and run again")
+    try:
+        record = checked(kind, plain, where, mend="remove it, and run again")
+    except UserError as error:
+        if str(error).startswith(where):
+            raise
+        raise UserError(f"{where}: {error}: remove it, and run again") from error  # of a part of it
     if isinstance(record, JobRecord):
         _check_files(record, where)
     if isinstance(record, ScoreRecord):

@@ -113,7 +113,7 @@ def test_a_packed_checkpoint_is_small_and_goes_on_from_the_average(tmp_path) -> 
 
 
 def test_packing_needs_a_checkpoint_and_takes_all(tmp_path) -> None:
-    workshop = Workshop(tmp_path / "work")
+    workshop = Workshop(tmp_path / "work")  # which is never opened: nothing is brought in
     with pytest.raises(UserError, match="work holds no checkpoint"):
         pack_checkpoints(workshop, tmp_path / "packed")
     fall(tmp_path / "work", RECIPE)
@@ -302,6 +302,16 @@ def test_an_arm_trains_and_is_measured(frozen, monkeypatch) -> None:
 )
 def test_what_pretrain_cannot_do_it_says(tmp_path, monkeypatch, options, message) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("benchmark.pocket.pretrain.UNSETTLED", tmp_path / "none")
     found = CliRunner().invoke(app, ["pretrain", *options])
     assert found.exit_code != 0
     assert message in str(found.exception) + found.output
+
+
+def test_the_unsettled_weights_fit_the_recipe(tmp_path) -> None:
+    """What is kept of the training goes on from there, and makes a generator."""
+    Workshop(tmp_path / "work").open()
+    export_generator(tmp_path / "work", tmp_path / "generator")
+    backbone = load_backbone(str(tmp_path / "generator"), precision="fp32")
+    assert backbone.pipeline.vae.config.scaling_factor > 0.1
+    assert vae.psnr(backbone.pipeline.vae, 16) > 28

@@ -294,6 +294,13 @@ def test_a_metric_on_record_has_its_encoders_on_record() -> None:
         from_json(ScoreRecord, to_json(lacking), where="here")
 
 
+def test_what_a_part_of_a_record_refuses_is_named_too() -> None:
+    content = to_json(record())
+    content["job"]["sampler"]["steps"] = -1
+    with pytest.raises(UserError, match="^here: a sampler needs at least one step, not -1: remove"):
+        from_json(JobRecord, content, where="here")
+
+
 #: What somebody's slip of the hand, or a broken disk, may put in any place of a record.
 ODD = st.sampled_from([None, -1, "x", "../x", [], {}, True, 2**70, [[1]], {"a": {"b": [None]}}])
 
