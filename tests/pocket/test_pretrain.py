@@ -315,3 +315,29 @@ def test_the_unsettled_weights_fit_the_recipe(tmp_path) -> None:
     backbone = load_backbone(str(tmp_path / "generator"), precision="fp32")
     assert backbone.pipeline.vae.config.scaling_factor > 0.1
     assert vae.psnr(backbone.pipeline.vae, 16) > 28
+
+
+def test_the_unets_loss_is_weighted_and_its_validation_is_not(
+    frozen, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(unet, "POOL", 8)
+    monkeypatch.setattr(unet, "VALIDATED", 8)
+    given = {}
+
+    def train_part(name, module, loss_at, *_, validate, **options):
+        given.update(module=module, loss_at=loss_at, validate=validate)
+        return module
+
+    monkeypatch.setattr(unet, "train_part", train_part)
+    recipe = replace(RECIPE, batch=4)
+    unet.train_unet(Shape((16, 32), "DD"), frozen, recipe, tmp_path, "cpu")
+    batch, held_out = unet.batches(frozen, 4, "cpu")(3), unet.validation(frozen, "cpu")
+    weights = unet.snr_weights(batch.timesteps)
+    with torch.no_grad():
+        loss = (batch.errors(given["module"]) * weights).sum() / 4
+        plain = held_out.errors(given["module"]).mean()
+        assert given["loss_at"](3).item() == pytest.approx(loss.item(), rel=1e-5)
+    assert given["validate"](given["module"]) == {
+        "validation_loss": pytest.approx(plain.item(), rel=1e-5)
+    }
+    assert weights.std() > 0.1
