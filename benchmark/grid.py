@@ -30,11 +30,13 @@ from benchmark.runs.existing_run import (
     joined_suite,
     read_existing,
 )
+from benchmark.runs.local_worker import ThisMachine
+from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
 from benchmark.runs.plan import Grid
 from benchmark.runs.progress import Display, Outlook, print_memory, print_plan
 from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.runs.time_left import Forecast
-from benchmark.runs.workers import execute, free_memory, keep_error, on_cuda, worker_count
+from benchmark.runs.workers import execute, keep_error
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import SUITE, RunDirectory
 from benchmark.store.records import Job, JobRecord, Model, Prior
@@ -44,14 +46,12 @@ def run_grid(
     grid: Grid,
     path: Path,
     *,
-    workers: int | None = None,
+    resources: Resources = ALL,
     dry_run: bool = False,
     keep_weights: bool = False,
-    job_timeout: float | None = None,
 ) -> int:
     """Do what is not done yet of `grid` in the run directory `path`, then write the report.
 
-    `job_timeout`: the seconds that one job, or a set of prior images, may take.
     Returns the exit code: 0: every job is done; 1: some failed; 130: interrupted, and what is done
     is kept. Raises UserError if `path` cannot be written to, belongs to something else, or holds
     images or scores that `grid` would change.
@@ -65,11 +65,11 @@ def run_grid(
     left = work_left(jobs, grid.priors, assessment.scoring, existing)
     forecast = _forecast(grid, existing)
     memory = None if dry_run else _fetch(grid, left)
-    free = free_memory()
-    crew = workers or worker_count(len(left), memory=memory, free=free)
-    outlook = Outlook(jobs, left, path, min(crew, max(1, len(left))), forecast.total(left))
+    slots = resources.slots(len(left), memory=memory)
+    outlook = Outlook(jobs, left, path, slots, forecast.total(left))
     print_plan(grid, outlook, assessment.scoring)
-    if memory and free and memory * (outlook.workers + 1) > free:
+    free = free_memory()
+    if memory and free and memory * (len(slots) + 1) > free:
         print_memory(memory, free)
     if dry_run:
         return 0
@@ -89,9 +89,9 @@ def run_grid(
                 execute(
                     agenda,
                     workplace,
-                    workers=outlook.workers,
+                    place=ThisMachine(slots),
                     listen=display,
-                    job_timeout=job_timeout,
+                    job_timeout=resources.job_timeout,
                 )
         except KeyboardInterrupt:
             done = f"{display.finished} of {len(jobs)} jobs are done and kept in {path}"

@@ -40,8 +40,11 @@ from benchmark.api import (
     UserError,
 )
 from benchmark.models.rows import TensorRows
+from benchmark.runs.machine import Resources
 
 SIZE = 12
+#: One worker, which is the test's own process.
+ONE = Resources(workers=1)
 SUBJECTS = {"dog-red": ("dog", True), "dog-blue": ("dog", True), "vase-green": ("vase", False)}
 PROMPTS = """
 [live]

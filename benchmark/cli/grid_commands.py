@@ -58,10 +58,9 @@ def run(
     code = run_grid(
         grid,
         where.out or grid.directory,
-        workers=where.workers,
+        resources=where.resources,
         dry_run=where.dry_run,
         keep_weights=keep_weights,
-        job_timeout=where.job_timeout,
     )
     raise typer.Exit(code)
 
@@ -97,9 +96,8 @@ def sweep(
     code = run_grid(
         grid,
         directory,
-        workers=where.workers,
+        resources=where.resources,
         dry_run=where.dry_run,
-        job_timeout=where.job_timeout,
     )
     if not where.dry_run and code != 130:
         print(write_sweep(directory, grid.jobs))
@@ -148,8 +146,7 @@ def curve(
         asked,
         grid,
         directory,
-        workers=where.workers,
+        resources=where.resources,
         dry_run=where.dry_run,
-        job_timeout=where.job_timeout,
     )
     raise typer.Exit(code)

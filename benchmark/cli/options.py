@@ -23,6 +23,7 @@ from benchmark.api import UserError
 from benchmark.config.suite import Precision, Suite, load_suite
 
 if TYPE_CHECKING:
+    from benchmark.runs.machine import Resources
     from benchmark.runs.plan import Grid
 
 SuiteOption = Annotated[
@@ -134,8 +135,16 @@ class RunOptions:
     ] = None
     workers: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Processes; else one a core, or one for a GPU."),
+        typer.Option(metavar="N", min=1, help="Processes; else one a GPU, or else one a core."),
     ] = None
+    gpus: Annotated[
+        str,
+        typer.Option(
+            metavar="N[,...]",
+            help="Which GPUs, counted from 0 among those that CUDA_VISIBLE_DEVICES lets be seen; "
+            "else all of them.",
+        ),
+    ] = ""
     job_timeout: Annotated[
         int | None,
         typer.Option(
@@ -148,6 +157,17 @@ class RunOptions:
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what is to be done, by phases, and stop.")
     ] = False
+
+    @property
+    def resources(self) -> Resources:
+        """What may be used. Raises UserError."""
+        from benchmark.runs.machine import Resources
+
+        try:
+            gpus = tuple(int(number) for number in items(self.gpus)) or None
+        except ValueError:
+            raise UserError(f"--gpus '{self.gpus}': numbers are wanted, such as 0,2") from None
+        return Resources(self.workers, gpus, self.job_timeout)
 
 
 def bundled(command: Callable[..., None]) -> Callable[..., None]:

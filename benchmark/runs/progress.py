@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from benchmark.runs.agenda import Task, Work
 from benchmark.runs.attempt import Event, Failed, Finished, Started, Stepped
+from benchmark.runs.machine import Slot
 from benchmark.runs.plan import Grid
 from benchmark.runs.time_left import Forecast
 from benchmark.store.records import Job, JobRecord, Prior, PriorRecord, Scoring
@@ -40,7 +41,7 @@ class Outlook:
     jobs: Sequence[Job]  #: all that are asked for, with what they have already
     left: Sequence[Work]
     directory: Path
-    workers: int
+    slots: Sequence[Slot]  #: of the workers
     seconds: float | None  #: for all that is left, one after the other
 
 
@@ -50,7 +51,6 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring) -> None:
     prompts = sorted({len(job.prompts) for job in grid.jobs})
     images = sum(len(job.requests) for job in outlook.jobs)
     finished = len(outlook.jobs) - sum(isinstance(work.task, Job) for work in outlook.left)
-    workers, seconds = outlook.workers, outlook.seconds
     print(f"suite       {grid.suite.name}: {grid.suite.description}")
     if grid.suite.data.folder:
         both = dict.fromkeys([grid.suite.data.dataset, str(grid.suite.data.folder)])
@@ -70,8 +70,15 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring) -> None:
         )
     print(f"to do       {_phases(outlook.left)}")
     print(f"directory   {outlook.directory}")
-    left = None if seconds is None else seconds / workers
-    print(f"time left   {duration(left)} with {workers} worker{'s' * (workers > 1)}", flush=True)
+    left = None if outlook.seconds is None else outlook.seconds / len(outlook.slots)
+    print(f"time left   {duration(left)} with {_workers(outlook.slots)}", flush=True)
+
+
+def _workers(slots: Sequence[Slot]) -> str:
+    """`2 workers`, `8 workers on 8 GPUs`."""
+    gpus = len({*slots} - {""})
+    where = f" on {gpus} GPU{'s' * (gpus > 1)}" if gpus else ""
+    return f"{len(slots)} worker{'s' * (len(slots) > 1)}{where}"
 
 
 def _phases(left: Sequence[Work]) -> str:

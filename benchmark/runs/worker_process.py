@@ -13,13 +13,18 @@ import threading
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
+from benchmark.runs.machine import VISIBLE, Slot
 
-def serve(connection: Connection) -> None:
+
+def serve(connection: Connection, slot: Slot = "") -> None:
     """Receive a workplace, then tasks, and send what happens; return when there are no more.
 
-    The process has a group of its own, to which belongs whatever a job starts.
+    The process has a group of its own, to which belongs whatever a job starts, and sees the GPU
+    `slot` alone.
     """
     os.setpgrp()
+    if slot:
+        os.environ[VISIBLE] = slot  # before CUDA is started, which reads it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is our parent's to see to
     threading.Thread(target=_end_with_parent, name="watch", daemon=True).start()
     from benchmark.runs.attempt import Event, attempt

@@ -1,8 +1,4 @@
-"""Where jobs run: in worker processes, of one thread each on a CPU.
-
-On CUDA one process keeps the device busy. On a CPU there is a worker for each core, with one
-thread, so that a sum's last digits do not depend on the number of cores; fewer if memory is
-short.
+"""The workers that do a plan's tasks, each in a process of its own, wherever that is.
 
 A method may raise anything, exit, crash, never return, or change its process: that fails its job,
 and the worker is replaced, as it is before it takes a task from a method that is not ours to one
@@ -11,87 +7,84 @@ of another.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import re
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
-from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from benchmark.config.registry import is_ours
 from benchmark.runs.agenda import Agenda, Task
-from benchmark.runs.attempt import Event, Failed, Finished, Listener, Started, Stepped, attempt
+from benchmark.runs.attempt import Event, Failed, Finished, Listener, Started, attempt
 from benchmark.runs.box import in_words
 from benchmark.runs.score import one_thread
-from benchmark.runs.worker_process import serve
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import RunDirectory
 from benchmark.store.records import Job, Prior
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-#: What Linux says of the machine's memory, and of the container's (version 2 of control groups).
-MEMORY, MEMORY_LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 _LOOK_EVERY = 0.2  # seconds between two looks at the clock and at who is alive
 _PATIENCE = 20  # seconds that an idle worker has to end by itself
 
 
-def worker_count(jobs: int, *, memory: int | None = None, free: int | None = None) -> int:
-    """How many workers suit this machine: one on CUDA, else one a core, and no more than jobs.
+class Worker(Protocol):
+    """A process with one task at a time, so that a death says which task it was."""
 
-    Nor more than fit into `free` bytes if each takes `memory`; None: not known.
-    """
-    if on_cuda():
-        return 1
-    usable = getattr(os, "sched_getaffinity", None)
-    cores = len(usable(0)) if usable else os.cpu_count() or 1
-    fitting = jobs if memory is None or free is None else free // memory
-    return max(1, min(cores, jobs, fitting))
+    def start(self, workplace: Workplace) -> None:
+        """Let the process begin."""
+
+    def take(self, task: Task) -> None:
+        """Let it do `task`."""
+
+    def alive(self) -> bool:
+        """Whether it can take a task."""
+
+    def hear(self, limit: float | None) -> Event | None:
+        """What it says, or that it died or has been at its task for `limit` seconds, if so."""
+
+    def let_go(self) -> None:
+        """Tell it that there are no more tasks."""
+
+    def end(self, patience: float = 0.0) -> None:
+        """End the process, in `patience` seconds if it does not by itself, and what it started."""
 
 
-def on_cuda() -> bool:
-    """Whether jobs run on a GPU."""
-    import torch
-
-    return torch.cuda.is_available()
+AnyWorker = TypeVar("AnyWorker", bound=Worker)
 
 
-def free_memory() -> int | None:
-    """Bytes of main memory to be had, within a container's limit; None where Linux does not say."""
-    try:
-        available = re.search(r"^MemAvailable:\s+(\d+) kB$", MEMORY.read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    if available is None:
-        return None
-    free = 1024 * int(available[1])
-    with suppress(OSError, ValueError):  # no such file, or no limit: "max"
-        free = min(free, int(MEMORY_LIMIT.read_text()))
-    return free
+class Place(Protocol[AnyWorker]):
+    """Where workers are: this machine's cores or GPUs, or those of a cluster."""
+
+    @property
+    def size(self) -> int:
+        """How many workers there may be at once."""
+
+    def hire(self) -> AnyWorker:
+        """One more, not yet started, where there is room."""
+
+    def vacate(self, worker: AnyWorker) -> None:
+        """`worker` has ended: there is room for another."""
+
+    def wait(self, busy: Sequence[AnyWorker], seconds: float) -> None:
+        """Return as soon as one of `busy` has something to say, and after `seconds` anyway."""
 
 
 def execute(
     agenda: Agenda,
     workplace: Workplace,
     *,
-    workers: int,
+    place: Place[AnyWorker] | None,
     listen: Listener,
     job_timeout: float | None = None,
 ) -> None:
-    """Do every task of `agenda` in `workers` processes, telling `listen` what happens.
+    """Do every task of `agenda` by workers at `place`, telling `listen` what happens.
 
     A task that fails, or takes more than `job_timeout` seconds once it is loaded, stops only those
-    that need it. KeyboardInterrupt ends the workers at once. With 0 workers everything is done in
+    that need it. KeyboardInterrupt ends the workers at once. Without a place everything is done in
     this process, for tests: no method is kept from harming it, and nothing ends in time.
     """
-    if workers == 0:
+    if place is None:
         _execute_here(agenda, workplace, listen)
     else:
-        _Crew(agenda, workplace, workers, listen, job_timeout).work()
+        _Crew(agenda, workplace, place, listen, job_timeout).work()
 
 
 def _execute_here(agenda: Agenda, workplace: Workplace, listen: Listener) -> None:
@@ -130,145 +123,79 @@ def _outside(task: Task) -> str:
     return task.method
 
 
-class _Worker:
-    """A process with one task at a time, so that a death says which task it was."""
+@dataclass
+class _Hand(Generic[AnyWorker]):
+    """A worker, and what it is at."""
 
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.task: Task | None = None
-        self.outside = ""  #: the method from outside that has run in it
-        self.connection, self._theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(self._theirs,))
-        self._last: Stepped | None = None
-        self._since = 0.0  # when the last report of loading came, or the first one after it
-
-    def start(self, workplace: Workplace) -> None:
-        self._process.start()
-        self._theirs.close()
-        self._send(workplace)
-
-    def _send(self, what: Workplace | Task) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # it died: `hear` will say so
-            self.connection.send(what)
-
-    def take(self, task: Task) -> None:
-        self.task, self.outside, self._last = task, _outside(task), None
-        self._send(task)
-
-    def alive(self) -> bool:
-        return self._process.is_alive()
-
-    def hear(self, limit: float | None) -> Event | None:
-        """What it says, or that it died or has been at its task for `limit` seconds, if so."""
-        assert self.task is not None
-        try:
-            if self.connection.poll():
-                return self._heard(self.connection.recv())
-        except (EOFError, ConnectionResetError):
-            self._process.join(1)  # it may have closed the connection alone
-            return Failed(self.task, self._death(), spoiled=True)
-        if not self.alive() and not self.connection.poll():  # what it started holds the connection
-            return Failed(self.task, self._death(), spoiled=True)
-        if limit is not None and self._last and time.monotonic() - self._since > limit:
-            at = f"{self._last.phase}, {self._last.done} of {self._last.steps}"
-            error = f"it took more than {limit:g} s, the time limit of a job; it was at: {at}"
-            return Failed(self.task, error, spoiled=True)
-        return None
-
-    def _heard(self, event: Event) -> Event:
-        if isinstance(event, Stepped):
-            if self._last is None or self._last.phase == "loading":
-                self._since = time.monotonic()
-            self._last = event
-        return event
-
-    def _death(self) -> str:
-        code = self._process.exitcode
-        if code is None:
-            return "its worker process closed its connection"
-        if code >= 0:
-            return f"its worker process ended with exit code {code}"
-        if -code == signal.SIGTERM:
-            time.sleep(1)  # sent to all of us, as Slurm does, it may reach us a moment later
-        hint = "; out of memory?" if -code == signal.SIGKILL else ""
-        return f"its worker process died (signal {-code}: {signal.strsignal(-code)}){hint}"
-
-    def end(self, patience: float = 0.0) -> None:
-        """End the process, in `patience` seconds if it does not by itself, and what it started."""
-        self.connection.close()
-        if self._process.pid is None:  # interrupted before it was started
-            return
-        if patience:
-            self._process.join(patience)
-        with suppress(ProcessLookupError, PermissionError):  # no group yet, or nobody left in it
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.join(_PATIENCE)
+    worker: AnyWorker
+    task: Task | None = None
+    outside: str = ""  #: the method from outside that has run in it
 
 
 @dataclass
-class _Crew:
+class _Crew(Generic[AnyWorker]):
     """Workers, and the tasks that they do."""
 
     agenda: Agenda
     workplace: Workplace
-    size: int
+    place: Place[AnyWorker]
     listen: Listener
     limit: float | None  #: seconds for one task
-    workers: list[_Worker] = field(default_factory=list)
+    hands: list[_Hand[AnyWorker]] = field(default_factory=list)
 
     def work(self) -> None:
         """Do every task; then all workers have ended, as they have if this is interrupted."""
-        if self.size > 1 or not on_cuda():
-            # Read when a library is loaded, so they must stand before the workers start.
-            os.environ.update(dict.fromkeys(_THREADS, "1"))
         patience = 0.0
         try:
             while busy := self._hand_out():
-                wait([worker.connection for worker in busy], timeout=_LOOK_EVERY)
+                self.place.wait([hand.worker for hand in busy], _LOOK_EVERY)
                 for event in self._news(busy):
                     _settle(event, self.agenda, self.workplace, self.listen)
             patience = _PATIENCE
         finally:
-            for worker in self.workers:
-                worker.connection.close()  # all of them at once: the idle ones end by themselves
-            for worker in self.workers:
-                worker.end(patience)
+            for hand in self.hands:
+                hand.worker.let_go()  # all of them at once: the idle ones end by themselves
+            for hand in self.hands:
+                hand.worker.end(patience)
 
-    def _hand_out(self) -> list[_Worker]:
+    def _hand_out(self) -> list[_Hand[AnyWorker]]:
         """Give tasks that are ready to idle workers, and to new ones; the workers that are busy.
 
         What ran a method from outside takes more of that method; before another it is replaced.
         """
-        self.workers = [worker for worker in self.workers if worker.task or worker.alive()]
-        idle = [worker for worker in self.workers if worker.task is None]
-        while idle or len(self.workers) < self.size:
-            worker = idle.pop() if idle else None
-            task = self.agenda.take(worker.outside if worker else "")
+        for dead in [one for one in self.hands if one.task is None and not one.worker.alive()]:
+            self._dismiss(dead)
+        idle = [one for one in self.hands if one.task is None]
+        while idle or len(self.hands) < self.place.size:
+            hand: _Hand[AnyWorker] | None = idle.pop() if idle else None
+            task = self.agenda.take(hand.outside if hand else "")
             if task is None:
                 break
-            if worker and worker.outside not in ("", _outside(task)):
-                self._dismiss(worker, _PATIENCE)
-                worker = None
-            if worker is None:
-                worker = _Worker()
-                self.workers.append(worker)  # first, so that it ends however this is interrupted
-                worker.start(self.workplace)
-            worker.take(task)
+            outside = _outside(task)
+            if hand and hand.outside not in ("", outside):
+                self._dismiss(hand, _PATIENCE)
+                hand = None
+            if hand is None:
+                hand = _Hand(self.place.hire())
+                self.hands.append(hand)  # first, so that it ends however this is interrupted
+                hand.worker.start(self.workplace)
+            hand.task, hand.outside = task, outside
+            hand.worker.take(task)
             self.listen(Started(task))
-        return [worker for worker in self.workers if worker.task]
+        return [hand for hand in self.hands if hand.task]
 
-    def _news(self, busy: list[_Worker]) -> Iterator[Event]:
+    def _news(self, busy: list[_Hand[AnyWorker]]) -> Iterator[Event]:
         """What there is to hear of `busy` workers; those that are spoiled have ended by then."""
-        for worker in busy:
-            event = worker.hear(self.limit)
+        for hand in busy:
+            event = hand.worker.hear(self.limit)
             if isinstance(event, Finished | Failed):
-                worker.task = None
+                hand.task = None
             if isinstance(event, Failed) and event.spoiled:
-                self._dismiss(worker)
+                self._dismiss(hand)
             if event is not None:
                 yield event
 
-    def _dismiss(self, worker: _Worker, patience: float = 0.0) -> None:
-        self.workers.remove(worker)
-        worker.end(patience)
+    def _dismiss(self, hand: _Hand[AnyWorker], patience: float = 0.0) -> None:
+        self.hands.remove(hand)
+        hand.worker.end(patience)
+        self.place.vacate(hand.worker)

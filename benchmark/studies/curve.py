@@ -27,6 +27,7 @@ from benchmark.results.claims import published
 from benchmark.results.comparability import run_seeds
 from benchmark.results.run import Run, read_run
 from benchmark.results.statistics import MINIMUM_SUBJECTS
+from benchmark.runs.machine import ALL, Resources
 from benchmark.runs.plan import Grid
 from benchmark.store.files import write_atomically
 from benchmark.store.records import Job
@@ -108,9 +109,8 @@ def run_curve(
     grid: Grid,
     path: Path,
     *,
-    workers: int | None = None,
+    resources: Resources = ALL,
     dry_run: bool = False,
-    job_timeout: float | None = None,
 ) -> int:
     """Run `grid`, the plan of `curve.runs`, then write the curve; returns `run_grid`'s exit code.
 
@@ -124,7 +124,7 @@ def run_curve(
             )
     print(f"curve       over {curve.setting}: {', '.join(curve.values)}")
     print(f"split       {_about_split(grid.suite.data.split)}")
-    code = run_grid(grid, path, workers=workers, dry_run=dry_run, job_timeout=job_timeout)
+    code = run_grid(grid, path, resources=resources, dry_run=dry_run)
     if not dry_run and code != 130 and (path / "summary.csv").is_file():
         print(write_curve(path, curve, grid.jobs))
     return code

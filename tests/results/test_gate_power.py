@@ -20,6 +20,7 @@ from benchmark.config.suite import load_suite
 from benchmark.grid import run_grid
 from benchmark.results.baseline import Baseline, read_baseline
 from benchmark.results.gate import Outcome, check_runs, check_scores, load_runs
+from benchmark.runs.machine import Resources
 from benchmark.runs.plan import plan
 from methods.dreambooth import DreamBooth
 
@@ -62,7 +63,7 @@ def run(
     suite = suite.model_copy(update={"methods": {method: SETTINGS | settings}})
     methods = (method, *METHODS[1:])
     grid = plan(suite, methods, subjects=SUBJECTS, prompts=PROMPTS, seeds=tuple(seeds))
-    assert run_grid(grid, path, workers=workers) == 0
+    assert run_grid(grid, path, resources=Resources(workers)) == 0
     return path
 
 
@@ -125,5 +126,5 @@ def test_a_wrong_crop_is_caught(tmp_path, baseline, monkeypatch) -> None:
 
     monkeypatch.setattr(Preprocessing, "__call__", zoomed)
     # In this process, where the patch is.
-    found = regressions(run(tmp_path / "run", FAULTY_SEEDS[:1], workers=0), baseline)
+    found = regressions(run(tmp_path / "run", FAULTY_SEEDS[:1], workers=1), baseline)
     assert {("real-images", "dino"), ("real-images", "clip_i")} <= found

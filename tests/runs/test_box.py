@@ -24,6 +24,7 @@ from benchmark.runs.score import Assessment, Examiner
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import RunDirectory
 from tests import toy
+from tests.toy import ONE
 
 
 @pytest.fixture
@@ -209,7 +210,7 @@ def test_a_reason_that_is_no_utf_8_is_kept_and_shown(
         raise ValueError("no file caf\udce9.png")
 
     paint_instead(monkeypatch, mishap)
-    assert run_grid(grid, tmp_path / "run", workers=1) == 1
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 1
     assert "FAILED: ValueError: no file caf\\udce9.png\n" in capsys.readouterr().out
     (error,) = (tmp_path / "run/jobs").glob("*/*.error.txt")
     assert error.read_text("utf-8").endswith("ValueError: no file caf\\udce9.png\n")
@@ -223,7 +224,7 @@ def test_a_failure_that_cannot_be_recorded_is_said_and_the_run_goes_on(
 
     monkeypatch.setattr(RunDirectory, "write_error", full)
     paint_instead(monkeypatch, lambda: 1 / 0)
-    assert run_grid(grid, tmp_path / "run", workers=1) == 1
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 1
     shown = capsys.readouterr()
     (line,) = [line for line in shown.err.splitlines() if line.startswith("warning: ")]
     reason = "OSError: [Errno 28] No space left on device: 'dog-blue-s0.error.txt'"

@@ -15,6 +15,7 @@ from benchmark.runs.plan import plan
 from benchmark.store.directory import RunDirectory
 from benchmark.store.files import sha256
 from tests import toy
+from tests.toy import ONE
 
 PAINT, PRIMED = "tests.toy:PAINT", "tests.toy:PRIMED"
 
@@ -31,7 +32,7 @@ def run(
     suite: Suite, path: Path, *methods: str, keep_weights: bool = False, **choice: object
 ) -> None:
     grid = plan(suite, methods or [PAINT], **choice)  # type: ignore[arg-type]
-    assert run_grid(grid, path, workers=1, keep_weights=keep_weights) == 0
+    assert run_grid(grid, path, resources=ONE, keep_weights=keep_weights) == 0
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -345,11 +346,11 @@ def test_changed_weights_are_refused_and_removed_ones_are_learned_again(
     (weights,) = (tmp_path / "run/weights").glob("*/*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     grid = plan(suite, [PAINT], prompts=["1", "2"], **choice)  # type: ignore[arg-type]
-    assert run_grid(grid, tmp_path / "run", workers=1) == 1
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 1
     error = next((tmp_path / "run").glob("jobs/*/*.error.txt"))
     assert f"{weights} was changed: remove it" in error.read_text()
     weights.unlink()
-    assert run_grid(grid, tmp_path / "run", workers=1) == 0
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
     assert not error.exists()
     run(suite, tmp_path / "at-once", prompts=["1", "2"], **choice)
     assert contents(tmp_path / "run") == contents(tmp_path / "at-once")

@@ -60,7 +60,7 @@ def test_hostile_methods_fail_alone_and_later_jobs_are_the_same_bytes(
     # The hostile jobs first, so that all the others come later; one worker, so that they follow.
     grid = plan(suite, methods, subjects=["dog-blue", "dog-red"])
     monkeypatch.chdir(tmp_path)
-    events = executed(grid, tmp_path / "run", workers=1, job_timeout=8)
+    events = executed(grid, tmp_path / "run", slots=("",), job_timeout=8)
     failed = {e.task.method: e.error for e in events if isinstance(e, Failed)}
     for name, reason in HOSTILE.items():
         assert failed.pop(f"tests.toy:{name}").startswith(reason)

@@ -19,6 +19,7 @@ from torch import Tensor
 from benchmark.api import Request, Subject
 from benchmark.config.suite import load_suite
 from benchmark.runs.attempt import Failed, Finished, Started
+from benchmark.runs.machine import VISIBLE
 from benchmark.runs.plan import plan
 from tests import toy
 from tests.runs.test_run import executed, scores
@@ -51,7 +52,7 @@ class Vandal(toy.Paint):
     ) -> Tensor:
         process = int(weights["process"])
         with Path(os.environ["VANDALS"]).open("a") as file:
-            file.write(f"{process}\n")
+            file.write(f"{process} {os.environ.get(VISIBLE)}\n")
         return weights["colour"].float().expand(len(requests), toy.SIZE, toy.SIZE, 3).movedim(3, 1)
 
 
@@ -75,7 +76,7 @@ def test_what_a_method_changes_in_its_process_reaches_no_other_method(
     clean, run = tmp_path / "clean", tmp_path / "run"
     executed(plan(suite, ["tests.toy:PAINT", "untuned"]), clean)
     methods = [f"{__name__}:VANDAL", "tests.toy:PAINT", "untuned"]
-    events = executed(plan(suite, methods), run, workers=workers)
+    events = executed(plan(suite, methods), run, slots=("7",) * workers)
     failed = [event for event in events if isinstance(event, Failed)]
     assert not failed
     first = next(event.task.label for event in events if isinstance(event, Started))
@@ -84,8 +85,9 @@ def test_what_a_method_changes_in_its_process_reaches_no_other_method(
     assert images(run) == images(clean)
     lines = [line for line in scores(run).splitlines() if b"VANDAL" not in line]
     assert lines == scores(clean).splitlines()
-    processes = (tmp_path / "vandals").read_text().split()
-    assert len(processes) == 3
+    lines_of_jobs = (tmp_path / "vandals").read_text().splitlines()
+    processes = [line.split()[0] for line in lines_of_jobs]
+    assert [line.split()[1] for line in lines_of_jobs] == ["7"] * 3, "the GPU of its slot"
     assert len(set(processes)) <= workers, "its jobs share a process"
     assert str(os.getpid()) not in processes
 

@@ -11,20 +11,24 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.api import UserError
 from benchmark.config.suite import load_suite
 from benchmark.grid import run_grid
-from benchmark.runs import workers as execution
+from benchmark.runs import machine
 from benchmark.runs.agenda import Agenda, work_left
 from benchmark.runs.attempt import Event, Failed, Finished, Stepped
 from benchmark.runs.existing_run import joined_plan, read_existing
+from benchmark.runs.local_worker import ThisMachine
+from benchmark.runs.machine import Resources, Slot, chosen_gpus, free_memory
 from benchmark.runs.plan import Grid, plan
 from benchmark.runs.score import Assessment, Examiner
 from benchmark.runs.time_left import Forecast
-from benchmark.runs.workers import execute, free_memory, worker_count
+from benchmark.runs.workers import execute
 from benchmark.runs.workplace import Workplace
 from benchmark.store import directory
 from benchmark.store.directory import RunDirectory
 from tests import toy
+from tests.toy import ONE
 
 
 @pytest.fixture
@@ -41,10 +45,10 @@ def executed(
     path: Path,
     *,
     backwards: bool = False,
-    workers: int = 0,
+    slots: tuple[Slot, ...] = (),
     job_timeout: float | None = None,
 ) -> list[Event]:
-    """What happened as the grid was done, without plan and report."""
+    """What happened as the grid was done, without plan and report; without `slots`, here."""
     existing = read_existing(RunDirectory(path))
     protocol = grid.suite.protocol
     existing.directory.write_plan(
@@ -58,7 +62,8 @@ def executed(
         agenda.waiting.reverse()
     events: list[Event] = []
     workplace = Workplace(grid.suite, existing.directory, examiner)
-    execute(agenda, workplace, workers=workers, listen=events.append, job_timeout=job_timeout)
+    place = ThisMachine(slots) if slots else None
+    execute(agenda, workplace, place=place, listen=events.append, job_timeout=job_timeout)
     existing.directory.assemble_scores()
     return events
 
@@ -84,7 +89,7 @@ def test_scores_are_the_same_bytes_in_any_order_and_twice(suite_file: Path, tmp_
 
 def test_workers_give_the_same_bytes_and_survive_a_death(suite_file: Path, tmp_path: Path) -> None:
     grid = grid_of(suite_file, "tests.toy:PRIMED", "tests.toy:DIES")
-    events = executed(grid, tmp_path / "two", workers=2)
+    events = executed(grid, tmp_path / "two", slots=("", ""))
     (failed,) = [event for event in events if isinstance(event, Failed)]
     assert failed.task.label == "tests.toy:DIES / dog-blue / seed 0"
     assert failed.error == "its worker process died (signal 9: Killed); out of memory?"
@@ -116,7 +121,7 @@ def test_a_failed_job_stops_nothing_and_is_tried_again(
     suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     grid = grid_of(suite_file, "tests.toy:RAISES")
-    assert run_grid(grid, tmp_path / "run", workers=1) == 1
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 1
     output = capsys.readouterr()
     line = "tests.toy:RAISES / dog-blue / seed 0  FAILED: RuntimeError: the paint is dry\n"
     assert line in output.out
@@ -126,7 +131,7 @@ def test_a_failed_job_stops_nothing_and_is_tried_again(
     assert "Traceback" in error.read_text()
     assert (tmp_path / "run/report.md").exists()
     assert b"vase-green" in scores(tmp_path / "run")
-    assert run_grid(grid, tmp_path / "run", workers=1) == 1
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 1
     output = capsys.readouterr()
     assert "2 of the 3 jobs are done and will be skipped" in output.out
     assert "to do       1 fit, 8 images to draw, 8 to score" in output.out
@@ -135,7 +140,7 @@ def test_a_failed_job_stops_nothing_and_is_tried_again(
 
 def test_a_method_that_exits_fails_its_job_alone(suite_file: Path, tmp_path: Path) -> None:
     grid = grid_of(suite_file, "tests.toy:EXITS")
-    assert run_grid(grid, tmp_path / "run", workers=1) == 1
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 1
     (error,) = (tmp_path / "run/jobs").glob("*/dog-blue-s0.error.txt")
     assert "SystemExit: 0" in error.read_text()
     assert len(list((tmp_path / "run/jobs").glob("*/*.json"))) == 2
@@ -146,7 +151,7 @@ def test_a_method_that_goes_to_another_folder_fails_and_takes_no_file_along(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     grid = grid_of(suite_file, "tests.toy:WANDERS")
-    assert run_grid(grid, Path("run"), workers=1, keep_weights=True) == 1
+    assert run_grid(grid, Path("run"), resources=ONE, keep_weights=True) == 1
     assert Path.cwd() == tmp_path
     (error,) = (tmp_path / "run/jobs").glob("*/dog-blue-s0.error.txt")
     assert "LeftBehind: it left the working folder at /" in error.read_text()
@@ -169,10 +174,10 @@ def test_a_new_directory_of_a_run_killed_at_once_can_be_used_again(
 
     monkeypatch.setattr(directory, "write_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
-        run_grid(grid, tmp_path / "run", workers=1)
+        run_grid(grid, tmp_path / "run", resources=ONE)
     monkeypatch.undo()
     monkeypatch.setattr("benchmark.runs.workers.is_ours", lambda group, name: True)
-    assert run_grid(grid, tmp_path / "run", workers=1) == 0
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
 
 
 def test_nothing_to_report_is_said_and_no_scores_are_made_up(
@@ -180,7 +185,7 @@ def test_nothing_to_report_is_said_and_no_scores_are_made_up(
 ) -> None:
     suite = load_suite(str(suite_file))
     grid = plan(suite, ["tests.toy:RAISES"], subjects=["dog-blue"])
-    assert run_grid(grid, tmp_path / "run", workers=1) == 1
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 1
     assert "there is nothing to report" in capsys.readouterr().err
     assert not (tmp_path / "run/report.md").exists()
 
@@ -209,11 +214,11 @@ def test_an_interrupted_run_keeps_what_is_done_and_goes_on(
 ) -> None:
     suite = load_suite(str(suite_file))
     grid = plan(suite, ["tests.toy:PAINT", "tests.toy:INTERRUPTED"], subjects=["dog-blue"])
-    assert run_grid(grid, tmp_path / "run", workers=1) == 130
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 130
     assert "interrupted: 1 of 2 jobs are done and kept" in capsys.readouterr().err
     assert not (tmp_path / "run/scores.csv").exists()
     monkeypatch.setattr(toy, "meet", lambda mishap, backbone: None)
-    assert run_grid(grid, tmp_path / "run", workers=1) == 0
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
     executed(grid, tmp_path / "whole")
     assert scores(tmp_path / "run") == scores(tmp_path / "whole")
 
@@ -246,27 +251,68 @@ def test_a_killed_run_resumes_to_the_same_bytes(suite_file: Path, tmp_path: Path
 # How many workers ------------------------------------------------------------------------------
 
 
+def slots(jobs: int, workers: int | None = None, *, memory: int | None = None) -> tuple[str, ...]:
+    return Resources(workers).slots(jobs, memory=memory)
+
+
 def test_there_are_as_many_workers_as_cores_jobs_and_memory_allow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(execution, "on_cuda", lambda: False)
-    assert (worker_count(20), worker_count(3), worker_count(0)) == (8, 3, 1)
-    assert worker_count(20, memory=3, free=10) == 3
-    assert worker_count(20, memory=3, free=2) == 1
-    assert worker_count(20, memory=None, free=2) == worker_count(20, memory=3, free=None) == 8
-    monkeypatch.setattr(execution, "on_cuda", lambda: True)
-    assert worker_count(20, memory=3, free=100) == 1
+    monkeypatch.setattr(machine, "on_cuda", lambda: False)
+    monkeypatch.setattr(machine, "free_memory", lambda: 10)
+    assert [len(slots(jobs)) for jobs in (20, 3, 0)] == [8, 3, 1]
+    assert [len(slots(20, memory=memory)) for memory in (3, 11, None)] == [3, 1, 8]
+    assert (len(slots(20, 12)), len(slots(5, 12)), len(slots(20, 4, memory=11))) == (12, 5, 4)
+    monkeypatch.setattr(machine, "free_memory", lambda: None)
+    assert slots(20, memory=3) == ("",) * 8
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [("", "0 1 2"), ("5,GPU-1f2e,MIG-7a", "5 GPU-1f2e MIG-7a"), (" 2, 0 ,1,9", "2 0 1")],
+)
+def test_there_is_a_worker_on_each_gpu_that_can_be_seen(
+    monkeypatch: pytest.MonkeyPatch, visible: str, names: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr(machine, "free_memory", lambda: 10)
+    first, second, third = names.split()
+    assert slots(20, memory=4) == (first, second, third)  # main memory limits those on cores alone
+    assert slots(2) == (first, second)
+    assert slots(20, 5) == (first, second, third, first, second)
+    assert Resources(gpus=(2, 0, 2)).slots(20, memory=None) == (third, first)
+    for number in (3, -1):
+        with pytest.raises(UserError, match=f"--gpus {number}: .* there are 0 to 2"):
+            Resources(gpus=(0, number)).slots(20, memory=None)
+
+
+def test_gpus_are_asked_for_in_vain_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert chosen_gpus(None) == ()
+    with pytest.raises(UserError, match="--gpus 0: .* there are none"):
+        chosen_gpus((0,))
+
+
+def test_a_worker_sees_its_gpu_alone_and_the_next_one_takes_the_free_one(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    place = ThisMachine(("3", "GPU-1f2e"))
+    first, second = place.hire(), place.hire()
+    place.vacate(first)
+    assert [worker.slot for worker in (first, second, place.hire())] == ["3", "GPU-1f2e", "3"]
 
 
 def test_free_memory_is_linuxs_within_the_containers_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine, container = tmp_path / "meminfo", tmp_path / "memory.max"
-    monkeypatch.setattr(execution, "MEMORY", machine)
-    monkeypatch.setattr(execution, "MEMORY_LIMIT", container)
+    whole, container = tmp_path / "meminfo", tmp_path / "memory.max"
+    monkeypatch.setattr(machine, "MEMORY", whole)
+    monkeypatch.setattr(machine, "MEMORY_LIMIT", container)
     assert free_memory() is None
-    machine.write_text("MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:    5000 kB\n")
+    whole.write_text("MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:    5000 kB\n")
     assert free_memory() == 5000 * 1024
     for limit, expected in (("max", 5000 * 1024), ("4096", 4096), ("9999999", 5000 * 1024)):
         container.write_text(limit + "\n")
@@ -281,6 +327,8 @@ def test_a_model_that_does_not_fit_twice_has_one_worker_and_it_is_said(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     monkeypatch.setattr("benchmark.grid.on_cuda", lambda: False)
+    monkeypatch.setattr(machine, "on_cuda", lambda: False)
+    monkeypatch.setattr("benchmark.runs.machine.free_memory", lambda: 30 * 10**9)
     monkeypatch.setattr("benchmark.grid.free_memory", lambda: 30 * 10**9)
     monkeypatch.setattr(toy.Easels, "memory", lambda kind, model: 18 * 10**9)
     assert run_grid(grid_of(suite_file, "untuned"), tmp_path / "run") == 0
@@ -291,7 +339,7 @@ def test_a_model_that_does_not_fit_twice_has_one_worker_and_it_is_said(
 
 def test_a_method_that_learned_nothing_keeps_no_weights(suite_file: Path, tmp_path: Path) -> None:
     grid = grid_of(suite_file, "tests.toy:PAINT", "untuned")
-    assert run_grid(grid, tmp_path / "run", workers=1, keep_weights=True) == 0
+    assert run_grid(grid, tmp_path / "run", resources=ONE, keep_weights=True) == 0
     assert len(list((tmp_path / "run/weights").glob("*/*"))) == 3
     assert not (tmp_path / "run/weights/untuned").exists()
 

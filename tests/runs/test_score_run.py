@@ -16,6 +16,7 @@ from benchmark.config.suite import Suite, load_suite
 from benchmark.grid import run_grid, score_run
 from benchmark.runs.plan import plan
 from tests import toy
+from tests.toy import ONE
 
 BRIGHTNESS = "tests.toy:BRIGHTNESS"
 
@@ -31,7 +32,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
 def finished(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run, after which nobody can load a backbone, fit or draw."""
     grid = plan(suite, ["tests.toy:PAINT", "real-images"])
-    assert run_grid(grid, tmp_path / "run", workers=1) == 0
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
 
     def not_to_be_called(*_: object, **__: object) -> None:
         raise AssertionError("a run that is scored again is not run again")
@@ -76,7 +77,7 @@ def test_a_metric_of_ones_own_joins_and_stays(
     assert score_run(finished) == 0, "it is not lost when the run is scored without it"
     assert capsys.readouterr().out.count("scored before") == 6
     assert values(finished, "toy-1") == after
-    assert run_grid(plan(suite, ["tests.toy:PAINT"]), finished, workers=1) == 0
+    assert run_grid(plan(suite, ["tests.toy:PAINT"]), finished, resources=ONE) == 0
     assert values(finished, "toy-1") == after
 
 
@@ -184,7 +185,7 @@ def test_a_damaged_file_of_scores_is_scored_again(
     assert capsys.readouterr().out.count("scored before") == 5
     assert {path: path.read_bytes() for path in finished.rglob("*.csv")} == before
     path.unlink()
-    assert run_grid(plan(suite, ["tests.toy:PAINT", "real-images"]), finished, workers=1) == 0
+    assert run_grid(plan(suite, ["tests.toy:PAINT", "real-images"]), finished, resources=ONE) == 0
     assert {path: path.read_bytes() for path in finished.rglob("*.csv")} == before
 
 
@@ -210,7 +211,7 @@ def test_scores_gained_in_two_goes_are_those_of_one(
         (tmp_path / "two", ([], [BRIGHTNESS])),
         (tmp_path / "one", ([BRIGHTNESS],)),
     ):
-        assert run_grid(plan(suite, ["tests.toy:PAINT"]), path, workers=1) == 0
+        assert run_grid(plan(suite, ["tests.toy:PAINT"]), path, resources=ONE) == 0
         for metrics in goes:
             assert score_run(path, metrics=metrics) == 0
     first, second = ((tmp_path / name / "scores.csv").read_bytes() for name in ("two", "one"))
@@ -233,7 +234,7 @@ def test_a_metric_that_is_gone_keeps_its_scores_and_does_not_block_a_run(
     with pytest.raises(UserError, match="cannot import 'gone_for_test'"):
         score_run(finished, metrics=["gone_for_test:METRIC"])
     capsys.readouterr()
-    assert run_grid(plan(suite, ["real-images"], seeds=[0, 1]), finished, workers=1) == 0
+    assert run_grid(plan(suite, ["real-images"], seeds=[0, 1]), finished, resources=ONE) == 0
     warned = capsys.readouterr().err
     assert warned.count("warning: ") == warned.count("its scores stay as they are") == 1
     after = values(finished, "toy-1")
@@ -256,12 +257,12 @@ def test_a_metric_that_is_gone_has_no_scores_of_images_that_came_later_until_it_
     def mine() -> list[tuple[str, ...]]:
         return [key for key in values(run, "toy-1") if "gone_for_test:METRIC" in key]
 
-    assert run_grid(plan(suite, one, prompts=["1"], **two), run, workers=1) == 0  # type: ignore[arg-type]
+    assert run_grid(plan(suite, one, prompts=["1"], **two), run, resources=ONE) == 0  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "gone_for_test", module)
     assert score_run(run, metrics=["gone_for_test:METRIC"]) == 0
     assert len(mine()) == 4
     monkeypatch.delitem(sys.modules, "gone_for_test")
-    assert run_grid(plan(suite, one, prompts=["1", "2"], **two), run, workers=1) == 0  # type: ignore[arg-type]
+    assert run_grid(plan(suite, one, prompts=["1", "2"], **two), run, resources=ONE) == 0  # type: ignore[arg-type]
     assert score_run(run) == 0
     assert len(mine()) == 4
     monkeypatch.setitem(sys.modules, "gone_for_test", module)

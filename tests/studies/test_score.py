@@ -23,6 +23,7 @@ from benchmark.store.names import folder_name
 from benchmark.studies.outside_images import collect, score_images
 from tests import toy
 from tests.cli.test_cli import Shell, shell  # noqa: F401
+from tests.toy import ONE
 
 PAINT = f"images/{folder_name('tests.toy:PAINT')}"
 KEY = ("subject", "prompt", "prompt_kind", "sample", "seed", "metric")
@@ -54,7 +55,7 @@ def picture(path: Path, seed: int = 0) -> Path:
 @pytest.fixture
 def finished(suite: Suite, tmp_path: Path) -> Path:
     run = tmp_path / "run"
-    assert run_grid(plan(suite, ["tests.toy:PAINT", "real-images"]), run, workers=1) == 0
+    assert run_grid(plan(suite, ["tests.toy:PAINT", "real-images"]), run, resources=ONE) == 0
     return run
 
 
