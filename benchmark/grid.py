@@ -65,11 +65,11 @@ def run_grid(
     left = work_left(jobs, grid.priors, assessment.scoring, existing)
     forecast = _forecast(grid, existing)
     memory = None if dry_run else _fetch(grid, left)
-    slots = resources.slots(len(left), memory=memory)
-    outlook = Outlook(jobs, left, path, slots, forecast.total(left))
+    venue = resources.cluster or ThisMachine(resources.slots(len(left), memory=memory))
+    outlook = Outlook(jobs, left, path, venue.room, venue.where, forecast.total(left))
     print_plan(grid, outlook, assessment.scoring)
     free = free_memory()
-    if memory and free and memory * (len(slots) + 1) > free:
+    if not resources.cluster and memory and free and memory * (venue.room + 1) > free:
         print_memory(memory, free)
     if dry_run:
         return 0
@@ -80,19 +80,15 @@ def run_grid(
             protocols={protocol.label: protocol.dump_toml()},
         )
         directory = RunDirectory(path.absolute())  # a method may go to another folder
-        examiner = Examiner(assessment, directory, grid.device)
+        device = resources.cluster.like.device if resources.cluster else grid.device
+        examiner = Examiner(assessment, directory, device)
         workplace = Workplace(grid.suite, directory, examiner, keep_weights)
         display = Display(outlook, assessment.scoring, forecast)
         agenda = Agenda(left, forecast.seconds)
         try:
-            with display:
-                execute(
-                    agenda,
-                    workplace,
-                    place=ThisMachine(slots),
-                    listen=display,
-                    job_timeout=resources.job_timeout,
-                )
+            with display, venue.serving(workplace, jobs) as place:
+                limit = resources.job_timeout
+                execute(agenda, workplace, place=place, listen=display, job_timeout=limit)
         except KeyboardInterrupt:
             done = f"{display.finished} of {len(jobs)} jobs are done and kept in {path}"
             print(f"interrupted: {done}; run the same command again to go on", file=sys.stderr)

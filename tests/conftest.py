@@ -22,10 +22,10 @@ def trusted() -> Iterator[None]:
 
     One worker is this process, and several are replaced for no method from outside.
     """
-    from benchmark.runs.workers import Place, execute
+    from benchmark.runs.workers import execute
 
-    def here(*work: Any, place: Place[Any], **how: Any) -> None:
-        execute(*work, place=None if place.size == 1 else place, **how)
+    def here(*work: Any, place: Any, **how: Any) -> None:
+        execute(*work, place=None if place.room == 1 else place, **how)
 
     with pytest.MonkeyPatch.context() as patch:  # of its own: a test may undo its others
         patch.setattr("benchmark.runs.workers.is_ours", lambda group, name: True)

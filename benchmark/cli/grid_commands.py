@@ -54,14 +54,15 @@ def run(
     """
     from benchmark.grid import run_grid
 
-    grid = selection.plan(suite.load(), items(methods), controls=controls)
-    code = run_grid(
-        grid,
-        where.out or grid.directory,
-        resources=where.resources,
-        dry_run=where.dry_run,
-        keep_weights=keep_weights,
-    )
+    with where.resources() as resources:
+        grid = selection.plan(resources.on(suite.load()), items(methods), controls=controls)
+        code = run_grid(
+            grid,
+            where.out or grid.directory,
+            resources=resources,
+            dry_run=where.dry_run,
+            keep_weights=keep_weights,
+        )
     raise typer.Exit(code)
 
 
@@ -91,14 +92,11 @@ def sweep(
     from benchmark.grid import run_grid
     from benchmark.studies.sweep import development, variants, write_sweep
 
-    grid = selection.plan(development(suite.load()), variants(method, settings))
-    directory = where.out or grid.directory
-    code = run_grid(
-        grid,
-        directory,
-        resources=where.resources,
-        dry_run=where.dry_run,
-    )
+    with where.resources() as resources:
+        chosen = development(resources.on(suite.load()))
+        grid = selection.plan(chosen, variants(method, settings))
+        directory = where.out or grid.directory
+        code = run_grid(grid, directory, resources=resources, dry_run=where.dry_run)
     if not where.dry_run and code != 130:
         print(write_sweep(directory, grid.jobs))
     raise typer.Exit(code)
@@ -140,13 +138,8 @@ def curve(
     from benchmark.studies.curve import on_split, read_curve, run_curve
 
     asked = read_curve(items(methods), over)
-    grid = selection.plan(on_split(suite.load(), split), asked.runs)
-    directory = where.out or grid.directory
-    code = run_curve(
-        asked,
-        grid,
-        directory,
-        resources=where.resources,
-        dry_run=where.dry_run,
-    )
+    with where.resources() as resources:
+        grid = selection.plan(on_split(resources.on(suite.load()), split), asked.runs)
+        directory = where.out or grid.directory
+        code = run_curve(asked, grid, directory, resources=resources, dry_run=where.dry_run)
     raise typer.Exit(code)

@@ -12,10 +12,11 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -154,12 +155,39 @@ class RunOptions:
             "loading the model does not count. Else there is no limit.",
         ),
     ] = None
+    on: Annotated[
+        Literal["here", "ray"],
+        typer.Option(help="On this machine, or on the nodes of a Ray cluster ('.[ray]')."),
+    ] = "here"
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="With --on ray: the cluster's head, or `auto` for a cluster that this machine is "
+            "part of; else a cluster of this machine alone.",
+        ),
+    ] = None
+    worker_cpus: Annotated[
+        float, typer.Option(metavar="N", min=0.01, help="With --on ray: CPU cores a worker.")
+    ] = 1.0
+    worker_gpus: Annotated[
+        float,
+        typer.Option(metavar="N", min=0, help="With --on ray: GPUs a worker, such as 1 or 0.5."),
+    ] = 0.0
+    mixed: Annotated[
+        bool,
+        typer.Option(
+            "--mixed",
+            help="With --on ray: also nodes with other devices or versions, whose scores differ in "
+            "the last digits; each job's record names its own.",
+        ),
+    ] = False
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what is to be done, by phases, and stop.")
     ] = False
 
-    @property
-    def resources(self) -> Resources:
+    @contextmanager
+    def resources(self) -> Iterator[Resources]:
         """What may be used. Raises UserError."""
         from benchmark.runs.machine import Resources
 
@@ -167,7 +195,21 @@ class RunOptions:
             gpus = tuple(int(number) for number in items(self.gpus)) or None
         except ValueError:
             raise UserError(f"--gpus '{self.gpus}': numbers are wanted, such as 0,2") from None
-        return Resources(self.workers, gpus, self.job_timeout)
+        if self.on == "here":
+            if self.address:
+                raise UserError("--address is a cluster's: add --on ray")
+            yield Resources(self.workers, gpus, self.job_timeout)
+            return
+        from benchmark.runs.on_ray import ClusterOptions, joined
+
+        if self.workers or gpus:
+            raise UserError(
+                "--workers and --gpus are this machine's: with --on ray, say what each worker gets "
+                "by --worker-cpus and --worker-gpus"
+            )
+        options = ClusterOptions(self.address, self.worker_cpus, self.worker_gpus, self.mixed)
+        with joined(options) as cluster:
+            yield Resources(job_timeout=self.job_timeout, cluster=cluster)
 
 
 def bundled(command: Callable[..., None]) -> Callable[..., None]:

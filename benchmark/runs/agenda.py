@@ -66,6 +66,7 @@ class Agenda:
     waiting: list[Work]
     seconds: Callable[[Work], float | None]
     _coming: set[str] = field(init=False)  #: keys of prior images that are to be drawn
+    _taken: list[Work] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._coming = {w.task.key for w in self.waiting if isinstance(w.task, Prior)}
@@ -89,15 +90,24 @@ class Agenda:
         alike = [w for w in ready if isinstance(w.task, Job) and w.task.method == method]
         chosen = (alike or ready)[0]
         self.waiting = [work for work in self.waiting if work is not chosen]
+        self._taken.append(chosen)
         return chosen.task
+
+    def put_back(self, task: Task) -> None:
+        """Nobody is at `task` any more: it is the next to be taken."""
+        (work,) = [work for work in self._taken if work.task is task]
+        self._taken.remove(work)
+        self.waiting.insert(0, work)
 
     def finish(self, task: Task) -> None:
         """`task` is done: what waited for it can be."""
+        self._taken = [work for work in self._taken if work.task is not task]
         if isinstance(task, Prior):
             self._coming.discard(task.key)
 
     def give_up(self, task: Task) -> list[Task]:
         """`task` failed: what waited for it cannot be done. Returns these tasks, taken out."""
+        self._taken = [work for work in self._taken if work.task is not task]
         if not isinstance(task, Prior):
             return []
         lost = [work for work in self.waiting if work.waits_for == task.key]

@@ -58,7 +58,15 @@ class Failed:
     spoiled: bool = False  #: whether its process should do nothing else
 
 
-Event = Started | Stepped | Finished | Failed
+@dataclass(frozen=True)
+class Lost:
+    """The worker is gone, and not by the task's doing: it is to be done by another."""
+
+    task: Task
+    why: str
+
+
+Event = Started | Stepped | Finished | Failed | Lost
 Listener = Callable[[Event], None]
 
 

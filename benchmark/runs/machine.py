@@ -11,8 +11,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmark.api import UserError
+
+if TYPE_CHECKING:
+    from benchmark.config.suite import Suite
+    from benchmark.runs.on_ray import Cluster
 
 #: What Linux says of the machine's memory, and of the container's (version 2 of control groups).
 MEMORY, MEMORY_LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
@@ -29,6 +34,11 @@ class Resources:
     workers: int | None = None  #: processes; None: one a GPU, or one a core
     gpus: tuple[int, ...] | None = None  #: numbers among the visible ones; None: all
     job_timeout: float | None = None  #: the seconds that a job, or prior images, may take
+    cluster: Cluster | None = None  #: whose nodes have the workers, in place of this machine
+
+    def on(self, suite: Suite) -> Suite:
+        """`suite` in the precision that it has there."""
+        return self.cluster.on(suite) if self.cluster else suite
 
     def slots(self, jobs: int, *, memory: int | None) -> tuple[Slot, ...]:
         """Where each worker is to run.
@@ -48,6 +58,13 @@ class Resources:
 
 #: Every core or GPU, and all the time that it takes.
 ALL = Resources()
+
+
+def in_words(slots: Sequence[Slot]) -> str:
+    """`2 workers`, `8 workers on 8 GPUs`."""
+    gpus = len({*slots} - {""})
+    where = f" on {gpus} GPU{'s' * (gpus > 1)}" if gpus else ""
+    return f"{len(slots)} worker{'s' * (len(slots) > 1)}{where}"
 
 
 def on_cuda() -> bool:

@@ -13,8 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from benchmark.runs.agenda import Task, Work
-from benchmark.runs.attempt import Event, Failed, Finished, Started, Stepped
-from benchmark.runs.machine import Slot
+from benchmark.runs.attempt import Event, Failed, Finished, Lost, Started, Stepped
 from benchmark.runs.plan import Grid
 from benchmark.runs.time_left import Forecast
 from benchmark.store.records import Job, JobRecord, Prior, PriorRecord, Scoring
@@ -41,7 +40,8 @@ class Outlook:
     jobs: Sequence[Job]  #: all that are asked for, with what they have already
     left: Sequence[Work]
     directory: Path
-    slots: Sequence[Slot]  #: of the workers
+    workers: int
+    where: str  #: `2 workers`, `8 workers on 8 GPUs`
     seconds: float | None  #: for all that is left, one after the other
 
 
@@ -70,15 +70,8 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring) -> None:
         )
     print(f"to do       {_phases(outlook.left)}")
     print(f"directory   {outlook.directory}")
-    left = None if outlook.seconds is None else outlook.seconds / len(outlook.slots)
-    print(f"time left   {duration(left)} with {_workers(outlook.slots)}", flush=True)
-
-
-def _workers(slots: Sequence[Slot]) -> str:
-    """`2 workers`, `8 workers on 8 GPUs`."""
-    gpus = len({*slots} - {""})
-    where = f" on {gpus} GPU{'s' * (gpus > 1)}" if gpus else ""
-    return f"{len(slots)} worker{'s' * (len(slots) > 1)}{where}"
+    left = None if outlook.seconds is None else outlook.seconds / outlook.workers
+    print(f"time left   {duration(left)} with {outlook.where}", flush=True)
 
 
 def _phases(left: Sequence[Work]) -> str:
@@ -151,6 +144,9 @@ class Display:
                 self._end(event.task)
                 self.finished += isinstance(event.task, Job)
                 self._say(self._line(event))
+            case Lost():
+                self._running.pop(key, None)
+                self._say(f"{self._count()} {event.task.label}  its worker was lost: {event.why}")
             case Failed():
                 self._end(event.task)
                 self.failed.append(event.task)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from benchmark.config.registry import is_ours
 from benchmark.runs.agenda import Agenda, Task
-from benchmark.runs.attempt import Event, Failed, Finished, Listener, Started, attempt
+from benchmark.runs.attempt import Event, Failed, Finished, Listener, Lost, Started, attempt
 from benchmark.runs.box import in_words
 from benchmark.runs.score import one_thread
 from benchmark.runs.workplace import Workplace
@@ -22,29 +22,30 @@ from benchmark.store.directory import RunDirectory
 from benchmark.store.records import Job, Prior
 
 _LOOK_EVERY = 0.2  # seconds between two looks at the clock and at who is alive
+_LOSSES = 3  #: workers that a task may lose
 _PATIENCE = 20  # seconds that an idle worker has to end by itself
 
 
 class Worker(Protocol):
     """A process with one task at a time, so that a death says which task it was."""
 
-    def start(self, workplace: Workplace) -> None:
-        """Let the process begin."""
-
     def take(self, task: Task) -> None:
-        """Let it do `task`."""
-
-    def alive(self) -> bool:
-        """Whether it can take a task."""
+        """Have the process do `task`; start one if there is none."""
 
     def hear(self, limit: float | None) -> Event | None:
         """What it says, or that it died or has been at its task for `limit` seconds, if so."""
+
+    def renew(self, patience: float = 0.0) -> None:
+        """End the process, and what it started: the next task has another.
+
+        Where it ends by itself, it has `patience` seconds for that.
+        """
 
     def let_go(self) -> None:
         """Tell it that there are no more tasks."""
 
     def end(self, patience: float = 0.0) -> None:
-        """End the process, in `patience` seconds if it does not by itself, and what it started."""
+        """As `renew`, for good."""
 
 
 AnyWorker = TypeVar("AnyWorker", bound=Worker)
@@ -54,14 +55,18 @@ class Place(Protocol[AnyWorker]):
     """Where workers are: this machine's cores or GPUs, or those of a cluster."""
 
     @property
-    def size(self) -> int:
-        """How many workers there may be at once."""
+    def vacant(self) -> int:
+        """How many more workers there may be."""
+
+    @property
+    def expects(self) -> bool:
+        """Whether there may be room again although there is none, and nobody is at work."""
 
     def hire(self) -> AnyWorker:
-        """One more, not yet started, where there is room."""
+        """One more, where there is room."""
 
     def vacate(self, worker: AnyWorker) -> None:
-        """`worker` has ended: there is room for another."""
+        """`worker` has ended for good."""
 
     def wait(self, busy: Sequence[AnyWorker], seconds: float) -> None:
         """Return as soon as one of `busy` has something to say, and after `seconds` anyway."""
@@ -71,7 +76,7 @@ def execute(
     agenda: Agenda,
     workplace: Workplace,
     *,
-    place: Place[AnyWorker] | None,
+    place: Place[Any] | None,
     listen: Listener,
     job_timeout: float | None = None,
 ) -> None:
@@ -142,12 +147,13 @@ class _Crew(Generic[AnyWorker]):
     listen: Listener
     limit: float | None  #: seconds for one task
     hands: list[_Hand[AnyWorker]] = field(default_factory=list)
+    losses: list[Task] = field(default_factory=list)  #: what lost workers were at
 
     def work(self) -> None:
         """Do every task; then all workers have ended, as they have if this is interrupted."""
         patience = 0.0
         try:
-            while busy := self._hand_out():
+            while (busy := self._hand_out()) or (self.agenda.waiting and self.place.expects):
                 self.place.wait([hand.worker for hand in busy], _LOOK_EVERY)
                 for event in self._news(busy):
                     _settle(event, self.agenda, self.workplace, self.listen)
@@ -161,24 +167,21 @@ class _Crew(Generic[AnyWorker]):
     def _hand_out(self) -> list[_Hand[AnyWorker]]:
         """Give tasks that are ready to idle workers, and to new ones; the workers that are busy.
 
-        What ran a method from outside takes more of that method; before another it is replaced.
+        What ran a method from outside takes more of that method; before another it is renewed.
         """
-        for dead in [one for one in self.hands if one.task is None and not one.worker.alive()]:
-            self._dismiss(dead)
-        idle = [one for one in self.hands if one.task is None]
-        while idle or len(self.hands) < self.place.size:
-            hand: _Hand[AnyWorker] | None = idle.pop() if idle else None
-            task = self.agenda.take(hand.outside if hand else "")
+        idle = [hand for hand in self.hands if hand.task is None]
+        while idle or self.place.vacant:
+            task = self.agenda.take(idle[-1].outside if idle else "")
             if task is None:
                 break
             outside = _outside(task)
-            if hand and hand.outside not in ("", outside):
-                self._dismiss(hand, _PATIENCE)
-                hand = None
-            if hand is None:
+            if idle:
+                hand = idle.pop()
+            else:
                 hand = _Hand(self.place.hire())
                 self.hands.append(hand)  # first, so that it ends however this is interrupted
-                hand.worker.start(self.workplace)
+            if hand.outside not in ("", outside):
+                hand.worker.renew(_PATIENCE)
             hand.task, hand.outside = task, outside
             hand.worker.take(task)
             self.listen(Started(task))
@@ -188,14 +191,26 @@ class _Crew(Generic[AnyWorker]):
         """What there is to hear of `busy` workers; those that are spoiled have ended by then."""
         for hand in busy:
             event = hand.worker.hear(self.limit)
+            if isinstance(event, Lost):
+                self.hands.remove(hand)
+                hand.worker.end()
+                self.place.vacate(hand.worker)
+                event = self._lost(event)
             if isinstance(event, Finished | Failed):
                 hand.task = None
             if isinstance(event, Failed) and event.spoiled:
-                self._dismiss(hand)
+                hand.worker.renew()
+                hand.outside = ""
             if event is not None:
                 yield event
 
-    def _dismiss(self, hand: _Hand[AnyWorker], patience: float = 0.0) -> None:
-        self.hands.remove(hand)
-        hand.worker.end(patience)
-        self.place.vacate(hand.worker)
+    def _lost(self, event: Lost) -> Lost | Failed:
+        """Have the task done by another worker, unless it may be the task that loses them."""
+        self.losses.append(event.task)
+        times = sum(task is event.task for task in self.losses)
+        if times < _LOSSES:
+            self.agenda.put_back(event.task)
+            return event
+        return Failed(
+            event.task, f"{times} workers were lost that did it: {event.why}", spoiled=True
+        )

@@ -62,7 +62,7 @@ def executed(
         agenda.waiting.reverse()
     events: list[Event] = []
     workplace = Workplace(grid.suite, existing.directory, examiner)
-    place = ThisMachine(slots) if slots else None
+    place = ThisMachine(slots, workplace) if slots else None
     execute(agenda, workplace, place=place, listen=events.append, job_timeout=job_timeout)
     existing.directory.assemble_scores()
     return events
@@ -299,7 +299,9 @@ def test_gpus_are_asked_for_in_vain_where_there_are_none(monkeypatch: pytest.Mon
 def test_a_worker_sees_its_gpu_alone_and_the_next_one_takes_the_free_one(
     suite_file: Path, tmp_path: Path
 ) -> None:
-    place = ThisMachine(("3", "GPU-1f2e"))
+    grid, folder = grid_of(suite_file, "untuned"), RunDirectory(tmp_path)
+    examiner = Examiner(Assessment.of(grid.suite), folder, "cpu")
+    place = ThisMachine(("3", "GPU-1f2e"), Workplace(grid.suite, folder, examiner))
     first, second = place.hire(), place.hire()
     place.vacate(first)
     assert [worker.slot for worker in (first, second, place.hire())] == ["3", "GPU-1f2e", "3"]
