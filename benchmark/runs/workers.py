@@ -211,6 +211,4 @@ class _Crew(Generic[AnyWorker]):
         if times < _LOSSES:
             self.agenda.put_back(event.task)
             return event
-        return Failed(
-            event.task, f"{times} workers were lost that did it: {event.why}", spoiled=True
-        )
+        return Failed(event.task, f"{times} workers were lost that were at it: {event.why}")
