@@ -1,0 +1,163 @@
+"""Who is at work on what, where several processes share a run directory (`run --shard`).
+
+    claims = Claims(Path("runs/pocket-1a2b3c4d"))
+    with claims.kept_alive():
+        if claims.take("jobs/dreambooth/dog-s0"):
+            ...
+            claims.give_back("jobs/dreambooth/dog-s0")
+
+A claim is a file that comes into being by a hard link, which is one step on NFS too. Its owner
+touches it as long as it lives; who finds it untouched for VOID_AFTER seconds, or its owner dead on
+the same machine, takes it over. Times are those of the file system, so clocks need not agree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FOLDER = "claims"
+VOID_AFTER = 600.0  #: seconds
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process on a machine."""
+
+    host: str
+    process: int
+    since: str  #: when it began, as the machine says: numbers of processes are used again
+    name: str  #: of its claims alone
+
+    @classmethod
+    def this(cls) -> Owner:
+        """This process."""
+        process = os.getpid()
+        return cls(platform.node(), process, _beginning(process), uuid.uuid4().hex)
+
+    def dead(self) -> bool:
+        """Whether it ran on this machine and does no more."""
+        return self.host == platform.node() and self.since != _beginning(self.process)
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}"
+
+
+def _owner(text: str) -> Owner | None:
+    """Whose claim `text` is; None if that cannot be read."""
+    try:
+        return Owner(**json.loads(text))
+    except (ValueError, TypeError):
+        return None
+
+
+def _beginning(process: int) -> str:
+    """When a process of this machine began; empty if there is none, or off Linux."""
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+@dataclass
+class Claims:
+    """The claims in a run directory, and those among them that are this process's."""
+
+    directory: Path
+    void_after: float = VOID_AFTER
+    owner: Owner = field(default_factory=Owner.this)
+    _mine: set[str] = field(default_factory=set)
+
+    def take(self, name: str) -> bool:
+        """Whether `name`, a path without a suffix, is this process's from now on."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mine = path.with_name(f"{path.name}.{self.owner.name}.tmp")
+        mine.write_text(json.dumps(vars(self.owner)))
+        try:
+            if self._linked(mine, path) or (self._removed(path, mine) and self._linked(mine, path)):
+                self._mine.add(name)
+                return True
+            return False
+        finally:
+            mine.unlink(missing_ok=True)
+
+    def _linked(self, mine: Path, path: Path) -> bool:
+        with suppress(FileExistsError):
+            os.link(mine, path)
+        return mine.stat().st_nlink > 1  # what NFS answers may be lost, and the link be there
+
+    def _removed(self, path: Path, mine: Path) -> bool:
+        """Whether the claim at `path` was void, and is gone; `mine` was written just now."""
+        try:
+            found = path.read_text()
+            if not self._void(path, found, mine.stat().st_mtime):
+                return False
+            aside = path.with_name(f"{path.name}.{self.owner.name}.void.tmp")
+            path.rename(aside)  # of several that try, one
+        except FileNotFoundError:  # given back, or taken over by another
+            return True
+        if aside.read_text() != found:  # another was quicker, and this is its new claim
+            with suppress(FileExistsError):
+                os.link(aside, path)
+            aside.unlink()
+            return False
+        aside.unlink()
+        return True
+
+    def _void(self, path: Path, found: str, now: float) -> bool:
+        owner = _owner(found)
+        dead = owner is not None and owner.dead()
+        return dead or now - path.stat().st_mtime > self.void_after
+
+    def give_back(self, name: str) -> None:
+        """`name` is done, or nobody's again."""
+        self._mine.discard(name)
+        self._path(name).unlink(missing_ok=True)
+
+    def others(self) -> dict[str, str]:
+        """name -> its owner, in words, of the claims of others that are not void."""
+        folder = self.directory / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        clock = folder / f"{self.owner.name}.tmp"
+        clock.touch()
+        now = clock.stat().st_mtime
+        clock.unlink()
+        found = {}
+        for path in sorted(folder.rglob("*.claim")):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            with suppress(FileNotFoundError):
+                text = path.read_text()
+                if name not in self._mine and not self._void(path, text, now):
+                    found[name] = str(_owner(text) or "somebody")
+        return found
+
+    @contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """Touch what is this process's meanwhile; give all of it back at the end."""
+        stop = threading.Event()
+
+        def touch() -> None:
+            while not stop.wait(self.void_after / 20):
+                for name in [*self._mine]:
+                    with suppress(OSError):  # taken over: the other one does it too
+                        os.utime(self._path(name))
+
+        thread = threading.Thread(target=touch, name="claims", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            for name in [*self._mine]:
+                self.give_back(name)
+
+    def _path(self, name: str) -> Path:
+        return self.directory / FOLDER / f"{name}.claim"
