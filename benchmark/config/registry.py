@@ -33,6 +33,7 @@ from benchmark.store.files import toml_of
 from benchmark.store.names import checked_name
 
 _OURS = "dreambooth-benchmark"  #: the distribution whose plugins are ours
+_LIMIT = 2**63  #: of whole numbers, as in TOML
 _NO_SETTINGS = ("description", "variant_of")
 #: What an object has to have to be a plugin of a group, as `benchmark.api` declares it.
 _MEMBERS = {
@@ -220,6 +221,8 @@ def _check_setting(name: str, key: str, value: Any) -> None:
         kept = json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):
         kept = ...
+    if isinstance(value, int) and abs(value) >= _LIMIT:
+        raise UserError(f"setting '{key}' of method '{name}' is too large: it should be below 2^63")
     if kept != _listed(value):
         raise UserError(
             f"setting '{key}' of method '{name}' is {value!r}: it should be a number, a "

@@ -1,6 +1,6 @@
 """Batches that are halved when memory runs out, and stay so for the rest of the process.
 
-    batch = Batch("sampling", usual=16, lower="the backbone's resolution")
+    batch = Batch("sampling", usual=16, way_out=SMALLER)
     images = batch.halved(len(seeds), lambda size: draw(seeds, size))
     batches_taken()                                         # {"sampling": 8}
 
@@ -11,6 +11,7 @@ throughout: what was computed before memory ran out is computed again, and recor
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,6 +23,9 @@ Result = TypeVar("Result")
 #: How libraries say that memory ran out, where they raise no error of its own kind.
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED")
 
+#: The way out where one image is too much for a backbone.
+SMALLER = "lower [backbone] resolution, or set its precision to bf16"
+
 _sizes: dict[str, int] = {}  # of what was halved in this process
 _taken: dict[str, int] = {}
 
@@ -32,7 +36,7 @@ class Batch:
 
     what: str  #: in records; what is called alike shares a size
     usual: int
-    lower: str  #: what a user may lower if `least` are too many
+    way_out: str  #: what a user may do if `least` are too many
     least: int = 1
 
     def halved(self, rows: int, compute: Callable[[int], Result]) -> Result:
@@ -55,7 +59,7 @@ class Batch:
                 return result
             # Here the error is gone, and with its traceback what it held.
             if size <= self.least:
-                raise UserError(f"out of memory in {self.what}: lower {self.lower} ({why})")
+                raise UserError(f"out of memory in {self.what}: {self.way_out} ({why})")
             size = self._smaller(size, rows)
             _sizes[self.what] = size
             _free_memory()
@@ -79,8 +83,9 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that the device's memory, or the machine's, ran out."""
     if isinstance(error, MemoryError):
         return True
+    said = "".join(traceback.format_exception_only(error))
     # torch.OutOfMemoryError is a RuntimeError, too.
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+    return isinstance(error, RuntimeError) and any(word in said for word in _WORDS)
 
 
 def _free_memory() -> None:

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
-from benchmark.models.halving import Batch
+from benchmark.models.halving import SMALLER, Batch
 from benchmark.models.precision import autocast
 from benchmark.models.rows import TensorRows
 
@@ -24,8 +24,6 @@ TARGETS = ("epsilon", "v_prediction", "sample")
 BATCH = 16
 #: ... but the VAE takes at most about so many pixels: its memory grows with them.
 VAE_PIXELS = 2**20
-#: What is to be lowered if memory does not do for one image.
-LOWER = "[backbone] resolution, or set its precision to bf16"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +67,7 @@ class LatentStage:
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Moments:
         """(n, 3, resolution, resolution) float32 in [0, 1] -> their moments, on the device."""
-        batch = Batch("encoding", vae_batch(self.resolution), LOWER)
+        batch = Batch("encoding", vae_batch(self.resolution), SMALLER)
         moments = batch.halved(len(images), lambda size: self._moments(images, size))
         scale = self.vae.config.scaling_factor
         return Moments(moments.mean * scale, moments.std * scale)

@@ -18,7 +18,7 @@ from benchmark.scoring.encoder_tables import Tables, completed
 from benchmark.scoring.kinds import BATCH, Encoder, kind_of
 
 Pixels = Sequence[np.ndarray]  #: n uint8 (height, width, 3), of any sizes
-_LOWER = "what else uses the device, or score apart from the run (score RUN) on a larger one"
+_WAY_OUT = "score the run with `score RUN` on a machine with more memory"
 
 
 class OnDemand(dict[str, Encoder]):
@@ -101,7 +101,7 @@ def _in_batches(
         parts = [encode(items[start : start + size]) for start in range(0, len(items), size)]
         return np.concatenate(parts)
 
-    return Batch(f"encoder {name}", BATCH, _LOWER).halved(len(items), encoded)
+    return Batch(f"encoder {name}", BATCH, _WAY_OUT).halved(len(items), encoded)
 
 
 def _distances(
@@ -121,7 +121,7 @@ def _distances(
                 found[np.ix_(some, some)] = among
         return found
 
-    batch = Batch(f"distances by encoder {name}", BATCH, _LOWER, least=2)
+    batch = Batch(f"distances by encoder {name}", BATCH, _WAY_OUT, least=2)
     return batch.halved(1 + max(map(len, groups)), measured)
 
 
