@@ -147,12 +147,14 @@ class RunDirectory:
         from filelock import FileLock, Timeout
 
         lock = FileLock(self.path / _LOCK)
-        try:
-            with writing(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
                 lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(f"another run is writing to {self.path}: wait for it to end") from None
+            except Timeout:
+                raise UserError(
+                    f"another run is writing to {self.path}: wait for it to end"
+                ) from None
         try:
             remove_leftovers(self.path)
             yield
