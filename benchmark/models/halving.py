@@ -1,6 +1,6 @@
 """Batches that are halved when memory runs out, and stay so for the rest of the process.
 
-    batch = Batch("sampling", usual=16, way_out=SMALLER)
+    batch = BatchSize("sampling", usual=16, way_out=SMALLER)
     images = batch.halved(len(seeds), lambda size: draw(seeds, size))
     batches_taken()                                         # {"sampling": 8}
 
@@ -31,7 +31,7 @@ _taken: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchSize:
     """How many rows of something are computed at once."""
 
     what: str  #: in records; what is called alike shares a size

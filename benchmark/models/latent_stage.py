@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
-from benchmark.models.halving import SMALLER, Batch
+from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.precision import autocast
 from benchmark.models.rows import TensorRows
 
@@ -67,7 +67,7 @@ class LatentStage:
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Moments:
         """(n, 3, resolution, resolution) float32 in [0, 1] -> their moments, on the device."""
-        batch = Batch("encoding", vae_batch(self.resolution), SMALLER)
+        batch = BatchSize("encoding", vae_batch(self.resolution), SMALLER)
         moments = batch.halved(len(images), lambda size: self._moments(images, size))
         scale = self.vae.config.scaling_factor
         return Moments(moments.mean * scale, moments.std * scale)

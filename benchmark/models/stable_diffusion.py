@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmark.api import Sampler, UserError, Word
 from benchmark.models import latent_stage
-from benchmark.models.halving import SMALLER, Batch
+from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.latent_stage import LatentStage, Texts, vae_batch
 from benchmark.models.precision import autocast
 from benchmark.models.sampling import build_scheduler
@@ -143,7 +143,7 @@ class StableDiffusion:
                 images.append(self._decode(latents).cpu())
             return torch.cat(images)
 
-        return Batch("sampling", latent_stage.BATCH, SMALLER).halved(len(seeds), drawn)
+        return BatchSize("sampling", latent_stage.BATCH, SMALLER).halved(len(seeds), drawn)
 
     def _latents(
         self, condition: Texts, unconditional: Texts, seeds: Sequence[int], sampler: Sampler
@@ -176,7 +176,7 @@ class StableDiffusion:
             return torch.cat([vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
 
         with autocast(self.device, self.precision):
-            batch = Batch("decoding", vae_batch(self.resolution), SMALLER)
+            batch = BatchSize("decoding", vae_batch(self.resolution), SMALLER)
             images = batch.halved(len(scaled), decoded)
         return (images.float() / 2 + 0.5).clamp(0, 1)
 

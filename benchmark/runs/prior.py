@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmark.api import Backbone, UserError, noise_seed
 from benchmark.data.images import as_pixels
-from benchmark.models.halving import SMALLER, Batch
+from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.store.directory import RunDirectory, prior_path
 from benchmark.store.files import write_atomically
 from benchmark.store.records import Prior, PriorRecord
@@ -33,7 +33,7 @@ def draw(backbone: Backbone, prior: Prior, tell: Callable[[int, int], None]) -> 
     `tell` is told of the images drawn and of all after each batch. Raises ValueError for what is no
     image, NaN included, and UserError if memory does not do for one.
     """
-    batch = Batch("prior images", BATCH, SMALLER)
+    batch = BatchSize("prior images", BATCH, SMALLER)
     return batch.halved(prior.count, lambda size: _drawn(backbone, prior, tell, size))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.models.halving import Batch
+from benchmark.models.halving import BatchSize
 from benchmark.scoring.encoder_tables import Tables, completed
 from benchmark.scoring.kinds import BATCH, Encoder, kind_of
 
@@ -101,7 +101,7 @@ def _in_batches(
         parts = [encode(items[start : start + size]) for start in range(0, len(items), size)]
         return np.concatenate(parts)
 
-    return Batch(f"encoder {name}", BATCH, _WAY_OUT).halved(len(items), encoded)
+    return BatchSize(f"encoder {name}", BATCH, _WAY_OUT).halved(len(items), encoded)
 
 
 def _distances(
@@ -121,7 +121,7 @@ def _distances(
                 found[np.ix_(some, some)] = among
         return found
 
-    batch = Batch(f"distances by encoder {name}", BATCH, _WAY_OUT, least=2)
+    batch = BatchSize(f"distances by encoder {name}", BATCH, _WAY_OUT, least=2)
     return batch.halved(1 + max(map(len, groups)), measured)
 
 

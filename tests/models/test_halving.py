@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmark.api import Sampler, UserError
 from benchmark.models import halving
-from benchmark.models.halving import Batch, batches_taken, out_of_memory
+from benchmark.models.halving import BatchSize, batches_taken, out_of_memory
 from benchmark.models.loading import load_backbone
 from benchmark.models.stable_diffusion import StableDiffusion
 from tests.tiny_pipeline import save_tiny_pipeline
@@ -39,31 +39,31 @@ def holding(most: int, tried: list[int], error: Exception | None = None) -> Call
 
 
 def test_a_batch_is_halved_until_it_fits_and_stays_so() -> None:
-    batch, tried = Batch("sampling", 16, "take less"), []
+    batch, tried = BatchSize("sampling", 16, "take less"), []
     assert batch.halved(100, holding(16, tried)) == "by 16" and not batches_taken()
     assert batch.halved(100, holding(5, tried)) == "by 4"
     assert tried == [16, 16, 8, 4]
     assert batches_taken() == {"sampling": 4} and not batches_taken()
     assert batch.halved(100, holding(16, tried)) == "by 4" and tried[4:] == [4]
     assert batches_taken() == {"sampling": 4}
-    assert Batch("decoding", 2, "").halved(100, holding(16, tried)) == "by 2"
+    assert BatchSize("decoding", 2, "").halved(100, holding(16, tried)) == "by 2"
     assert not batches_taken()
 
 
 def test_sizes_that_hold_all_rows_are_not_tried_twice() -> None:
     tried: list[int] = []
-    assert Batch("a", 32, "").halved(5, holding(2, tried)) == "by 2"
+    assert BatchSize("a", 32, "").halved(5, holding(2, tried)) == "by 2"
     assert tried == [32, 4, 2]
     tried.clear()
     with pytest.raises(UserError):
-        Batch("b", 32, "", least=2).halved(2, holding(1, tried))
+        BatchSize("b", 32, "", least=2).halved(2, holding(1, tried))
     assert tried == [32, 2]
 
 
 def test_what_one_is_too_much_for_is_said_with_the_way_out() -> None:
     said = rf"^out of memory in sampling: take less \(OutOfMemoryError: {CUDA}\)$"
     with pytest.raises(UserError, match=said):
-        Batch("sampling", 16, "take less").halved(100, holding(0, []))
+        BatchSize("sampling", 16, "take less").halved(100, holding(0, []))
     assert not batches_taken()
 
 
@@ -83,10 +83,10 @@ def test_only_a_lack_of_memory_halves(error: Exception, short: bool) -> None:
     assert out_of_memory(error) == short
     tried: list[int] = []
     if short:
-        assert Batch("a", 4, "").halved(9, holding(1, tried, error)) == "by 1"
+        assert BatchSize("a", 4, "").halved(9, holding(1, tried, error)) == "by 1"
     else:
         with pytest.raises(type(error), match=str(error)):
-            Batch("a", 4, "").halved(9, holding(1, tried, error))
+            BatchSize("a", 4, "").halved(9, holding(1, tried, error))
         assert tried == [4]
 
 
@@ -107,7 +107,7 @@ def test_what_was_computed_is_let_go_before_it_is_tried_again() -> None:
             raise torch.OutOfMemoryError(CUDA)
         return len(large)
 
-    assert Batch("a", 4, "").halved(9, compute) == 1
+    assert BatchSize("a", 4, "").halved(9, compute) == 1
 
 
 # A backbone ----------------------------------------------------------------------------------

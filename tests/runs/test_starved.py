@@ -215,7 +215,7 @@ def test_a_drawing_in_smaller_batches_stands_in_the_record_of_its_job(
     generate = toy.Paint.generate
 
     def short(*work: object) -> object:
-        batch = halving.Batch("sampling", 16, "")
+        batch = halving.BatchSize("sampling", 16, "")
         took = []
 
         def compute(size: int) -> None:
