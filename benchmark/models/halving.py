@@ -30,6 +30,10 @@ _sizes: dict[str, int] = {}  # of what was halved in this process
 _taken: dict[str, int] = {}
 
 
+class OutOfMemory(UserError):
+    """Memory does not do for the least batch there is."""
+
+
 @dataclass(frozen=True)
 class BatchSize:
     """How many rows of something are computed at once."""
@@ -43,7 +47,7 @@ class BatchSize:
         """`compute(size)`, which takes so many of its `rows` at once.
 
         Size is the usual one, or where it was left before; it is halved each time that memory runs
-        out. Raises UserError if `least` are too many.
+        out. Raises OutOfMemory if `least` are too many.
         """
         size = min(self.usual, _sizes.get(self.what, self.usual))
         while True:
@@ -59,7 +63,7 @@ class BatchSize:
                 return result
             # Here the error is gone, and with its traceback what it held.
             if size <= self.least:
-                raise UserError(f"out of memory in {self.what}: {self.way_out} ({why})")
+                raise OutOfMemory(f"out of memory in {self.what}: {self.way_out} ({why})")
             size = self._smaller(size, rows)
             _sizes[self.what] = size
             _free_memory()

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from benchmark.models.halving import batches_taken, out_of_memory
+from benchmark.models.halving import OutOfMemory, batches_taken, out_of_memory
 from benchmark.runs.agenda import Task
 from benchmark.runs.box import LeftBehind, in_words, plain
 from benchmark.runs.job import run_job, run_prior
@@ -89,13 +89,19 @@ def attempt(task: Task, workplace: Workplace, listen: Listener) -> Finished | Fa
     except BaseException as error:  # a plugin may raise anything, and exit
         if isinstance(error, KeyboardInterrupt) and multiprocessing.parent_process() is None:
             raise  # Ctrl-C; a worker process ignores that, and there it is the plugin's own
-        why, starved = in_words(error), out_of_memory(error)
-        if starved:
-            why = f"out of memory in {shown}: lower {_less(task)} ({why})"
-        spoiled = not isinstance(error, Exception) or isinstance(error, LeftBehind)
-        spoiled = spoiled or starved or getattr(error, "errno", None) in _NO_HANDLES
-        halt = str(error) if isinstance(error, WriteError) and error.final else ""
-        return Failed(task, why, plain(traceback.format_exc()), spoiled, halt)
+        return _failed(task, error, shown)
+
+
+def _failed(task: Task, error: BaseException, phase: str) -> Failed:
+    """What `task` raised in `phase`, and what follows from it."""
+    why, starved = in_words(error), out_of_memory(error)
+    if starved:
+        why = f"out of memory in {phase}: lower {_less(task)} ({why})"
+    spoiled = not isinstance(error, Exception) or isinstance(error, LeftBehind | OutOfMemory)
+    spoiled = spoiled or starved or getattr(error, "errno", None) in _NO_HANDLES
+    halt = str(error) if isinstance(error, WriteError) and error.final else ""
+    trace = "".join(traceback.format_exception(error))
+    return Failed(task, why, plain(trace), spoiled, halt)
 
 
 def _less(task: Task) -> str:
