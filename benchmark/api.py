@@ -38,6 +38,8 @@ SUBJECT_IMAGES = "subject_images"
 
 #: What a run's seed may be: PyTorch's generators take no more than 64 bits, some with a sign.
 SEEDS = range(2**63)
+#: Of a sampler: no scheduler has a use for more, and some lay them out in memory.
+MOST_STEPS = 10_000
 
 
 class UserError(Exception):
@@ -121,8 +123,8 @@ class Sampler:
     guidance: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"a sampler needs at least one step, not {self.steps}")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise UserError(f"a sampler takes 1 to {MOST_STEPS} steps, not {self.steps:.6g}")
 
 
 # ---------------------------------------------------------------------------------------------

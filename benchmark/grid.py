@@ -39,6 +39,7 @@ from benchmark.runs.time_left import Forecast
 from benchmark.runs.workers import execute, keep_error
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import SUITE, RunDirectory
+from benchmark.store.files import WriteError
 from benchmark.store.records import Job, JobRecord, Model, Prior
 
 
@@ -155,6 +156,8 @@ def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may raise anything, and exit
+            if isinstance(error, WriteError) and error.final:
+                raise
             keep_error(job, plain(traceback.format_exc()), examiner.directory)
             failed.append(job.label)
             print(f"{done}  FAILED: {in_words(error)}", flush=True)

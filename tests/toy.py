@@ -242,6 +242,22 @@ class Easels:
         return easel if resolution is None else replace(easel, resolution=resolution)
 
 
+class DryEasel(Easel):
+    """Its sampling never ends."""
+
+    def sample(self, *_: Any, **__: Any) -> Tensor:
+        time.sleep(3600)
+        raise AssertionError
+
+
+@dataclass(frozen=True)
+class DryEasels(Easels):
+    """The kind of backbone that draws no prior images."""
+
+    def load(self, model: str, **how: Any) -> Easel:
+        return DryEasel(self.identify(model), how["sampler"], "fp32")
+
+
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -423,6 +439,7 @@ def sleep(folder: Path) -> None:
 
 
 KIND = Easels()
+DRY = DryEasels()
 NO_TRAINING = Easels(frozenset({TEXT_TO_IMAGE}))
 EYE = Eyes()
 BRIGHTNESS = Brightness()

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from benchmark.cli.grid_commands import curve, run, sweep
 from benchmark.cli.model_commands import calibrate, draw_subjects, identifier, pretrain, speed
 from benchmark.cli.report_commands import check, keep, report
 from benchmark.cli.score_command import score
+from benchmark.store.files import reason
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,9 +65,9 @@ def main() -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if (why := reason(error)) is None:
             raise
-        print(f"error: {str(error.filename):.60}...: no file has so long a name", file=sys.stderr)
+        print(f"error: {str(error.filename or 'output'):.200}: {why}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

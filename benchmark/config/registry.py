@@ -11,13 +11,14 @@ other settings is named by them: `--methods 'dreambooth,dreambooth[prior_weight=
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
 import math
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -32,6 +33,7 @@ from benchmark.store.files import toml_of
 from benchmark.store.names import checked_name
 
 _OURS = "dreambooth-benchmark"  #: the distribution whose plugins are ours
+_LIMIT = 2**63  #: of whole numbers, as in TOML
 _NO_SETTINGS = ("description", "variant_of")
 #: What an object has to have to be a plugin of a group, as `benchmark.api` declares it.
 _MEMBERS = {
@@ -87,10 +89,8 @@ def load(group: str, name: str) -> Any:
     """The plugin called `name`, or the object at `module:ATTRIBUTE`. Raises UserError."""
     points = available(group)
     if name in points:
-        try:
+        with _imported(group, name, points[name].module):
             return points[name].load()
-        except (Exception, SystemExit) as error:  # whatever somebody's module raises
-            raise UserError(_not_imported(group, name, points[name].module, error)) from error
     if ":" in name:
         return _load_attribute(group, name)
     raise UserError(
@@ -106,16 +106,29 @@ def _load_attribute(group: str, name: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
-    try:
+    with _imported(group, name, module_name):
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever somebody's module raises
-        raise UserError(_not_imported(group, name, module_name, error)) from error
     try:
         return getattr(module, attribute)
     except AttributeError:
         raise UserError(
             f"{group[:-1]} '{name}': module '{module_name}' has no '{attribute}'"
         ) from None
+
+
+@contextlib.contextmanager
+def _imported(group: str, name: str, module: str) -> Iterator[None]:
+    """Within, a plugin's module is imported: wherever it goes, this process stays in its folder.
+
+    Raises UserError whatever it raises, but for Ctrl-C.
+    """
+    try:
+        with contextlib.chdir("."):
+            yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever somebody's module raises, an exit included
+        raise UserError(_not_imported(group, name, module, error)) from error
 
 
 def _not_imported(group: str, name: str, module: str, error: BaseException) -> str:
@@ -208,6 +221,8 @@ def _check_setting(name: str, key: str, value: Any) -> None:
         kept = json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):
         kept = ...
+    if isinstance(value, int) and abs(value) >= _LIMIT:
+        raise UserError(f"setting '{key}' of method '{name}' is too large: it should be below 2^63")
     if kept != _listed(value):
         raise UserError(
             f"setting '{key}' of method '{name}' is {value!r}: it should be a number, a "

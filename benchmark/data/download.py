@@ -14,7 +14,7 @@ from urllib.parse import quote
 from benchmark.api import UserError
 from benchmark.data.dataset import Dataset, load_dataset, locate_images, verify
 from benchmark.data.manifest import MANIFEST, file_sha256, make_manifest, some, visible_files
-from benchmark.store.files import write_atomically
+from benchmark.store.files import write_atomically, writing
 from benchmark.store.names import composed
 
 RETRIES = 2  #: of one file, after waiting 1 s and 2 s
@@ -35,12 +35,10 @@ def fetch_images(name_or_path: str, out: Path | None = None) -> Dataset:
         for path, expected in dataset.hashes.items()
         if not path.is_file() or file_sha256(path) != expected
     }
-    try:
-        if lacking:
+    if lacking:
+        with writing(dataset.root):
             dataset.root.mkdir(parents=True, exist_ok=True)
             _download(dataset, lacking)
-    except OSError as error:
-        raise UserError(f"cannot write to {dataset.root}: {error.strerror or error}") from error
     verify(dataset)
     return dataset
 
@@ -66,10 +64,7 @@ def write_manifest(folder: Path, out: Path | None, *, name: str | None, source: 
     """Write the manifest of one's own subjects in `folder`; returns its path. Raises UserError."""
     path = out or folder / MANIFEST
     content = make_manifest(folder, name=name, source=source).dump_toml()
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    write_atomically(path, content)
     return path
 
 

@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
+from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.precision import autocast
 from benchmark.models.rows import TensorRows
 
@@ -66,14 +67,19 @@ class LatentStage:
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Moments:
         """(n, 3, resolution, resolution) float32 in [0, 1] -> their moments, on the device."""
-        device = self.denoiser.device
-        parts = []
+        batch = BatchSize("encoding", vae_batch(self.resolution), SMALLER)
+        moments = batch.halved(len(images), lambda size: self._moments(images, size))
+        scale = self.vae.config.scaling_factor
+        return Moments(moments.mean * scale, moments.std * scale)
+
+    def _moments(self, images: Tensor, size: int) -> Moments:
+        """As the VAE gives them, of so many images at once."""
+        device, parts = self.denoiser.device, []
         with autocast(device, "fp32"):
-            for chunk in images.split(vae_batch(self.resolution)):
+            for chunk in images.split(size):
                 posterior = self.vae.encode(chunk.to(device) * 2 - 1).latent_dist
                 parts.append(Moments(posterior.mean, posterior.std))
-        scale, moments = self.vae.config.scaling_factor, parts[0].join(*parts[1:])
-        return Moments(moments.mean * scale, moments.std * scale)
+        return parts[0].join(*parts[1:])
 
     def draw(self, clean: Moments, n: int, generator: Generator) -> LatentDraw:
         """Draws images, timesteps, the VAE's noise and the diffusion's noise, in this order."""

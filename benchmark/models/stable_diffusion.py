@@ -23,6 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmark.api import Sampler, UserError, Word
 from benchmark.models import latent_stage
+from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.latent_stage import LatentStage, Texts, vae_batch
 from benchmark.models.precision import autocast
 from benchmark.models.sampling import build_scheduler
@@ -126,19 +127,23 @@ class StableDiffusion:
     ) -> Tensor:
         """Images of diffusers' StableDiffusionPipeline, with a CPU generator for each.
 
-        With a guidance of 1 or less there is none, and no unconditional pass.
+        With a guidance of 1 or less there is none, and no unconditional pass. Raises UserError if
+        memory does not do for one image.
         """
         if len(condition) != len(seeds):
             raise ValueError(f"{len(condition)} texts, but {len(seeds)} seeds")
         sampler = sampler or self.sampler
-        if unconditional is None:
-            unconditional = self.encode([""])
-        images = [torch.empty(0, 3, self.resolution, self.resolution)]
-        for start in range(0, len(seeds), latent_stage.BATCH):
-            rows = slice(start, start + latent_stage.BATCH)
-            latents = self._latents(condition[rows], unconditional, seeds[rows], sampler)
-            images.append(self._decode(latents).cpu())
-        return torch.cat(images)
+        blank = self.encode([""]) if unconditional is None else unconditional
+
+        def drawn(size: int) -> Tensor:
+            images = [torch.empty(0, 3, self.resolution, self.resolution)]
+            for start in range(0, len(seeds), size):
+                rows = slice(start, start + size)
+                latents = self._latents(condition[rows], blank, seeds[rows], sampler)
+                images.append(self._decode(latents).cpu())
+            return torch.cat(images)
+
+        return BatchSize("sampling", latent_stage.BATCH, SMALLER).halved(len(seeds), drawn)
 
     def _latents(
         self, condition: Texts, unconditional: Texts, seeds: Sequence[int], sampler: Sampler
@@ -164,9 +169,15 @@ class StableDiffusion:
     def _decode(self, latents: Tensor) -> Tensor:
         # By hand, since the pipeline would decode the whole batch at once.
         vae = self.pipeline.vae
-        chunks = (latents / vae.config.scaling_factor).split(vae_batch(self.resolution))
+        scaled = latents / vae.config.scaling_factor
+
+        def decoded(size: int) -> Tensor:
+            chunks = scaled.split(size)
+            return torch.cat([vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
+
         with autocast(self.device, self.precision):
-            images = torch.cat([vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
+            batch = BatchSize("decoding", vae_batch(self.resolution), SMALLER)
+            images = batch.halved(len(scaled), decoded)
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
 

@@ -66,12 +66,9 @@ def write_calibration(findings: Sequence[Finding], directory: Path, *, command: 
     # All three are made before the first is written, so that a fault leaves what was there.
     numbers, report = csv_text(findings), report_text(findings, command)
     figure = calibration_png(findings)
-    try:
-        write_atomically(directory / "calibration.csv", numbers)
-        write_atomically(directory / "calibration.md", report)
-        write_atomically(directory / "calibration.png", figure)
-    except OSError as error:
-        raise UserError(f"cannot write to {directory}: {error.strerror}") from error
+    write_atomically(directory / "calibration.csv", numbers)
+    write_atomically(directory / "calibration.md", report)
+    write_atomically(directory / "calibration.png", figure)
 
 
 def print_calibration(findings: Sequence[Finding]) -> None:

@@ -6,16 +6,19 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from benchmark.data.images import as_pixels
 from benchmark.models.stable_diffusion import StableDiffusion
-from benchmark.pocket.captions import IDENTIFIERS, accessory_phrase
+from benchmark.pocket.captions import IDENTIFIERS, accessory_phrase, caption
 from benchmark.pocket.pictures import draw
 from benchmark.pocket.training import step_generator
 from benchmark.pocket.vae import psnr
@@ -79,6 +82,7 @@ def quality(
         lambda: judge,
         lambda: identity_on_renders(encoders),
         lambda: reconstruction(backbone),
+        lambda: denoising(backbone),
         lambda: pictures(backbone, encoders, per_cell, judge),
         lambda: identifiers(backbone, encoders, per_cell),
     ):
@@ -183,6 +187,31 @@ def identity_on_renders(encoders: Encoders, individuals: int = 300) -> list[Meas
 def reconstruction(backbone: StableDiffusion) -> list[Measurement]:
     """The VAE's PSNR over fresh renders."""
     return [Measurement("VAE", "PSNR, dB", psnr(backbone.pipeline.vae), ">= 28")]
+
+
+@torch.no_grad()
+def denoising(backbone: StableDiffusion, each: int = 20) -> list[Measurement]:
+    """The PSNR of fresh renders, noised at 25 timesteps, denoised in one go, and decoded.
+
+    Unlike a loss on latents, it compares generators whose VAEs differ.
+    """
+    unet, vae = backbone.pipeline.unet, backbone.pipeline.vae
+    scheduler = DDIMScheduler.from_config(backbone.pipeline.scheduler.config)
+    scheduler.set_timesteps(scheduler.config.num_train_timesteps)
+    generator, chance = step_generator("denoising", 0), random.Random(0)
+    errors = []
+    for timestep in range(20, 1000, 40):
+        identities, scenes, drawn = draw(each, generator, "cpu")
+        condition = backbone.encode(caption(identities, scenes, chance)).embeddings
+        latents = vae.encode(drawn * 2 - 1).latent_dist.mean * vae.config.scaling_factor
+        noise = torch.randn(latents.shape, generator=generator)
+        noised = scheduler.add_noise(latents, noise, torch.full((each,), timestep))
+        output = unet(noised, timestep, condition).sample
+        clean = scheduler.step(output, timestep, noised).pred_original_sample
+        decoded = vae.decode(clean / vae.config.scaling_factor).sample / 2 + 0.5
+        errors.append((decoded.clamp(0, 1) - drawn).square().mean())
+    value = -10 * math.log10(torch.stack(errors).mean().item())
+    return [Measurement("generator", "PSNR of denoised renders, dB", value, "")]
 
 
 @torch.no_grad()

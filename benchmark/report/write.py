@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.api import PRIOR_PROMPT, Prompt, UserError
+from benchmark.api import PRIOR_PROMPT, Prompt
 from benchmark.report.cost import cost
 from benchmark.report.image_grid import GridBlock, GridRow, grid_png
 from benchmark.report.references import reference_images
@@ -24,7 +24,7 @@ from benchmark.results.merge import SOURCES, check_folder, join, sources_toml
 from benchmark.results.run import Run, read_run
 from benchmark.results.scores import scores_csv
 from benchmark.results.statistics import summary_csv
-from benchmark.store.files import write_atomically
+from benchmark.store.files import remove_leftovers, write_atomically, writing
 from benchmark.store.names import folder_name
 
 _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
@@ -53,11 +53,9 @@ def write_joint_report(
     """
     check_folder(directory)
     run = join([read_run(path) for path in run_directories], directory, partial=partial)
-    try:
-        write_atomically(directory / SOURCES, sources_toml(run))
-        write_atomically(directory / "scores.csv", scores_csv(run.scores, run.unscored))
-    except OSError as error:
-        raise UserError(f"cannot write the report to {directory}: {error.strerror}") from error
+    remove_leftovers(directory)
+    write_atomically(directory / SOURCES, sources_toml(run))
+    write_atomically(directory / "scores.csv", scores_csv(run.scores, run.unscored))
     return _write(run)
 
 
@@ -82,11 +80,9 @@ def _write(run: Run) -> Path:
     if grid := _grid(run):
         files["figures/grid.png"] = grid
     text = report_text(run, figures={*figures, *(["grid"] if grid else [])})
-    try:
-        files["index.html"] = page_html(text, figures=vectors, content=gallery(run))
+    files["index.html"] = page_html(text, figures=vectors, content=gallery(run))
+    with writing(run.directory):
         _replace(run.directory, files | {"report.md": text})
-    except OSError as error:
-        raise UserError(f"cannot write the report to {run.directory}: {error.strerror}") from error
     return run.directory / "report.md"
 
 

@@ -97,7 +97,7 @@ def check_runs(
     assert baseline is not None
     checks, notes = check_scores(run, baseline, path)
     if junit:
-        _write(junit, junit_xml(checks, notes, path))
+        write_atomically(junit, junit_xml(checks, notes, path))
     outcomes = [check.outcome for check in checks]
     for check in checks:
         if check.outcome is not Outcome.WITHIN:
@@ -243,7 +243,7 @@ def _notes(run: Run, baseline: Baseline, new: Sequence[str]) -> list[str]:
 def _update(run: Run, path: Path, before: Baseline | None) -> None:
     """Write the baseline that `run` makes to `path`, and print what differs from the old one."""
     after = measure_baseline(run)
-    _write(path, after.dump_toml())
+    write_atomically(path, after.dump_toml())
     if before is None:
         print(f"made {path}: {sum(len(entry.scores) for entry in after.methods.values())} scores")
         return
@@ -273,13 +273,6 @@ def junit_xml(checks: Sequence[Check], notes: Sequence[str], path: Path) -> byte
         ElementTree.SubElement(suite, "system-out").text = "\n".join(notes)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _places(run: Run) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from benchmark.api import Request
 from benchmark.runs.existing_run import Existing, is_scored, missing
 from benchmark.store.records import Job, JobRecord, Prior, Scoring
 
@@ -36,24 +35,25 @@ def work_left(
     drawn: dict[str, bool] = {}
     for job in jobs:
         record = existing.jobs.get(job.name)
-        requests = missing(job, record)
+        # Of a job without a record all are; millions of them are only counted.
+        draws = job.count if record is None else len(missing(job, record))
         scored = existing.scores.get((scoring.protocol, job.name))
-        if not requests and record is not None and is_scored(record, scored, scoring):
+        if not draws and record is not None and is_scored(record, scored, scoring):
             continue
-        key = job.fit.prior if requests else None
+        key = job.fit.prior if draws else None
         if key is not None and key not in drawn:
             drawn[key] = existing.directory.prior_record(key) is not None
             if not drawn[key]:
                 found.append(Work(priors[key], draws=priors[key].count))
         waits_for = None if key is None or drawn[key] else key
-        fits = _fits(requests, record, existing)
-        found.append(Work(job, fits, len(requests), len(job.requests), waits_for))
+        fits = draws > 0 and _fits(record, existing)
+        found.append(Work(job, fits, draws, job.count, waits_for))
     return found
 
 
-def _fits(requests: tuple[Request, ...], record: JobRecord | None, existing: Existing) -> bool:
+def _fits(record: JobRecord | None, existing: Existing) -> bool:
     kept = record.weights if record else None
-    return bool(requests) and (kept is None or not (existing.directory.path / kept.file).is_file())
+    return kept is None or not (existing.directory.path / kept.file).is_file()
 
 
 @dataclass

@@ -149,6 +149,8 @@ class Post:
             return event, {}
         made = made_in(self._directory, self._sent)
         clear(self._directory)
+        if isinstance(event, Failed) and event.halt:  # its disk is full, and no other node's
+            event = replace(event, halt="", error=f"on {os.uname().nodename}: {event.error}")
         return event, made
 
     def renew(self, patience: float) -> None:

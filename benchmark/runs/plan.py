@@ -28,6 +28,8 @@ from benchmark.runs.selection import choose_prompts, method_names
 from benchmark.store.names import folder_name
 from benchmark.store.records import Fit, Job, Model, Prior, digest
 
+MOST_PRIOR = 100_000  #: prior images in a set; the paper has 1,000
+
 
 @dataclass(frozen=True)
 class Base:
@@ -282,7 +284,7 @@ def _asked(row: Row, subject: Subject) -> PriorImages | None:
     if asked is not None and not _whole(asked):
         raise UserError(
             f"prior of method '{row.name}' for subject '{subject.name}' gives {asked!r}: it should "
-            "be PriorImages with a count of at least 1, or None"
+            f"be PriorImages with a count from 1 to {MOST_PRIOR}, or None"
         )
     return asked
 
@@ -290,7 +292,7 @@ def _asked(row: Row, subject: Subject) -> PriorImages | None:
 def _whole(asked: object) -> bool:
     if not isinstance(asked, PriorImages) or not isinstance(asked.sampler, Sampler):
         return False
-    return isinstance(asked.count, int) and asked.count >= 1
+    return isinstance(asked.count, int) and 1 <= asked.count <= MOST_PRIOR
 
 
 def _prior(row: Row, subject: Subject, seed: int, base: Base | None) -> Prior | None:

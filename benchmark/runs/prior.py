@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmark.api import Backbone, UserError, noise_seed
 from benchmark.data.images import as_pixels
+from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.store.directory import RunDirectory, prior_path
 from benchmark.store.files import write_atomically
 from benchmark.store.records import Prior, PriorRecord
@@ -30,16 +31,21 @@ def draw(backbone: Backbone, prior: Prior, tell: Callable[[int, int], None]) -> 
     """(count, 3, resolution, resolution) uint8 images of "a [class noun]", by `backbone` as it is.
 
     `tell` is told of the images drawn and of all after each batch. Raises ValueError for what is no
-    image, NaN included.
+    image, NaN included, and UserError if memory does not do for one.
     """
+    batch = BatchSize("prior images", BATCH, SMALLER)
+    return batch.halved(prior.count, lambda size: _drawn(backbone, prior, tell, size))
+
+
+def _drawn(backbone: Backbone, prior: Prior, tell: Callable[[int, int], None], size: int) -> Tensor:
+    """As `draw`, so many at once."""
     import torch
 
-    text = f"a {prior.class_noun}"
+    text, side = f"a {prior.class_noun}", backbone.resolution
     seeds = [noise_seed("prior", text, index, prior.seed) for index in range(prior.count)]
-    size = backbone.resolution
-    drawn = torch.empty(prior.count, 3, size, size, dtype=torch.uint8)
-    for start in range(0, prior.count, BATCH):
-        some = seeds[start : start + BATCH]
+    drawn = torch.empty(prior.count, 3, side, side, dtype=torch.uint8)
+    for start in range(0, prior.count, size):
+        some = seeds[start : start + size]
         with torch.no_grad():
             condition = backbone.encode([text] * len(some))
             images = backbone.sample(condition, some, sampler=prior.sampler)

@@ -49,7 +49,7 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring) -> None:
     """Say what is asked for, what of it is left to do, and how long that takes."""
     per_prompt = grid.suite.evaluation.images_per_prompt
     prompts = sorted({len(job.prompts) for job in grid.jobs})
-    images = sum(len(job.requests) for job in outlook.jobs)
+    images = sum(job.count for job in outlook.jobs)
     finished = len(outlook.jobs) - sum(isinstance(work.task, Job) for work in outlook.left)
     print(f"suite       {grid.suite.name}: {grid.suite.description}")
     if grid.suite.data.folder:

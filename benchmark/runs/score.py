@@ -227,13 +227,16 @@ def means_of(scores: list[Score]) -> dict[str, float]:
 
 
 def device_provenance() -> dict[str, object]:
-    """On what the numbers were computed."""
+    """On what the numbers were computed; in which batches, if memory did not do for the usual."""
     import torch
 
-    cuda = torch.cuda.is_available()
+    from benchmark.models.halving import batches_taken
+
+    cuda, batches = torch.cuda.is_available(), batches_taken()
     return {
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "threads": torch.get_num_threads(),
+        **({"batches": batches} if batches else {}),
     }
 
 

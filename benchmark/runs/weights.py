@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 from benchmark.api import UserError, Weights
 from benchmark.store.directory import Name, RunDirectory, weights_path
+from benchmark.store.files import replacing, save_tensors
 from benchmark.store.records import KeptWeights
 
 
 def write_weights(weights: Weights, name: Name, directory: RunDirectory) -> KeptWeights:
     """Write what job `name` learned. Returns what its record says of the file."""
-    from safetensors.torch import save_file
-
     relative = weights_path(name)
-    path = directory.path / relative
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Copies: tensors that share memory are no file's content.
     tensors = {key: tensor.detach().to("cpu", copy=True) for key, tensor in weights.items()}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
-    temporary.chmod(0o644)  # safetensors' files are for their owner alone
-    kept = KeptWeights(relative, temporary.stat().st_size, _sha256(temporary))
-    temporary.replace(path)
-    return kept
+    with replacing(directory.path / relative) as temporary:
+        save_tensors({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+        return KeptWeights(relative, temporary.stat().st_size, _sha256(temporary))
 
 
 def read_weights(kept: KeptWeights | None, directory: RunDirectory) -> Weights | None:

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from benchmark.api import UserError
 from benchmark.config.registry import is_ours
 from benchmark.runs.agenda import Agenda, Task
 from benchmark.runs.attempt import Event, Failed, Finished, Listener, Lost, Started, attempt
-from benchmark.runs.box import in_words
 from benchmark.runs.score import one_thread
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import RunDirectory
+from benchmark.store.files import WriteError
 from benchmark.store.records import Job, Prior
 
 _LOOK_EVERY = 0.2  # seconds between two looks at the clock and at who is alive
@@ -83,8 +84,9 @@ def execute(
     """Do every task of `agenda` by workers at `place`, telling `listen` what happens.
 
     A task that fails, or takes more than `job_timeout` seconds once it is loaded, stops only those
-    that need it. KeyboardInterrupt ends the workers at once. Without a place everything is done in
-    this process, for tests: no method is kept from harming it, and nothing ends in time.
+    that need it. KeyboardInterrupt ends the workers at once, and so does a disk on which nothing
+    can be written any more: that raises UserError. Without a place everything is done in this
+    process, for tests: no method is kept from harming it, and nothing ends in time.
     """
     if place is None:
         _execute_here(agenda, workplace, listen)
@@ -105,6 +107,8 @@ def _settle(event: Event, agenda: Agenda, workplace: Workplace, listen: Listener
     if isinstance(event, Finished):
         agenda.finish(event.task)
     if isinstance(event, Failed):
+        if event.halt:
+            raise UserError(event.halt)
         if isinstance(event.task, Job):
             keep_error(event.task, event.trace or event.error + "\n", workplace.directory)
         for lost in agenda.give_up(event.task):
@@ -116,9 +120,9 @@ def keep_error(job: Job, why: str, directory: RunDirectory) -> None:
     """Write why `job` failed beside its record; say so if that fails too, and go on."""
     try:
         directory.write_error(job.name, why)
-    except OSError as error:
+    except WriteError as error:
         what = f"warning: why {job.label} failed could not be written"
-        print(f"{what}: {in_words(error)}", file=sys.stderr, flush=True)
+        print(f"{what}: {error}", file=sys.stderr, flush=True)
 
 
 def _outside(task: Task) -> str:

@@ -17,8 +17,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-#: How many images go through a model at once: fixed, since results depend on it in the last digits.
-BATCH = 32
+from benchmark.scoring.kinds import BATCH
 
 
 @dataclass(frozen=True)

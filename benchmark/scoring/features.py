@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 
+from benchmark.models.halving import BatchSize
 from benchmark.scoring.encoder_tables import Tables, completed
-from benchmark.scoring.kinds import Encoder, kind_of
+from benchmark.scoring.kinds import BATCH, Encoder, kind_of
 
 Pixels = Sequence[np.ndarray]  #: n uint8 (height, width, 3), of any sizes
+_WAY_OUT = "score the run with `score RUN` on a machine with more memory"
 
 
 class OnDemand(dict[str, Encoder]):
@@ -46,7 +50,7 @@ class Encoders:
         """(n, d) float32 of unit length. Raises ValueError for numbers that are not finite."""
         if not len(pixels):
             raise ValueError(f"no images to encode with {name}")
-        return _finished(name, self.loaded[name].embeddings(pixels))
+        return _finished(name, _in_batches(name, pixels, self.loaded[name].embeddings))
 
     def remembered_embeddings(self, name: str, pixels: Pixels) -> np.ndarray:
         """The same, computed once for the same list of images."""
@@ -58,7 +62,7 @@ class Encoders:
         return self._remembered(
             [name, "texts"],
             encoded,
-            lambda: _finished(name, self.loaded[name].text_embeddings(texts)),
+            lambda: _finished(name, _in_batches(name, texts, self.loaded[name].text_embeddings)),
         )
 
     def distances(self, name: str, pixels: Pixels, groups: Sequence[Sequence[int]]) -> np.ndarray:
@@ -68,7 +72,7 @@ class Encoders:
             compared[np.ix_(group, group)] = True
         found = np.full(compared.shape, np.nan, np.float32)
         if groups:
-            distances = _finished(name, self.loaded[name].distances(pixels, groups))
+            distances = _finished(name, _distances(name, self.loaded[name], pixels, groups))
             found[compared] = distances[compared]
         found.flags.writeable = False
         return found
@@ -84,6 +88,41 @@ class Encoders:
         if key not in self._seen:
             self._seen[key] = compute()
         return self._seen[key]
+
+
+def _in_batches(
+    name: str, items: Sequence[Any], encode: Callable[[Sequence[Any]], np.ndarray]
+) -> np.ndarray:
+    """`encode(items)`; so many of them at once where memory did not do for BATCH."""
+
+    def encoded(size: int) -> np.ndarray:
+        if size == BATCH:
+            return encode(items)
+        parts = [encode(items[start : start + size]) for start in range(0, len(items), size)]
+        return np.concatenate(parts)
+
+    return BatchSize(f"encoder {name}", BATCH, _WAY_OUT).halved(len(items), encoded)
+
+
+def _distances(
+    name: str, encoder: Encoder, pixels: Pixels, groups: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """`encoder.distances`; of so many images at once where memory did not do for all of them."""
+
+    def measured(size: int) -> np.ndarray:
+        if size == BATCH:
+            return encoder.distances(pixels, groups)
+        found = np.zeros((len(pixels), len(pixels)), np.float32)
+        for group in groups:
+            parts = [group[start : start + size // 2] for start in range(0, len(group), size // 2)]
+            for one, other in combinations_with_replacement(parts, 2):
+                some = [*dict.fromkeys([*one, *other])]
+                among = encoder.distances([pixels[i] for i in some], [range(len(some))])
+                found[np.ix_(some, some)] = among
+        return found
+
+    batch = BatchSize(f"distances by encoder {name}", BATCH, _WAY_OUT, least=2)
+    return batch.halved(1 + max(map(len, groups)), measured)
 
 
 def _finished(name: str, result: np.ndarray) -> np.ndarray:

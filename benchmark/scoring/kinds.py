@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 #: What an encoder may be able to do: the methods of `Encoder` that it has.
 EMBEDDINGS, TEXT_EMBEDDINGS, DISTANCES = "embeddings", "text_embeddings", "distances"
 ABILITIES = (EMBEDDINGS, TEXT_EMBEDDINGS, DISTANCES)
+#: How many images go through a model at once: fixed while memory lasts, since results depend on it
+#: in the last digits.
+BATCH = 32
 FIRST = "1"  #: the version of a kind whose numbers have never changed
 
 

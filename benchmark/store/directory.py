@@ -25,13 +25,21 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Prompt, Request, UserError
-from benchmark.store.files import png_bytes, read_json, sha256, write_atomically
+from benchmark.store.files import (
+    WriteError,
+    png_bytes,
+    read_json,
+    remove_leftovers,
+    sha256,
+    write_atomically,
+    writing,
+)
 from benchmark.store.names import folder_name
 from benchmark.store.records import (
     FORMAT,
@@ -132,20 +140,27 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs out of the folder meanwhile. Raises UserError if one is at work."""
+        """Keep other runs out of the folder meanwhile. Raises UserError if one is at work.
+
+        What a killed run had begun to write is removed: before, and afterwards that of workers.
+        """
         from filelock import FileLock, Timeout
 
-        try:
+        lock = FileLock(self.path / _LOCK)
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / _LOCK, timeout=0)
-            lock.acquire()
-        except Timeout:
-            raise UserError(f"another run is writing to {self.path}: wait for it to end") from None
-        except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise UserError(
+                    f"another run is writing to {self.path}: wait for it to end"
+                ) from None
         try:
+            remove_leftovers(self.path)
             yield
         finally:
+            with suppress(WriteError):
+                remove_leftovers(self.path)
             lock.release()
 
     # What was asked for ----------------------------------------------------------------------
@@ -176,15 +191,12 @@ class RunDirectory:
         In a new folder run.json is there first, and says whose folder it is; else it comes last.
         """
         text = json.dumps({"format": FORMAT} | asdict(plan), indent=1) + "\n"
-        try:
-            if not (self.path / PLAN).is_file():
-                write_atomically(self.path / PLAN, text)
-            for label, protocol in protocols.items():
-                write_atomically(self.path / protocol_path(label), protocol)
-            write_atomically(self.path / SUITE, suite)
+        if not (self.path / PLAN).is_file():
             write_atomically(self.path / PLAN, text)
-        except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
+        for label, protocol in protocols.items():
+            write_atomically(self.path / protocol_path(label), protocol)
+        write_atomically(self.path / SUITE, suite)
+        write_atomically(self.path / PLAN, text)
 
     # Jobs ------------------------------------------------------------------------------------
 
@@ -220,7 +232,9 @@ class RunDirectory:
 
     def clear_error(self, name: Name) -> None:
         """The job is done: forget why it failed before."""
-        (self.path / f"{job_path(name)}.error.txt").unlink(missing_ok=True)
+        path = self.path / f"{job_path(name)}.error.txt"
+        with writing(path):
+            path.unlink(missing_ok=True)
 
     # Prior images ----------------------------------------------------------------------------
 
@@ -273,7 +287,8 @@ class RunDirectory:
     def assemble_scores(self) -> int:
         """Write scores.csv from the scored jobs, in plan order. Returns how many rows it has.
 
-        Of a kept run it was kept. Raises UserError if the folder is no run directory.
+        Nothing is written where nothing changed. Of a kept run it was kept. Raises UserError if the
+        folder is no run directory.
         """
         if (self.path / RECORDS).is_file():
             return self._kept_rows()
@@ -286,10 +301,9 @@ class RunDirectory:
                 if self.score_record(protocol, job.name):
                     path = self.path / f"{scores_path(protocol, job.name)}.csv"
                     texts.append(path.read_text("utf-8").partition("\n")[2])
-        try:
-            write_atomically(self.path / "scores.csv", HEADER + "".join(texts))
-        except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
+        path, content = self.path / "scores.csv", (HEADER + "".join(texts)).encode()
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomically(path, content)
         return sum(text.count("\n") for text in texts)
 
     def _kept_rows(self) -> int:

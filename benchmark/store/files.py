@@ -1,4 +1,7 @@
-"""Files that are whole or not there: written under a temporary name and renamed."""
+"""Files that are whole or not there: written under a temporary name and renamed.
+
+What cannot be written is told in one place, by `WriteError`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
 import tomllib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +23,113 @@ from benchmark.store.names import composed
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 LARGE = 2**26  #: bytes from which on a file's digest is remembered
 DEEPEST = 100  #: how many tables or lists lie within each other in a file that is read
 
+_ROOM = "free some space, and run the same command again; what is done stays"
+_ELSEWHERE = "change that, or choose another place (--out)"
+_HANDLES = "raise the limit (ulimit -n), and run the same command again"
+#: Why the system refuses to write, and the way out.
+_REASONS = {
+    errno.ENOSPC: ("the disk is full", _ROOM),
+    errno.EDQUOT: ("the disk quota is used up", _ROOM),
+    errno.EFBIG: ("a file may not be so large here", "raise the limit (ulimit -f)"),
+    errno.EROFS: ("the file system is read-only", _ELSEWHERE),
+    errno.EACCES: ("permission is denied", _ELSEWHERE),
+    errno.EPERM: ("permission is denied", _ELSEWHERE),
+    errno.EMFILE: ("too many files are open", _HANDLES),
+    errno.ENFILE: ("too many files are open", _HANDLES),
+    errno.ENAMETOOLONG: ("no file has so long a name", "choose a shorter one"),
+}
+#: Where one file cannot be written for these reasons, no other can.
+_FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+#: Of a file that is being written: by us, and by safetensors.
+_UNFINISHED = re.compile(r"\.\d+\.tmp$|^\.tmp\w{6}$")
+
+
+def reason(error: OSError) -> str | None:
+    """Why a file cannot be had, in plain words, and the way out; None for what has none here."""
+    return ": ".join(_REASONS[error.errno]) if error.errno in _REASONS else None
+
+
+class WriteError(UserError):
+    """A file that cannot be written: which, why, and the way out."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        why = reason(error) or f"{error.strerror or error}: write elsewhere"
+        super().__init__(f"cannot write {path}: {why}")
+        self.errno = error.errno
+
+    @property
+    def final(self) -> bool:
+        """Whether no other file can be written there either."""
+        return self.errno in _FINAL
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within, an OSError is raised as the WriteError of `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write what is to take the place of `path` at the end; its folder is made.
+
+    Nothing is left if that fails. Raises WriteError.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path`, making its folder; a reader sees all of it or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)
+    """Write `content` to `path`, making its folder; a reader sees all of it or none of it.
+
+    Raises WriteError.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def save_tensors(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file, which everybody may read. Raises OSError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))  # all that is left of an OSError
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    path.chmod(0o644)  # safetensors' files are for their owner alone
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed had begun to write in `folder`, however deep.
+
+    Nothing else may be writing there. Raises WriteError.
+    """
+    for place, _, names in os.walk(folder):
+        for name in filter(_UNFINISHED.search, names):
+            path = Path(place, name)
+            with writing(path):
+                path.unlink(missing_ok=True)
 
 
 def png_bytes(image: np.ndarray) -> bytes:
@@ -53,15 +154,17 @@ def file_digest(path: Path) -> bytes:
     # A change of the content changes ctime, even where a tool sets mtime back.
     touched = (path.resolve(), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     key = hashlib.sha256(repr(touched).encode()).hexdigest()[:32]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:  # there is no home
+        return _read_digest(path)
     known = cache / "dreambooth-benchmark" / "digests" / key
     with suppress(OSError, ValueError):
         digest = bytes.fromhex(known.read_text())
         if len(digest) == hashlib.sha256().digest_size:
             return digest
     digest = _read_digest(path)
-    with suppress(OSError):  # no place for a cache is no reason to fail
-        known.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(WriteError):  # no place for a cache is no reason to fail
         write_atomically(known, digest.hex())
     return digest
 

@@ -184,6 +184,13 @@ class Job:
         return self.fit.version == ELSEWHERE
 
     @property
+    def count(self) -> int:
+        """How many requests there are."""
+        if not self.prompted:
+            return self.references
+        return len(self.prompts) * self.images_per_prompt + self.prior_prompt_images
+
+    @property
     def requests(self) -> tuple[Request, ...]:
         """What is to be made: the evaluation prompts' images, then the prior prompt's.
 

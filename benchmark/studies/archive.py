@@ -21,7 +21,7 @@ from benchmark.report.write import grid_prompts, grid_subjects, write_report
 from benchmark.results.completeness import check_finished, lacking_of
 from benchmark.results.run import Run, read_run
 from benchmark.store.directory import PLAN, RECORDS, SUITE, protocol_path
-from benchmark.store.files import write_atomically
+from benchmark.store.files import remove_leftovers, write_atomically, writing
 from benchmark.store.records import JobRecord, to_json, with_images
 
 
@@ -44,15 +44,15 @@ def keep_run(run_directory: Path, directory: Path) -> Path:
     lines = [json.dumps(record) + "\n" for record in records]
     protocols = [protocol_path(label) for label in run.protocols]
     images = [name for record in kept for name in record.images]
-    try:
+    write_atomically(directory / RECORDS, "")  # whose folder it is, until it is whole
+    with writing(directory):
+        remove_leftovers(directory)
         for folder in ("images", "protocols"):
             if (directory / folder).is_dir():
                 shutil.rmtree(directory / folder)
-        for name in (PLAN, SUITE, "scores.csv", *protocols, *images):
-            write_atomically(directory / name, (run_directory / name).read_bytes())
-        write_atomically(directory / RECORDS, "".join(lines))
-    except OSError as error:
-        raise UserError(f"cannot write to {directory}: {error.strerror}") from error
+    for name in (PLAN, SUITE, "scores.csv", *protocols, *images):
+        write_atomically(directory / name, (run_directory / name).read_bytes())
+    write_atomically(directory / RECORDS, "".join(lines))
     return write_report(directory)
 
 

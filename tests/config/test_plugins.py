@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
@@ -148,12 +149,14 @@ def test_what_is_no_method_is_named(name: str, message: str) -> None:
         ("x = 1\n\nx = = 2\n", "{}, line 3: SyntaxError: invalid syntax"),
         ("import sys\nsys.exit(0)\n", "{}, line 2: SystemExit: 0"),
         ("import no_such_module\n", "{}, line 1: ModuleNotFoundError: No module named 'no_such"),
+        ("raise GeneratorExit('gone')\n", "{}, line 1: GeneratorExit: gone"),
+        ("import os\nos.chdir('/')\nx = y\n", "{}, line 3: NameError: name 'y' is not defined"),
     ],
 )
 def test_a_module_that_fails_is_named_with_file_and_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
-    path = tmp_path / "fails_for_test.py"
+    path, here = tmp_path / "fails_for_test.py", Path.cwd()
     path.write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     message = f"cannot import 'fails_for_test': {message.format(path)}"
@@ -162,6 +165,23 @@ def test_a_module_that_fails_is_named_with_file_and_line(
     offer(monkeypatch, ("mine", "fails_for_test:MINE"))
     with pytest.raises(UserError, match=f"method 'mine': {message}"):
         plugins.load_method("mine")
+    assert Path.cwd() == here
+
+
+def test_a_module_that_goes_to_another_folder_takes_nobody_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for number, name in enumerate(("one:MINE", "mine")):
+        module = ("one", "two")[number]
+        text = f"import os\nos.chdir('/')\nfrom {__name__} import QUIET as MINE\n"
+        (tmp_path / f"{module}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        if number:
+            offer(monkeypatch, ("mine", "two:MINE"))
+        assert plugins.load_method(name) == QUIET
+        assert Path.cwd() == tmp_path
 
 
 def test_settings_are_the_fields_and_are_put_in_by_name() -> None:

@@ -219,7 +219,7 @@ def test_without_a_connection_the_way_out_is_said(
 
 def test_a_folder_that_cannot_be_written_is_named(dataset: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=f"cannot write to {tmp_path}/file: "):
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}/file: "):
         fetch_images(dataset, tmp_path / "file")
 
 

@@ -4,12 +4,14 @@ import random
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark.api import UserError
 from benchmark.models.identity import POCKET
@@ -307,3 +309,32 @@ def test_the_generator_is_drawn_from_and_measured(tmp_path, monkeypatch) -> None
         "cosine at the noun",
     ]
     assert all(-1 <= row.value <= 1 for row in rows)
+
+
+def test_denoised_renders_are_measured_against_the_renders_themselves() -> None:
+    """By a U-Net that takes every picture for the same grey one, and a VAE of doubled pixels."""
+    from benchmark.pocket.evaluate import denoising
+
+    drawn = []
+
+    def encode(pictures: Tensor) -> SimpleNamespace:
+        drawn.append(pictures / 2 + 0.5)
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=2 * pictures))
+
+    scheduler = DDPMScheduler(prediction_type="sample", clip_sample=False)
+    backbone = SimpleNamespace(
+        encode=lambda texts: SimpleNamespace(embeddings=torch.zeros(len(texts), 1, 1)),
+        pipeline=SimpleNamespace(
+            unet=lambda noised, *_: SimpleNamespace(sample=torch.full_like(noised, 0.6)),
+            vae=SimpleNamespace(
+                encode=encode,
+                decode=lambda latents: SimpleNamespace(sample=latents / 2),
+                config=SimpleNamespace(scaling_factor=3.0),
+            ),
+            scheduler=scheduler,
+        ),
+    )
+    (row,) = denoising(backbone, each=2)
+    error = np.mean((torch.cat(drawn).double().numpy() - 0.55) ** 2)  # 0.6 / 3 / 2 / 2 + 0.5
+    assert len(drawn) == 25
+    assert row.value == pytest.approx(10 * np.log10(1 / error), abs=1e-4)

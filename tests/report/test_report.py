@@ -1,4 +1,6 @@
+import errno
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -6,9 +8,11 @@ import pytest
 from PIL import Image
 
 from benchmark.api import Unscored, UserError
+from benchmark.cli.app import main
 from benchmark.report.image_grid import GridBlock, GridRow, grid_png
 from benchmark.report.markdown import escape, markdown_table
 from benchmark.report.write import write_report
+from benchmark.results.gate import load_runs
 from benchmark.store.files import png_bytes, write_atomically
 from tests.made_up_run import (
     METRICS,
@@ -18,6 +22,7 @@ from tests.made_up_run import (
     remove_job,
     write_run,
 )
+from tests.starvation import starved
 
 SUBJECTS = ("cat-a", "dog-b", "owl-c", "vase-d")
 SUITE = """\
@@ -385,10 +390,32 @@ def test_scores_that_are_not_what_was_written_are_missed(tmp_path):
         write_report(run)
 
 
+def test_a_read_only_run_is_reported_elsewhere_and_checked(tmp_path, monkeypatch, capsys):
+    run = make_run(tmp_path / "toy", methods=["untuned"], subjects=["cat-a"])
+    where = str(run)
+    with starved(errno.EROFS, where=where):
+        monkeypatch.setattr(sys, "argv", ["benchmark", "report", where])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and error.startswith(f"error: cannot write {where}/")
+        assert "the file system is read-only: change that, or choose another place (--out)" in error
+    with starved(errno.EROFS, where=where) as refused:
+        out = str(tmp_path / "report")
+        monkeypatch.setattr(sys, "argv", ["benchmark", "report", where, "--out", out])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0 and (tmp_path / "report/report.md").is_file()
+        assert load_runs([run]).methods == ["untuned"]
+    assert not refused
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 def test_a_run_directory_that_cannot_be_written_to_is_named(tmp_path):
     run = make_run(tmp_path / "toy", methods=["untuned"], subjects=["cat-a"])
     (run / "figures").write_text("in the way")
-    with pytest.raises(UserError, match="cannot write the report to"):
+    with pytest.raises(UserError, match="cannot write .*figures"):
         write_report(run)
 
 

@@ -24,6 +24,7 @@ from benchmark.runs.score import Assessment, Examiner
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import RunDirectory
 from tests import toy
+from tests.starvation import starved
 from tests.toy import ONE
 
 
@@ -219,17 +220,14 @@ def test_a_reason_that_is_no_utf_8_is_kept_and_shown(
 def test_a_failure_that_cannot_be_recorded_is_said_and_the_run_goes_on(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "dog-blue-s0.error.txt")
-
-    monkeypatch.setattr(RunDirectory, "write_error", full)
     paint_instead(monkeypatch, lambda: 1 / 0)
-    assert run_grid(grid, tmp_path / "run", resources=ONE) == 1
+    with starved(errno.ENOSPC, where="dog-blue-s0.error.txt"):
+        assert run_grid(grid, tmp_path / "run", resources=ONE) == 1
     shown = capsys.readouterr()
     (line,) = [line for line in shown.err.splitlines() if line.startswith("warning: ")]
-    reason = "OSError: [Errno 28] No space left on device: 'dog-blue-s0.error.txt'"
     job = "tests.toy:PAINT / dog-blue / seed 0"
-    assert line == f"warning: why {job} failed could not be written: {reason}"
+    assert line.startswith(f"warning: why {job} failed could not be written: cannot write ")
+    assert "dog-blue-s0.error.txt: the disk is full: free some space" in line
     assert "FAILED: ZeroDivisionError: division by zero" in shown.out
     assert "1 of 2 jobs failed; the report holds those that are done" in shown.err
     assert len(list((tmp_path / "run/jobs").glob("*/*.json"))) == 1

@@ -79,6 +79,17 @@ def test_hostile_methods_fail_alone_and_later_jobs_are_the_same_bytes(
     assert {p.name for p in tmp_path.iterdir()} == {"data", "eye.txt", "toy.toml", "run", "clean"}
 
 
+def test_prior_images_that_are_never_drawn_end_in_time(tmp_path: Path) -> None:
+    suite_file = toy.write_world(tmp_path)
+    suite_file.write_text(suite_file.read_text().replace("toy:KIND", "toy:DRY"))
+    grid = plan(load_suite(str(suite_file)), ["tests.toy:PRIMED"], subjects=["dog-red"])
+    events = executed(grid, tmp_path / "run", slots=("",), job_timeout=0.5)
+    prior, job = (e for e in events if isinstance(e, Failed))
+    late = "it took more than 0.5 s, the time limit of a job; it was at: prior images, 0 of 20"
+    assert prior.task == next(iter(grid.priors.values())) and prior.error == late
+    assert job.task == grid.jobs[0] and job.error == f"its prior images failed: {late}"
+
+
 @pytest.fixture
 def labouring(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A run in a process of its own, whose worker is in one long call of torch."""

@@ -270,7 +270,7 @@ def fails(*_: object) -> None:
             fails,
             "prior of method '.*PAINT' for subject 'dog-red' raises RuntimeError: no prior",
         ),
-        (lambda *_: ("dog", 3), r"gives \('dog', 3\): it should be PriorImages with a count of at"),
+        (lambda *_: ("dog", 3), r"gives \('dog', 3\): it should be PriorImages with a count from"),
         (
             lambda *_: PriorImages("dog", 0, Sampler("ddpm", 2, 1.0)),
             "count=0.*: it should be",

@@ -103,13 +103,13 @@ def test_prior_images_that_fail_fail_the_jobs_that_need_them(
     suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def out_of_paint(*_: object, **__: object) -> None:
-        raise MemoryError("out of paint")
+        raise RuntimeError("out of paint")
 
     monkeypatch.setattr(toy.Easel, "sample", out_of_paint)
     events = executed(grid_of(suite_file, "tests.toy:PRIMED", "tests.toy:PAINT"), tmp_path / "run")
     failed = {event.task.label: event.error for event in events if isinstance(event, Failed)}
     assert len(failed) == 2 + 3
-    reason = "its prior images failed: MemoryError: out of paint"
+    reason = "its prior images failed: RuntimeError: out of paint"
     assert failed["tests.toy:PRIMED / dog-red / seed 0"] == reason
     errors = list((tmp_path / "run").glob("jobs/*/*.error.txt"))
     assert len(errors) == 3

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torchvision import transforms
 
 from benchmark.api import UserError
+from benchmark.models import halving
 from benchmark.scoring import encoder_files
 from benchmark.scoring.encoders import (
     BATCH,
@@ -217,6 +218,39 @@ def test_results_do_not_depend_on_the_batch_they_came_in(encoders, count):
     assert together.shape[0] == count
     alone = encoders.embeddings("dino", images[-1:])
     np.testing.assert_allclose(together[-1:], alone, atol=1e-6)
+
+
+def refuse_above(monkeypatch, model, most):
+    """A device on which `model` takes no more than `most` images at once."""
+    whole = {name: getattr(model, name) for name in ("forward", "forward_intermediates")}
+
+    def limited(name):
+        def call(batch, **options):
+            if len(batch) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return whole[name](batch, **options)
+
+        return call
+
+    for name in whole:
+        monkeypatch.setattr(model, name, limited(name))
+
+
+def test_where_memory_runs_out_fewer_go_at_once_as_if_from_the_start(settings, monkeypatch):
+    monkeypatch.setattr(halving, "_sizes", {})
+    images = pictures(*[(32, 32)] * 20)
+    groups = [list(range(5)), list(range(5, 20))]
+    roomy, tight = (load_encoders(settings, device="cpu") for _ in range(2))
+    for name in ("dino", "lpips"):
+        refuse_above(monkeypatch, tight.loaded[name].model, 5)
+    found, apart = tight.embeddings("dino", images), tight.distances("lpips", images, groups)
+    whole = roomy.distances("lpips", images, groups)
+    np.testing.assert_allclose(apart, whole, atol=1e-6)  # where it is NaN, too
+    assert np.isfinite(apart).sum() == 5**2 + 15**2
+    monkeypatch.setattr("benchmark.scoring.encoders.BATCH", 4)
+    assert (found == roomy.embeddings("dino", images)).all()
+    taken = halving.batches_taken()
+    assert taken == {"encoder dino": 4, "distances by encoder lpips": 4}
 
 
 def test_what_has_been_seen_is_not_computed_again(settings, monkeypatch):

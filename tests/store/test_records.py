@@ -297,7 +297,7 @@ def test_a_metric_on_record_has_its_encoders_on_record() -> None:
 def test_what_a_part_of_a_record_refuses_is_named_too() -> None:
     content = to_json(record())
     content["job"]["sampler"]["steps"] = -1
-    with pytest.raises(UserError, match="^here: a sampler needs at least one step, not -1: remove"):
+    with pytest.raises(UserError, match="^here: a sampler takes 1 to 10000 steps, not -1: remove"):
         from_json(JobRecord, content, where="here")
 
 

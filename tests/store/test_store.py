@@ -248,7 +248,7 @@ def test_a_kept_run_without_its_scores_is_named(tmp_path: Path, content: bytes |
 def test_scores_that_cannot_be_put_together_are_named(tmp_path: Path) -> None:
     directory = prepare(tmp_path / "run")
     (directory.path / "scores.csv").mkdir()
-    with pytest.raises(UserError, match="cannot write to .*run: Is a directory"):
+    with pytest.raises(UserError, match="cannot write .*run/scores.csv: Is a directory"):
         directory.assemble_scores()
 
 
@@ -259,7 +259,7 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
         RunDirectory(tmp_path / "notes").plan()
     for place in ("notes/mine.txt", "notes/mine.txt/below"):
         with (
-            pytest.raises(UserError, match=f"cannot write to .*{place}: "),
+            pytest.raises(UserError, match=f"cannot write .*{place}: "),
             RunDirectory(tmp_path / place).locked(),
         ):
             pass

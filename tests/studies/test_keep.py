@@ -1,5 +1,6 @@
 """Runs kept without most of their images: what stays, and that reports can be written anew."""
 
+import errno
 import io
 import re
 import shutil
@@ -18,6 +19,7 @@ from benchmark.store.directory import RunDirectory
 from benchmark.store.files import png_bytes, write_atomically
 from benchmark.studies.archive import keep_run
 from tests.made_up_run import DRAWN, World, edit_records, remove_job, write_run
+from tests.starvation import starved
 
 ROOT = Path(__file__).parent.parent.parent
 KEPT = [path.parent for path in sorted(ROOT.glob("reports/**/records.jsonl"))]
@@ -161,3 +163,22 @@ def _shown(name: str, content: bytes) -> bytes:
         with Image.open(io.BytesIO(content)) as image:
             return image.convert("RGB").tobytes()
     return re.sub(rb"data:image/webp;base64,[\w+/=]+", b"", content)
+
+
+def test_a_read_only_run_is_kept_and_one_on_a_full_disk_is_finished_later(
+    run, kept, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("benchmark.studies.archive.write_report", lambda directory: directory)
+    copy = tmp_path / "copy"
+    before, expected = files(run), files(kept)
+    with starved(errno.ENOSPC, after=9, where=str(copy)), pytest.raises(UserError, match="is full"):
+        keep_run(run, copy)
+    with pytest.raises(UserError, match="copy/scores.csv has scores of .*a job without a record"):
+        write_report(copy)
+    with starved(errno.EROFS, where=str(run)) as refused:
+        RunDirectory(run).assemble_scores()
+        keep_run(run, copy)
+    assert not refused and files(run) == before
+    found = files(copy)
+    assert {"scores.csv", "records.jsonl", "run.json"} <= found.keys()
+    assert found.items() <= expected.items()
