@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
+from benchmark.models.finite import check_finite
 from benchmark.models.precision import autocast
 from benchmark.models.rows import TensorRows
 
@@ -65,15 +66,25 @@ class LatentStage:
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Moments:
-        """(n, 3, resolution, resolution) float32 in [0, 1] -> their moments, on the device."""
+        """(n, 3, resolution, resolution) float32 in [0, 1] -> their moments, on the device.
+
+        Raises UserError if the VAE's moments are not finite.
+        """
         device = self.denoiser.device
         parts = []
         with autocast(device, "fp32"):
             for chunk in images.split(vae_batch(self.resolution)):
                 posterior = self.vae.encode(chunk.to(device) * 2 - 1).latent_dist
                 parts.append(Moments(posterior.mean, posterior.std))
-        scale, moments = self.vae.config.scaling_factor, parts[0].join(*parts[1:])
-        return Moments(moments.mean * scale, moments.std * scale)
+        whole = parts[0].join(*parts[1:])
+        for name in ("mean", "std"):
+            check_finite(
+                f"the {name}s of the VAE's latents",
+                getattr(whole, name),
+                "bring another copy of the VAE",
+            )
+        scale = self.vae.config.scaling_factor
+        return Moments(whole.mean * scale, whole.std * scale)
 
     def draw(self, clean: Moments, n: int, generator: Generator) -> LatentDraw:
         """Draws images, timesteps, the VAE's noise and the diffusion's noise, in this order."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers import (
@@ -23,6 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmark.api import Sampler, UserError, Word
 from benchmark.models import latent_stage
+from benchmark.models.finite import check_finite
 from benchmark.models.latent_stage import LatentStage, Texts, vae_batch
 from benchmark.models.precision import autocast
 from benchmark.models.sampling import build_scheduler
@@ -41,6 +43,7 @@ class StableDiffusion:
     device: torch.device
     precision: str
     sampler: Sampler
+    scheduler: Mapping[str, Any]  #: the model's own configuration, from which samplers are built
     #: The weights as they lie in the files, mapped: "unet.conv_in.weight" -> on the CPU, as stored.
     stored_weights: Mapping[str, Tensor] = field(repr=False, default_factory=dict)
     stages: tuple[LatentStage, ...] = field(init=False, repr=False)
@@ -126,7 +129,8 @@ class StableDiffusion:
     ) -> Tensor:
         """Images of diffusers' StableDiffusionPipeline, with a CPU generator for each.
 
-        With a guidance of 1 or less there is none, and no unconditional pass.
+        With a guidance of 1 or less there is none, and no unconditional pass. Raises UserError for
+        latents and images that are not finite.
         """
         if len(condition) != len(seeds):
             raise ValueError(f"{len(condition)} texts, but {len(seeds)} seeds")
@@ -137,7 +141,7 @@ class StableDiffusion:
         for start in range(0, len(seeds), latent_stage.BATCH):
             rows = slice(start, start + latent_stage.BATCH)
             latents = self._latents(condition[rows], unconditional, seeds[rows], sampler)
-            images.append(self._decode(latents).cpu())
+            images.append(self._decode(latents, sampler).cpu())
         return torch.cat(images)
 
     def _latents(
@@ -145,7 +149,7 @@ class StableDiffusion:
     ) -> Tensor:
         blank = unconditional.embeddings.expand(len(seeds), -1, -1)
         scheduler = self.pipeline.scheduler
-        self.pipeline.scheduler = build_scheduler(sampler, scheduler.config)
+        self.pipeline.scheduler = build_scheduler(sampler, self.scheduler)
         try:
             with _float32_output(self.pipeline.unet), autocast(self.device, self.precision):
                 return self.pipeline(
@@ -161,12 +165,20 @@ class StableDiffusion:
         finally:
             self.pipeline.scheduler = scheduler
 
-    def _decode(self, latents: Tensor) -> Tensor:
+    def _decode(self, latents: Tensor, sampler: Sampler) -> Tensor:
+        drawn = f"drawn with scheduler '{sampler.scheduler}' in {self.precision}"
+        check_finite(
+            f"the latents {drawn}",
+            latents,
+            "choose another scheduler or precision (fp32), or train more gently: learned weights "
+            "may have diverged",
+        )
         # By hand, since the pipeline would decode the whole batch at once.
         vae = self.pipeline.vae
         chunks = (latents / vae.config.scaling_factor).split(vae_batch(self.resolution))
         with autocast(self.device, self.precision):
             images = torch.cat([vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
+        check_finite(f"the VAE's images {drawn}", images, "choose another precision: fp32 or bf16")
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
 
