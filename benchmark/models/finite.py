@@ -62,9 +62,6 @@ def check_weights(model: str) -> None:
 
 def _not_finite(file: Path, prefixes: tuple[str, ...]) -> Iterator[str]:
     with safe_open(file, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118
-            if (
-                name.startswith(prefixes)
-                and not torch.isfinite(tensors.get_tensor(name).float()).all()
-            ):
+        for name in filter(lambda name: name.startswith(prefixes), tensors.keys()):
+            if not torch.isfinite(tensors.get_tensor(name).float()).all():
                 yield name

@@ -1,8 +1,8 @@
 """The built-in kind of backbone, which a suite names as `kind = "diffusers"`.
 
 What is known of a model by its files alone stands here, and nothing imports torch until `fetch` or
-`load`: so a run is planned at once. Each family of models is a module of its own (`stable_diffusion`), which
-`benchmark.models.loading` chooses.
+`load`: so a run is planned at once. Each family of models is a module of its own
+(`stable_diffusion`), which `benchmark.models.loading` chooses.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ BY_NOISE_LEVEL = (
     "use_beta_sigmas",
     "use_lu_lambdas",
 )
-#: Their timesteps are spaced as "leading" unless the configuration says otherwise; others' evenly.
+#: Their timesteps are whole, and spaced as "leading" unless the configuration says otherwise;
+#: those of the others evenly.
 LEADING = frozenset({"DDIMScheduler", "DDPMScheduler", "PNDMScheduler"})
 #: These rescale the noise levels if the model was trained with no signal at the last timestep.
 #: The first three then divide by that signal.
@@ -70,7 +71,8 @@ def timesteps(class_name: str, configuration: Mapping[str, Any], steps: int) -> 
             return np.round(np.arange(last, 0, -last / steps)) - 1
         case _:
             every = np.linspace(0, last - 1, steps + shifted)
-            return (every.round() if shifted else every)[::-1][:steps]
+            whole = shifted or class_name in LEADING
+            return (every.round() if whole else every)[::-1][:steps]
 
 
 def check_schedule(class_name: str, configuration: Mapping[str, Any], steps: int) -> None:
