@@ -97,15 +97,15 @@ def _faults(part: str, configuration: Mapping[str, Any]) -> Iterator[str]:
     if named is not None and class_of(named) not in understood["classes"]:
         yield f"it is a {named}, none of {', '.join(understood['classes'])}: {REGULAR}"
     for key, value in configuration.items():
+        if value is None:
+            continue
         if key in understood["choices"]:
             choices = understood["choices"][key]
             if value not in choices:
                 yield f"its {key} is {value!r}, none of {', '.join(map(str, choices))}: {REGULAR}"
-        elif value is None or key in understood["obeyed"] or key in understood["ignored"]:
-            continue
         elif key in understood["wanted"]:
             yield f"its {key} is {value!r}: it wants {understood['wanted'][key]}: {REGULAR}"
-        else:
+        elif key not in understood["obeyed"] and key not in understood["ignored"]:
             yield (
                 f"its {key} = {value!r} is not understood, and would be left out: remove it if "
                 "the model draws alike without it"
