@@ -141,7 +141,7 @@ class StableDiffusion:
         for start in range(0, len(seeds), latent_stage.BATCH):
             rows = slice(start, start + latent_stage.BATCH)
             latents = self._latents(condition[rows], unconditional, seeds[rows], sampler)
-            images.append(self._decode(latents, sampler).cpu())
+            images.append(self._decode(latents).cpu())
         return torch.cat(images)
 
     def _latents(
@@ -152,7 +152,7 @@ class StableDiffusion:
         self.pipeline.scheduler = build_scheduler(sampler, self.scheduler)
         try:
             with _float32_output(self.pipeline.unet), autocast(self.device, self.precision):
-                return self.pipeline(
+                latents: Tensor = self.pipeline(
                     prompt_embeds=condition.embeddings,
                     negative_prompt_embeds=blank if sampler.guidance > 1 else None,
                     height=self.resolution,
@@ -164,21 +164,22 @@ class StableDiffusion:
                 ).images
         finally:
             self.pipeline.scheduler = scheduler
-
-    def _decode(self, latents: Tensor, sampler: Sampler) -> Tensor:
-        drawn = f"drawn with scheduler '{sampler.scheduler}' in {self.precision}"
         check_finite(
-            f"the latents {drawn}",
+            f"latents drawn by scheduler '{sampler.scheduler}' in {self.precision}",
             latents,
             "choose another scheduler or precision (fp32), or train more gently: learned weights "
             "may have diverged",
         )
+        return latents
+
+    def _decode(self, latents: Tensor) -> Tensor:
         # By hand, since the pipeline would decode the whole batch at once.
         vae = self.pipeline.vae
         chunks = (latents / vae.config.scaling_factor).split(vae_batch(self.resolution))
         with autocast(self.device, self.precision):
             images = torch.cat([vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
-        check_finite(f"the VAE's images {drawn}", images, "choose another precision: fp32 or bf16")
+        way_out = "choose another precision: fp32 or bf16"
+        check_finite(f"the VAE's images in {self.precision}", images, way_out)
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
 

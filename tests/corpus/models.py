@@ -277,7 +277,7 @@ CASES: tuple[Case, ...] = (
         "a decoder that overflows, and would be clamped to white and black",
         "https://github.com/huggingface/diffusers/pull/3999",
         model(weight("vae", "decoder.conv_out.weight", lambda tensor: tensor.float() * 3e38)),
-        Refused(("the VAE's images", "scheduler 'ddim'"), stage="draw"),
+        Refused(("the VAE's images in fp32", "precision"), stage="draw"),
     ),
     # Sizes
     Case(
