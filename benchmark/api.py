@@ -250,7 +250,9 @@ class Backbone(Protocol):
 
 
 class BackboneKind(Protocol):
-    """What is known of a family of models before one is loaded. No torch is imported by it.
+    """What is known of a family of models before one is loaded.
+
+    No torch is imported by it until `fetch` or `load`.
 
     A suite names it as `kind = "..."` under `[backbone]`.
     """
@@ -265,7 +267,10 @@ class BackboneKind(Protocol):
         ...
 
     def fetch(self, model: str) -> None:
-        """See to it that the files of `model` are here. Raises UserError saying how."""
+        """See to it that the files of `model` are here and whole. Raises UserError saying how.
+
+        A run calls it once, before its first job, and it may load torch.
+        """
         ...
 
     def memory(self, model: str) -> int | None:
@@ -273,7 +278,10 @@ class BackboneKind(Protocol):
         ...
 
     def capabilities(self, model: str) -> frozenset[str]:
-        """Which of CAPABILITIES (or of its own) `model` has."""
+        """Which of CAPABILITIES (or of its own) `model` has.
+
+        Raises UserError for a model that says of itself what this kind does not understand.
+        """
         ...
 
     def check_sampler(self, model: str, sampler: Sampler) -> None:

@@ -94,7 +94,7 @@ class BackboneChoice(Table):
 class SamplerChoice(Table):
     """How evaluation images are drawn."""
 
-    scheduler: str = "ddim"
+    scheduler: str = "ddim"  #: one that the backbone knows
     steps: int = Field(gt=0)
     guidance: float = Field(ge=0)
 

@@ -5,6 +5,7 @@ parts = read_parts("pocket")        # {"unet": ..., "vae": ..., "text_encoder": 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,24 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from benchmark.api import UserError
+from benchmark.models.configuration import check_configuration, scheduler_configuration
 from benchmark.models.diffusers_layout import STEMS, variant, weight_files
 from benchmark.models.hub import NAMED
 from benchmark.models.identity import SingleFile, locate
-from benchmark.models.latent_stage import TARGETS
+from benchmark.models.sampling import PIPELINE
 
-#: What StableDiffusionPipeline makes of every scheduler: latents are not bounded by 1, and the
-#: first timestep is 1.
-SCHEDULER = {"clip_sample": False, "steps_offset": 1}
+#: In the files of a part, but of no use here; weights that a module lacks otherwise are refused.
+UNUSED = re.compile(
+    r"(text_model\.)?embeddings\.position_ids|text_projection\.weight|logit_scale"
+    r"|(vision_model|visual_projection)\..*|loss\..*"
+)
 
 
 def read_parts(model: str) -> dict[str, Any]:
     """The parts of a StableDiffusion by name, in the precision they are stored in, on the CPU.
+
+    unet, vae, text_encoder, tokenizer, noise_scheduler (the forward process) and scheduler, the
+    configuration that samplers are built from.
 
     `model` is as in `identity.locate`. A safety checker is never read. Raises UserError naming
     the file or directory if a part is missing, broken, or not of Stable Diffusion 1's or 2's shape.
@@ -39,11 +46,13 @@ def read_parts(model: str) -> dict[str, Any]:
 
             parts = read_single_file(place)
         else:
+            check_configuration(place)
             parts = _read_directory(place)
+    except UserError as error:
+        raise UserError(f"model '{model}': {error}") from error
     except (OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         path = place.path if isinstance(place, SingleFile) else place
         raise UserError(f"model '{model}' cannot be loaded from {path}: {error}") from error
-    _check(model, parts)
     return parts
 
 
@@ -83,13 +92,14 @@ def read_tokenizer(model: str) -> CLIPTokenizer:
 def _read_directory(directory: Path) -> dict[str, Any]:
     disable_progress_bar()
     text_encoder, tokenizer = directory / "text_encoder", directory / "tokenizer"
-    scheduler = DDPMScheduler.load_config(directory / "scheduler")
+    scheduler = scheduler_configuration(directory)
     parts = {
         "unet": _read_weights(UNet2DConditionModel, directory / "unet", low_cpu_mem_usage=False),
         "vae": _read_weights(AutoencoderKL, directory / "vae", low_cpu_mem_usage=False),
         "text_encoder": _read_weights(CLIPTextModel, text_encoder),
         "tokenizer": CLIPTokenizer.from_pretrained(tokenizer),
-        "noise_scheduler": DDPMScheduler.from_config(scheduler, **SCHEDULER),
+        "noise_scheduler": DDPMScheduler.from_config(scheduler | PIPELINE),
+        "scheduler": scheduler,
     }
     length = parts["text_encoder"].config.max_position_embeddings
     parts["tokenizer"].model_max_length = min(parts["tokenizer"].model_max_length, length)
@@ -106,23 +116,10 @@ def _read_weights(kind: Any, folder: Path, **options: Any) -> Any:
             f"{folder} lacks {len(loading['missing_keys'])} weights, "
             f"{min(loading['missing_keys'])} among them"
         )
+    strange = sorted(key for key in loading["unexpected_keys"] if not UNUSED.fullmatch(key))
+    if strange:
+        raise ValueError(
+            f"{folder} holds {len(strange)} weights that its configuration has no place for, "
+            f"{strange[0]} among them"
+        )
     return module
-
-
-def _check(model: str, parts: dict[str, Any]) -> None:
-    unet, vae, text_encoder = (parts[name].config for name in ("unet", "vae", "text_encoder"))
-    target = parts["noise_scheduler"].config.prediction_type
-    faults = {
-        f"its U-Net takes {unet.in_channels} channels and its VAE makes {vae.latent_channels}": (
-            unet.in_channels == vae.latent_channels
-        ),
-        "its U-Net wants more than a text and a time (Stable Diffusion XL?)": (
-            unet.addition_embed_type is None and unet.class_embed_type is None
-        ),
-        f"its U-Net reads texts of width {unet.cross_attention_dim}, its text encoder makes "
-        f"{text_encoder.hidden_size}": unet.cross_attention_dim == text_encoder.hidden_size,
-        f"its prediction_type is '{target}', none of {', '.join(TARGETS)}": target in TARGETS,
-    }
-    for fault, well in faults.items():
-        if not well:
-            raise UserError(f"model '{model}' is no Stable Diffusion 1 or 2: {fault}")

@@ -76,18 +76,29 @@ def snapshot(model: HubModel) -> Path:
 
     Raises UserError saying how to bring the model if it is not there and cannot be fetched.
     """
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return _fetched(model, local_files_only=True)
-    except (LocalEntryNotFoundError, UserError):
-        pass  # not there, or not all of it
+    cached = _cached(model)
+    if cached is not None:
+        return cached
     try:
         _knock()
         return _fetched(model)
     # Whatever fails on the way to the hub, the way out is the same.
     except Exception as error:
         raise UserError(_missing(model, error)) from error
+
+
+def is_here(model: HubModel) -> bool:
+    """Whether the hub's cache holds all of `model`."""
+    return _cached(model) is not None
+
+
+def _cached(model: HubModel) -> Path | None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return _fetched(model, local_files_only=True)
+    except (LocalEntryNotFoundError, UserError):
+        return None  # not there, or not all of it
 
 
 def _fetched(model: HubModel, *, local_files_only: bool = False) -> Path:

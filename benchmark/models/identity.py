@@ -18,7 +18,8 @@ from benchmark.models.diffusers_layout import (
     identifying_files,
     weight_files,
 )
-from benchmark.models.hub import NAMED, HubModel, hub_model, snapshot
+from benchmark.models.header import read_header
+from benchmark.models.hub import NAMED, HubModel, hub_model, is_here, snapshot
 from benchmark.store.files import file_digest
 
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
@@ -86,6 +87,12 @@ def _single_file(model: str) -> SingleFile | None:
     return SingleFile(path, prediction)
 
 
+def locate_here(model: str) -> Path | SingleFile | None:
+    """As `locate`, but None for a pinned model of the hub that is not in its cache yet."""
+    hub = None if model == "pocket" else _on_hub(model)
+    return None if hub is not None and hub.commit and not is_here(hub) else locate(model)
+
+
 def fetch(model: str) -> None:
     """See to it that the files of `model` are on this machine. Raises UserError."""
     locate(model)
@@ -102,18 +109,9 @@ def worker_memory(model: str) -> int:
         files = [place.path]
     else:
         files = [file for part in STEMS for file in weight_files(place / part)]
-    weights = [file for file in files if file.suffix == ".safetensors"]
-    return 16 * sum(map(_parameters, weights)) + WORKER_BYTES
-
-
-def _parameters(file: Path) -> int:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            return sum(math.prod(tensors.get_slice(k).get_shape()) for k in tensors.keys())  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{file} is no safetensors file: {error}") from error
+    headers = [read_header(file) for file in files if file.suffix == ".safetensors"]
+    parameters = sum(math.prod(shape) for header in headers for shape in header.shapes.values())
+    return 16 * parameters + WORKER_BYTES
 
 
 def backbone_id(model: str) -> str:

@@ -1,21 +1,29 @@
 """The built-in kind of backbone, which a suite names as `kind = "diffusers"`.
 
-What is known of a model by its files alone stands here, and nothing imports torch until `load`: so
-a run is planned at once. Each family of models is a module of its own (`stable_diffusion`), which
-`benchmark.models.loading` chooses.
+What is known of a model by its files alone stands here, and nothing imports torch until `fetch` or
+`load`: so a run is planned at once. Each family of models is a module of its own
+(`stable_diffusion`), which `benchmark.models.loading` chooses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmark.api import TEXT_TO_IMAGE, TRAINING, WORDS, Sampler
+from benchmark.api import TEXT_TO_IMAGE, TRAINING, WORDS, Sampler, UserError
 from benchmark.models import identity
-from benchmark.models.sampling import check_scheduler
+from benchmark.models.configuration import check_configuration, scheduler_configuration
+from benchmark.models.sampling import check_sampler
+from benchmark.models.single_file_header import describe, scheduler_of
 
 if TYPE_CHECKING:
     from benchmark.models.stable_diffusion import StableDiffusion
+
+
+#: What all the named models have: see their scheduler_config.json.
+UNSEEN = {"_class_name": "PNDMScheduler", "timestep_spacing": "leading"}
 
 
 @dataclass(frozen=True)
@@ -29,20 +37,37 @@ class Diffusers:
         return identity.backbone_id(model)
 
     def fetch(self, model: str) -> None:
-        """See to it that the files of `model` are here. Raises UserError saying how."""
+        """See to it that the files of `model` are here, understood and whole.
+
+        New weights are looked through for numbers that are not finite: that loads torch. Raises
+        UserError saying how to bring the files, or what is wrong with them.
+        """
+        from benchmark.models.finite import check_weights
+
         identity.fetch(model)
+        _check(model)
+        check_weights(model)
 
     def memory(self, model: str) -> int:
         """Bytes of main memory that a process takes, about, to train `model` on a CPU."""
         return identity.worker_memory(model)
 
     def capabilities(self, model: str) -> frozenset[str]:
-        """Of Stable Diffusion 1 and 2."""
+        """Of Stable Diffusion 1 and 2.
+
+        Raises UserError for a model that is none, or whose files say what is not understood: the
+        file, the key and the way out. Of a pinned model that is not here nothing is known yet.
+        """
+        _check(model)
         return frozenset({TEXT_TO_IMAGE, TRAINING, WORDS})
 
     def check_sampler(self, model: str, sampler: Sampler) -> None:
-        """Raise UserError for a scheduler that `sampling.SCHEDULERS` has not."""
-        check_scheduler(sampler)
+        """Raise UserError if `model` cannot be sampled so, as `sampling.check_sampler`.
+
+        A pinned model that is not here is taken to have Stable Diffusion's scheduler.
+        """
+        place = identity.locate_here(model)
+        check_sampler(sampler, UNSEEN if place is None else _scheduler(place))
 
     def rare_words(self, model: str) -> dict[str, int]:
         """Words of one token that can stand for a subject, rarest first, and their tokens' ids."""
@@ -71,6 +96,23 @@ class Diffusers:
         return load_backbone(
             model, sampler=sampler, precision=precision, device=device, resolution=resolution
         )
+
+
+def _check(model: str) -> None:
+    place = identity.locate_here(model)
+    if isinstance(place, identity.SingleFile):
+        describe(place)
+    elif place is not None:
+        try:
+            check_configuration(place)
+        except UserError as error:
+            raise UserError(f"model '{model}': {error}") from error
+
+
+def _scheduler(place: Path | identity.SingleFile) -> Mapping[str, Any]:
+    if isinstance(place, identity.SingleFile):
+        return scheduler_of(describe(place))
+    return scheduler_configuration(place)
 
 
 DIFFUSERS = Diffusers()

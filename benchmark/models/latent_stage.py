@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
+from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.precision import autocast
 from benchmark.models.rows import TensorRows
@@ -66,9 +67,18 @@ class LatentStage:
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Moments:
-        """(n, 3, resolution, resolution) float32 in [0, 1] -> their moments, on the device."""
+        """(n, 3, resolution, resolution) float32 in [0, 1] -> their moments, on the device.
+
+        Raises UserError if the VAE's moments are not finite.
+        """
         batch = BatchSize("encoding", vae_batch(self.resolution), SMALLER)
         moments = batch.halved(len(images), lambda size: self._moments(images, size))
+        for name in ("mean", "std"):
+            check_finite(
+                f"the {name}s of the VAE's latents",
+                getattr(moments, name),
+                "bring another copy of the VAE",
+            )
         scale = self.vae.config.scaling_factor
         return Moments(moments.mean * scale, moments.std * scale)
 

@@ -8,13 +8,14 @@ Another family of models is a module beside `stable_diffusion`, and is chosen he
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
+from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 
 from benchmark.api import Sampler, UserError
 from benchmark.models.checkpoints import mapped_weights, read_parts
+from benchmark.models.finite import check_weights
 from benchmark.models.identity import backbone_id
 from benchmark.models.latent_stage import pixels_per_latent
 from benchmark.models.precision import resolve_device, resolve_precision
@@ -39,34 +40,45 @@ def load_backbone(
     device = resolve_device(device)
     precision = resolve_precision(precision, device)
     parts = read_parts(model)
+    check_weights(model)
     stored = mapped_weights(model, parts)
-    resolution = _resolution(resolution, parts)
     if device == "cpu":
         # Fused attention's backward in bfloat16 is several times slower there than plain products.
         parts["unet"].set_attn_processor(AttnProcessor())
         parts["text_encoder"].set_attn_implementation("eager")
     for name in ("unet", "vae", "text_encoder"):
         parts[name] = parts[name].float().to(device).eval().requires_grad_(False)
-    scheduler = parts["noise_scheduler"]
+    configuration, scheduler = parts.pop("scheduler"), parts["noise_scheduler"]
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+    pipeline = build_pipeline(**parts)
     return StableDiffusion(
         id=backbone_id(model),
-        pipeline=build_pipeline(**parts),
-        resolution=resolution,
+        pipeline=pipeline,
+        resolution=_resolution(model, resolution, pipeline),
         device=torch.device(device),
         precision=precision,
         sampler=sampler or Sampler(),
+        scheduler=configuration,
         stored_weights=stored,
     )
 
 
-def _resolution(asked: int | None, parts: dict[str, Any]) -> int:
-    factor = pixels_per_latent(parts["vae"])
-    native = parts["unet"].config.sample_size * factor
+def _resolution(model: str, asked: int | None, pipeline: StableDiffusionPipeline) -> int:
+    """`asked`, else what the pipeline draws unasked, which corrects old sizes."""
+    factor = pixels_per_latent(pipeline.vae)
     step = math.lcm(8, factor)  # diffusers' pipeline draws multiples of 8 pixels
-    if asked is not None and (asked < step or asked % step):
+    if asked is not None:
+        if asked < step or asked % step:
+            raise UserError(
+                f"backbone.resolution is {asked}, but the model draws heights and widths by the "
+                f"{step} pixels: choose a multiple of {step}"
+            )
+        return asked
+    size = pipeline.unet.config.sample_size
+    sides = set(size) if isinstance(size, list | tuple) else {size}
+    if None in sides or len(sides) != 1:
         raise UserError(
-            f"backbone.resolution is {asked}, but the model draws heights and widths by the "
-            f"{step} pixels: choose a multiple of {step}"
+            f"model '{model}': sample_size in unet/config.json is {size!r}, which is no square: "
+            "set resolution in the suite's [backbone]"
         )
-    return native if asked is None else asked
+    return int(sides.pop()) * factor

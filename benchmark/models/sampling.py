@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmark.api import Sampler, UserError
+from benchmark.models.configuration import class_of, known
+from benchmark.models.schedule import check_schedule
 
 #: Name -> (class in diffusers, settings laid over the model's own scheduler configuration).
 #: PNDM skips its Runge-Kutta warm-up, as the configuration of Stable Diffusion does.
@@ -21,12 +23,23 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
     "euler": ("EulerDiscreteScheduler", {}),
 }
+#: The scheduler of the model's own configuration, as an untouched pipeline of diffusers has it.
+OWN = "own"
+#: What StableDiffusionPipeline makes of every scheduler: latents are not bounded by 1, and the
+#: first timestep is 1.
+PIPELINE = {"clip_sample": False, "steps_offset": 1}
 
 
-def check_scheduler(sampler: Sampler) -> None:
-    """Raise UserError if the sampler's scheduler is none of SCHEDULERS."""
-    if sampler.scheduler not in SCHEDULERS:
-        raise UserError(f"unknown scheduler '{sampler.scheduler}'; known: {', '.join(SCHEDULERS)}")
+def check_sampler(sampler: Sampler, configuration: Mapping[str, Any]) -> None:
+    """Raise UserError if images cannot be drawn so with a model's scheduler `configuration`.
+
+    If its scheduler is not known, or its schedule does not begin in pure noise.
+    """
+    class_name, settings = _chosen(sampler, configuration)
+    try:
+        check_schedule(class_name, {**configuration, **PIPELINE, **settings}, sampler.steps)
+    except UserError as error:
+        raise UserError(f"scheduler '{sampler.scheduler}': {error}") from error
 
 
 def passes(sampler: Sampler) -> int:
@@ -38,6 +51,29 @@ def build_scheduler(sampler: Sampler, configuration: Mapping[str, Any]) -> Any:
     """A fresh diffusers scheduler for a model's scheduler `configuration`. Raises UserError."""
     import diffusers
 
-    check_scheduler(sampler)
-    class_name, settings = SCHEDULERS[sampler.scheduler]
-    return getattr(diffusers, class_name).from_config(configuration, **settings)
+    check_sampler(sampler, configuration)
+    class_name, settings = _chosen(sampler, configuration)
+    try:
+        return getattr(diffusers, class_name).from_config({**configuration, **PIPELINE, **settings})
+    except (NotImplementedError, ValueError) as error:
+        raise UserError(
+            f"scheduler '{sampler.scheduler}' does not take the model's configuration: {error}"
+        ) from error
+
+
+def _chosen(sampler: Sampler, configuration: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """diffusers' class, and the settings laid over the configuration."""
+    if sampler.scheduler in SCHEDULERS:
+        return SCHEDULERS[sampler.scheduler]
+    if sampler.scheduler != OWN:
+        raise UserError(
+            f"unknown scheduler '{sampler.scheduler}'; known: {', '.join(SCHEDULERS)}, and {OWN}, "
+            "the model's"
+        )
+    name = class_of(configuration.get("_class_name", ""))
+    if name not in known()["scheduler"]["classes"]:
+        raise UserError(
+            f"scheduler '{OWN}': the model names "
+            f"{name or 'none'}: choose one of {', '.join(SCHEDULERS)}"
+        )
+    return name, {}

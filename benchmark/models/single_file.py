@@ -24,9 +24,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmark.api import UserError
 from benchmark.models.identity import SingleFile
+from benchmark.models.single_file_header import describe, scheduler_of
 
-#: The two generations, told apart by their text encoders: OpenAI's CLIP ViT-L/14, OpenCLIP's H/14.
-GENERATIONS = {"cond_stage_model.transformer.": "1", "cond_stage_model.model.": "2"}
 #: diffusers' settings of each; what is not here is its default.
 UNET: dict[str, dict[str, Any]] = {
     "1": {
@@ -65,15 +64,6 @@ TEXT_ENCODER: dict[str, dict[str, Any]] = {
         "hidden_act": "gelu",
     },
 }
-SCHEDULER = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "clip_sample": False,
-    "steps_offset": 1,
-    "set_alpha_to_one": False,
-}
 #: Latent height and width; the 2 that predicts v was trained on 768 pixels, the others on 512.
 SAMPLE_SIZE = {("1", "epsilon"): 64, ("2", "epsilon"): 64, ("2", "v_prediction"): 96}
 #: In the file, but of no use here.
@@ -82,21 +72,14 @@ LENGTH = 77  #: tokens that CLIP reads
 
 
 def read_single_file(file: SingleFile) -> dict[str, Any]:
-    """The parts of a Backbone by name: unet, vae, text_encoder, tokenizer, noise_scheduler.
+    """The parts of a Backbone by name, as `checkpoints.read_parts`.
 
     Raises UserError for a file of another shape, and for one of generation 2 that does not say
     what it predicts: the shape is the same for both.
     """
+    description = describe(file)
+    generation, prediction = description.generation, description.prediction
     weights = load_file(file.path)
-    generation = next(
-        (g for prefix, g in GENERATIONS.items() if any(k.startswith(prefix) for k in weights)), None
-    )
-    if generation is None:
-        raise UserError(
-            f"{file.path} is no whole Stable Diffusion 1 or 2: it has no text encoder under "
-            f"{' or '.join(GENERATIONS)}"
-        )
-    prediction = _prediction(file, generation)
     size = SAMPLE_SIZE.get((generation, prediction), SAMPLE_SIZE[generation, "epsilon"])
     with torch.device("meta"):  # the weights come from the file
         unet = UNet2DConditionModel(sample_size=size, **UNET[generation])
@@ -116,20 +99,9 @@ def read_single_file(file: SingleFile) -> dict[str, Any]:
         "vae": vae,
         "text_encoder": text_encoder.eval(),
         "tokenizer": clip_tokenizer(pad="!" if generation == "2" else "<|endoftext|>"),
-        "noise_scheduler": DDPMScheduler.from_config(SCHEDULER, prediction_type=prediction),
+        "noise_scheduler": DDPMScheduler.from_config(scheduler_of(description)),
+        "scheduler": scheduler_of(description),
     }
-
-
-def _prediction(file: SingleFile, generation: str) -> str:
-    if file.prediction is not None:
-        return file.prediction
-    if generation == "1":
-        return "epsilon"
-    raise UserError(
-        f"{file.path} has the shape of Stable Diffusion 2, whose 512-pixel model predicts epsilon "
-        f"and whose 768-pixel model predicts v: say which, {file.path.name}@epsilon or "
-        f"{file.path.name}@v_prediction"
-    )
 
 
 def _text_configuration(generation: str) -> CLIPTextConfig:

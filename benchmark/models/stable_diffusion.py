@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers import (
@@ -23,6 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmark.api import Sampler, UserError, Word
 from benchmark.models import latent_stage
+from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.latent_stage import LatentStage, Texts, vae_batch
 from benchmark.models.precision import autocast
@@ -42,6 +44,7 @@ class StableDiffusion:
     device: torch.device
     precision: str
     sampler: Sampler
+    scheduler: Mapping[str, Any]  #: the model's own configuration, from which samplers are built
     #: The weights as they lie in the files, mapped: "unet.conv_in.weight" -> on the CPU, as stored.
     stored_weights: Mapping[str, Tensor] = field(repr=False, default_factory=dict)
     stages: tuple[LatentStage, ...] = field(init=False, repr=False)
@@ -127,8 +130,8 @@ class StableDiffusion:
     ) -> Tensor:
         """Images of diffusers' StableDiffusionPipeline, with a CPU generator for each.
 
-        With a guidance of 1 or less there is none, and no unconditional pass. Raises UserError if
-        memory does not do for one image.
+        With a guidance of 1 or less there is none, and no unconditional pass. Raises UserError for
+        latents and images that are not finite, and if memory does not do for one image.
         """
         if len(condition) != len(seeds):
             raise ValueError(f"{len(condition)} texts, but {len(seeds)} seeds")
@@ -150,10 +153,10 @@ class StableDiffusion:
     ) -> Tensor:
         blank = unconditional.embeddings.expand(len(seeds), -1, -1)
         scheduler = self.pipeline.scheduler
-        self.pipeline.scheduler = build_scheduler(sampler, scheduler.config)
+        self.pipeline.scheduler = build_scheduler(sampler, self.scheduler)
         try:
             with _float32_output(self.pipeline.unet), autocast(self.device, self.precision):
-                return self.pipeline(
+                latents: Tensor = self.pipeline(
                     prompt_embeds=condition.embeddings,
                     negative_prompt_embeds=blank if sampler.guidance > 1 else None,
                     height=self.resolution,
@@ -165,6 +168,13 @@ class StableDiffusion:
                 ).images
         finally:
             self.pipeline.scheduler = scheduler
+        check_finite(
+            f"latents drawn by scheduler '{sampler.scheduler}' in {self.precision}",
+            latents,
+            "choose another scheduler or precision (fp32), or train more gently: learned weights "
+            "may have diverged",
+        )
+        return latents
 
     def _decode(self, latents: Tensor) -> Tensor:
         # By hand, since the pipeline would decode the whole batch at once.
@@ -178,6 +188,8 @@ class StableDiffusion:
         with autocast(self.device, self.precision):
             batch = BatchSize("decoding", vae_batch(self.resolution), SMALLER)
             images = batch.halved(len(scaled), decoded)
+        way_out = "choose another precision: fp32 or bf16"
+        check_finite(f"the VAE's images in {self.precision}", images, way_out)
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
 

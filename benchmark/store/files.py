@@ -154,19 +154,32 @@ def file_digest(path: Path) -> bytes:
     # A change of the content changes ctime, even where a tool sets mtime back.
     touched = (path.resolve(), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     key = hashlib.sha256(repr(touched).encode()).hexdigest()[:32]
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    except RuntimeError:  # there is no home
-        return _read_digest(path)
-    known = cache / "dreambooth-benchmark" / "digests" / key
-    with suppress(OSError, ValueError):
-        digest = bytes.fromhex(known.read_text())
+    with suppress(ValueError):
+        digest = bytes.fromhex(remembered(key) or "")
         if len(digest) == hashlib.sha256().digest_size:
             return digest
     digest = _read_digest(path)
-    with suppress(WriteError):  # no place for a cache is no reason to fail
-        write_atomically(known, digest.hex())
+    remember(key, digest.hex())
     return digest
+
+
+def remembered(key: str) -> str | None:
+    """What was said to `remember` under `key`, a file's name, on this machine; None if nothing."""
+    with suppress(OSError, UnicodeDecodeError, RuntimeError):
+        return (_memory() / key).read_text("utf-8")
+    return None
+
+
+def remember(key: str, what: str) -> None:
+    """Keep `what` under `key` for later runs on this machine, if there is a place for it."""
+    with suppress(WriteError, RuntimeError):  # no place for a cache is no reason to fail
+        write_atomically(_memory() / key, what)
+
+
+def _memory() -> Path:
+    """Where it is kept. Raises RuntimeError if there is no home."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "dreambooth-benchmark" / "digests"
 
 
 def _read_digest(path: Path) -> bytes:

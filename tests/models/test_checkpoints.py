@@ -279,7 +279,7 @@ def test_a_weight_that_is_missing_is_not_made_up(directory, part, lost):
 @pytest.mark.parametrize(
     ("part", "changes", "message"),
     [
-        ("unet", {"in_channels": 9}, "its U-Net takes 9 channels and its VAE makes 4"),
+        ("unet", {"in_channels": 9}, "no Stable Diffusion 1 or 2: .*takes 9 .*makes 4 .*inpaint"),
         (
             "unet",
             {
@@ -287,7 +287,7 @@ def test_a_weight_that_is_missing_is_not_made_up(directory, part, lost):
                 "addition_time_embed_dim": 8,
                 "projection_class_embeddings_input_dim": 64,
             },
-            "wants more than a text and a time",
+            "unet/config.json: its addition_embed_type is 'text_time': .*XL",
         ),
         ("unet", {"cross_attention_dim": 24}, "texts of width 24, its text encoder makes 16"),
     ],
@@ -295,7 +295,7 @@ def test_a_weight_that_is_missing_is_not_made_up(directory, part, lost):
 def test_other_architectures_are_refused(directory, part, changes, message):
     config = diffusers.UNet2DConditionModel.load_config(directory / part) | changes
     diffusers.UNet2DConditionModel.from_config(config).save_pretrained(directory / part)
-    with pytest.raises(UserError, match=f"is no Stable Diffusion 1 or 2: .*{message}"):
+    with pytest.raises(UserError, match=message):
         loaded(directory)
 
 

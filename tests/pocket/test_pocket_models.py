@@ -291,7 +291,7 @@ def test_the_generator_is_drawn_from_and_measured(tmp_path, monkeypatch) -> None
     from benchmark.pocket import evaluate, model_card
     from benchmark.scoring.features import load_encoders
 
-    backbone = load_backbone("pocket", precision="fp32", sampler=Sampler(steps=1))
+    backbone = load_backbone("pocket", precision="fp32", sampler=Sampler(steps=2))
     encoders = load_encoders(load_suite("pocket").protocol.encoders, device="cpu")
     monkeypatch.setattr(evaluate, "CLASSES", CLASSES[:1])
     monkeypatch.setattr(model_card, "CLASSES", CLASSES[:1])

@@ -12,6 +12,7 @@ from benchmark.runs.plan import Grid, plan
 from benchmark.runs.time_left import Forecast
 from benchmark.store.records import Job, JobRecord, Phases, Prior
 from tests import toy
+from tests.tiny_pipeline import save_tiny_pipeline
 
 
 @pytest.fixture
@@ -51,6 +52,22 @@ def test_all_is_every_installed_method_and_outside_ones_go_beside(suite: Suite) 
     assert {"dreambooth", "textual-inversion", "untuned", "real-images"} < set(grid.methods)
     assert grid.methods[-1] == "tests.toy:PAINT"
     assert len(set(grid.methods)) == len(grid.methods)
+
+
+def test_a_model_and_its_samplers_are_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    model = save_tiny_pipeline(tmp_path / "tiny")
+    suite = load_suite("pocket").on(str(model))
+    asked = {"subjects": ["dog"]}
+    plan(suite, ["dreambooth", "untuned"], **asked)
+    with pytest.raises(UserError, match="prior images of .*'ddpm': its 600 steps begin at .* 600"):
+        plan(suite, ["dreambooth[prior_steps=600]"], **asked)
+    sampler = suite.sampler.model_copy(update={"steps": 1000})
+    with pytest.raises(UserError, match=r"the suite's \[sampler\]: .* begin at timestep 1000"):
+        plan(suite.model_copy(update={"sampler": sampler}), ["untuned"], **asked)
+    path = model / "unet" / "config.json"
+    path.write_text(path.read_text().replace('"in_channels": 4', '"in_channels": 9'))
+    with pytest.raises(UserError, match=f"model '{model}': .* takes 9 channels .*inpainting"):
+        plan(suite, ["untuned"], **asked)
 
 
 def test_groups_and_patterns_are_spelled_out(suite: Suite) -> None:

@@ -1,0 +1,34 @@
+"""What a safetensors file says before its weights: names, shapes and metadata. No torch here.
+
+read_header(Path("model.safetensors")).shapes["conv_in.weight"]       # (320, 4, 3, 3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.api import UserError
+
+
+@dataclass(frozen=True)
+class Header:
+    """Of one file."""
+
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]  #: tensor -> its shape
+    metadata: Mapping[str, str]  #: what the file says of itself
+
+
+def read_header(path: Path) -> Header:
+    """The header of the safetensors file at `path`. Raises UserError for another file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            names = tensors.keys()
+            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+            return Header(path, shapes, tensors.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is no safetensors file: {error}") from error

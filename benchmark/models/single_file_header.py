@@ -1,0 +1,125 @@
+"""What a single file in the original layout says of itself, read from its header. No torch here.
+
+description = describe(SingleFile(Path("v2-1_768-v.safetensors"), prediction=None))
+description.prediction                                  # "v_prediction"
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.api import UserError
+from benchmark.models.configuration import known
+from benchmark.models.header import Header, read_header
+from benchmark.models.identity import SingleFile
+
+#: The two generations, told apart by their text encoders: OpenAI's CLIP ViT-L/14, OpenCLIP's H/14.
+GENERATIONS = {"cond_stage_model.transformer.": "1", "cond_stage_model.model.": "2"}
+#: Where metadata says what is predicted: of ModelSpec, which sd-scripts writes, and of ComfyUI.
+SAID = ("modelspec.prediction_type", "modelspec.predict_key")
+WORDS = {
+    "epsilon": "epsilon",
+    "eps": "epsilon",
+    "v": "v_prediction",
+    "v_prediction": "v_prediction",
+}
+#: Tensors without content that stand for what is predicted, and for a schedule that ends in
+#: pure noise (NoobAI, ComfyUI).
+V_PREDICTION, ZERO_SIGNAL = "v_pred", "ztsnr"
+ENTRY = "model.diffusion_model.input_blocks.0.0.weight"
+#: What a U-Net of so many input channels is for.
+CHANNELS = {9: "for inpainting", 8: "for editing an image (InstructPix2Pix)"}
+
+
+#: The noise of Stable Diffusion 1 and 2.
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample": False,
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+}
+#: With no signal in the last timestep, sampling has to begin there (Lin et al. 2024).
+FROM_ZERO_SIGNAL = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What decides how a single file is read, beside its weights."""
+
+    generation: str  #: "1" or "2"
+    prediction: str  #: of `identity.PREDICTIONS`
+    zero_signal: bool  #: whether the schedule ends in pure noise (zero terminal SNR)
+
+
+def describe(file: SingleFile) -> Description:
+    """What `file` is, by its header; what was said with its name goes before what it says itself.
+
+    Raises UserError for a file that is no whole Stable Diffusion 1 or 2, that holds what is not
+    understood, or does not say what it predicts where its shape leaves it open.
+    """
+    header = read_header(file.path)
+    generation = _generation(header)
+    allowed = re.compile("|".join(f"({pattern})" for pattern in known()["single_file"]["tensors"]))
+    strange = sorted(name for name in header.shapes if not allowed.fullmatch(name))
+    if strange:
+        raise UserError(
+            f"{file.path} holds '{strange[0]}'{_more(strange)}, which Stable Diffusion "
+            f"{generation} has not, and nothing would read it: bring a plain checkpoint"
+        )
+    channels = header.shapes.get(ENTRY, (0, 4))[1]
+    if channels != 4:
+        raise UserError(
+            f"{file.path}: its U-Net takes {channels} channels and its VAE makes 4: it is "
+            f"{CHANNELS.get(channels, 'another kind of model')}; bring one that draws from texts"
+        )
+    return Description(
+        generation, _prediction(file, header, generation), ZERO_SIGNAL in header.shapes
+    )
+
+
+def scheduler_of(description: Description) -> dict[str, Any]:
+    """The configuration of its scheduler, which names no class."""
+    zero = FROM_ZERO_SIGNAL if description.zero_signal else {}
+    return {**SCHEDULER, "prediction_type": description.prediction, **zero}
+
+
+def _generation(header: Header) -> str:
+    for prefix, generation in GENERATIONS.items():
+        if any(name.startswith(prefix) for name in header.shapes):
+            return generation
+    raise UserError(
+        f"{header.path} is no whole Stable Diffusion 1 or 2: it has no text encoder under "
+        f"{' or '.join(GENERATIONS)}"
+    )
+
+
+def _prediction(file: SingleFile, header: Header, generation: str) -> str:
+    if file.prediction is not None:
+        return file.prediction
+    said = {key: header.metadata[key] for key in SAID if key in header.metadata}
+    if V_PREDICTION in header.shapes:
+        said[f"the tensor {V_PREDICTION}"] = "v"
+    found = {WORDS.get(word.lower().replace("-", "_"), word) for word in said.values()}
+    either = f"{file.path.name}@epsilon or {file.path.name}@v_prediction"
+    if len(found) > 1 or found - set(WORDS.values()):
+        told = ", ".join(f"{key}: {word}" for key, word in said.items())
+        raise UserError(
+            f"{file.path} does not say clearly what it predicts ({told}): say which, {either}"
+        )
+    if found:
+        return found.pop()
+    if generation == "1":
+        return "epsilon"
+    raise UserError(
+        f"{file.path} has the shape of Stable Diffusion 2, whose 512-pixel model predicts epsilon "
+        f"and whose 768-pixel model predicts v: say which, {either}"
+    )
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -1,0 +1,124 @@
+"""Timesteps worked out without torch against those of diffusers' own schedulers."""
+
+from __future__ import annotations
+
+import inspect
+
+import diffusers
+import numpy as np
+import pytest
+
+from benchmark.api import Sampler, UserError
+from benchmark.models.configuration import known
+from benchmark.models.kinds import DIFFUSERS
+from benchmark.models.sampling import SCHEDULERS
+from benchmark.models.schedule import LEADING, RESCALING, SHIFTED, check_schedule, timesteps
+from tests.tiny_pipeline import save_tiny_pipeline
+
+CLASSES = tuple(known()["scheduler"]["classes"])
+STEPS = (2, 3, 7, 20, 30, 50, 61, 103, 250, 333, 499, 600, 998)
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+#: Of a pipeline's scheduler.
+OURS = {"clip_sample": False, "steps_offset": 1, "skip_prk_steps": True}
+#: Those that turn noise levels back into timesteps, so that these differ by roundings.
+INVERTED = ("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "UniPCMultistepScheduler")
+
+
+def visited(class_name: str, configuration: dict, steps: int) -> np.ndarray:
+    """What diffusers visits, each once, the noisiest first."""
+    scheduler = getattr(diffusers, class_name).from_config(BETAS | configuration)
+    scheduler.set_timesteps(steps)
+    found = scheduler.timesteps.double().numpy()
+    if class_name.startswith("KDPM2"):
+        found = found[::2]  # without those between two steps
+    return np.array(list(dict.fromkeys(found)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("spacing", [None, "leading", "linspace", "trailing"])
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_timesteps_are_those_of_diffusers(class_name, spacing):
+    configuration = OURS if spacing is None else OURS | {"timestep_spacing": spacing}
+    for steps in STEPS if not class_name.startswith("LCM") else (1, 3, 4, 8, 50):
+        if class_name.startswith(("KDPM2", "DPMSolverS")) and steps > 103:
+            continue  # slow, and no other rule
+        ours = timesteps(class_name, configuration, steps)
+        theirs = visited(class_name, configuration, steps)
+        assert len(ours) == len(theirs), steps
+        np.testing.assert_allclose(ours, theirs, atol=0.6 if class_name in INVERTED else 1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("steps", [20, 250])
+@pytest.mark.parametrize("class_name", sorted(SHIFTED))
+def test_noise_levels_are_laid_out_from_the_last_timestep(class_name, steps):
+    configuration = OURS | {"timestep_spacing": "leading", "use_karras_sigmas": True}
+    assert timesteps(class_name, configuration, steps)[0] == 999
+    assert visited(class_name, configuration, steps)[0] == 999
+
+
+def test_the_lists_of_classes_are_what_diffusers_classes_take():
+    parameters = {
+        name: inspect.signature(getattr(diffusers, name).__init__).parameters for name in CLASSES
+    }
+    spaced = {name for name, own in parameters.items() if "timestep_spacing" in own}
+    leading = {n for n in spaced if parameters[n]["timestep_spacing"].default == "leading"}
+    assert leading - {"LCMScheduler"} == LEADING
+    assert {n for n, own in parameters.items() if "rescale_betas_zero_snr" in own} == RESCALING
+    understood = known()["scheduler"]
+    listed = {*understood["obeyed"], *understood["ignored"], *understood["wanted"]}
+    listed |= {*understood["choices"]}
+    assert {key for own in parameters.values() for key in own} - listed == {"self"}
+    assert {name for name, _ in SCHEDULERS.values()} <= {*CLASSES}
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"), [("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)]
+)
+def test_every_setting_of_the_installed_class_is_judged(part, kind):
+    understood = known()[part]
+    judged = [*understood["obeyed"], *understood["ignored"], *understood["wanted"]]
+    judged += understood["choices"]
+    assert len(judged) == len(set(judged))
+    assert {*inspect.signature(kind.__init__).parameters} - {"self"} <= {*judged}
+
+
+@pytest.mark.parametrize("steps", [2, 4, 10, 20, 25, 30, 50, 75, 100, 200, 250, 333, 500, 900, 999])
+def test_what_people_ask_for_is_taken(steps):
+    check_schedule("DDIMScheduler", OURS, steps)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "spacing", "steps", "message"),
+    [
+        ("DDIMScheduler", "leading", 600, "600 steps begin at timestep 600, .* 500 steps"),
+        ("DDPMScheduler", "leading", 1000, "begin at timestep 1000, and noise is pure at 999"),
+        ("DDPMScheduler", "leading", 400, "begin at timestep 799"),
+        ("DDIMScheduler", "leading", 1, "begin at timestep 1,"),
+        ("EulerDiscreteScheduler", "linspace", 1, "begin at timestep 0,"),
+        ("DPMSolverMultistepScheduler", "leading", 500, "begin at timestep 501"),
+        ("DPMSolverMultistepScheduler", "linspace", 1000, "to 999 timesteps|to 1000 timesteps"),
+        ("PNDMScheduler", "linspace", 1001, "more than the 1000"),
+        ("EulerDiscreteScheduler", "trailing", 61, "61 steps to 62 timesteps from 999 to -1"),
+        ("DDIMScheduler", "trailing", 499, "499 steps to 500 timesteps"),
+        ("LCMScheduler", "leading", 51, "more than the 50"),
+    ],
+)
+def test_schedules_that_miss_pure_noise_are_refused(class_name, spacing, steps, message):
+    with pytest.raises(UserError, match=message):
+        check_schedule(class_name, OURS | {"timestep_spacing": spacing}, steps)
+
+
+def test_the_nearest_number_of_steps_is_taken():
+    with pytest.raises(UserError) as refusal:
+        check_schedule("DDIMScheduler", OURS, 600)
+    check_schedule("DDIMScheduler", OURS, int(str(refusal.value).split()[-2]))
+
+
+def test_a_plan_refuses_with_the_models_own_configuration(tmp_path):
+    model = str(save_tiny_pipeline(tmp_path / "tiny"))
+    DIFFUSERS.check_sampler(model, Sampler("ddpm", 250))
+    with pytest.raises(UserError, match="scheduler 'ddpm': its 600 steps begin at timestep 600"):
+        DIFFUSERS.check_sampler(model, Sampler("ddpm", 600))
+    with pytest.raises(UserError, match="scheduler 'euler': its 600 steps"):
+        DIFFUSERS.check_sampler(model, Sampler("euler", 600))  # its own default is even spacing
