@@ -449,7 +449,9 @@ class Batch(Protocol):
 
     requests: Sequence[Request]  #: n, in the order of the images
     subject: Subject
-    same: np.ndarray  #: (n, m) bool: image i is reference j itself, and the pair never counts
+    #: (n, m) bool: real image i is reference j itself, and the pair never counts. A generated image
+    #: never is: a copy of a reference counts in full.
+    same: np.ndarray
 
     def of_kind(self, *, prior: bool, real: bool) -> list[int]:
         """The images a metric is about: the prior prompt's, or else the evaluation prompts'.
