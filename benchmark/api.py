@@ -78,6 +78,15 @@ class Prompt:
         return f"{whole[:90].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:8]}"
 
 
+def checked_template(template: str) -> str:
+    """`template`, if it says once where the subject goes. Raises ValueError."""
+    if template.count("{}") != 1 or template.count("{") + template.count("}") != 2:
+        raise ValueError("needs {} once, for the subject")
+    if template != template.strip():
+        raise ValueError("begins or ends with a blank: take it away")
+    return template
+
+
 PRIOR_PROMPT = Prompt("a {}", PRIOR)
 REAL_PROMPT = Prompt("", REAL)
 

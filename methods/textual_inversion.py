@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Gt, MinLen
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from benchmark.api import (
     TEXT_TO_IMAGE,
@@ -26,10 +26,15 @@ from benchmark.api import (
     UserError,
     Weights,
     Word,
+    checked_template,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+#: `a photo of a {}`: without the word in it nothing would be learned from it.
+Template = Annotated[str, AfterValidator(checked_template)]
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class TextualInversion:
     learning_rate: Annotated[float, Gt(0)] = 5e-3
     weight_decay: Annotated[float, Ge(0)] = 1e-2
     batch_size: Annotated[int, Ge(1)] = 2
-    templates: Annotated[list[str], MinLen(1)] = field(
+    templates: Annotated[list[Template], MinLen(1)] = field(
         default_factory=lambda: ["a {}", "a photo of a {}"]
     )
 

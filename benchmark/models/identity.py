@@ -74,12 +74,12 @@ def _single_file(model: str) -> SingleFile | None:
     name, _, last = model.rpartition("@")
     name, prediction = (name, last) if last in PREDICTIONS else (model, None)
     path = Path(name).expanduser()
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         raise UserError(
             f"{path} is a pickle, which can run code when it is read: only safetensors are; "
             "convert it, or name the model's safetensors file"
         )
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         return None
     if not path.is_file():
         raise UserError(f"model '{model}': no such file {path}")
@@ -102,7 +102,7 @@ def worker_memory(model: str) -> int:
         files = [place.path]
     else:
         files = [file for part in STEMS for file in weight_files(place / part)]
-    weights = [file for file in files if file.suffix == ".safetensors"]
+    weights = [file for file in files if file.suffix != ".json"]
     return 16 * sum(map(_parameters, weights)) + WORKER_BYTES
 
 

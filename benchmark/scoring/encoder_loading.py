@@ -5,7 +5,6 @@ All raise UserError naming the table's key, or the file, and the way out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from benchmark.scoring.encoders import (
     Preprocessing,
     TimmEncoder,
 )
-from benchmark.store.files import file_digest
+from benchmark.store.files import file_digest, json_of, read_bytes
 
 
 def load_timm(name: str, table: EncoderTable, source: Source, device: str) -> TimmEncoder:
@@ -135,7 +134,7 @@ def _check_activation(name: str, table: ClipTable) -> None:
 def _check_tokenizer_is_own(config: Path) -> None:
     """Without that key, open_clip silently takes OpenAI's vocabulary of 49408 words."""
     try:
-        text = json.loads(config.read_text("utf-8")).get("model_cfg", {}).get("text_cfg", {})
+        text = json_of(read_bytes(config)).get("model_cfg", {}).get("text_cfg", {})
     except (AttributeError, OSError, ValueError) as error:
         raise UserError(
             f"{config} is no open_clip configuration ({error}): fetch it anew"
