@@ -287,6 +287,9 @@ class BackboneKind(Protocol):
         """Raise UserError if `model` cannot be sampled so."""
         ...
 
+    # Optional: `check_texts(model, texts)`, which raises UserError for a text that `model`, whose
+    # files are here, cannot read to its end: so it is refused before anything trains.
+
     def load(
         self,
         model: str,
@@ -402,6 +405,9 @@ class Method(Protocol):
     def prior(self, subject: Subject) -> PriorImages | None:
         """What is to be drawn before `fit`. No torch is imported by it."""
         ...
+
+    # Optional: `texts(subject, requests)`, every text that `fit` and `generate` have encoded. Where
+    # the backbone cannot read one to its end, that is said before anything trains.
 
     def fit(self, subject: Subject, backbone: Any, tools: Tools) -> Weights:
         """Learn `subject`. Raises what it likes: a failed job does not stop the grid.

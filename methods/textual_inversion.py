@@ -66,6 +66,10 @@ class TextualInversion:
         """None."""
         return None
 
+    def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
+        """What is learned from, and what is drawn."""
+        return [*self._learned(), *self._drawn(subject, requests)]
+
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Learn the word's vectors; no weight of `backbone` moves. Raises UserError."""
         from methods.training import Loss, Optimisation, Term, seeded, train
@@ -74,7 +78,7 @@ class TextualInversion:
         stage = backbone.stages[0]  # the one that reads the text for the whole of the image
         term = Term(
             stage.prepare(tools.images(stage.resolution)),
-            prompts=[template.format(self.word) for template in self.templates],
+            prompts=self._learned(),
             generator=seeded(tools.seed, subject.name, "instance"),
             name="instance",
             batch_size=self.batch_size,
@@ -100,8 +104,14 @@ class TextualInversion:
         from methods.drawing import draw
 
         vectors = {name: vector.to(backbone.device) for name, vector in weights.items()}
-        texts = [request.text(subject.class_noun, self.word) for request in requests]
-        return draw(backbone, texts, requests, words=[Word(self.word, vectors)])
+        words = [Word(self.word, vectors)]
+        return draw(backbone, self._drawn(subject, requests), requests, words=words)
+
+    def _learned(self) -> list[str]:
+        return [template.format(self.word) for template in self.templates]
+
+    def _drawn(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
+        return [request.text(subject.class_noun, self.word) for request in requests]
 
     @property
     def word(self) -> str:

@@ -7,6 +7,7 @@ a run is planned at once. Each family of models is a module of its own (`stable_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -55,6 +56,15 @@ class Diffusers:
         from benchmark.models.rare_words import single_token
 
         return single_token(model, word)
+
+    def check_texts(self, model: str, texts: Sequence[str]) -> None:
+        """Raise UserError for one that is too long for `model`, or that it has no tokens for."""
+        from benchmark.models.checkpoints import read_tokenizer
+        from benchmark.models.tokens import padded_ids
+
+        words = read_tokenizer(model)
+        for text in texts:
+            padded_ids(words, text, model)
 
     def load(
         self,

@@ -28,6 +28,7 @@ from benchmark.scoring.encoders import (
     LpipsEncoder,
     Preprocessing,
     TimmEncoder,
+    check_length,
 )
 from benchmark.store.files import file_digest, json_of, read_bytes
 
@@ -79,6 +80,22 @@ def _resampled(positions: Tensor, model: Any) -> Tensor:
     grid = positions[:, 1:].float().unflatten(1, (size, size)).permute(0, 3, 1, 2)
     grid = torch.nn.functional.interpolate(grid, model.patch_embed.grid_size, mode="bicubic")
     return torch.cat([positions[:, :1].float(), grid.flatten(2).permute(0, 2, 1)], dim=1)
+
+
+def check_clip_texts(name: str, table: ClipTable, source: Source, texts: Sequence[str]) -> None:
+    """Raise UserError for one of `texts` that the tokenizer of a table would cut."""
+    import open_clip
+
+    directory = source.directory
+    model_name = table.model if directory is None else f"local-dir:{directory}"
+    try:
+        tokenizer = open_clip.get_tokenizer(model_name)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise _unloadable(name, table, error) from error
+    try:
+        check_length(tokenizer, texts)
+    except UserError as error:
+        raise UserError(f"encoders.{name}: {error}") from error
 
 
 def load_clip(name: str, table: ClipTable, source: Source, device: str) -> ClipEncoder:

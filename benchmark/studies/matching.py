@@ -126,7 +126,8 @@ def _rows(table: Path) -> list[Entry]:
                 f"{table}: column '{column}' {problem}; columns: {','.join(_COLUMNS)}"
                 f"[,{','.join(_OPTIONAL)}]"
             )
-    entries, lines = [], {}
+    entries = []
+    lines: dict[tuple[Path | str, ...], int] = {}
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise UserError(f"{table}, line {number}: not as many values as columns")
