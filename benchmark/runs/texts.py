@@ -46,6 +46,8 @@ def check_captions(assessment: Assessment, jobs: Iterable[Job]) -> None:
         phrase = protocol.phrase(job.fit.class_noun, identifier)
         prompts = (*job.prompts, *([PRIOR_PROMPT] if job.prior_prompt_images else []))
         captions |= dict.fromkeys(prompt.text(phrase) for prompt in prompts)
+    if not captions:
+        return
     try:
         check_texts(
             protocol, list(captions), metrics=assessment.metrics, directory=assessment.encoders
