@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, features
+from PIL import ExifTags, Image, ImageOps, features
 
 from benchmark.api import UserError
 
@@ -28,6 +28,7 @@ _FORMATS = tuple(
     for name in ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "JPEG2000", "BMP", "PPM", "GIF")
     if name not in _LIBRARIES or features.check(_LIBRARIES[name])
 )
+_REDUCED = 1  # NewSubfileType of a small version of another picture in the same file
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -38,11 +39,7 @@ def read_image(path: Path) -> np.ndarray:
     are numbers of no known range.
     """
     with _opened(path) as image:
-        if image.mode == "F" or (image.format, image.mode) == ("TIFF", "I"):
-            raise UserError(
-                f"cannot read image {path}: its pixels are 32-bit numbers, of no known range: save "
-                "it with 8 or 16 bits"
-            )
+        _check_tiff(image, path)
         with _decoding(path):
             image.load()
             image = ImageOps.exif_transpose(image)
@@ -105,6 +102,22 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 "itself"
             )
         yield image
+
+
+def _check_tiff(image: Image.Image, path: Path) -> None:
+    """Refuse what a TIFF may hold, and what would be read as another picture than is meant."""
+    if image.mode == "F" or (image.format, image.mode) == ("TIFF", "I"):
+        raise UserError(
+            f"cannot read image {path}: its pixels are 32-bit numbers, of no known range: save it "
+            "with 8 or 16 bits"
+        )
+    with _decoding(path):
+        kind = image.getexif().get(ExifTags.Base.NewSubfileType, 0)
+    if image.format == "TIFF" and kind == _REDUCED:
+        raise UserError(
+            f"cannot read image {path}: it is a raw photograph, of which only a small preview can "
+            "be read: save it as JPEG or PNG"
+        )
 
 
 @contextmanager

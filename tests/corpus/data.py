@@ -164,6 +164,12 @@ PHOTOGRAPHS = (
         refused(read_image, "x.tiff", "32-bit numbers, of no known range", "8 or 16 bits"),
     ),
     Case(
+        "a raw photograph's preview",
+        f"{PILLOW}/6482",
+        saved(Image.fromarray(SCENE), "IMG_1.DNG", format="TIFF", tiffinfo={254: 1}),
+        refused(read_image, "IMG_1.DNG", "raw photograph", "save it as JPEG or PNG"),
+    ),
+    Case(
         "a colour profile",
         OWN,
         saved(Image.fromarray(SCENE), "x.png", icc_profile=PROFILE),
