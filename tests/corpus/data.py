@@ -11,11 +11,19 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, features
+from safetensors.numpy import save_file
 
 from benchmark.config.suite import load_suite
 from benchmark.data.dataset import load_dataset, verify
 from benchmark.data.download import write_manifest
 from benchmark.data.images import image_size, read_image
+from benchmark.models.identity import (
+    WORKER_BYTES,
+    SingleFile,
+    backbone_id,
+    locate,
+    worker_memory,
+)
 from tests import toy
 from tests.corpus.case import OWN, Case, refused
 
@@ -362,6 +370,35 @@ FOLDERS = (
     ),
 )
 
+
+def weights(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        save_file({"weight": np.zeros(3, np.float32)}, folder / name)
+        return folder / name
+
+    return make
+
+
+def single_file(path: Path) -> None:
+    assert locate(str(path)) == SingleFile(path, None)
+    assert backbone_id(str(path)).startswith("MODEL@")
+    assert worker_memory(str(path)) == 16 * 3 + WORKER_BYTES
+
+
+def find(path: Path) -> object:
+    return locate(str(path))
+
+
+CHECKPOINTS = (
+    Case("a checkpoint's suffix in upper case", OWN, weights("MODEL.SAFETENSORS"), single_file),
+    Case(
+        "a pickle's suffix in upper case",
+        OWN,
+        weights("MODEL.CKPT"),
+        refused(find, "MODEL.CKPT is a pickle", "only safetensors are"),
+    ),
+)
+
 # Text ------------------------------------------------------------------------------------------
 
 
@@ -464,4 +501,4 @@ TEXT = (
     Case("a suite's suffix in upper case", OWN, suite(""), loads),
 )
 
-CASES: tuple[Case, ...] = (*PHOTOGRAPHS, *FOLDERS, *TEXT)
+CASES: tuple[Case, ...] = (*PHOTOGRAPHS, *FOLDERS, *CHECKPOINTS, *TEXT)
