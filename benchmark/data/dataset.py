@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmark.api import PROMPT_KINDS, Prompt, Subject, UserError, checked_template
-from benchmark.data.images import image_size, read_image
+from benchmark.data.images import image_size, unusable
 from benchmark.data.manifest import (
     MANIFEST,
     OWN,
@@ -35,7 +35,7 @@ from benchmark.data.manifest import (
     some,
     unknown,
 )
-from benchmark.store.files import sha256, visible_files
+from benchmark.store.files import visible_files
 from benchmark.store.names import composed, folder_name, located
 
 _PROMPTS_OF = "dreambench"  #: whose prompts serve a dataset without any
@@ -259,26 +259,6 @@ def verify(dataset: Dataset, subjects: Sequence[Subject] | None = None) -> None:
     problems = [p for subject in chosen for p in _problems(dataset, subject)]
     if problems:
         raise UserError(f"dataset '{dataset.name}': {some(problems)}. {_remedy(dataset)}")
-
-
-def unusable(images: Iterable[Path]) -> list[str]:
-    """What is wrong with a subject's images: one cannot be read, or is there twice.
-
-    A photograph that is there twice would weigh twice in training and in scores, and is hardly ever
-    meant: files are compared pixel by pixel, since a copy may have other metadata.
-    """
-    problems: list[str] = []
-    first: dict[str, Path] = {}
-    for path in images:
-        try:
-            pixels = read_image(path)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        digest = sha256(repr(pixels.shape).encode() + pixels.tobytes())
-        if first.setdefault(digest, path) != path:
-            problems.append(f"{first[digest]} and {path.name} are one photograph")
-    return problems
 
 
 def _problems(dataset: Dataset, subject: Subject) -> list[str]:

@@ -12,14 +12,8 @@ from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from benchmark.api import UserError
-from benchmark.data.dataset import (
-    Dataset,
-    image_paths,
-    load_dataset,
-    locate_images,
-    unusable,
-    verify,
-)
+from benchmark.data.dataset import Dataset, image_paths, load_dataset, locate_images, verify
+from benchmark.data.images import unusable
 from benchmark.data.manifest import MANIFEST, file_sha256, make_manifest, some
 from benchmark.store.files import visible_files, write_atomically
 from benchmark.store.names import composed

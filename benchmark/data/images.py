@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, features
 
 from benchmark.api import UserError
+from benchmark.store.files import sha256
 
 if TYPE_CHECKING:
     from benchmark.api import Images
@@ -52,6 +53,26 @@ def image_size(path: Path) -> tuple[int, int]:
     # Pillow turns a TIFF itself.
     height, width, _ = read_image(path).shape
     return width, height
+
+
+def unusable(images: Iterable[Path]) -> list[str]:
+    """What is wrong with a subject's images: one cannot be read, or is there twice.
+
+    A photograph that is there twice would weigh twice in training and in scores, and is hardly ever
+    meant: files are compared pixel by pixel, since a copy may have other metadata.
+    """
+    problems: list[str] = []
+    first: dict[str, Path] = {}
+    for path in images:
+        try:
+            pixels = read_image(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        digest = sha256(repr(pixels.shape).encode() + pixels.tobytes())
+        if first.setdefault(digest, path) != path:
+            problems.append(f"{first[digest]} and {path.name} are one photograph")
+    return problems
 
 
 def as_pixels(images: Images | Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmark.api import PRIOR_PROMPT, UserError
+from benchmark.api import PRIOR_PROMPT, Method, Subject, UserError
 from benchmark.config.suite import Suite
 from benchmark.runs.agenda import Work
 from benchmark.runs.score import Assessment
@@ -31,9 +31,26 @@ def check_prompts(suite: Suite, left: Sequence[Work]) -> None:
             texts[PRIOR_PROMPT.text(task.class_noun)] = None
         elif task.fit.backbone is not None:
             method = suite.method(task.method)
-            if hasattr(method, "texts"):
-                texts |= dict.fromkeys(method.texts(subjects[task.subject], task.requests))
-    check(suite.backbone.model, list(texts))
+            texts |= dict.fromkeys(_texts(task, method, subjects[task.subject]))
+    if texts:
+        check(suite.backbone.model, list(texts))
+
+
+def _texts(job: Job, method: Method, subject: Subject) -> list[str]:
+    """What `method` has encoded in `job`, if it says so. Raises UserError if that is no text."""
+    if not hasattr(method, "texts"):
+        return []
+    try:
+        texts = list(method.texts(subject, job.requests))
+    except Exception as error:  # whatever a plugin raises, before anything is trained
+        raise UserError(
+            f"texts of method '{job.method}' for subject '{subject.name}' raises "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    for text in texts:
+        if not isinstance(text, str):
+            raise UserError(f"texts of method '{job.method}' has {text!r}, which is no text")
+    return texts
 
 
 def check_captions(assessment: Assessment, jobs: Iterable[Job]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from benchmark.api import UserError
+from benchmark.api import Request, Subject, UserError
 from benchmark.config.suite import Suite, load_suite
 from benchmark.data.dataset import datasets_directory
 from benchmark.grid import run_grid, score_run
@@ -33,6 +34,31 @@ class Strict(Colours):
 
 
 STRICT = Strict()
+
+
+@dataclass(frozen=True)
+class Telling(toy.Paint):
+    """A method that tells its texts."""
+
+    told: str = "well"
+
+    def texts(self, subject: Subject, requests: Sequence[Request]) -> list[Any]:
+        if self.told == "badly":
+            raise RuntimeError("a bug")
+        return ["a dog"] if self.told == "well" else [3]
+
+
+TELLING = Telling()
+
+
+class Reading(toy.Easels):
+    """A kind of backbone that reads nothing."""
+
+    def check_texts(self, model: str, texts: Sequence[str]) -> None:
+        raise UserError(f"'{model}' reads none of {', '.join(texts)}")
+
+
+READING = Reading()
 
 
 def pocket(folder: Path, template: str) -> Suite:
@@ -103,3 +129,25 @@ def test_a_run_is_not_scored_by_a_judge_that_cannot_read_its_captions(
         score_run(run, protocol=str(strict))
     assert (run / "scores.csv").read_bytes() == before
     assert not (run / "scores" / "strict-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (f"{__name__}:TELLING", "'colours' reads none of a dog$"),
+        (
+            f"{__name__}:TELLING[told=badly]",
+            "texts of method .* 'dog-red' raises RuntimeError",
+        ),
+        (f"{__name__}:TELLING[told=numbers]", "texts of method .* has 3, which is no text"),
+    ],
+)
+def test_what_a_plugin_tells_is_asked_of_the_backbone(
+    tmp_path: Path, method: str, message: str
+) -> None:
+    suite = load_suite(str(toy.write_world(tmp_path)))
+    kind = suite.backbone.model_copy(update={"kind": f"{__name__}:READING"})
+    grid = plan(suite.model_copy(update={"backbone": kind}), [method], subjects=["dog-red"])
+    with pytest.raises(UserError, match=message):
+        run_grid(grid, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
