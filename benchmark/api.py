@@ -80,6 +80,15 @@ class Prompt:
         return f"{whole[:90].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:8]}"
 
 
+def checked_template(template: str) -> str:
+    """`template`, if it says once where the subject goes. Raises ValueError."""
+    if template.count("{}") != 1 or template.count("{") + template.count("}") != 2:
+        raise ValueError("needs {} once, for the subject")
+    if template != template.strip():
+        raise ValueError("begins or ends with a blank: take it away")
+    return template
+
+
 PRIOR_PROMPT = Prompt("a {}", PRIOR)
 REAL_PROMPT = Prompt("", REAL)
 
@@ -288,6 +297,9 @@ class BackboneKind(Protocol):
         """Raise UserError if `model` cannot be sampled so."""
         ...
 
+    # Optional: `check_texts(model, texts)`, which raises UserError for a text that `model`, whose
+    # files are here, cannot read to its end: so it is refused before anything trains.
+
     def load(
         self,
         model: str,
@@ -404,6 +416,9 @@ class Method(Protocol):
         """What is to be drawn before `fit`. No torch is imported by it."""
         ...
 
+    # Optional: `texts(subject, requests)`, every text that `fit` and `generate` have encoded. Where
+    # the backbone cannot read one to its end, that is said before anything trains.
+
     def fit(self, subject: Subject, backbone: Any, tools: Tools) -> Weights:
         """Learn `subject`. Raises what it likes: a failed job does not stop the grid.
 
@@ -459,7 +474,9 @@ class Batch(Protocol):
 
     requests: Sequence[Request]  #: n, in the order of the images
     subject: Subject
-    same: np.ndarray  #: (n, m) bool: image i is reference j itself, and the pair never counts
+    #: (n, m) bool: real image i is reference j itself, and the pair never counts. A generated image
+    #: never is: a copy of a reference counts in full.
+    same: np.ndarray
 
     def of_kind(self, *, prior: bool, real: bool) -> list[int]:
         """The images a metric is about: the prior prompt's, or else the evaluation prompts'.

@@ -35,6 +35,7 @@ from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
 from benchmark.runs.plan import Grid
 from benchmark.runs.progress import Display, Outlook, print_memory, print_plan
 from benchmark.runs.score import Assessment, Examiner, one_thread
+from benchmark.runs.texts import check_captions, check_prompts
 from benchmark.runs.time_left import Forecast
 from benchmark.runs.workers import execute, keep_error
 from benchmark.runs.workplace import Workplace
@@ -64,6 +65,7 @@ def run_grid(
     assessment = Assessment.of(grid.suite, extra_metrics(protocol, existing))
     check_scoring(assessment.scoring, existing)
     left = work_left(jobs, grid.priors, assessment.scoring, existing)
+    check_captions(assessment, [work.task for work in left if isinstance(work.task, Job)])
     forecast = _forecast(grid, existing)
     memory = None if dry_run else _fetch(grid, left)
     venue = resources.cluster or ThisMachine(resources.slots(len(left), memory=memory))
@@ -126,6 +128,7 @@ def score_run(
         encoders=str(encoders) if encoders else assessment.encoders,
     )
     check_scoring(assessment.scoring, existing)
+    check_captions(assessment, [record.job for record in existing.jobs.values()])
     examiner = Examiner(assessment, existing.directory, resolve_device("auto"))
     dataset = assessment.data.load()
     names = {subject for _, subject, _ in existing.jobs}
@@ -176,7 +179,7 @@ def _forecast(grid: Grid, existing: Existing) -> Forecast:
 
 
 def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:
-    """Bring the backbone's files here if anything is to be drawn.
+    """Bring the backbone's files here if anything is to be drawn, and see that it reads the texts.
 
     Returns the main memory, in bytes, that a worker takes; None if nobody knows or none is needed.
     """
@@ -184,6 +187,7 @@ def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:
         return None
     kind, model = grid.suite.backbone.load_kind(), grid.suite.backbone.model
     kind.fetch(model)
+    check_prompts(grid.suite, left)
     return None if on_cuda() else kind.memory(model)
 
 

@@ -41,6 +41,10 @@ class Untuned:
         """None."""
         return None
 
+    def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
+        """What is drawn for each request."""
+        return [request.prompt.text(subject.class_noun) for request in requests]
+
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Nothing to learn."""
         return {}
@@ -56,8 +60,7 @@ class Untuned:
         """Images of the class."""
         from methods.drawing import draw
 
-        texts = [request.prompt.text(subject.class_noun) for request in requests]
-        return draw(backbone, texts, requests)
+        return draw(backbone, self.texts(subject, requests), requests)
 
 
 @dataclass(frozen=True)

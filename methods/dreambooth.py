@@ -80,6 +80,11 @@ class DreamBooth:
         sampler = Sampler(self.prior_scheduler, self.prior_steps, self.prior_guidance)
         return PriorImages(self.class_noun(subject), self.prior_images, sampler)
 
+    def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
+        """What is learned from, and what is drawn."""
+        prior = [self._prior_prompt(subject)] if self.prior_weight else []
+        return [self._prompt(subject), *prior, *self._drawn(subject, requests)]
+
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Fine-tune each stage of `backbone` on `subject`. Raises UserError without identifier."""
         from methods.training import Loss, Optimisation, fixed_conditions, learning, train
@@ -128,8 +133,7 @@ class DreamBooth:
         from methods.drawing import draw, put_in_place
 
         put_in_place(weights, self.trained_weights(backbone))
-        noun, phrase = subject.class_noun, self.phrase(subject)
-        return draw(backbone, [r.text(noun, phrase) for r in requests], requests)
+        return draw(backbone, self._drawn(subject, requests), requests)
 
     def terms(self, subject: Subject, stage: Stage, tools: Tools) -> list[Term]:
         """The instance term and, if `prior_weight` is not 0, the prior term of Eq. 2."""
@@ -137,7 +141,7 @@ class DreamBooth:
 
         instance = Term(
             stage.prepare(tools.images(stage.resolution)),
-            prompts=[f"a {self.phrase(subject)}"],
+            prompts=[self._prompt(subject)],
             generator=seeded(tools.seed, subject.name, "instance"),
             name="instance",
             batch_size=self.batch_size,
@@ -146,7 +150,7 @@ class DreamBooth:
             return [instance]
         prior = Term(
             tools.prior(stage),
-            prompts=[f"a {self.class_noun(subject)}"],
+            prompts=[self._prior_prompt(subject)],
             generator=seeded(tools.seed, subject.name, "prior"),
             name="prior",
             batch_size=self.batch_size,
@@ -164,6 +168,16 @@ class DreamBooth:
         if self.identifier is None:
             raise UserError("the setting 'identifier' is missing: a rare token, e.g. 'sks'")
         return f"{self.identifier} {self.class_noun(subject)}".strip()
+
+    def _prompt(self, subject: Subject) -> str:
+        return f"a {self.phrase(subject)}"
+
+    def _prior_prompt(self, subject: Subject) -> str:
+        return f"a {self.class_noun(subject)}"
+
+    def _drawn(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
+        phrase = self.phrase(subject)
+        return [request.text(subject.class_noun, phrase) for request in requests]
 
 
 def _part(progress: Progress, number: int, stages: Sequence[Stage]) -> Progress:

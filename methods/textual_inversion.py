@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Gt, MinLen
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from benchmark.api import (
     TEXT_TO_IMAGE,
@@ -26,10 +26,15 @@ from benchmark.api import (
     UserError,
     Weights,
     Word,
+    checked_template,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+#: `a photo of a {}`: without the word in it nothing would be learned from it.
+Template = Annotated[str, AfterValidator(checked_template)]
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,17 @@ class TextualInversion:
     learning_rate: Annotated[float, Gt(0)] = 5e-3
     weight_decay: Annotated[float, Ge(0)] = 1e-2
     batch_size: Annotated[int, Ge(1)] = 2
-    templates: Annotated[list[str], MinLen(1)] = field(
+    templates: Annotated[list[Template], MinLen(1)] = field(
         default_factory=lambda: ["a {}", "a photo of a {}"]
     )
 
     def prior(self, subject: Subject) -> PriorImages | None:
         """None."""
         return None
+
+    def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
+        """What is learned from, and what is drawn."""
+        return [*self._learned(), *self._drawn(subject, requests)]
 
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Learn the word's vectors; no weight of `backbone` moves. Raises UserError."""
@@ -69,7 +78,7 @@ class TextualInversion:
         stage = backbone.stages[0]  # the one that reads the text for the whole of the image
         term = Term(
             stage.prepare(tools.images(stage.resolution)),
-            prompts=[template.format(self.word) for template in self.templates],
+            prompts=self._learned(),
             generator=seeded(tools.seed, subject.name, "instance"),
             name="instance",
             batch_size=self.batch_size,
@@ -95,8 +104,14 @@ class TextualInversion:
         from methods.drawing import draw
 
         vectors = {name: vector.to(backbone.device) for name, vector in weights.items()}
-        texts = [request.text(subject.class_noun, self.word) for request in requests]
-        return draw(backbone, texts, requests, words=[Word(self.word, vectors)])
+        words = [Word(self.word, vectors)]
+        return draw(backbone, self._drawn(subject, requests), requests, words=words)
+
+    def _learned(self) -> list[str]:
+        return [template.format(self.word) for template in self.templates]
+
+    def _drawn(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
+        return [request.text(subject.class_noun, self.word) for request in requests]
 
     @property
     def word(self) -> str:

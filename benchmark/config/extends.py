@@ -44,7 +44,7 @@ def read_extended(
     named = content.pop(_EXTENDS)
     if not isinstance(named, str):
         raise UserError(f"{path}: extends: it should be a suite's name or file (it is {named!r})")
-    if named.endswith(".toml"):
+    if named.lower().endswith(".toml"):
         named = str(path.parent / Path(named).expanduser())
     try:
         extended = known_file(named, shipped, "suite")

@@ -274,7 +274,7 @@ def configure(name: str, method: Method, settings: dict[str, Any]) -> Method:
 
 
 def _problem(name: str, error: Any) -> str:
-    wanted = error["msg"].replace("Input should be", "it should be")
+    wanted = error["msg"].replace("Input should be", "it should be").removeprefix("Value error, ")
     wanted = wanted.replace("String should", "it should").replace("List should", "it should")
     wanted = wanted.replace("greater than or equal to", "at least")
     wanted = wanted.replace("less than or equal to", "at most")

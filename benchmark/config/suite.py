@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from benchmark.api import SEEDS, SUBJECT_IMAGES, BackboneKind, Method, Sampler, UserError
 from benchmark.config.extends import read_extended
@@ -25,7 +25,7 @@ from benchmark.data.dataset import (
     locate_images,
     subject_names,
 )
-from benchmark.data.manifest import Table, Text, check_toml, known_file, toml_names
+from benchmark.data.manifest import Names, Table, Text, check_toml, known_file, toml_names
 from benchmark.store.names import composed
 from benchmark.store.records import Model
 
@@ -43,15 +43,7 @@ class DataChoice(Table):
     dataset: str
     folder: str | None = None  #: where its images lie, if not where the dataset says
     split: Text | None = None
-    subjects: list[Text] = []  #: those that are run if none are named; empty: all of the split
-
-    @field_validator("subjects")
-    @classmethod
-    def _names_nobody_twice(cls, subjects: list[str]) -> list[str]:
-        for name in subjects:
-            if subjects.count(name) > 1:
-                raise ValueError(f"subject '{name}' is named twice: name it once")
-        return subjects
+    subjects: Names = []  #: those that are run if none are named; empty: all of the split
 
     def load(self) -> Dataset:
         """The dataset, with all subjects of the split. Raises UserError."""
@@ -106,7 +98,7 @@ class SamplerChoice(Table):
 class Evaluation(Table):
     """Which prompts, and how many images: for each, and for the prior prompt (PRES, PRIOR_DIV)."""
 
-    prompts: list[Text] = []  #: kinds, templates or numbers from 1; empty: all of a subject's
+    prompts: Names = []  #: kinds, templates or numbers from 1; empty: all of a subject's
     images_per_prompt: int = Field(ge=1, le=MOST_IMAGES)
     prior_prompt_images: int = Field(ge=0, le=MOST_IMAGES)
     seed: int = Field(default=0, ge=0, lt=SEEDS.stop)
@@ -148,8 +140,8 @@ class Suite(Table):
     backbone: BackboneChoice
     sampler: SamplerChoice
     evaluation: Evaluation
-    controls: list[Text] = []  #: methods that come along as measures
-    groups: dict[str, list[Text]] = {}  #: names and patterns, for `--methods GROUP`
+    controls: Names = []  #: methods that come along as measures
+    groups: dict[str, Names] = {}  #: names and patterns, for `--methods GROUP`
     methods: dict[str, Settings] = {}
     estimate: Estimate | None = None
     tables: list[AblationTable] = []

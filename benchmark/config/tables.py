@@ -24,7 +24,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from benchmark.api import UserError
 from benchmark.config.registry import available
-from benchmark.data.manifest import Table, Text, read_toml
+from benchmark.data.manifest import Names, Table, read_toml
 
 FILE = "tables.toml"
 
@@ -34,9 +34,9 @@ class AblationTable(Table):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")  #: of its files, tables/.../<name>.csv
     title: str
-    members: list[Text] = Field(min_length=1)  #: methods; `*` stands for any characters
-    metrics: list[str] = Field(min_length=1)  #: the columns, in their order
-    settings: list[str] = []  #: settings that are shown as columns
+    members: Names = Field(min_length=1)  #: methods; `*` stands for any characters
+    metrics: Names = Field(min_length=1)  #: the columns, in their order
+    settings: Names = []  #: settings that are shown as columns
     paper: str | None = None  #: the key of the paper's rows in published.toml
     note: str = ""  #: Markdown, below the table
 

@@ -14,12 +14,12 @@ names. Your own subjects need no manifest (`benchmark/data/manifest.py`) and no 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmark.api import PROMPT_KINDS, Prompt, Subject, UserError
-from benchmark.data.images import image_size, read_image
+from benchmark.api import PROMPT_KINDS, Prompt, Subject, UserError, checked_template
+from benchmark.data.images import image_size, unusable
 from benchmark.data.manifest import (
     MANIFEST,
     OWN,
@@ -34,8 +34,8 @@ from benchmark.data.manifest import (
     read_toml,
     some,
     unknown,
-    visible_files,
 )
+from benchmark.store.files import visible_files
 from benchmark.store.names import composed, folder_name, located
 
 _PROMPTS_OF = "dreambench"  #: whose prompts serve a dataset without any
@@ -107,7 +107,7 @@ def load_dataset(
     shared_prompts = datasets_directory() / _PROMPTS_OF / "prompts.toml"
     prompts_file = own_prompts if own_prompts.is_file() else shared_prompts
     prompts = read_toml(prompts_file, _Prompts)
-    paths = {name: _paths(root, name, entry) for name, entry in entries.items()}
+    paths = image_paths(root, entries)
     hashes = {
         path: expected
         for name, entry in entries.items()
@@ -179,10 +179,13 @@ def locate_images(folder: Path, preferred: str) -> tuple[str, Path]:
     return best
 
 
-def _paths(root: Path, name: str, entry: SubjectEntry) -> tuple[Path, ...]:
-    """Where a subject's images lie, or would."""
-    folder = located(root, name)
-    return tuple(located(folder, file) for file in entry.files)
+def image_paths(root: Path, entries: Mapping[str, SubjectEntry]) -> dict[str, tuple[Path, ...]]:
+    """Where each subject's images lie, or would."""
+    folders = {name: located(root, name) for name in entries}
+    return {
+        name: tuple(located(folders[name], file) for file in entry.files)
+        for name, entry in entries.items()
+    }
 
 
 def _subject(name: str, entry: SubjectEntry, images: tuple[Path, ...]) -> Subject:
@@ -229,8 +232,10 @@ def _prompts(path: Path, kinds: dict[str, list[str]]) -> tuple[Prompt, ...]:
         if kind not in PROMPT_KINDS:
             raise UserError(f"{path}: unknown kind '{kind}'; known: {', '.join(PROMPT_KINDS)}")
         for template in templates:
-            if template.count("{}") != 1 or template.count("{") + template.count("}") != 2:
-                raise UserError(f"{path}: prompt '{template}' needs {{}} once, for the subject")
+            try:
+                checked_template(template)
+            except ValueError as error:
+                raise UserError(f"{path}: prompt '{template}' {error}") from error
             prompt = Prompt(template, kind)
             other = found.setdefault(prompt.slug, prompt)
             if other is not prompt:
@@ -257,12 +262,12 @@ def verify(dataset: Dataset, subjects: Sequence[Subject] | None = None) -> None:
 
 
 def _problems(dataset: Dataset, subject: Subject) -> list[str]:
-    problems = []
+    problems = unusable(path for path in subject.images if path not in dataset.hashes)
     for path in subject.images:
+        if path not in dataset.hashes:
+            continue
         try:
-            if path not in dataset.hashes:
-                read_image(path)
-            elif (found := file_sha256(path)) != dataset.hashes[path]:
+            if (found := file_sha256(path)) != dataset.hashes[path]:
                 problems.append(
                     f"{path} has SHA-256 {found}, but the manifest says {dataset.hashes[path]}"
                 )

@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from benchmark.api import UserError
-from benchmark.data.dataset import Dataset, load_dataset, locate_images, verify
-from benchmark.data.manifest import MANIFEST, file_sha256, make_manifest, some, visible_files
-from benchmark.store.files import write_atomically, writing
+from benchmark.data.dataset import Dataset, image_paths, load_dataset, locate_images, verify
+from benchmark.data.images import unusable
+from benchmark.data.manifest import MANIFEST, file_sha256, make_manifest, some
+from benchmark.store.files import visible_files, write_atomically, writing
 from benchmark.store.names import composed
 
 RETRIES = 2  #: of one file, after waiting 1 s and 2 s
@@ -63,8 +64,12 @@ def check_copy(name_or_path: str, folder: Path) -> Dataset:
 def write_manifest(folder: Path, out: Path | None, *, name: str | None, source: str | None) -> Path:
     """Write the manifest of one's own subjects in `folder`; returns its path. Raises UserError."""
     path = out or folder / MANIFEST
-    content = make_manifest(folder, name=name, source=source).dump_toml()
-    write_atomically(path, content)
+    manifest = make_manifest(folder, name=name, source=source)
+    images = image_paths(folder, manifest.subjects)
+    problems = [problem for paths in images.values() for problem in unusable(paths)]
+    if problems:
+        raise UserError(f"{folder}: {some(problems)}. Repair these files or take them away")
+    write_atomically(path, manifest.dump_toml())
     return path
 
 

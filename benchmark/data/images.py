@@ -7,43 +7,72 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, features
 
 from benchmark.api import UserError
+from benchmark.store.files import sha256
 
 if TYPE_CHECKING:
     from benchmark.api import Images
 
-# Pillow can open many more, some by starting other programs.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-_ON_ITS_SIDE = (5, 6, 7, 8)  # Exif orientations that swap width and height
+# What cameras, phones and other tools write. Pillow can open many more, some by starting other
+# programs; AVIF, JPEG 2000 and WebP only if it was built with their libraries.
+_LIBRARIES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
+_FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "JPEG2000", "BMP", "PPM", "GIF")
+    if name not in _LIBRARIES or features.check(_LIBRARIES[name])
+)
+_REDUCED = 1  # NewSubfileType of a small version of another picture in the same file
 
 
 def read_image(path: Path) -> np.ndarray:
     """The image at `path` as (h, w, 3) uint8 RGB, upright, on white where it was transparent.
 
-    Raises UserError naming a file that is missing, broken, animated, or too large.
+    Upright is what Pillow's `ImageOps.exif_transpose` makes of it. A colour profile is not applied.
+    Raises UserError naming a file that is missing, broken, animated, or too large, or whose pixels
+    are numbers of no known range.
     """
     with _opened(path) as image:
+        _check_tiff(image, path)
         with _decoding(path):
             image.load()
             image = ImageOps.exif_transpose(image)
-        return np.array(_to_rgb(image, path))
+        return np.array(_to_rgb(image))
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels, upright; of a JPEG without decoding it. Raises UserError."""
-    with _opened(path) as image:
-        with _decoding(path):
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
-        width, height = image.size
-        return (height, width) if turned else (width, height)
+    """Width and height in pixels of what `read_image` gives. Raises UserError."""
+    # Decoded, since a header alone does not always tell: a PNG's Exif may stand at its end, and
+    # Pillow turns a TIFF itself.
+    height, width, _ = read_image(path).shape
+    return width, height
+
+
+def unusable(images: Iterable[Path]) -> list[str]:
+    """What is wrong with a subject's images: one cannot be read, or is there twice.
+
+    A photograph that is there twice would weigh twice in training and in scores, and is hardly ever
+    meant: files are compared pixel by pixel, since a copy may have other metadata.
+    """
+    problems: list[str] = []
+    first: dict[str, Path] = {}
+    for path in images:
+        try:
+            pixels = read_image(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        digest = sha256(repr(pixels.shape).encode() + pixels.tobytes())
+        if first.setdefault(digest, path) != path:
+            problems.append(f"{first[digest]} and {path.name} are one photograph")
+    return problems
 
 
 def as_pixels(images: Images | Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -96,6 +125,22 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
+def _check_tiff(image: Image.Image, path: Path) -> None:
+    """Refuse what a TIFF may hold, and what would be read as another picture than is meant."""
+    if image.mode == "F" or (image.format, image.mode) == ("TIFF", "I"):
+        raise UserError(
+            f"cannot read image {path}: its pixels are 32-bit numbers, of no known range: save it "
+            "with 8 or 16 bits"
+        )
+    with _decoding(path):
+        kind = image.getexif().get(ExifTags.Base.NewSubfileType, 0)
+    if image.format == "TIFF" and kind == _REDUCED:
+        raise UserError(
+            f"cannot read image {path}: it is a raw photograph, of which only a small preview can "
+            "be read: save it as JPEG or PNG"
+        )
+
+
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
     """Name `path` in whatever Pillow raises meanwhile; nothing but Pillow's own work goes here."""
@@ -107,7 +152,8 @@ def _decoding(path: Path) -> Iterator[None]:
         if not path.stat().st_size:
             raise UserError(f"cannot read image {path}: the file is empty") from error
         raise UserError(
-            f"cannot read image {path}: it is no {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}"
+            f"cannot read image {path}: it is no {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}: "
+            "save it as one of these"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(
@@ -119,15 +165,20 @@ def _decoding(path: Path) -> Iterator[None]:
         raise UserError(f"cannot read image {path}: {error}") from error
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode == "F":
-        raise UserError(
-            f"cannot read image {path}: its pixels are floating point numbers, of no known range"
-        )
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # 16-bit grey; Pillow's own conversion clips it at 255 instead of scaling.
-        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
+        image = _with_8_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _with_8_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey, scaled: Pillow's own conversion clips at 255. With the level that is clear."""
+    levels = np.asarray(image)
+    grey = Image.fromarray((levels / 257).round().astype(np.uint8))
+    if "transparency" not in image.info:
+        return grey
+    opaque = np.where(levels == image.info["transparency"], 0, 255).astype(np.uint8)
+    return Image.merge("LA", (grey, Image.fromarray(opaque)))

@@ -21,11 +21,10 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from benchmark.api import UserError
-from benchmark.store.files import read_bytes, toml_of
-from benchmark.store.names import composed, has_controls, located
+from benchmark.store.files import is_visible, read_bytes, toml_of, visible_files
+from benchmark.store.names import composed, has_controls, located, plain_text
 
 MANIFEST, OWN = "manifest.toml", "subjects.toml"
-_LEFT_BY_SYSTEMS = {"Thumbs.db", "desktop.ini"}
 _NAMED_AT_MOST = 5  # problems in one message
 _LONGEST = 255  # bytes of a file's name, on any file system
 _LETTERS = "take letters, digits, -, _, ."
@@ -33,7 +32,27 @@ _LETTERS = "take letters, digits, -, _, ."
 _SUBJECT = re.compile(r"\w[\w.+-]*( [\w.+-]+)*")
 
 #: Text that names something: two Unicode forms of it are the same. Keys of tables are read so too.
-Text = Annotated[str, AfterValidator(composed)]
+Text = Annotated[str, AfterValidator(plain_text)]
+
+
+def once(names: list[str]) -> list[str]:
+    """`names`. Raises ValueError if one is there twice."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"'{name}' is named twice: name it once")
+    return names
+
+
+def _class_noun(noun: str) -> str:
+    article, _, rest = noun.partition(" ")
+    if article.lower() in ("a", "an", "the") and rest:
+        raise ValueError(f"prompts have the article: did you mean '{rest.strip()}'?")
+    return noun
+
+
+#: Names in a list of a file. What is named twice on the command line is taken once; in a file it
+#: is a slip, and refused.
+Names = Annotated[list[Text], AfterValidator(once)]
 
 
 class Table(BaseModel):
@@ -52,7 +71,8 @@ _TableType = TypeVar("_TableType", bound=BaseModel)
 
 
 class _Described(Table):
-    class_noun: Text = Field(pattern=r"^\S(.*\S)?$")
+    #: Without an article: prompts have it, `a {} in the snow`.
+    class_noun: Annotated[Text, AfterValidator(_class_noun)] = Field(pattern=r"^\S(.*\S)?$")
     live: bool
     split: Text | None = None
 
@@ -96,7 +116,8 @@ def check_toml(content: dict[str, Any], table: type[_TableType], source: Path | 
         return table.model_validate(content)
     except ValidationError as error:
         problems = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (it is {e['input']!r:.60})"
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')} "
+            f"(it is {e['input']!r:.60})"
             for e in error.errors()
         ]
         raise UserError(f"{source}: {'; '.join(problems)}") from error
@@ -121,7 +142,7 @@ def known_file(name_or_path: str, shipped: Path, what: str) -> Path:
     if name_or_path in names:
         return shipped / f"{name_or_path}.toml"
     path = Path(name_or_path).expanduser()
-    if path.suffix != ".toml":
+    if path.suffix.lower() != ".toml":
         raise UserError(
             f"{unknown(what, name_or_path, names)}; or give a file of your own that ends in .toml"
         )
@@ -150,12 +171,19 @@ def read_manifest(folder: Path) -> Manifest:
         for part in (name, *entry.files):
             if not _is_plain(part):
                 raise UserError(f"{path}: '{part}' is no plain file name")
+        first: dict[str, str] = {}
+        for file, sha256 in entry.files.items():
+            if first.setdefault(sha256, file) != file:
+                raise UserError(
+                    f"{path}: {first[sha256]} and {file} of subject '{name}' are one photograph: "
+                    "take one of them away"
+                )
     return manifest
 
 
 def _is_plain(part: str) -> bool:
     """Whether a file in a folder may be called so, and is seen there."""
-    named = Path(part).name == part and not part.startswith(".") and not has_controls(part)
+    named = Path(part).name == part and is_visible(part) and not has_controls(part)
     return named and len(part.encode()) <= _LONGEST
 
 
@@ -194,18 +222,6 @@ def make_manifest(folder: Path, *, name: str | None = None, source: str | None =
             for subject, entry in described.items()
         },
     )
-
-
-def visible_files(folder: Path) -> list[Path]:
-    """What lies in `folder`, sorted, but for hidden files; nothing if there is no such folder."""
-    if not folder.is_dir():
-        return []
-    found = [
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and path.name not in _LEFT_BY_SYSTEMS
-    ]
-    return sorted(found, key=lambda path: composed(path.name))
 
 
 def file_sha256(path: Path) -> str:

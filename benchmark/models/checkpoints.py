@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from benchmark.api import UserError
@@ -86,24 +86,29 @@ def read_tokenizer(model: str) -> CLIPTokenizer:
     place = locate(model)
     if isinstance(place, SingleFile):
         return clip_tokenizer()
-    return CLIPTokenizer.from_pretrained(place / "tokenizer")
+    return _own_tokenizer(place)
 
 
 def _read_directory(directory: Path) -> dict[str, Any]:
     disable_progress_bar()
-    text_encoder, tokenizer = directory / "text_encoder", directory / "tokenizer"
+    text_encoder = directory / "text_encoder"
     scheduler = scheduler_configuration(directory)
-    parts = {
+    return {
         "unet": _read_weights(UNet2DConditionModel, directory / "unet", low_cpu_mem_usage=False),
         "vae": _read_weights(AutoencoderKL, directory / "vae", low_cpu_mem_usage=False),
         "text_encoder": _read_weights(CLIPTextModel, text_encoder),
-        "tokenizer": CLIPTokenizer.from_pretrained(tokenizer),
+        "tokenizer": _own_tokenizer(directory),
         "noise_scheduler": DDPMScheduler.from_config(scheduler | PIPELINE),
         "scheduler": scheduler,
     }
-    length = parts["text_encoder"].config.max_position_embeddings
-    parts["tokenizer"].model_max_length = min(parts["tokenizer"].model_max_length, length)
-    return parts
+
+
+def _own_tokenizer(directory: Path) -> CLIPTokenizer:
+    """The tokenizer of a directory, for as many tokens as the text encoder beside it reads."""
+    tokenizer = CLIPTokenizer.from_pretrained(directory / "tokenizer")
+    length = CLIPTextConfig.from_pretrained(directory / "text_encoder").max_position_embeddings
+    tokenizer.model_max_length = min(tokenizer.model_max_length, length)
+    return tokenizer
 
 
 def _read_weights(kind: Any, folder: Path, **options: Any) -> Any:

@@ -80,7 +80,7 @@ def _main_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     for path in sorted(folder.iterdir()):
-        if path.suffix in PICKLES:
+        if path.suffix.lower() in PICKLES:
             raise UserError(
                 f"{path} is a pickle, which can run code when it is read: "
                 f"only safetensors are; bring {names[0]}"

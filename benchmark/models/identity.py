@@ -75,12 +75,12 @@ def _single_file(model: str) -> SingleFile | None:
     name, _, last = model.rpartition("@")
     name, prediction = (name, last) if last in PREDICTIONS else (model, None)
     path = Path(name).expanduser()
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         raise UserError(
             f"{path} is a pickle, which can run code when it is read: only safetensors are; "
             "convert it, or name the model's safetensors file"
         )
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         return None
     if not path.is_file():
         raise UserError(f"model '{model}': no such file {path}")
@@ -109,7 +109,7 @@ def worker_memory(model: str) -> int:
         files = [place.path]
     else:
         files = [file for part in STEMS for file in weight_files(place / part)]
-    headers = [read_header(file) for file in files if file.suffix == ".safetensors"]
+    headers = [read_header(file) for file in files if file.suffix != ".json"]
     parameters = sum(math.prod(shape) for header in headers for shape in header.shapes.values())
     return 16 * parameters + WORKER_BYTES
 

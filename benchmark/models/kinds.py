@@ -7,7 +7,7 @@ What is known of a model by its files alone stands here, and nothing imports tor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -80,6 +80,15 @@ class Diffusers:
         from benchmark.models.rare_words import single_token
 
         return single_token(model, word)
+
+    def check_texts(self, model: str, texts: Sequence[str]) -> None:
+        """Raise UserError for one that is too long for `model`, or that it has no tokens for."""
+        from benchmark.models.checkpoints import read_tokenizer
+        from benchmark.models.tokens import padded_ids
+
+        words = read_tokenizer(model)
+        for text in texts:
+            padded_ids(words, text, model)
 
     def load(
         self,

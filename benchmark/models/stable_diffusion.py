@@ -29,6 +29,7 @@ from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.latent_stage import LatentStage, Texts, vae_batch
 from benchmark.models.precision import autocast
 from benchmark.models.sampling import build_scheduler
+from benchmark.models.tokens import padded_ids, plain_ids
 
 #: What the one text encoder is called in `text_encoders`, and so in a word's vectors.
 TEXT_ENCODER = "text_encoder"
@@ -93,27 +94,12 @@ class StableDiffusion:
         return ids[0]
 
     def _token_ids(self, text: str) -> list[int]:
-        """The ids of `text` without the marks for start and end."""
-        words: CLIPTokenizer = self.pipeline.tokenizer
-        ids = words(text, add_special_tokens=False).input_ids
-        # Stable Diffusion 2 pads with "!", a special token that is a word as well.
-        if not ids or set(ids) & {words.bos_token_id, words.eos_token_id, words.unk_token_id}:
-            raise UserError(f"the vocabulary of '{self.id}' has no tokens for '{text}'")
-        return ids
+        return plain_ids(self.pipeline.tokenizer, text, self.id)
 
     def _token_row(self, text: str) -> Tensor:
         """(length,) int64, padded."""
         if text not in self._token_rows:
-            words: CLIPTokenizer = self.pipeline.tokenizer
-            length = words.model_max_length
-            ids = words(text, padding="max_length", max_length=length).input_ids
-            if len(ids) > length:
-                raise UserError(
-                    f"prompt '{text}' has {len(ids)} tokens, but '{self.id}' reads {length}: "
-                    "shorten it"
-                )
-            if text:
-                self._token_ids(text)
+            ids = padded_ids(self.pipeline.tokenizer, text, self.id)
             self._token_rows[text] = torch.tensor(ids)
         return self._token_rows[text]
 

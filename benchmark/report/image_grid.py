@@ -118,7 +118,7 @@ def _cell_size(blocks: Sequence[GridBlock]) -> int:
 def _fitted(path: Path, cell: int) -> Image.Image:
     from PIL import Image
 
-    from benchmark.data.dataset import read_image
+    from benchmark.data.images import read_image
 
     image = Image.fromarray(read_image(path))
     factor = cell // max(image.size)

@@ -22,7 +22,7 @@ from benchmark.results.scores import check_rows, only, read_scores, union_of_sco
 from benchmark.results.significance import by_image
 from benchmark.results.statistics import summarise
 from benchmark.store.directory import RECORDS, SUITE, Name, Plan, RunDirectory, protocol_path
-from benchmark.store.files import json_of, read_bytes, read_json, toml_of
+from benchmark.store.files import json_of, read_bytes, read_json, read_text, toml_of
 from benchmark.store.records import (
     Job,
     JobRecord,
@@ -312,7 +312,7 @@ def _read_records(run_directory: Path) -> Iterator[_Record]:
                 yield from_json(kind, read_json(path), where=str(path))  # type: ignore[type-var]
         return
     try:
-        for number, line in enumerate(read_bytes(kept).decode("utf-8").splitlines(), 1):
+        for number, line in enumerate(read_text(kept).splitlines(), 1):
             content = json_of(line)
             named = content.get("kind") if isinstance(content, dict) else None
             kind = next((k for k in _FILES if k.__name__ == named), JobRecord)

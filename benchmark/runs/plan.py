@@ -139,7 +139,7 @@ def _evaluation(
     for seed in seeds:
         if seed not in SEEDS:
             raise UserError(f"seed {seed} is none: seeds are whole numbers from 0 to 2^63 - 1")
-    changed: dict[str, Any] = {"prompts": list(prompts)} if prompts else {}
+    changed: dict[str, Any] = {"prompts": list(dict.fromkeys(prompts))} if prompts else {}
     if images_per_prompt is not None:
         changed["images_per_prompt"] = images_per_prompt
     return check_toml(suite.evaluation.model_dump() | changed, Evaluation, "the evaluation")

@@ -21,7 +21,8 @@ ALL = "all"  #: the suite's group of this name; else every installed method
 def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
     """`names` with the suite's groups, `all`, and patterns like `dreambooth-*` spelled out.
 
-    Raises UserError for a table of no known method, and for a pattern that fits none.
+    What is named twice is taken once. Raises UserError for a table of no known method, for a
+    pattern that fits none, and for a method whose settings are spelled in two ways.
     """
     installed = list(available("methods"))
     for name in suite.methods:
@@ -39,7 +40,18 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
     for name in names:
         for one in groups.get(name, [name]):
             found += _fitting(one, installed) if "*" in one and "[" not in one else [one]
-    return list(dict.fromkeys(found))
+    found = list(dict.fromkeys(found))
+    _check_spellings(found)
+    return found
+
+
+def _check_spellings(names: Sequence[str]) -> None:
+    """Refuse a variant that is spelled in two ways: its jobs would be done twice."""
+    spelled = [(name, *variant(name)) for name in names]
+    for i, (name, base, settings) in enumerate(spelled):
+        for other, other_base, other_settings in spelled[:i]:
+            if base == other_base and settings == other_settings:
+                raise UserError(f"'{other}' and '{name}' are one method: name it once")
 
 
 def _fitting(pattern: str, installed: Sequence[str]) -> list[str]:

@@ -46,10 +46,15 @@ class ImageBatch:
 
     @cached_property
     def same(self) -> np.ndarray:
-        """(n, m) bool: a real image and the reference of its index, or any two of equal pixels."""
+        """(n, m) bool: real image i and reference j are one photograph.
+
+        They are if j is the file that i was read from, or another with the same pixels: the upper
+        bound is how alike two photographs of the subject are, and one that is there twice is still
+        one. A generated image is no reference, however like one: a copy counts in full.
+        """
         pairs = [
-            np.array_equal(image, reference)
-            or (request.prompt.kind == REAL and request.index == index)
+            request.prompt.kind == REAL
+            and (request.index == index or np.array_equal(image, reference))
             for request, image in zip(self.requests, self.images, strict=True)
             for index, reference in zip(self.counted, self.references(), strict=True)
         ]
@@ -140,7 +145,7 @@ class DeclaredBatch:
 
     @property
     def same(self) -> np.ndarray:
-        """(n, m) bool: image i is reference j itself."""
+        """(n, m) bool: image i is a real one, and reference j itself."""
         return self.whole.same
 
     def of_kind(self, *, prior: bool, real: bool) -> list[int]:

@@ -5,7 +5,6 @@ All raise UserError naming the table's key, or the file, and the way out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,9 @@ from benchmark.scoring.encoders import (
     LpipsEncoder,
     Preprocessing,
     TimmEncoder,
+    check_length,
 )
-from benchmark.store.files import file_digest
+from benchmark.store.files import file_digest, json_of, read_bytes
 
 
 def load_timm(name: str, table: EncoderTable, source: Source, device: str) -> TimmEncoder:
@@ -80,6 +80,22 @@ def _resampled(positions: Tensor, model: Any) -> Tensor:
     grid = positions[:, 1:].float().unflatten(1, (size, size)).permute(0, 3, 1, 2)
     grid = torch.nn.functional.interpolate(grid, model.patch_embed.grid_size, mode="bicubic")
     return torch.cat([positions[:, :1].float(), grid.flatten(2).permute(0, 2, 1)], dim=1)
+
+
+def check_clip_texts(name: str, table: ClipTable, source: Source, texts: Sequence[str]) -> None:
+    """Raise UserError for one of `texts` that the tokenizer of a table would cut."""
+    import open_clip
+
+    directory = source.directory
+    model_name = table.model if directory is None else f"local-dir:{directory}"
+    try:
+        tokenizer = open_clip.get_tokenizer(model_name)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise _unloadable(name, table, error) from error
+    try:
+        check_length(tokenizer, texts)
+    except UserError as error:
+        raise UserError(f"encoders.{name}: {error}") from error
 
 
 def load_clip(name: str, table: ClipTable, source: Source, device: str) -> ClipEncoder:
@@ -135,7 +151,7 @@ def _check_activation(name: str, table: ClipTable) -> None:
 def _check_tokenizer_is_own(config: Path) -> None:
     """Without that key, open_clip silently takes OpenAI's vocabulary of 49408 words."""
     try:
-        text = json.loads(config.read_text("utf-8")).get("model_cfg", {}).get("text_cfg", {})
+        text = json_of(read_bytes(config)).get("model_cfg", {}).get("text_cfg", {})
     except (AttributeError, OSError, ValueError) as error:
         raise UserError(
             f"{config} is no open_clip configuration ({error}): fetch it anew"

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from benchmark.api import UserError
 from benchmark.scoring.kinds import BATCH
 
 
@@ -138,13 +139,33 @@ class ClipEncoder:
 
     @torch.inference_mode()
     def text_embeddings(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, e) float32 of unit length."""
+        """(n, e) float32 of unit length. Raises UserError for a text that would be cut."""
+        check_length(self.tokenizer, texts)
         batches = (list(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))
         rows = [
             self.model.encode_text(self.tokenizer(batch).to(self.device), normalize=True)
             for batch in batches
         ]
         return torch.cat(rows).cpu().numpy()
+
+
+def check_length(tokenizer: Any, texts: Sequence[str]) -> None:
+    """Raise UserError for one of `texts` that `tokenizer`, an open_clip one, would cut."""
+    # Of bytes there are at least as many as of tokens, whatever the vocabulary.
+    longest = tokenizer.context_length + 2 * max((len(text.encode()) for text in texts), default=0)
+    for text in texts:
+        read, whole = (_tokens(tokenizer, text, n) for n in (tokenizer.context_length, longest))
+        if whole > read:
+            raise UserError(
+                f"caption '{text}' is longer than the {tokenizer.context_length} tokens that its "
+                "encoder reads: shorten the prompt"
+            )
+
+
+def _tokens(tokenizer: Any, text: str, length: int) -> int:
+    """How many tokens of `text` are no padding, if it is read up to `length`."""
+    padding = tokenizer([""], context_length=length).flatten().mode().values
+    return int((tokenizer([text], context_length=length) != padding).sum())
 
 
 def _batches(

@@ -90,6 +90,9 @@ class EncoderKind(Protocol):
         """The encoder of a table, in float32. Raises UserError."""
         ...
 
+    # Optional: `check_texts(name, table, texts)`, which raises UserError for a text that the
+    # encoder of a table would not read to its end.
+
 
 @dataclass(frozen=True)
 class LibraryModel:
@@ -100,6 +103,8 @@ class LibraryModel:
     loader: str  #: module:function, which is imported when an encoder is loaded
     layout: Layout
     table: type[EncoderTable] = EncoderTable
+    #: module:function, which refuses texts that are too long, of a kind that reads any
+    texts_check: str | None = None
 
     def files(self, name: str, table: Mapping[str, Any]) -> list[Path]:
         return files_of(name, parsed(name, table, self.table), self.layout)
@@ -109,6 +114,12 @@ class LibraryModel:
         return resolve_name(self.loader)(
             name, checked, source_of(name, checked, self.layout), device
         )
+
+    def check_texts(self, name: str, table: Mapping[str, Any], texts: Sequence[str]) -> None:
+        if self.texts_check is not None:
+            checked = parsed(name, table, self.table)
+            source = source_of(name, checked, self.layout)
+            resolve_name(self.texts_check)(name, checked, source, texts)
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,7 @@ OPEN_CLIP = LibraryModel(
         shipped="clip",
     ),
     ClipTable,
+    f"{_LOADERS}:check_clip_texts",
 )
 LPIPS = Lpips()
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmark.api import REAL, Batch, Unscored
+from benchmark.api import Batch, Unscored
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,11 @@ class SubjectFidelity:
     """Mean cosine of an image's embedding to those of all the subject's real images.
 
     Paper, section 4.2: the average pairwise cosine similarity of generated and real images. With
-    `nearest`, the cosine to the one real image it is most like: a copy of that has nearly 1.
+    `nearest`, the cosine to the one real image it is most like: a copy of that has 1, to rounding.
+    Only a real image is not compared with itself (`Batch.same`).
     """
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     label: str
     about: str
     description: str
@@ -42,10 +43,7 @@ class SubjectFidelity:
         return frozenset({self.encoder})
 
     def __call__(self, batch: Batch) -> dict[int, float | Unscored]:
-        """{image index: cosine in [-1, 1]}. A real image that is the only reference has none.
-
-        Raises ValueError for another image that no reference is left to compare with.
-        """
+        """{image index: cosine in [-1, 1]}. A real image that is the only reference has none."""
         generated = batch.embeddings(self.encoder).astype(np.float64)
         references = batch.reference_embeddings(self.encoder).astype(np.float64)
         similarity = generated @ references.T  # (n, m)
@@ -54,13 +52,8 @@ class SubjectFidelity:
             counted = similarity[i][~batch.same[i]]
             if len(counted):
                 scores[i] = float(counted.max() if self.nearest else counted.mean())
-            elif batch.requests[i].prompt.kind == REAL:
-                scores[i] = Unscored("the only reference is this image itself")
             else:
-                raise ValueError(
-                    f"image {i} has no reference image to compare with: all "
-                    f"{len(references)} are that image itself"
-                )
+                scores[i] = Unscored("the only reference is this image itself")
         return scores
 
 

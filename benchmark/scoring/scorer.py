@@ -19,11 +19,11 @@ import numpy as np
 from benchmark.api import REAL, Metric, Request, Subject, Unscored, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.data.images import read_image
-from benchmark.scoring.batch import DeclaredBatch, ImageBatch
+from benchmark.scoring.batch import DeclaredBatch, ImageBatch, need
 from benchmark.scoring.chosen_metrics import chosen_metrics, record_of
-from benchmark.scoring.encoder_tables import protocol_tables
+from benchmark.scoring.encoder_tables import completed, protocol_tables
 from benchmark.scoring.features import Encoders, load_encoders
-from benchmark.scoring.kinds import identify
+from benchmark.scoring.kinds import TEXT_EMBEDDINGS, identify, kind_of
 from benchmark.store.directory import Name
 from benchmark.store.records import Score, Scoring
 
@@ -58,6 +58,21 @@ def scoring_of(
         metrics={name: record_of(name, metric, protocol) for name, metric in chosen.items()},
         identifier=identifier if protocol.names_identifier else None,
     )
+
+
+def check_texts(
+    protocol: Protocol,
+    texts: Sequence[str],
+    *,
+    metrics: Sequence[str] = (),
+    directory: str | None = None,
+) -> None:
+    """Raise UserError for one of `texts` that an encoder which reads captions would cut."""
+    asked = {one for m in chosen_metrics(protocol, metrics).values() for one in m.needs}
+    for name, table in completed(protocol_tables(protocol, directory)).items():
+        check = getattr(kind_of(name, table), "check_texts", None)
+        if check is not None and need(name, TEXT_EMBEDDINGS) in asked:
+            check(name, table, texts)
 
 
 def load_scorer(

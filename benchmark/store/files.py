@@ -5,6 +5,7 @@ What cannot be written is told in one place, by `WriteError`.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import io
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+#: What systems and programs leave in a folder, in lower case; nobody means it.
+_LEFT_BY_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
+#: What a text begins with that is not UTF-8. The longer ones first: UTF-32's begins with UTF-16's.
+_OTHER_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 LARGE = 2**26  #: bytes from which on a file's digest is remembered
 DEEPEST = 100  #: how many tables or lists lie within each other in a file that is read
 
@@ -195,10 +205,42 @@ def read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def is_visible(name: str) -> bool:
+    """Whether a file or folder called `name` is neither hidden nor left behind by a system."""
+    return not name.startswith(".") and name.casefold() not in _LEFT_BY_SYSTEMS
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """The files and folders in `folder` that are visible, sorted; nothing if there is no folder."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if is_visible(path.name)]
+    return sorted(found, key=lambda path: composed(path.name))
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular file. Raises OSError as `read_bytes`, ValueError as `text_of`."""
+    return text_of(read_bytes(path))
+
+
+def text_of(content: bytes) -> str:
+    """UTF-8, with or without a byte order mark. Raises ValueError naming any other encoding."""
+    for mark, encoding in _OTHER_ENCODINGS.items():
+        if content.startswith(mark):
+            raise ValueError(f"it is {encoding} text: save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"byte 0x{content[error.start]:02x} in line {line} is no UTF-8: save it as UTF-8"
+        ) from None
+
+
 def json_of(text: str | bytes) -> Any:
     """What JSON holds. Raises ValueError for what is no JSON, and for what is nested too deeply."""
     try:
-        return _shallow(json.loads(text))
+        return _shallow(json.loads(text if isinstance(text, str) else text_of(text)))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -206,7 +248,7 @@ def json_of(text: str | bytes) -> Any:
 def toml_of(text: str | bytes) -> dict[str, Any]:
     """What TOML holds, its keys in Unicode's composed form. Raises ValueError as `json_of`."""
     try:
-        content = tomllib.loads(text if isinstance(text, str) else text.decode("utf-8"))
+        content = tomllib.loads(text if isinstance(text, str) else text_of(text))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     composed_content: dict[str, Any] = _composed_keys(_shallow(content))

@@ -17,6 +17,8 @@ from benchmark.store.records import digest
 LONGEST = 100  #: bytes of a folder's name, which leaves room for suffixes
 #: What a folder's name ends in if it is not the name itself.
 _MARK = re.compile(r"-([0-9a-f]{6}|[0-9a-f]{16})$")
+#: Soft hyphen, zero width space, word joiner, byte order mark. Joiners shape letters, and stay.
+_UNSEEN = "\u00ad\u200b\u2060\ufeff"
 #: Windows opens these devices in every folder, whatever stands after a dot.
 _DEVICE = re.compile(r"^(con|prn|aux|nul|(?:com|lpt)[\d¹²³])(?=\.|$)", re.IGNORECASE)
 
@@ -46,6 +48,13 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def plain_text(text: str) -> str:
+    """`text` in NFC. Raises ValueError for characters that nobody sees, as copied text may hold."""
+    if has_controls(text):
+        raise ValueError("it has characters that are no text: leave them out")
+    return composed(text)
+
+
 def checked_name(what: str, name: str) -> str:
     """`name` in NFC. Raises UserError, calling it a `what`, if nobody could read or write it."""
     if not re.search(r"[^\W_]", name):
@@ -56,8 +65,11 @@ def checked_name(what: str, name: str) -> str:
 
 
 def has_controls(text: str) -> bool:
-    """Whether a character of `text` is a control character, or no character by itself."""
-    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+    """Whether a character of `text` is a control character, or no character by itself.
+
+    Or has no width and no meaning between letters: a byte order mark, a soft hyphen.
+    """
+    return any(c in _UNSEEN or unicodedata.category(c) in ("Cc", "Cs") for c in text)
 
 
 def located(folder: Path, name: str) -> Path:

@@ -10,6 +10,7 @@ file,subject,prompt and, if wanted, sample,seed,method.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import defaultdict
 from collections.abc import Collection
@@ -21,6 +22,7 @@ from benchmark.api import PRIOR, PRIOR_PROMPT, Prompt, Request, Subject, UserErr
 from benchmark.data.dataset import Dataset
 from benchmark.data.images import read_image
 from benchmark.runs.selection import seed_number
+from benchmark.store.files import is_visible, read_text
 from benchmark.store.names import checked_name, composed
 
 _COLUMNS, _OPTIONAL = ("file", "subject", "prompt"), ("sample", "seed", "method")
@@ -84,7 +86,7 @@ def match_files(
 
 
 def _files(folder: Path) -> list[Entry]:
-    """Every file under `folder`, those of a prompt in the order of their numbers."""
+    """Every visible file under `folder`, those of a prompt in the order of their numbers."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder or CSV file")
 
@@ -93,8 +95,10 @@ def _files(folder: Path) -> list[Entry]:
         return (path.parent, number, path.name)
 
     entries = []
-    for path in sorted((p for p in folder.rglob("*") if not p.is_dir()), key=position):
+    for path in sorted(folder.rglob("*"), key=position):
         parts = path.relative_to(folder).parts
+        if path.is_dir() or not all(map(is_visible, parts)):
+            continue
         if len(parts) == 3:
             entries.append(Entry(path, subject=composed(parts[0]), prompt=composed(parts[1])))
         else:
@@ -105,24 +109,36 @@ def _files(folder: Path) -> list[Entry]:
 def _rows(table: Path) -> list[Entry]:
     """The rows of a CSV; files are looked for beside it."""
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns, rows = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(table), newline=""))
+        columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{table} cannot be read as a CSV: {error}") from error
     for column in (*_COLUMNS, *columns):
-        if column not in columns or column not in (*_COLUMNS, *_OPTIONAL):
-            problem = "is missing" if column not in columns else "is unknown"
+        problem = ""
+        if column not in columns:
+            problem = "is missing"
+        elif column not in (*_COLUMNS, *_OPTIONAL):
+            problem = "is unknown"
+        elif columns.count(column) > 1:
+            problem = "is there twice"
+        if problem:
             raise UserError(
                 f"{table}: column '{column}' {problem}; columns: {','.join(_COLUMNS)}"
                 f"[,{','.join(_OPTIONAL)}]"
             )
     entries = []
+    lines: dict[tuple[Path | str, ...], int] = {}
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise UserError(f"{table}, line {number}: not as many values as columns")
         given = {key: value.strip() for key, value in row.items() if value.strip()}
         image = table.parent / given.pop("file", "")
+        whose = (image, *(given.get(key, "") for key in ("subject", "prompt", "method", "seed")))
+        if lines.setdefault(whose, number) != number:
+            raise UserError(
+                f"{table}: lines {lines[whose]} and {number} both name {image}: take one of them "
+                "away, an image counts once"
+            )
         entries.append(Entry(image, **{key: composed(text) for key, text in given.items()}))
     return entries
 

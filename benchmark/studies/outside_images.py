@@ -32,6 +32,7 @@ from benchmark.runs.existing_run import (
 from benchmark.runs.job import make_images
 from benchmark.runs.plan import Row, Selection, lay_out
 from benchmark.runs.score import Assessment, Examiner, one_thread
+from benchmark.runs.texts import check_captions
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import SUITE, RunDirectory, request_path
 from benchmark.store.files import write_atomically
@@ -130,6 +131,7 @@ def score_images(found: OutsideImages, path: Path) -> int:
     protocol = found.suite.protocol
     assessment = Assessment.of(found.suite, extra_metrics(protocol, existing, found.metrics))
     check_scoring(assessment.scoring, existing)
+    check_captions(assessment, jobs)
     examiner = Examiner(assessment, existing.directory, resolve_device("auto"))
     one_thread()
     with existing.locked():

@@ -108,7 +108,7 @@ def test_another_dataset_or_model_leaves_behind_what_belongs_to_the_first(folder
         (HEAD + '[data]\nsubjects = ["dog-reed"]\n',
          r"data.subjects: unknown subject 'dog-reed' \(did you mean 'dog-red'\?\); known: .*vase"),
         (HEAD + '[data]\nsubjects = ["dog-red", "dog-red"]\n',
-         r"data.subjects: .*subject 'dog-red' is named twice"),
+         r"data.subjects: 'dog-red' is named twice: name it once"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_the_file(folder: Path, text: str, message: str) -> None:

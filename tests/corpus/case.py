@@ -1,4 +1,4 @@
-"""A case of the corpus: an input that people have met, and what is right for it."""
+"""What a case of the corpus is."""
 
 from __future__ import annotations
 
@@ -7,12 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from benchmark.api import UserError
+
+OWN = "our own"  #: the source of a case that nobody has reported
+
 
 @dataclass(frozen=True)
 class Case:
-    """`check(make(folder))` raises nothing if the input is treated rightly."""
+    """One odd input and its right outcome."""
 
     name: str
-    source: str  #: the public thread that it comes from
-    make: Callable[[Path], Any]  #: writes the input below an empty folder, or describes it
-    check: Callable[[Any], None]
+    source: str  #: the public thread, or OWN
+    make: Callable[[Path], Any]  #: an empty folder -> the input
+    check: Callable[[Any], None]  #: asserts what comes of the input
+
+
+def refused(read: Callable[[Any], object], *words: str) -> Callable[[Any], None]:
+    """The check that `read` refuses the input in one line which holds `words`."""
+
+    def check(made: Any) -> None:
+        with pytest.raises(UserError) as caught:
+            read(made)
+        message = str(caught.value)
+        assert "\n" not in message
+        for word in words:
+            assert word in message
+
+    return check

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomli_w
-from PIL import Image
+from PIL import Image, ImageOps
 
 from benchmark.config.registry import available, load_method, settings_of
 from benchmark.config.suite import load_suite
 from benchmark.data.dataset import choose_subjects, dataset_directory, load_dataset
 from benchmark.data.download import check_copy
-from benchmark.data.images import image_size
+from benchmark.data.images import image_size, read_image, unusable
 from benchmark.data.manifest import make_manifest, read_manifest
 from benchmark.runs.plan import plan
 from benchmark.runs.selection import choose_prompts, method_names
@@ -146,6 +146,17 @@ def test_the_photographs_are_square_and_two_are_near_duplicates(photographs: Pat
 
 
 @needs_copy
+def test_every_photograph_is_read_as_pillow_turns_it_and_is_there_once(photographs: Path) -> None:
+    for folder in sorted(path for path in photographs.iterdir() if path.is_dir()):
+        paths = sorted(folder.glob("*.jpg"))
+        assert unusable(paths) == []
+        for path in paths:
+            with Image.open(path) as image:
+                expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            np.testing.assert_array_equal(read_image(path), expected)
+
+
+@needs_copy
 def test_a_suite_finds_them_whatever_its_own_dataset(photographs: Path) -> None:
     suite = load_suite("pocket").with_images(Path(str(COPY)))
     assert (suite.data.dataset, suite.data.folder) == ("dreambench", str(photographs))
@@ -158,6 +169,6 @@ def test_the_full_suite_is_planned_as_the_paper_has_it(photographs: Path) -> Non
     grid = plan(suite, ["dreambooth", "real-images"])
     images = {name: 0 for name in grid.methods}
     for job in grid.jobs:
-        images[job.method] += grid.images[job.key]
+        images[job.method] += len(job.requests)
     assert images == {"dreambooth": 30 * (25 * 4 + 25), "real-images": 158}
-    assert {job.protocol for job in grid.jobs} == {"pocket-1"}
+    assert grid.suite.protocol.label == "pocket-1"

@@ -59,15 +59,25 @@ def test_only_the_references_that_count_are_compared_with():
     expected = Colours().embeddings(real)[[2, 1]]
     assert np.array_equal(batch.reference_embeddings("eye"), expected)
     assert [image.shape for image in batch.references()] == [(5, 6, 3), (9, 7, 3)]
-    assert batch.same.tolist() == [[True, False], [False, False]]
+    assert not batch.same.any()
+    real_images = batch_of([REAL_PROMPT] * 3, real, real, counted=[2, 1])
+    assert real_images.same.tolist() == [[False, False], [False, True], [True, False]]
 
 
-def test_a_copy_is_the_reference_that_it_equals_pixel_for_pixel():
+def test_a_generated_copy_is_no_reference():
     real = pictures((8, 8), (8, 8))
-    near = real[1].copy()
+    assert not batch_of([SNOW, SNOW, PRIOR_PROMPT], [real[1], real[0], real[0]], real).same.any()
+
+
+def test_a_photograph_that_is_there_twice_is_itself_in_both_places():
+    first, second = pictures((8, 8), (8, 8))
+    near = first.copy()
     near[0, 0, 0] ^= 1
-    found = batch_of([SNOW, SNOW, PRIOR_PROMPT], [real[1], near, real[0]], real).same
-    assert found.tolist() == [[False, True], [False, False], [True, False]]
+    real = [first, second, first.copy(), near]
+    found = batch_of([REAL_PROMPT] * 4 + [SNOW], [*real, first], real).same
+    expected = np.eye(4, dtype=bool)
+    expected[0, 2] = expected[2, 0] = True
+    assert np.array_equal(found[:4], expected) and not found[4].any()
 
 
 def test_real_images_are_their_own_references_even_if_resized():
@@ -157,4 +167,4 @@ def test_a_metric_gets_what_it_declares_and_nothing_else(ask, need):
         ask(without)
     assert (without.requests, without.subject) == (whole.requests, DOG)
     assert without.of_kind(prior=False, real=True) == [0, 1]
-    assert np.array_equal(without.same, np.eye(2, dtype=bool))
+    assert np.array_equal(without.same, whole.same)

@@ -298,9 +298,10 @@ def test_a_bad_csv_is_named(
 
 
 def test_two_rows_for_one_sample_do_not_hide_each_other(suite: Suite, tmp_path: Path) -> None:
-    picture(tmp_path / "0.png")
+    for name in ("0.png", "1.png"):
+        picture(tmp_path / name)
     (tmp_path / "all.csv").write_text(
-        "file,subject,prompt,sample\n0.png,dog-red,prior,1\n0.png,dog-red,prior,1\n"
+        "file,subject,prompt,sample\n0.png,dog-red,prior,1\n1.png,dog-red,prior,1\n"
     )
     (line,) = collect(tmp_path / "all.csv", suite).unmatched
     assert "there is a sample 1 of 'prior' already" in line

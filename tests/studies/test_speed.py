@@ -73,6 +73,15 @@ def suite(tmp_path: Path) -> Suite:
     )
 
 
+class Tokens:
+    """A tokenizer to which all texts are alike."""
+
+    context_length = 8
+
+    def __call__(self, texts: list[str], context_length: int = context_length) -> torch.Tensor:
+        return torch.ones(len(texts), context_length, dtype=torch.long)
+
+
 @pytest.fixture
 def tiny_encoders(monkeypatch) -> None:
     """Encoders of random weights in place of a protocol's, whose files need not be here."""
@@ -95,8 +104,7 @@ def tiny_encoders(monkeypatch) -> None:
 
     def encoder(name: str) -> object:
         if name == "clip":
-            tokens = lambda texts: torch.ones(len(texts), 8, dtype=torch.long)  # noqa: E731
-            return ClipEncoder(open_clip.CLIP(8, vision, text), tokens, preprocessing, cpu)
+            return ClipEncoder(open_clip.CLIP(8, vision, text), Tokens(), preprocessing, cpu)
         if name == "lpips":
             return IntermediateEncoder(vit(), preprocessing, cpu, [0, 1])
         return TimmEncoder(vit(), preprocessing, cpu)

@@ -1,0 +1,29 @@
+"""A text as the tokens that a text encoder reads: all of them, or an error that names it."""
+
+from __future__ import annotations
+
+from transformers import CLIPTokenizer
+
+from benchmark.api import UserError
+
+
+def plain_ids(words: CLIPTokenizer, text: str, model: str) -> list[int]:
+    """The ids of `text` without the marks for start and end. Raises UserError naming `model`."""
+    ids: list[int] = words(text, add_special_tokens=False).input_ids
+    # Stable Diffusion 2 pads with "!", a special token that is a word as well.
+    if not ids or set(ids) & {words.bos_token_id, words.eos_token_id, words.unk_token_id}:
+        raise UserError(f"the vocabulary of '{model}' has no tokens for '{text}'")
+    return ids
+
+
+def padded_ids(words: CLIPTokenizer, text: str, model: str) -> list[int]:
+    """The ids of `text` with both marks, padded to what the encoder reads. Raises UserError."""
+    length = words.model_max_length
+    ids: list[int] = words(text, padding="max_length", max_length=length).input_ids
+    if len(ids) > length:
+        raise UserError(
+            f"prompt '{text}' has {len(ids)} tokens, but '{model}' reads {length}: shorten it"
+        )
+    if text:
+        plain_ids(words, text, model)
+    return ids
