@@ -7,7 +7,7 @@ import math
 import torch
 
 from benchmark.api import Sampler
-from tests.corpus.case import Case
+from tests.corpus.case import OWN, Case
 from tests.corpus.model_recipes import (
     Refused,
     adds,
@@ -42,7 +42,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         "more steps than half the timesteps",
-        "our own: CLIP-T .777 at 500 steps, .485 at 600",
+        OWN,
         model(),
         Refused(("600 steps begin at timestep 600", "500 steps"), sampler=Sampler("ddim", 600)),
     ),
