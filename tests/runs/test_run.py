@@ -23,6 +23,7 @@ from benchmark.runs.time_left import Forecast
 from benchmark.runs.workers import execute, free_memory, worker_count
 from benchmark.runs.workplace import Workplace
 from benchmark.store import directory
+from benchmark.store.contents import read_contents
 from benchmark.store.directory import RunDirectory
 from tests import toy
 
@@ -59,7 +60,7 @@ def executed(
     events: list[Event] = []
     workplace = Workplace(grid.suite, existing.directory, examiner)
     execute(agenda, workplace, workers=workers, listen=events.append, job_timeout=job_timeout)
-    existing.directory.assemble_scores()
+    read_contents(path).write_scores()
     return events
 
 

@@ -22,8 +22,8 @@ BRIGHTNESS = "tests.toy:BRIGHTNESS"
 
 @pytest.fixture
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
-    monkeypatch.setattr("benchmark.report.write.write_report", lambda path: path / "report.md")
-    monkeypatch.setattr("benchmark.grid.print_table", lambda path: None)
+    monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
+    monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
     return load_suite(str(toy.write_world(tmp_path)))
 
 
@@ -248,7 +248,7 @@ def test_a_metric_that_is_gone_keeps_its_scores_and_does_not_block_a_run(
 def test_a_metric_that_is_gone_has_no_scores_of_images_that_came_later_until_it_is_back(
     suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmark.report.write.write_report", lambda path: path / "report.md")
+    monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
     module = ModuleType("gone_for_test")
     module.METRIC = toy.BRIGHTNESS  # type: ignore[attr-defined]
     run, one, two = tmp_path / "run", ["tests.toy:PAINT"], {"subjects": ["dog-red"]}

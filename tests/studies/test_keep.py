@@ -14,7 +14,7 @@ from benchmark.report.write import write_report
 from benchmark.results.baseline import measure_baseline
 from benchmark.results.gate import load_runs
 from benchmark.results.run import read_run
-from benchmark.store.directory import RunDirectory
+from benchmark.store.contents import read_contents
 from benchmark.store.files import png_bytes, write_atomically
 from benchmark.studies.archive import keep_run
 from tests.made_up_run import DRAWN, World, edit_records, remove_job, write_run
@@ -107,7 +107,7 @@ def test_writing_it_again_gives_the_same_bytes(run, kept, tmp_path, again):
         for name in ("report.md", "index.html", "summary.csv", "figures/toy-1/bars.svg"):
             (copy / name).unlink()
         # 36 drawn jobs, of four images with four scores and one with two; 18 of three with two.
-        assert RunDirectory(copy).assemble_scores() == 36 * 18 + 18 * 6
+        assert read_contents(copy).write_scores() == 36 * 18 + 18 * 6
         write_report(copy)
     assert files(copy) == files(kept)
 
