@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -268,7 +267,9 @@ def run_of(contents: Contents) -> Run:
     }
     if not contents.kept:  # a kept run has few of its images on record
         now = {name: images_digest(record.images) for name, record in jobs.items()}
-        scored = {key: record for key, record in scored.items() if record.images == now[record.name]}
+        scored = {
+            key: record for key, record in scored.items() if record.images == now[record.name]
+        }
     scores, unscored = scores_of(contents, scored)
     jobs = {name: _readable(record, contents) for name, record in jobs.items()}
     scorings = union_of_scorings(scored.values())
@@ -292,11 +293,13 @@ def run_of(contents: Contents) -> Run:
 
 def _readable(record: JobRecord, contents: Contents) -> JobRecord:
     """The record without the images that were altered so that they are none."""
-    lost = {path for path in filter(contents.is_altered, record.images)}
-    for path in [*lost]:
-        with suppress(UserError):
-            read_image(contents.directory.path / path)
-            lost.discard(path)
+    root = contents.directory.path
+    lost = set()
+    for path in filter(contents.is_altered, record.images):
+        try:
+            read_image(root / path)
+        except UserError:
+            lost.add(path)
     images = {path: image for path, image in record.images.items() if path not in lost}
     return with_images(record, images) if lost else record
 

@@ -22,8 +22,8 @@ from benchmark.api import Prompt, Request, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.config.registry import load_metric
 from benchmark.runs.plan import Grid
-from benchmark.runs.score import unscored
 from benchmark.runs.repair import forget, rebuilt_plan, told, whole_jobs, whole_priors, whole_scores
+from benchmark.runs.score import unscored
 from benchmark.store.contents import Contents, read_contents
 from benchmark.store.directory import (
     PLAN,

@@ -152,9 +152,7 @@ def score_images(found: OutsideImages, path: Path) -> int:
         else:
             (path / "unmatched.txt").unlink(missing_ok=True)
         drawn = {name: record for name, record in existing.jobs.items() if record.images}
-        records = [
-            drawn.get(one.job.name) or _bring(one, existing.directory) for one in found.jobs
-        ]
+        records = [drawn.get(one.job.name) or _bring(one, existing.directory) for one in found.jobs]
         workplace = Workplace(found.suite, existing.directory, examiner)
         records += [
             drawn.get(job.name) or make_images(job, None, workplace, tell=_silent)

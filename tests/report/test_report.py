@@ -16,6 +16,7 @@ from tests.made_up_run import (
     World,
     metric,
     remove_job,
+    repaint,
     write_run,
 )
 
@@ -51,8 +52,8 @@ def make_run(path, *, methods=tuple(VALUES), subjects=SUBJECTS, value=None, size
 
     changed = {"suite": SUITE, "job": {"prior_prompt_images": 2}} | changed
     write_run(path, value or own, methods=methods, subjects=subjects, world=World(**changed))
-    for image in path.glob("images/*/*/*.png") if size else ():
-        write_atomically(image, png_bytes(np.zeros((size, size, 3), np.uint8)))
+    if size:
+        repaint(path, lambda _: np.zeros((size, size, 3), np.uint8))
     return path
 
 

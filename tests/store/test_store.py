@@ -264,7 +264,7 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
         ("{", "run.json is no JSON"),
         ('{"configuration": "c"}', "has format 1, and format 3 is read"),
         ('{"format": 3, "jobs": [{"method": "a"}]}', "run.json is no plan of a run"),
-        ('[{"format": 3}]', "run.json run.json is no plan of a run"),
+        ('[{"format": 3}]', "run.json is no plan of a run"),
         ('{"format": 3, "jobs": 7, "protocols": [], "settled": {}}', "no plan of a run: jobs: "),
         (
             '{"format": 3, "protocols": [], "settled": {}, "jobs": '
