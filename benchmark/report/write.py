@@ -21,9 +21,10 @@ from benchmark.report.table_formats import csv_text, latex
 from benchmark.report.tables import score_tables
 from benchmark.results.completeness import check_complete
 from benchmark.results.merge import SOURCES, check_folder, join, sources_toml
-from benchmark.results.run import Run, read_run
+from benchmark.results.run import Run, run_of
 from benchmark.results.scores import scores_csv
 from benchmark.results.statistics import summary_csv
+from benchmark.store.contents import read_contents
 from benchmark.store.files import write_atomically
 from benchmark.store.names import folder_name
 
@@ -37,7 +38,7 @@ def write_report(run_directory: Path, *, partial: bool = True, as_found: bool = 
     Raises UserError if it is no run directory, if no job has finished, if `partial` is not set
     and a job is missing, or if `as_found` is not set and a file was altered.
     """
-    run = read_run(run_directory, as_found=as_found)
+    run = _read(run_directory, as_found)
     if not partial:
         check_complete(run)
     return write_report_of(run)
@@ -56,7 +57,7 @@ def write_joint_report(
     together, if the folder is another's, or as `write_report`.
     """
     check_folder(directory)
-    runs = [read_run(path, as_found=as_found) for path in run_directories]
+    runs = [_read(path, as_found) for path in run_directories]
     run = join(runs, directory, partial=partial)
     try:
         write_atomically(directory / SOURCES, sources_toml(run))
@@ -64,6 +65,13 @@ def write_joint_report(
     except OSError as error:
         raise UserError(f"cannot write the report to {directory}: {error.strerror}") from error
     return write_report_of(run)
+
+
+def _read(run_directory: Path, as_found: bool) -> Run:
+    contents = read_contents(run_directory)
+    if not as_found:
+        contents.check(", or report what there is with --as-found")
+    return run_of(contents)
 
 
 def write_report_of(run: Run) -> Path:

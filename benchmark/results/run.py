@@ -240,20 +240,22 @@ class Run:
 # Reading -------------------------------------------------------------------------------------
 
 
-def read_run(run_directory: Path, *, as_found: bool = False) -> Run:
+def read_run(run_directory: Path) -> Run:
     """The run directory's scores, suite and records. Raises UserError naming what is amiss.
 
-    Scores of fewer images than a job has by now, or of others, do not count: the job is unscored.
-    Files that were altered are refused, unless what there is is wanted `as_found`.
+    That is, among others, any file that was altered.
     """
     contents = read_contents(run_directory)
-    if not as_found:
-        contents.check()
+    contents.check()
     return run_of(contents)
 
 
 def run_of(contents: Contents) -> Run:
-    """The run that these are the contents of; of altered files, what they say now."""
+    """The run that these are the contents of; of altered files, what they say now.
+
+    Scores of fewer images than a job has by now, or of others, do not count: the job is unscored.
+    Raises UserError naming what is amiss.
+    """
     root, plan = contents.directory.path, contents.plan
     if plan is None:
         raise UserError(f"{root / PLAN} does not exist: is {root} a run directory?")
@@ -267,9 +269,7 @@ def run_of(contents: Contents) -> Run:
     }
     if not contents.kept:  # a kept run has few of its images on record
         now = {name: images_digest(record.images) for name, record in jobs.items()}
-        scored = {
-            key: record for key, record in scored.items() if record.images == now[record.name]
-        }
+        scored = {key: r for key, r in scored.items() if r.images == now[r.name]}
     scores, unscored = scores_of(contents, scored)
     jobs = {name: _readable(record, contents) for name, record in jobs.items()}
     scorings = union_of_scorings(scored.values())

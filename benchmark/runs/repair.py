@@ -15,6 +15,7 @@ from benchmark.runs.plan import settled_by
 from benchmark.store.contents import Contents
 from benchmark.store.directory import (
     PLAN,
+    UNKNOWN,
     Name,
     Plan,
     PlannedJob,
@@ -81,7 +82,7 @@ def rebuilt_plan(contents: Contents, jobs: Mapping[Name, JobRecord]) -> Plan:
     """
     found = dict(_settled_of(jobs.values(), contents.directory.path / PLAN))
     first: dict[str, str] = {}
-    files = {}
+    files: dict[str, tuple[str, ...]] = {}
     for (label, _), record in whole_scores(contents, jobs).items():
         time = str(record.provenance.get("time", ""))
         first[label] = min(time, first.get(label, time))
@@ -110,19 +111,13 @@ def _settled_of(jobs: Iterable[JobRecord], plan: Path) -> dict[str, Any]:
 
 
 def _declared(scoring: Scoring, root: Path) -> str:
-    """The SHA-256 of a protocol's file. Raises UserError if the scores were made by other rules."""
-    path = root / protocol_path(scoring.protocol)
-    told = {key: value for key, value in scoring.declaration.items() if value is not None}
+    """The SHA-256 of a protocol's file; UNKNOWN if the scores were made by other rules."""
+    rules = {key: value for key, value in scoring.declaration.items() if value is not None}
     try:
-        content = read_bytes(path)
-        if told.items() <= toml_of(content).items():
-            return sha256(content)
+        content = read_bytes(root / protocol_path(scoring.protocol))
+        return sha256(content) if rules.items() <= toml_of(content).items() else UNKNOWN
     except (OSError, ValueError):
-        pass
-    raise UserError(
-        f"{root / PLAN} was changed, and cannot be made anew: {path} is not what the scores were "
-        "made by; bring one of them back, or choose another --out"
-    )
+        return UNKNOWN
 
 
 # Forgetting ------------------------------------------------------------------------------------

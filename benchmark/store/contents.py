@@ -277,6 +277,8 @@ class _Reading:
 
     def _kept_rows(self) -> dict[tuple[str, Name], bytes]:
         """The rows of each job in scores.csv, as they were in the job's own file."""
+        if not self._found.scores:  # as while it is written
+            return {}
         content = self._content(SCORES)
         try:
             return {} if content is None else _by_job(content.decode("utf-8"))
@@ -294,7 +296,7 @@ class _Reading:
         return None
 
     def _vouched_for(self) -> Iterator[tuple[str, str]]:
-        """Path and digest of each image, weights and prior images, by the records that are whole."""
+        """Path and digest of all images, weights and prior images, by whole records."""
         for job in self._found.jobs.values():
             if _place(job) not in self._doubtful:
                 yield from ((path, image.sha256) for path, image in job.images.items())

@@ -63,6 +63,8 @@ HEADER = ",".join(SCORE_COLUMNS) + "\n"
 PLAN, SUITE, RECORDS, SCORES = "run.json", "suite.toml", "records.jsonl", "scores.csv"
 #: In `Plan.files`, in place of a digest: the file need not be there.
 ABSENT = ""
+#: The same where nobody knows what the file was.
+UNKNOWN = "unknown"
 
 #: Method, subject and seed: what a job is called in a run directory.
 Name = tuple[str, str, int]
@@ -185,8 +187,8 @@ class RunDirectory:
         content = read_json(path)
         if is_of_another_version(content):
             raise UserError(
-                f"{path} has format {content.get('format', 1)}, and format {FORMAT} is read: it was made "
-                "by another version; choose another --out"
+                f"{path} has format {content.get('format', 1)}, and format {FORMAT} is read: it "
+                "was made by another version; choose another --out"
             )
         plan = checked(Plan, content, f"{path} is no plan of a run", mend="run it again")
         if not as_found:

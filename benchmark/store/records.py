@@ -37,8 +37,8 @@ from benchmark.store.seals import sealed
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-#: Of the files that hold a record. Format 1 knew one key for fit, images and scores; format 2 had no
-#: seals.
+#: Of the files that hold a record. Format 1 knew one key for fit, images and scores; format 2 had
+#: no seals.
 FORMAT = 3
 
 #: What a record says of the backbone (its kind and id) and the version of a method that did not

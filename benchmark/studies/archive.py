@@ -83,7 +83,7 @@ def _check_folder(directory: Path, run_directory: Path) -> None:
         if directory.resolve() == run_directory.resolve():
             raise UserError(f"{directory} is the run itself: choose another folder")
         kept = not directory.exists() or (directory / RECORDS).is_file()
-        if not kept and any(directory.iterdir()):
+        if not kept and any(path.suffix != ".tmp" for path in directory.iterdir()):
             raise UserError(
                 f"{directory} is not empty and holds no run kept earlier (no {RECORDS}); nothing "
                 "was written: choose another folder"
