@@ -41,6 +41,7 @@ from benchmark.store.records import Job, JobRecord, Model, Prior
 
 if TYPE_CHECKING:
     from benchmark.results.run import Run
+    from benchmark.store.contents import Contents
 
 
 def run_grid(
@@ -103,7 +104,8 @@ def run_grid(
             print(f"interrupted: {done}; run the same command again to go on", file=sys.stderr)
             return 130
         failed = [task.label for task in display.failed if isinstance(task, Job)]
-        return report(existing.directory, failed, len(jobs))
+        same = not left and not existing.contents.altered
+        return report(existing.directory, failed, len(jobs), existing.contents if same else None)
 
 
 def score_run(
@@ -198,13 +200,21 @@ def _backbone_of(task: Task) -> Model | None:
     return task.backbone if isinstance(task, Prior) else task.fit.backbone
 
 
-def report(directory: RunDirectory, failed: Sequence[str], jobs: int) -> int:
-    """Write the report, and say where it lies and what failed. Returns the exit code."""
+def report(
+    directory: RunDirectory,
+    failed: Sequence[str],
+    jobs: int,
+    contents: Contents | None = None,
+) -> int:
+    """Write the report, and say where it lies and what failed. Returns the exit code.
+
+    `contents`: those of the directory, if they are known.
+    """
     from benchmark.report.write import write_report_of
     from benchmark.results.run import run_of
     from benchmark.store.contents import read_contents
 
-    contents = read_contents(directory.path)
+    contents = contents or read_contents(directory.path)
     contents.check()
     rows = contents.write_scores()
     if rows:

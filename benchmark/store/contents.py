@@ -191,7 +191,7 @@ class _Reading:
     def _records(self) -> Iterator[tuple[str, AnyRecord]]:
         """Each record that can be read, with its path."""
         for kind, files in _FILES.items():
-            for path in sorted(self._root.glob(files)):
+            for path in sorted(self._root.glob(files), key=str):
                 relative = path.relative_to(self._root).as_posix()
                 record = self._record(kind, _content_of(path), relative)
                 if record is not None:

@@ -33,7 +33,7 @@ from benchmark.runs.job import make_images
 from benchmark.runs.plan import Row, Selection, lay_out
 from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.runs.workplace import Workplace
-from benchmark.store.directory import SUITE, RunDirectory, request_path
+from benchmark.store.directory import PLAN, SUITE, RunDirectory, request_path
 from benchmark.store.files import write_atomically
 from benchmark.store.names import checked_name, folder_name
 from benchmark.store.provenance import provenance
@@ -141,7 +141,7 @@ def score_images(found: OutsideImages, path: Path) -> int:
     with existing.locked():
         existing.forget_altered()
         before = path / SUITE
-        there = before.is_file() and not existing.contents.is_altered(SUITE)
+        there = before.is_file() and not any(map(existing.contents.is_altered, (PLAN, SUITE)))
         existing.directory.write_plan(
             joined_plan(jobs, {}, protocol, existing),
             suite=before.read_text("utf-8") if there else _suite_toml(found.suite),

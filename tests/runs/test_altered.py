@@ -100,7 +100,7 @@ def damage(run: Path, kind: str, how: str) -> str:
 def another(run: Path, path: Path) -> Path:
     """Another file of the same kind; of a kind with one file, any."""
     alike = sorted(path.parent.glob(f"*{path.suffix}"))
-    others = [run / "suite.toml", run / "protocols/toy-1.toml", run / "scores.csv"]
+    others = [run / name for name in ("suite.toml", "scores.csv", "run.json")]
     return next(p for p in (*alike, *others) if p.read_bytes() != path.read_bytes())
 
 

@@ -145,6 +145,31 @@ def test_a_run_that_lacks_a_planned_subject_altogether_is_not_kept(tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.parametrize("how", ["edited", "emptied", "gone"])
+@pytest.mark.parametrize(
+    "file",
+    ["run.json", "suite.toml", "protocols/toy-1.toml", "scores.csv", "records.jsonl", "images"],
+)
+def test_every_command_names_what_was_altered_of_a_kept_run(kept, tmp_path, file, how):
+    copy = tmp_path / "copy"
+    shutil.copytree(kept, copy)
+    path = min(copy.glob("images/*/*/*.png")) if file == "images" else copy / file
+    if how == "gone":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content if how == "edited" else b"")
+    said = rf"{path.relative_to(copy)} \((changed|missing)\).*: keep the run again"
+    for command in (
+        lambda: write_report(copy),
+        lambda: load_runs([copy]),
+        lambda: keep_run(copy, tmp_path / "again"),
+    ):
+        with pytest.raises(UserError, match=said):
+            command()
+
+
 @pytest.mark.parametrize("folder", KEPT, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_our_kept_reports_are_what_is_written_from_their_scores(folder, tmp_path):
     copy = tmp_path / "copy"
