@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -43,6 +43,10 @@ from benchmark.store.directory import SUITE, RunDirectory
 from benchmark.store.files import WriteError
 from benchmark.store.records import Job, JobRecord, Model, Prior
 
+if TYPE_CHECKING:
+    from benchmark.results.run import Run
+    from benchmark.store.contents import Contents
+
 
 def run_grid(
     grid: Grid,
@@ -58,7 +62,7 @@ def run_grid(
     is kept. Raises UserError if `path` cannot be written to, belongs to something else, or holds
     images or scores that `grid` would change.
     """
-    existing = read_existing(RunDirectory(path))
+    existing = read_existing(RunDirectory(path), keep_weights=keep_weights)
     jobs = joined(grid, existing)
     check_images(jobs, grid.settled, existing)
     protocol = grid.suite.protocol
@@ -74,9 +78,11 @@ def run_grid(
     free = free_memory()
     if not resources.cluster and memory and free and memory * (venue.room + 1) > free:
         print_memory(memory, free)
+    existing.tell_altered(jobs, protocol.label)
     if dry_run:
         return 0
     with existing.locked():
+        existing.forget_altered()
         existing.directory.write_plan(
             joined_plan(jobs, grid.settled, protocol, existing),
             suite=joined_suite(grid, jobs, existing),
@@ -97,7 +103,8 @@ def run_grid(
             print(f"interrupted: {done}; run the same command again to go on", file=sys.stderr)
             return 130
         failed = [task.label for task in display.failed if isinstance(task, Job)]
-        return report(existing.directory, failed, len(jobs))
+        same = not left and not existing.contents.altered
+        return report(existing.directory, failed, len(jobs), existing.contents if same else None)
 
 
 def score_run(
@@ -112,10 +119,11 @@ def score_run(
 
     `protocol`: a name or a file, else that of its suite.toml. `metrics`: beside the protocol's,
     installed or module:ATTRIBUTE. `encoders`, `data`: folders, if they lie elsewhere now. Returns
-    the exit code as of `run_grid`. Raises UserError if it is no run directory, if the subjects'
-    images are others, or if a score that is there would change.
+    the exit code as of `run_grid`. Raises UserError if it is no run directory, if a file of it was
+    altered, if the subjects' images are others, or if a score that is there would change.
     """
     existing = read_existing(RunDirectory(path))
+    existing.contents.check()
     if existing.plan is None or not existing.jobs:
         raise UserError(f"{path} has no finished job to score: run it first")
     assessment = Assessment.read(path / SUITE)
@@ -173,8 +181,8 @@ def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
 def _forecast(grid: Grid, existing: Existing) -> Forecast:
     """How long things take, by the suite's estimate and by what `existing` says they took."""
     forecast = Forecast(grid.suite)
-    priors = map(existing.directory.prior_record, grid.priors)
-    forecast.learn_existing(existing.jobs.values(), existing.scores.values(), filter(None, priors))
+    priors = [existing.priors[key] for key in grid.priors if key in existing.priors]
+    forecast.learn_existing(existing.jobs.values(), existing.scores.values(), priors)
     return forecast
 
 
@@ -195,14 +203,27 @@ def _backbone_of(task: Task) -> Model | None:
     return task.backbone if isinstance(task, Prior) else task.fit.backbone
 
 
-def report(directory: RunDirectory, failed: Sequence[str], jobs: int) -> int:
-    """Write the report, and say where it lies and what failed. Returns the exit code."""
-    from benchmark.report.write import write_report
+def report(
+    directory: RunDirectory,
+    failed: Sequence[str],
+    jobs: int,
+    contents: Contents | None = None,
+) -> int:
+    """Write the report, and say where it lies and what failed. Returns the exit code.
 
-    rows = directory.assemble_scores()
+    `contents`: those of the directory, if they are known.
+    """
+    from benchmark.report.write import write_report_of
+    from benchmark.results.run import run_of
+    from benchmark.store.contents import read_contents
+
+    contents = contents or read_contents(directory.path)
+    contents.check()
+    rows = contents.write_scores()
     if rows:
-        path = write_report(directory.path)
-        print_table(directory.path)
+        run = run_of(contents)
+        path = write_report_of(run)
+        print_table(run)
         print(f"report: {path}")
         print(f"to look at: {path.with_name('index.html')}")
     if not failed:
@@ -217,12 +238,10 @@ def report(directory: RunDirectory, failed: Sequence[str], jobs: int) -> int:
     return 1
 
 
-def print_table(path: Path) -> None:
+def print_table(run: Run) -> None:
     """Print a run's means: a row a method, a column a metric, over its 95 % interval."""
     from benchmark.report.markdown import NOTHING
-    from benchmark.results.run import read_run
 
-    run = read_run(path)
     # Off a terminal rich assumes 80 columns, and would break the rows.
     console = Console(highlight=False, width=None if Console().is_terminal else 160)
     for label in run.protocols:

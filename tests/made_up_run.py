@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 
 from benchmark.api import PRIOR, REAL, Prompt, Request, Role, Sampler, Unscored
+from benchmark.store.contents import read_contents
 from benchmark.store.directory import (
     Plan,
     PlannedJob,
     RunDirectory,
     job_path,
+    prior_path,
     request_path,
     score_rows,
     scores_path,
 )
+from benchmark.store.files import png_bytes, sha256, write_atomically
 from benchmark.store.records import (
     Fit,
     ImageRecord,
@@ -36,6 +39,7 @@ from benchmark.store.records import (
     image_key,
     images_digest,
 )
+from benchmark.store.seals import sealed, unsealed
 
 PROMPTS = (Prompt("a {} in the snow", "recontextualization"), Prompt("a red {}", "property"))
 SUITE = 'name = "toy"\ndescription = "A toy suite"\n[sampler]\nsteps = 20\n'
@@ -106,7 +110,7 @@ JOB = Job(
 DRAWN = PriorRecord(
     prior=Prior(MODEL, "fp32", "dog", 64, Sampler("ddpm", 50, 1.0), 0),
     seconds=90.0,
-    sha256="0",
+    sha256=sha256(b"prior images"),
     provenance={},
 )
 
@@ -170,12 +174,13 @@ def write_run(
     text = "".join(f"{key} = {json.dumps(rule)}\n" for key, rule in rules.items())
     directory.write_plan(plan, suite=world.suite, protocols=dict.fromkeys(plan.protocols, text))
     for prior in world.priors:
+        write_atomically(path / f"{prior_path(prior.prior.key)}.safetensors", b"prior images")
         directory.write_prior(prior)
     for job in jobs:
         record = write_job(directory, job, PROVENANCE | dict(world.provenance))
         for scoring in world.scorings:
             write_scores(directory, record, scoring, value)
-    directory.assemble_scores()
+    read_contents(path).write_scores()
     return path
 
 
@@ -251,11 +256,31 @@ def _score(job: Job, request: Request, name: str, found: float | Unscored, proto
 
 
 def edit_records(path: Path, pattern: str, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the content of each job's record whose file in jobs/ fits `pattern`."""
+    """Change each job's record whose file in jobs/ fits `pattern`, as if written so."""
     for file in sorted(path.glob(f"jobs/{pattern}.json")):
-        content = json.loads(file.read_text())
+        content = unsealed(json.loads(file.read_text()))
         change(content)
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps(sealed(content)))
+
+
+def repaint(path: Path, image: Callable[[int], np.ndarray], files: str = "*/*/*") -> None:
+    """Give the images that fit `files` other pixels, by their place, as if they were drawn so."""
+    hashes = {}
+    for i, file in enumerate(sorted(path.glob(f"images/{files}.png"))):
+        content = png_bytes(image(i))
+        write_atomically(file, content)
+        hashes[file.relative_to(path).as_posix()] = sha256(content)
+    contents = read_contents(path)
+    for record in contents.jobs.values():
+        images = {
+            name: replace(one, sha256=hashes.get(name, one.sha256))
+            for name, one in record.images.items()
+        }
+        contents.directory.write_job(replace(record, images=images))
+        for key, scored in contents.scores.items():
+            if key[1] == record.job.name:
+                scored = replace(scored, images=images_digest(images))
+                contents.directory.write_scores(scored, contents.rows[key].decode())
 
 
 def remove_job(path: Path, method: str, subject: str, seed: int = 0) -> None:
@@ -265,4 +290,4 @@ def remove_job(path: Path, method: str, subject: str, seed: int = 0) -> None:
     for folder in (path / "scores").iterdir():
         for suffix in (".csv", ".json"):
             (path / f"{scores_path(folder.name, name)}{suffix}").unlink()
-    RunDirectory(path).assemble_scores()
+    read_contents(path).write_scores()

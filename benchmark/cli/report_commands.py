@@ -23,6 +23,12 @@ def report(
         bool,
         typer.Option("--partial", help="Report what there is even if jobs are missing."),
     ] = False,
+    as_found: Annotated[
+        bool,
+        typer.Option(
+            "--as-found", help="Report what there is even if files were altered, and name these."
+        ),
+    ] = False,
 ) -> None:
     """Write a run's summary, tables and figures anew, or put several runs into one report.
 
@@ -37,17 +43,13 @@ def report(
       python -m benchmark report runs/seed-0 runs/seed-1 --out reports/both
     """
     from benchmark.report.write import write_joint_report, write_report
-    from benchmark.store.directory import RunDirectory
 
     if out is None and len(runs) > 1:
         raise UserError(f"{len(runs)} runs make a report of their own: say where with --out DIR")
-    for directory in runs:
-        if not RunDirectory(directory).assemble_scores():
-            raise UserError(f"{directory} has no finished job to report: run it first")
     if out is None:
-        print(write_report(runs[0], partial=partial))
+        print(write_report(runs[0], partial=partial, as_found=as_found))
     else:
-        print(write_joint_report(runs, out, partial=partial))
+        print(write_joint_report(runs, out, partial=partial, as_found=as_found))
 
 
 def keep(
@@ -64,10 +66,8 @@ def keep(
 
         python -m benchmark keep runs/pocket-1a2b3c4d reports/mine
     """
-    from benchmark.store.directory import RunDirectory
     from benchmark.studies.archive import keep_run
 
-    RunDirectory(run).assemble_scores()
     print(keep_run(run, directory))
 
 

@@ -23,7 +23,7 @@ from benchmark.cli.options import (
     items,
 )
 from benchmark.config.suite import load_suite
-from benchmark.store.directory import PLAN
+from benchmark.store.directory import PLAN, SUITE
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def score(
 
       python -m benchmark score my-images --suite pocket --method my-tool
     """
-    if (images / PLAN).is_file():
+    if (images / PLAN).is_file() or (images / SUITE).is_file():
         if outside.method or outside.out or outside.skip_unmatched:
             raise UserError(
                 f"{images} is a run directory, which is scored where it lies: --method, --out and "

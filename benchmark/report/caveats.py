@@ -16,6 +16,7 @@ from benchmark.results.completeness import (
     unscored_counts,
     unscored_jobs,
 )
+from benchmark.results.merge import run_names
 from benchmark.results.run import Run
 from benchmark.store.records import JobRecord, Model
 
@@ -47,6 +48,17 @@ def found(run: Run, what: str) -> list[str]:
     values = [MAY_DIFFER[what](record) for record in run.records]
     texts = (value if isinstance(value, str) else json.dumps(value) for value in values if value)
     return sorted(set(texts))
+
+
+def altered_files(run: Run) -> list[str]:
+    """Say which files are not as they were written, and so no result of the commands below."""
+    return [
+        f"**Altered by hand or by accident**: {count(len(part.altered), 'file')} of "
+        f"{escape(name)}: {escape(', '.join(map(str, part.altered)))}. The scores below are those "
+        "that were found, and need not be what was measured.\n"
+        for name, part in zip(run_names(run.origins), run.origins, strict=True)
+        if part.altered
+    ]
 
 
 def mixed(run: Run) -> list[str]:

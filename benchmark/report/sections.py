@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from benchmark.config.tables import AblationTable
 from benchmark.report.agreement import agreement
 from benchmark.report.caveats import (
+    altered_files,
     in_a_row,
     incomplete,
     mixed,
@@ -44,6 +45,7 @@ def report_text(run: Run, *, figures: Collection[str]) -> str:
     methods = count(len(run.methods), "method")
     sections = [
         f"# {escape(run.suite['name'])}: {methods} on {_subject_count(run)}\n",
+        *altered_files(run),
         escape(run.suite.get("description", "")) + "\n",
         *without_scores(run, set(run.plan.protocols) - set(run.protocols)),
     ]

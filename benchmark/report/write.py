@@ -21,9 +21,10 @@ from benchmark.report.table_formats import csv_text, latex
 from benchmark.report.tables import score_tables
 from benchmark.results.completeness import check_complete
 from benchmark.results.merge import SOURCES, check_folder, join, sources_toml
-from benchmark.results.run import Run, read_run
+from benchmark.results.run import Run, run_of
 from benchmark.results.scores import scores_csv
 from benchmark.results.statistics import summary_csv
+from benchmark.store.contents import read_contents
 from benchmark.store.files import remove_leftovers, write_atomically, writing
 from benchmark.store.names import folder_name
 
@@ -31,35 +32,48 @@ _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
 _OURS = (".png", ".svg", ".csv", ".tex")  #: the files that a report writes to its folders
 
 
-def write_report(run_directory: Path, *, partial: bool = True) -> Path:
+def write_report(run_directory: Path, *, partial: bool = True, as_found: bool = False) -> Path:
     """Write index.html, report.md, summary.csv, tables/ and figures/; returns report.md's path.
 
-    Raises UserError if it is no run directory, if no job has finished, or if `partial` is not set
-    and a job is missing.
+    Raises UserError if it is no run directory, if no job has finished, if `partial` is not set
+    and a job is missing, or if `as_found` is not set and a file was altered.
     """
-    run = read_run(run_directory)
+    run = _read(run_directory, as_found)
     if not partial:
         check_complete(run)
-    return _write(run)
+    return write_report_of(run)
 
 
 def write_joint_report(
-    run_directories: Sequence[Path], directory: Path, *, partial: bool = False
+    run_directories: Sequence[Path],
+    directory: Path,
+    *,
+    partial: bool = False,
+    as_found: bool = False,
 ) -> Path:
     """Write the report of several runs to `directory`, with their scores.csv and sources.toml.
 
     The same bytes in whichever order they are given. Raises UserError if the runs do not fit
-    together, if `partial` is not set and a job is missing, or if the folder is another's.
+    together, if the folder is another's, or as `write_report`.
     """
     check_folder(directory)
-    run = join([read_run(path) for path in run_directories], directory, partial=partial)
+    runs = [_read(path, as_found) for path in run_directories]
+    run = join(runs, directory, partial=partial)
     remove_leftovers(directory)
     write_atomically(directory / SOURCES, sources_toml(run))
     write_atomically(directory / "scores.csv", scores_csv(run.scores, run.unscored))
-    return _write(run)
+    return write_report_of(run)
 
 
-def _write(run: Run) -> Path:
+def _read(run_directory: Path, as_found: bool) -> Run:
+    contents = read_contents(run_directory)
+    if not as_found:
+        contents.check(", or report what there is with --as-found")
+    return run_of(contents)
+
+
+def write_report_of(run: Run) -> Path:
+    """As `write_report`, of a run that was read."""
     from benchmark.report.figures.drawing import png_of, svg_of
     from benchmark.report.gallery import gallery
     from benchmark.report.page_html import page_html

@@ -10,19 +10,21 @@ is needed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Prompt, Role, UserError
+from benchmark.data.images import read_image
 from benchmark.results.claims import Verdict, judge, load_orderings
 from benchmark.results.order import order_methods, order_metrics, varied
-from benchmark.results.scores import check_rows, only, read_scores, union_of_scorings, without
+from benchmark.results.scores import NO_ROWS, only, scores_of, union_of_scorings, usable_rows
 from benchmark.results.significance import by_image
 from benchmark.results.statistics import summarise
-from benchmark.store.directory import RECORDS, SUITE, Name, Plan, RunDirectory, protocol_path
-from benchmark.store.files import json_of, read_bytes, read_json, read_text, toml_of
+from benchmark.store.contents import Altered, Contents, read_contents
+from benchmark.store.directory import PLAN, SUITE, Name, Plan, protocol_path
+from benchmark.store.files import read_bytes, toml_of
 from benchmark.store.records import (
     Job,
     JobRecord,
@@ -30,20 +32,12 @@ from benchmark.store.records import (
     PriorRecord,
     ScoreRecord,
     Scoring,
-    from_json,
     images_digest,
+    with_images,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_Record = JobRecord | ScoreRecord | PriorRecord
-#: Where the records of each kind lie.
-_FILES: dict[type[_Record], str] = {
-    JobRecord: "jobs/*/*.json",
-    ScoreRecord: "scores/*/*/*.json",
-    PriorRecord: "prior/*.json",
-}
 
 
 @dataclass(frozen=True)
@@ -65,6 +59,7 @@ class Run:
     scored: tuple[ScoreRecord, ...]
     priors: tuple[PriorRecord, ...]
     scorings: dict[str, Scoring]  #: protocol -> what decided its scores, in the plan's order
+    altered: tuple[Altered, ...] = ()  #: what is not as it was written
     parts: tuple[Run, ...] = ()  #: the runs that were put together; none for a run of its own
 
     @property
@@ -248,46 +243,65 @@ class Run:
 def read_run(run_directory: Path) -> Run:
     """The run directory's scores, suite and records. Raises UserError naming what is amiss.
 
-    Scores of fewer images than a job has by now, or of others, do not count: the job is unscored.
+    That is, among others, any file that was altered.
     """
-    suite = _read_toml(run_directory / SUITE)
-    records = list(_read_records(run_directory))
-    plan = RunDirectory(run_directory).plan()
+    contents = read_contents(run_directory)
+    contents.check()
+    return run_of(contents)
+
+
+def run_of(contents: Contents) -> Run:
+    """The run that these are the contents of; of altered files, what they say now.
+
+    Scores of fewer images than a job has by now, or of others, do not count: the job is unscored.
+    Raises UserError naming what is amiss.
+    """
+    root, plan = contents.directory.path, contents.plan
     if plan is None:
-        raise UserError(f"{run_directory} is no run directory: it has no run.json")
-    scores, unscored = read_scores(run_directory / "scores.csv")
-    jobs = {r.job.name: r for r in records if isinstance(r, JobRecord)}
+        raise UserError(f"{root / PLAN} does not exist: is {root} a run directory?")
+    suite = _read_toml(root / SUITE)
+    jobs = {n: r for n, r in contents.jobs.items() if contents.kept or r.images}
+    rows = usable_rows(contents)
     scored = {
-        (r.scoring.protocol, r.name): r
-        for r in records
-        if isinstance(r, ScoreRecord) and r.scoring.protocol in plan.protocols
+        key: record
+        for key in contents.in_order
+        if (record := contents.scores[key]).name in jobs and (key in rows or record.rows == NO_ROWS)
     }
-    check_rows(run_directory / "scores.csv", scored, jobs)
-    if not (run_directory / RECORDS).is_file():  # A kept run has few of its images on record.
-        stale = {key for key, r in scored.items() if r.images != images_digest(jobs[r.name].images)}
-        scored = {key: r for key, r in scored.items() if key not in stale}
-        scores, unscored = (without(rows, stale, scored) for rows in (scores, unscored))
-    if scores.empty:
-        raise UserError(
-            f"{run_directory} has no scores of the images that it holds: "
-            f"python -m benchmark score {run_directory}"
-        )
+    if not contents.kept:  # a kept run has few of its images on record
+        now = {name: images_digest(record.images) for name, record in jobs.items()}
+        scored = {key: r for key, r in scored.items() if r.images == now[r.name]}
+    scores, unscored = scores_of(contents, scored)
+    jobs = {name: _readable(record, contents) for name, record in jobs.items()}
     scorings = union_of_scorings(scored.values())
     labels = [label for label in plan.protocols if label in scorings]
     names = {name for _, name in scored}
     return Run(
-        directory=run_directory,
+        directory=root,
         suite=suite,
         plan=plan,
-        declarations={label: _declaration(run_directory, label) for label in plan.protocols},
+        declarations={label: _read_toml(root / protocol_path(label)) for label in plan.protocols},
         scores=scores,
         unscored=unscored,
         records=in_order((r for name, r in jobs.items() if name in names), [suite], plan),
         drawn=in_order(jobs.values(), [suite], plan),
         scored=tuple(scored[key] for key in sorted(scored)),
-        priors=tuple(r for r in records if isinstance(r, PriorRecord)),
+        priors=tuple(contents.priors.values()),
         scorings={label: scorings[label] for label in labels},
+        altered=contents.altered,
     )
+
+
+def _readable(record: JobRecord, contents: Contents) -> JobRecord:
+    """The record without the images that were altered so that they are none."""
+    root = contents.directory.path
+    lost = set()
+    for path in filter(contents.is_altered, record.images):
+        try:
+            read_image(root / path)
+        except UserError:
+            lost.add(path)
+    images = {path: image for path, image in record.images.items() if path not in lost}
+    return with_images(record, images) if lost else record
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -297,28 +311,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not exist: is it a run directory?") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def _declaration(run_directory: Path, label: str) -> dict[str, Any]:
-    return _read_toml(run_directory / protocol_path(label))
-
-
-def _read_records(run_directory: Path) -> Iterator[_Record]:
-    """The records: a file each, or of a kept run a line each."""
-    kept = run_directory / RECORDS
-    if not kept.is_file():
-        for kind, files in _FILES.items():
-            for path in sorted(run_directory.glob(files)):
-                yield from_json(kind, read_json(path), where=str(path))  # type: ignore[type-var]
-        return
-    try:
-        for number, line in enumerate(read_text(kept).splitlines(), 1):
-            content = json_of(line)
-            named = content.get("kind") if isinstance(content, dict) else None
-            kind = next((k for k in _FILES if k.__name__ == named), JobRecord)
-            yield from_json(kind, content, where=f"{kept} line {number}")  # type: ignore[type-var]
-    except (ValueError, OSError) as error:
-        raise UserError(f"{kept} cannot be read: {error}") from error
 
 
 def in_order(

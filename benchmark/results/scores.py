@@ -1,25 +1,24 @@
 """Scores as they were written: the rows of a scores.csv, typed once, and what decided them.
 
-scores, unscored = read_scores(Path("runs/pocket-1a2b3c4d/scores.csv"))
+path = Path("runs/pocket-1a2b3c4d/scores.csv")
+scores, unscored = read_scores(path.read_bytes(), str(path))
 """
 
 from __future__ import annotations
 
-import csv
 import io
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.api import UserError
-from benchmark.store.directory import HEADER, Name
+from benchmark.store.contents import Contents
+from benchmark.store.directory import HEADER, SCORES, Name, scores_path
 from benchmark.store.files import sha256
 from benchmark.store.records import SCORE_COLUMNS, Job, ScoreRecord, Scoring
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pandas import DataFrame
 
 #: What a row is of.
 SCORED = (
@@ -35,37 +34,35 @@ SCORED = (
 _NUMBERS = ("sample", "seed")
 #: Columns of few different texts: categories in memory.
 CATEGORIES = tuple(name for name in SCORE_COLUMNS if name not in (*_NUMBERS, "value"))
-_NO_ROWS = sha256(HEADER.encode())  #: `ScoreRecord.rows` where no metric applies to the images
+NO_ROWS = sha256(HEADER.encode())  #: `ScoreRecord.rows` where no metric applies to the images
 
 
-def read_scores(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_scores(text: bytes, where: str) -> tuple[DataFrame, DataFrame]:
     """The rows with a value (SCORE_COLUMNS), and those without one, whose `reason` says why.
 
-    Texts are categories, `sample` and `seed` int64, `value` float64. Raises UserError if there
-    are none, or one is no score.
+    `text`: that of a scores.csv. Texts are categories, `sample` and `seed` int64, `value` float64.
+    Raises UserError naming `where` if there are none, or one is no score.
     """
     import numpy as np
     import pandas as pd
 
     try:
         # No text means "missing": a prompt may be empty, and a subject may be called "null".
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: is {path.parent} a run directory?") from None
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        rows = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False, na_filter=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
+        raise UserError(f"{where} cannot be read: {error}") from error
     missing = [column for column in SCORE_COLUMNS if column not in rows.columns]
     if missing:
-        raise UserError(f"{path} has no column {', '.join(missing)}")
+        raise UserError(f"{where} has no column {', '.join(missing)}")
     if rows.empty:
-        raise UserError(f"{path} has no scores: no job has finished; run the same command again")
+        raise UserError(f"{where} has no scores: no job has finished; run the same command again")
     numbers = {name: pd.to_numeric(rows[name], errors="coerce") for name in (*_NUMBERS, "value")}
     without = (rows["value"] == "") & (rows["reason"] != "")
     bad = ~without & (~np.isfinite(numbers["value"].astype(float)) | (rows["reason"] != ""))
     for name in _NUMBERS:
         bad |= ~rows[name].str.fullmatch("[0-9]{1,19}")
     for row in np.flatnonzero(bad)[:1]:
-        raise UserError(f"{path} line {row + 2}: '{rows['value'][row]}' is no score")
+        raise UserError(f"{where} line {row + 2}: '{rows['value'][row]}' is no score")
     # Not categories from the start: pandas would read "007" as 7.
     typed = rows[list(SCORE_COLUMNS)].assign(
         value=numbers["value"].astype(float),
@@ -73,54 +70,69 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     typed = typed.astype(dict.fromkeys(CATEGORIES, "category"))
     if without.all():
-        raise UserError(f"{path}: no image has a score: {rows['reason'][0]}")
+        raise UserError(f"{where}: no image has a score: {rows['reason'][0]}")
     return typed[~without], typed[without]
 
 
-def check_rows(
-    path: Path, scored: Mapping[tuple[str, Name], ScoreRecord], jobs: Collection[Name]
-) -> None:
-    """Raise UserError unless the scores.csv at `path`, which can be read, is what records say.
+def usable_rows(contents: Contents) -> dict[tuple[str, Name], bytes]:
+    """(protocol, job) -> its rows, without those that were altered so that they are no scores."""
+    found = {}
+    for key, rows in contents.rows.items():
+        file = SCORES if contents.kept else f"{scores_path(*key)}.csv"
+        if not contents.is_altered(file) or _are_scores(rows, *key):
+            found[key] = rows
+    return found
 
-    `scored`: (protocol, job) -> the record of its scores. `jobs`: those that have a record.
+
+def _are_scores(rows: bytes, label: str, name: Name) -> bool:
+    """Whether `rows` can be read, and are all of one job under one protocol, none there twice."""
+    try:
+        scores, unscored = read_scores(HEADER.encode() + rows, "")
+    except UserError:
+        return False
+    whose = {
+        key
+        for part in (scores, unscored)
+        for key in part[["protocol", "method", "subject", "seed"]].itertuples(index=False)
+    }
+    again = scores.duplicated(SCORED).any() or unscored.duplicated(SCORED).any()
+    return whose == {(label, *name)} and not again
+
+
+def scores_of(
+    contents: Contents, scored: Mapping[tuple[str, Name], ScoreRecord]
+) -> tuple[DataFrame, DataFrame]:
+    """The rows of `scored`, in its order, as `read_scores` has them. Raises UserError.
+
+    But for metrics that lack scores of a job's later images.
     """
-    rows = _digests(path)
-    for label, name in sorted({*rows, *scored}):
-        record = scored.get((label, name))
-        what = f"{' / '.join(map(str, name))} under {label}"
-        mend = f"score the run again: python -m benchmark score {path.parent}"
-        if name not in jobs:
-            problem, mend = f"has scores of {what}, a job without a record", "run it again"
-        elif record is None:
-            problem = f"has scores of {what}, and there is no record of them"
-        elif record.rows == rows.get((label, name), _NO_ROWS):
-            continue
-        elif (label, name) in rows:
-            problem = f"does not have the scores of {what} as they were written"
-        else:
-            problem = f"lacks the scores of {what}"
-        raise UserError(f"{path} {problem}: {mend}")
+    root = contents.directory.path
+    if not contents.scores:
+        raise UserError(f"{root} has no finished job to report: run it first")
+    text = b"".join(contents.rows[key] for key in scored if key in contents.rows)
+    if not text:
+        raise UserError(
+            f"{root} has no scores of the images that it holds: python -m benchmark score {root}"
+        )
+    tables = read_scores(HEADER.encode() + text, f"the scores of {root}")
+    partial = [(key, metric) for key, record in scored.items() for metric in record.partial]
+    scores, unscored = (_without(rows, partial) for rows in tables)
+    return scores, unscored
 
 
-def without(
-    rows: pd.DataFrame,
-    stale: Collection[tuple[str, Name]],
-    scored: Mapping[tuple[str, Name], ScoreRecord],
-) -> pd.DataFrame:
-    """`rows` but for those of `stale` jobs, and of metrics that lack a job's later images."""
+def _without(rows: DataFrame, partial: Iterable[tuple[tuple[str, Name], str]]) -> DataFrame:
+    """`rows` but for those of `partial`: protocol and job, and a metric."""
     import numpy as np
 
     gone = np.zeros(len(rows), bool)
-    partial = {(key, metric) for key, record in scored.items() for metric in record.partial}
-    for key, metric in [*((key, "") for key in sorted(stale)), *sorted(partial)]:
-        label, (method, subject, seed) = key
+    for (label, (method, subject, seed)), metric in partial:
         own = (rows["protocol"] == label) & (rows["method"] == method)
         own &= (rows["subject"] == subject) & (rows["seed"] == seed)
-        gone |= (own & (rows["metric"] == metric)) if metric else own
+        gone |= own & (rows["metric"] == metric)
     return rows[~gone]
 
 
-def only(rows: pd.DataFrame, jobs: Iterable[Job]) -> pd.DataFrame:
+def only(rows: DataFrame, jobs: Iterable[Job]) -> DataFrame:
     """`rows` of the images that `jobs` ask for."""
     import pandas as pd
 
@@ -131,19 +143,6 @@ def only(rows: pd.DataFrame, jobs: Iterable[Job]) -> pd.DataFrame:
     }
     columns = ["method", "subject", "seed", "prompt", "prompt_kind", "sample"]
     return rows[pd.MultiIndex.from_frame(rows[columns].astype(object)).isin(asked)]
-
-
-def _digests(path: Path) -> dict[tuple[str, Name], str]:
-    """(protocol, job) -> the SHA-256 of its rows in a scores.csv, as `ScoreRecord.rows` has it."""
-    texts: dict[tuple[str, Name], io.StringIO] = defaultdict(io.StringIO)
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader)
-        label, method, subject, seed = map(header.index, ("protocol", "method", "subject", "seed"))
-        for row in reader:
-            text = texts[row[label], (row[method], row[subject], int(row[seed]))]
-            csv.writer(text, lineterminator="\n").writerow(row)
-    return {job: sha256((HEADER + text.getvalue()).encode()) for job, text in texts.items()}
 
 
 def union_of_scorings(records: Iterable[ScoreRecord]) -> dict[str, Scoring]:
@@ -170,7 +169,7 @@ def union_of_scorings(records: Iterable[ScoreRecord]) -> dict[str, Scoring]:
     return found
 
 
-def scores_csv(scores: pd.DataFrame, unscored: pd.DataFrame) -> str:
+def scores_csv(scores: DataFrame, unscored: DataFrame) -> str:
     """Both as the text of a scores.csv, as runs write it, in the order that they were read in."""
     import pandas as pd
 

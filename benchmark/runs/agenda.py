@@ -30,22 +30,21 @@ class Work:
 def work_left(
     jobs: Iterable[Job], priors: Mapping[str, Prior], scoring: Scoring, existing: Existing
 ) -> list[Work]:
-    """The jobs that are not done, and the prior images that are to be drawn for them."""
+    """The jobs that are not done, and the prior images that are not drawn."""
     found: list[Work] = []
-    drawn: dict[str, bool] = {}
+    coming: set[str] = set()
     for job in jobs:
         record = existing.jobs.get(job.name)
         # Of a job without a record all are; millions of them are only counted.
         draws = job.count if record is None else len(missing(job, record))
         scored = existing.scores.get((scoring.protocol, job.name))
+        key = job.fit.prior
+        if key is not None and key not in existing.priors and key not in coming:
+            coming.add(key)
+            found.append(Work(priors[key], draws=priors[key].count))
         if not draws and record is not None and is_scored(record, scored, scoring):
             continue
-        key = job.fit.prior if draws else None
-        if key is not None and key not in drawn:
-            drawn[key] = existing.directory.prior_record(key) is not None
-            if not drawn[key]:
-                found.append(Work(priors[key], draws=priors[key].count))
-        waits_for = None if key is None or drawn[key] else key
+        waits_for = key if draws and key in coming else None
         fits = draws > 0 and _fits(record, existing)
         found.append(Work(job, fits, draws, job.count, waits_for))
     return found

@@ -15,18 +15,31 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from benchmark.api import Prompt, Request, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.config.registry import load_metric
 from benchmark.runs.plan import Grid
+from benchmark.runs.repair import forget, rebuilt_plan, told, whole_jobs, whole_priors, whole_scores
 from benchmark.runs.score import unscored
-from benchmark.store.directory import RECORDS, SUITE, Name, Plan, PlannedJob, RunDirectory
+from benchmark.store.contents import Contents, read_contents
+from benchmark.store.directory import (
+    PLAN,
+    SCORES,
+    SUITE,
+    Name,
+    Plan,
+    PlannedJob,
+    RunDirectory,
+    protocol_path,
+)
 from benchmark.store.files import read_bytes, toml_of
 from benchmark.store.records import (
     Job,
     JobRecord,
+    PriorRecord,
     ScoreRecord,
     Scoring,
     image_key,
@@ -37,42 +50,52 @@ _WAY_OUT = "go back to what it was, or choose another --out"
 
 @dataclass(frozen=True)
 class Existing:
-    """What lies in a run directory."""
+    """What lies in a run directory and is as it was written."""
 
     directory: RunDirectory
     plan: Plan | None
-    jobs: Mapping[Name, JobRecord]
+    jobs: Mapping[Name, JobRecord]  #: without images where one was altered: all are drawn anew
     scores: Mapping[tuple[str, Name], ScoreRecord]  #: by the protocol's label and the job
+    priors: Mapping[str, PriorRecord]  #: by key
+    contents: Contents  #: what was found, what was altered among it
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other runs out meanwhile. Raises UserError if one is at work, or was since."""
         with self.directory.locked():
-            if self.directory.plan() != self.plan:
+            if self.directory.plan_digest() != self.contents.plan_digest:
                 raise UserError(
                     f"another run has added to {self.directory.path} meanwhile: run the same "
                     "command again"
                 )
             yield
 
+    def forget_altered(self) -> None:
+        """Take from the directory what was altered, so that it is made anew. Raises UserError."""
+        forget(self.contents, self.jobs)
 
-def read_existing(directory: RunDirectory) -> Existing:
-    """What `directory` holds. Raises UserError if it is no run directory, or a kept run."""
-    plan = directory.plan()
-    if (directory.path / RECORDS).is_file():
+    def tell_altered(self, jobs: Iterable[Job], protocol: str) -> None:
+        """Say what was altered, and what becomes of it in a run of `jobs` under `protocol`."""
+        asked = {job.name for job in jobs}
+        for line in told(self.contents, self.jobs, asked, protocol):
+            print(f"altered     {line}", flush=True)
+
+
+def read_existing(directory: RunDirectory, *, keep_weights: bool = False) -> Existing:
+    """What `directory` holds. Raises UserError if it is no run directory, or a kept run.
+
+    With `keep_weights` a job whose weights were altered is fitted anew.
+    """
+    contents = read_contents(directory.path)
+    if contents.kept:
         raise UserError(
             f"{directory.path} is a kept run without most of its images: nothing can be added to "
             "it; use the run that it was kept of, or choose another --out"
         )
-    names = [asked.name for asked in plan.jobs] if plan else []
-    jobs = {name: record for name in names if (record := directory.job_record(name))}
-    scores = {
-        (protocol, name): scored
-        for protocol in (plan.protocols if plan else ())
-        for name in jobs
-        if (scored := directory.score_record(protocol, name))
-    }
-    return Existing(directory, plan, jobs, scores)
+    jobs = whole_jobs(contents, keep_weights)
+    plan = rebuilt_plan(contents, jobs) if contents.is_altered(PLAN) else contents.plan
+    scores = whole_scores(contents, jobs)
+    return Existing(directory, plan, jobs, scores, whole_priors(contents), contents)
 
 
 # What may not change ---------------------------------------------------------------------------
@@ -123,7 +146,7 @@ def _by_slug(prompts: Iterable[Prompt]) -> dict[str, str]:
 def check_scoring(scoring: Scoring, existing: Existing) -> None:
     """Refuse to score under `scoring` if it would change a score that is there."""
     for (protocol, _), record in existing.scores.items():
-        if protocol != scoring.protocol:
+        if protocol != scoring.protocol or record.scoring == scoring:
             continue
         for what, was, now in _scoring_differences(record.scoring, scoring):
             raise UserError(
@@ -222,11 +245,16 @@ def joined_plan(
     new = {job.name: PlannedJob(*job.name) for job in jobs}
     asked = before | new
     labels = dict.fromkeys([*(existing.plan.protocols if existing.plan else ()), protocol.label])
+    files = dict(existing.plan.files if existing.plan else {})
+    for name in (SUITE, SCORES, protocol_path(protocol.label)):
+        if existing.contents.is_altered(name):
+            files.pop(name, None)  # what will be there is what this command writes
     return Plan(
         jobs=tuple(asked[name] for name in sorted(asked)),
         protocols=tuple(labels),
         settled=dict(existing.plan.settled if existing.plan and existing.jobs else {})
         | dict(settled),
+        files=files,
     )
 
 
@@ -237,9 +265,9 @@ def joined_suite(grid: Grid, jobs: Sequence[Job], existing: Existing) -> str:
     suite = grid.suite.model_dump(mode="json", exclude_none=True)
     before = _suite_before(existing)
     suite["protocol"] = before.get("protocol", suite["protocol"])
-    methods = before.get("methods", {}) | suite["methods"]
-    suite["methods"] = {name: methods[name] for name in sorted(methods)}
     there = [record.job for record in existing.jobs.values() if not record.job.elsewhere]
+    methods = before.get("methods", _settings(there)) | suite["methods"]
+    suite["methods"] = {name: methods[name] for name in sorted(methods)}
     suite["data"]["subjects"] = sorted({job.subject for job in (*there, *jobs)})
     evaluation = suite["evaluation"]
     for key in ("images_per_prompt", "prior_prompt_images"):
@@ -256,13 +284,28 @@ def _templates(jobs: Iterable[Job]) -> set[str]:
     return {prompt.template for job in jobs for prompt in job.prompts}
 
 
+def _settings(jobs: Iterable[Job]) -> dict[str, dict[str, Any]]:
+    """method -> its settings, those that are set."""
+    return {
+        job.method: {key: value for key, value in job.fit.settings.items() if value is not None}
+        for job in jobs
+    }
+
+
 def _suite_before(existing: Existing) -> dict[str, Any]:
-    path = existing.directory.path / SUITE
-    if existing.plan is None or not path.is_file():
+    """suite.toml as it was written; else its protocol, which is the plan's first."""
+    altered, plan = existing.contents.is_altered, existing.plan
+    if plan is None:
         return {}
+    if not altered(PLAN) and not altered(SUITE):
+        return _table(existing.directory.path / SUITE)
+    if not plan.protocols or altered(protocol_path(plan.protocols[0])):
+        return {}
+    return {"protocol": _table(existing.directory.path / protocol_path(plan.protocols[0]))}
+
+
+def _table(path: Path) -> dict[str, Any]:
     try:
         return toml_of(read_bytes(path))
     except (ValueError, OSError) as error:
-        raise UserError(
-            f"{path} is no TOML ({error}): mend it, remove it, or choose another --out"
-        ) from error
+        raise UserError(f"{path} is no TOML ({error}): choose another --out") from error

@@ -181,16 +181,22 @@ def _base(suite: Suite, device: str) -> Base:
 
 
 def _settled(suite: Suite, base: Base) -> dict[str, Any]:
-    return {
-        "backbone": base.backbone.id,
-        "backbone.kind": base.backbone.kind,
-        "backbone.version": base.backbone.version,
-        "backbone.resolution": base.backbone.resolution,
-        "backbone.precision": base.precision,
+    return settled_by(base.backbone, base.precision, base.sampler) | {
         "backbone.identifier": suite.backbone.identifier,
         "data.dataset": suite.data.load().name,
         "data.split": suite.data.split,
-        **{f"sampler.{key}": value for key, value in asdict(base.sampler).items()},
+    }
+
+
+def settled_by(model: Model, precision: str, sampler: Sampler | None) -> dict[str, Any]:
+    """What of `Plan.settled` is decided by what a job starts from, `sampler` if it draws."""
+    return {
+        "backbone": model.id,
+        "backbone.kind": model.kind,
+        "backbone.version": model.version,
+        "backbone.resolution": model.resolution,
+        "backbone.precision": precision,
+        **{f"sampler.{k}": v for k, v in (asdict(sampler) if sampler else {}).items()},
     }
 
 

@@ -182,6 +182,8 @@ def unscored(record: JobRecord, scored: ScoreRecord | None, scoring: Scoring) ->
     """The metrics of `scoring` that `scored` lacks, or has of other images than `record`'s."""
     if scored is None or not _same_images(record, scored):
         return set(scoring.metrics)
+    if scored.scoring == scoring:
+        return {*scored.partial}
     return {
         name
         for name in scoring.metrics

@@ -50,7 +50,8 @@ class Forecast:
         """Take what a run directory holds into account."""
         images = {}
         for record in jobs:
-            self.learn_job(record)
+            if record.images:  # else it is to be done again
+                self.learn_job(record)
             images[record.job.name] = len(record.images)
         for scored in scores:
             self.learn_scores(scored.seconds, images[scored.name])

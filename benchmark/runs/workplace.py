@@ -59,13 +59,20 @@ class Workplace:
             from benchmark.models.loan import Loan
 
             choice = self.suite.backbone
-            backbone = choice.load_kind().load(
+            kind = choice.load_kind()
+            backbone = kind.load(
                 choice.model,
                 sampler=self.suite.sampler.sampler(),
                 precision=precision,
                 device=self.examiner.device,
                 resolution=choice.resolution,
             )
+            # Once more when it is read: its files may have changed until then.
+            if (now := kind.identify(choice.model)) != backbone.id:
+                raise UserError(
+                    f"loaded was backbone '{backbone.id}', and its files are those of '{now}' by "
+                    "now: run the same command again, with another --out"
+                )
             self._lent = backbone, Loan(backbone)
         _check_planned(self._lent[0], task, precision)
         return self._lent

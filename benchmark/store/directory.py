@@ -12,27 +12,34 @@
         prior/<key>.safetensors, .json               prior images, shared by all jobs
         scores.csv                                   all scores, in the plan's order
 
+Each record and run.json has a seal, and digests of the files that it vouches for: a record of its
+images, weights or rows; run.json of suite.toml, protocols/ and scores.csv. `store.contents` checks
+them.
+
 Methods, subjects and protocols stand in paths as `folder_name` has them: as they are if they are of
 lower-case letters, digits and `_.=+-`, at most 100 bytes; else as much of them as can be read, and
 after it digits of their SHA-256. So no two share a file, wherever the folder is copied to.
 
-A kept run (`keep`) has lines of records.jsonl in place of the records' files, and few images.
+A kept run (`keep`) has lines of records.jsonl in place of the records' files, and few images; its
+run.json has the digest of records.jsonl too.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Prompt, Request, UserError
 from benchmark.store.files import (
     WriteError,
+    file_digest,
     png_bytes,
     read_json,
     remove_leftovers,
@@ -46,12 +53,15 @@ from benchmark.store.records import (
     SCORE_COLUMNS,
     JobRecord,
     PriorRecord,
+    Record,
     Score,
     ScoreRecord,
     checked,
     from_json,
+    is_of_another_version,
     to_json,
 )
+from benchmark.store.seals import is_sealed, sealed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +69,11 @@ if TYPE_CHECKING:
 _LOCK = "run.lock"
 #: The first line of a file of scores.
 HEADER = ",".join(SCORE_COLUMNS) + "\n"
-PLAN, SUITE, RECORDS = "run.json", "suite.toml", "records.jsonl"
+PLAN, SUITE, RECORDS, SCORES = "run.json", "suite.toml", "records.jsonl", "scores.csv"
+#: In `Plan.files`, in place of a digest: the file need not be there.
+ABSENT = ""
+#: The same where nobody knows what the file was.
+UNKNOWN = "unknown"
 
 #: Method, subject and seed: what a job is called in a run directory.
 Name = tuple[str, str, int]
@@ -85,6 +99,13 @@ class Plan:
     jobs: tuple[PlannedJob, ...]
     protocols: tuple[str, ...]  #: labels
     settled: dict[str, Any]  #: backbone, sampler, dataset: a dotted name -> its value
+    #: path relative to the run directory -> the SHA-256s that the file may have: one, or while it
+    #: is written its own and that of the file before it, which may be ABSENT
+    files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @functools.cached_property
+    def names(self) -> frozenset[Name]:
+        return frozenset(job.name for job in self.jobs)
 
 
 def image_path(method: str, subject: str, prompt: Prompt, seed: int, index: int) -> str:
@@ -165,8 +186,11 @@ class RunDirectory:
 
     # What was asked for ----------------------------------------------------------------------
 
-    def plan(self) -> Plan | None:
-        """run.json, or None if the folder is new or empty. Raises UserError if it is another's."""
+    def plan(self, *, as_found: bool = False) -> Plan | None:
+        """run.json, or None if the folder is new or empty.
+
+        Raises UserError if the folder is another's or, unless `as_found`, if run.json was changed.
+        """
         path = self.path / PLAN
         if self.path.is_file():
             raise UserError(f"{self.path} is a file, not a folder: choose another --out")
@@ -177,36 +201,53 @@ class RunDirectory:
                 )
             return None
         content = read_json(path)
-        found = content.get("format", 1) if isinstance(content, dict) else None
-        if found != FORMAT:
+        if is_of_another_version(content):
             raise UserError(
-                f"{path} has format {found}, and format {FORMAT} is read: it was made by another "
-                "version; choose another --out"
+                f"{path} has format {content.get('format', 1)}, and format {FORMAT} is read: it "
+                "was made by another version; choose another --out"
             )
-        return checked(Plan, content, f"{path} is no plan of a run", mend="run it again")
+        plan = checked(Plan, content, f"{path} is no plan of a run", mend="run it again")
+        if not as_found:
+            _check_seal(content, path)
+        return plan
+
+    def plan_digest(self) -> str:
+        """The SHA-256 of run.json; an empty string if there is none."""
+        path = self.path / PLAN
+        return file_digest(path).hex() if path.is_file() else ""
 
     def write_plan(self, plan: Plan, *, suite: str, protocols: dict[str, str]) -> None:
-        """Write run.json, suite.toml, and each protocol's TOML by its label.
+        """Write run.json, suite.toml, and each protocol's TOML by its label."""
+        files = {protocol_path(label): text.encode() for label, text in protocols.items()}
+        self.write_files(plan, files | {SUITE: suite.encode()})
 
-        In a new folder run.json is there first, and says whose folder it is; else it comes last.
+    def write_files(self, plan: Plan, files: Mapping[str, bytes]) -> None:
+        """Write `files`, by relative path, and `plan` with their digests. Raises UserError.
+
+        run.json comes first, and takes the files before these too; at the end it takes these
+        alone. So it tells the truth at any moment, and in a new folder says whose folder it is.
         """
-        text = json.dumps({"format": FORMAT} | asdict(plan), indent=1) + "\n"
-        if not (self.path / PLAN).is_file():
-            write_atomically(self.path / PLAN, text)
-        for label, protocol in protocols.items():
-            write_atomically(self.path / protocol_path(label), protocol)
-        write_atomically(self.path / SUITE, suite)
-        write_atomically(self.path / PLAN, text)
+        now = {name: (sha256(content),) for name, content in files.items()}
+        before = {name: plan.files.get(name, (ABSENT,)) for name in files}
+        both = {name: tuple(dict.fromkeys((*before[name], *now[name]))) for name in files}
+        self._write_plan(replace(plan, files=plan.files | both))
+        for name, content in files.items():
+            _write_if_other(self.path / name, content)
+        self._write_plan(replace(plan, files=plan.files | now))
+
+    def _write_plan(self, plan: Plan) -> None:
+        files = {name: plan.files[name] for name in sorted(plan.files)}
+        content = sealed({"format": FORMAT} | asdict(replace(plan, files=files)))
+        _write_if_other(self.path / PLAN, (json.dumps(content, indent=1) + "\n").encode())
 
     # Jobs ------------------------------------------------------------------------------------
 
     def job_record(self, name: Name) -> JobRecord | None:
         """The record of a job whose images are drawn; None if they are not."""
         path = self.path / f"{job_path(name)}.json"
-        if not path.is_file():
-            return None
-        record = from_json(JobRecord, read_json(path), where=str(path))
-        _check_place(record.job.name, name, path)
+        record = _read_record(JobRecord, path)
+        if record is not None:
+            _check_place(record.job.name, name, path)
         return record
 
     def write_images(self, images: dict[str, np.ndarray]) -> dict[str, str]:
@@ -241,10 +282,9 @@ class RunDirectory:
     def prior_record(self, key: str) -> PriorRecord | None:
         """The record of prior images that are drawn; None if they are not."""
         path = self.path / f"{prior_path(key)}.json"
-        if not path.is_file():
-            return None
-        record = from_json(PriorRecord, read_json(path), where=str(path))
-        _check_place(record.prior.key, key, path)
+        record = _read_record(PriorRecord, path)
+        if record is not None:
+            _check_place(record.prior.key, key, path)
         return record
 
     def write_prior(self, record: PriorRecord) -> None:
@@ -259,9 +299,9 @@ class RunDirectory:
         None if there are none, or if their file is missing or is not what was written.
         """
         path = self.path / f"{scores_path(protocol, name)}.json"
-        if not path.is_file():
+        record = _read_record(ScoreRecord, path)
+        if record is None:
             return None
-        record = from_json(ScoreRecord, read_json(path), where=str(path))
         _check_place(record.name, name, path)
         rows = path.with_suffix(".csv")
         whole = rows.is_file() and sha256(rows.read_bytes()) == record.rows
@@ -283,36 +323,6 @@ class RunDirectory:
         write_atomically(
             self.path / f"{path}.json", _json_text(replace(record, rows=sha256(content)))
         )
-
-    def assemble_scores(self) -> int:
-        """Write scores.csv from the scored jobs, in plan order. Returns how many rows it has.
-
-        Nothing is written where nothing changed. Of a kept run it was kept. Raises UserError if the
-        folder is no run directory.
-        """
-        if (self.path / RECORDS).is_file():
-            return self._kept_rows()
-        plan = self.plan()
-        if plan is None:
-            raise UserError(f"{self.path} is no run directory: it has no {PLAN}")
-        texts = []
-        for protocol in plan.protocols:
-            for job in plan.jobs:
-                if self.score_record(protocol, job.name):
-                    path = self.path / f"{scores_path(protocol, job.name)}.csv"
-                    texts.append(path.read_text("utf-8").partition("\n")[2])
-        path, content = self.path / "scores.csv", (HEADER + "".join(texts)).encode()
-        if not path.is_file() or path.read_bytes() != content:
-            write_atomically(path, content)
-        return sum(text.count("\n") for text in texts)
-
-    def _kept_rows(self) -> int:
-        path = self.path / "scores.csv"
-        try:
-            with path.open(encoding="utf-8") as file:
-                return sum(1 for _ in file) - 1
-        except (OSError, UnicodeError) as error:
-            raise UserError(f"{path} cannot be read ({error}): keep the run again") from error
 
 
 def score_rows(scores: Sequence[Score]) -> str:
@@ -337,6 +347,29 @@ def _score(row: dict[str, str], path: Path) -> Score:
 
 def _json_text(record: JobRecord | PriorRecord | ScoreRecord) -> str:
     return json.dumps(to_json(record), indent=1) + "\n"
+
+
+def _read_record(kind: type[Record], path: Path) -> Record | None:
+    """The record in the file at `path`, if there is one. Raises UserError if it was changed."""
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    record = from_json(kind, content, where=str(path))
+    _check_seal(content, path)
+    return record
+
+
+def _check_seal(content: Any, path: Path) -> None:
+    if not is_sealed(content):
+        raise UserError(
+            f"{path} was changed since it was written: run the same command again to make it anew"
+        )
+
+
+def _write_if_other(path: Path, content: bytes) -> None:
+    """Write the file unless it has this content."""
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomically(path, content)
 
 
 def _check_place(found: object, expected: object, path: Path) -> None:

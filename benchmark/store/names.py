@@ -7,6 +7,7 @@ part of a path and never a path. Class nouns are part of no path, prompts by `Pr
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from pathlib import Path
@@ -23,6 +24,7 @@ _UNSEEN = "\u00ad\u200b\u2060\ufeff"
 _DEVICE = re.compile(r"^(con|prn|aux|nul|(?:com|lpt)[\d¹²³])(?=\.|$)", re.IGNORECASE)
 
 
+@functools.lru_cache(maxsize=2**16)
 def folder_name(name: str) -> str:
     """`name` as a folder: other names have other folders, also where case makes no difference.
 

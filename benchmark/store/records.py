@@ -32,12 +32,14 @@ from benchmark.api import (
     UserError,
     noise_seed,
 )
+from benchmark.store.seals import sealed
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-#: Of the files that hold a record. Format 1 knew one key for fit, images and scores.
-FORMAT = 2
+#: Of the files that hold a record. Format 1 knew one key for fit, images and scores; format 2 had
+#: no seals.
+FORMAT = 3
 
 #: What a record says of the backbone (its kind and id) and the version of a method that did not
 #: run here; its one setting is a hash of the job's images, and so another for each job.
@@ -356,26 +358,19 @@ _Checked = TypeVar("_Checked")
 
 
 def to_json(record: JobRecord | PriorRecord | ScoreRecord) -> dict[str, Any]:
-    """`record` as JSON, with its format and its kind."""
-    return {"format": FORMAT, "kind": type(record).__name__} | asdict(record)
+    """`record` as JSON, with its format, its kind and its seal."""
+    return sealed({"format": FORMAT, "kind": type(record).__name__} | asdict(record))
 
 
 def from_json(kind: type[Record], content: Any, *, where: str) -> Record:
-    """What `to_json` made of a `kind`. Raises UserError naming `where`, and what is amiss."""
-    if not isinstance(content, dict) or content.get("kind") != kind.__name__:
-        found = content.get("format", 1) if isinstance(content, dict) else None
-        if found == 1 and isinstance(content, dict) and "job" in content:
-            raise UserError(
-                f"{where} is a record of format 1, and format {FORMAT} is read: its run was made "
-                "by an older version; run it again into a new --out"
-            )
+    """What `to_json` made of a `kind`, whether its seal is whole or not.
+
+    Raises UserError naming `where`, and what is amiss.
+    """
+    check_format(content, where)
+    if kind_of(content) != kind.__name__:
         raise UserError(f"{where} is no {kind.__name__}: remove it, and run the same command again")
-    if content.get("format") != FORMAT:
-        raise UserError(
-            f"{where} has format {content.get('format')!r}, and format {FORMAT} is read: it was "
-            "made by another version; run it again into a new --out"
-        )
-    plain = {key: value for key, value in content.items() if key not in ("format", "kind")}
+    plain = {k: value for k, value in content.items() if k not in ("format", "kind", "seal")}
     try:
         record = checked(kind, plain, where, mend="remove it, and run again")
     except UserError as error:
@@ -387,6 +382,30 @@ def from_json(kind: type[Record], content: Any, *, where: str) -> Record:
     if isinstance(record, ScoreRecord):
         _check_encoders(record.scoring, where)
     return record
+
+
+def check_format(content: Any, where: str) -> None:
+    """Refuse what another version wrote. Raises UserError naming `where`."""
+    if is_of_another_version(content):
+        found = content.get("format", 1)
+        raise UserError(
+            f"{where} has format {found}, and format {FORMAT} is read: it was made by another "
+            "version; run it again into a new --out"
+        )
+
+
+def is_of_another_version(content: Any) -> bool:
+    """Whether `content`, read from JSON, is a record or run.json of another format."""
+    if not isinstance(content, dict):
+        return False
+    if "format" not in content and "kind" not in content:
+        return "job" in content or "configuration" in content  # format 1
+    return isinstance(content.get("format"), int) and content["format"] != FORMAT
+
+
+def kind_of(content: Any) -> str | None:
+    """The name of the kind of record that `content`, read from JSON, says it is."""
+    return content.get("kind") if isinstance(content, dict) else None
 
 
 def _check_files(record: JobRecord, where: str) -> None:

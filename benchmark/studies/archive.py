@@ -19,9 +19,17 @@ from benchmark.api import PRIOR_PROMPT, UserError
 from benchmark.report.cost import bytes_left
 from benchmark.report.write import grid_prompts, grid_subjects, write_report
 from benchmark.results.completeness import check_finished, lacking_of
-from benchmark.results.run import Run, read_run
-from benchmark.store.directory import PLAN, RECORDS, SUITE, protocol_path
-from benchmark.store.files import remove_leftovers, write_atomically, writing
+from benchmark.results.run import Run, run_of
+from benchmark.store.contents import read_contents
+from benchmark.store.directory import (
+    HEADER,
+    RECORDS,
+    SCORES,
+    SUITE,
+    RunDirectory,
+    protocol_path,
+)
+from benchmark.store.files import remove_leftovers, sha256, write_atomically, writing
 from benchmark.store.records import JobRecord, to_json, with_images
 
 
@@ -31,7 +39,9 @@ def keep_run(run_directory: Path, directory: Path) -> Path:
     The same bytes each time. An earlier copy in `directory` is replaced. Raises UserError if a job
     is missing, or if `directory` holds anything else.
     """
-    run = read_run(run_directory)
+    contents = read_contents(run_directory)
+    contents.check()
+    run = run_of(contents)
     check_finished(run)
     if lacking_of(run):
         raise UserError(
@@ -42,17 +52,28 @@ def keep_run(run_directory: Path, directory: Path) -> Path:
     records = [to_json(r) for r in kept] + [to_json(r) for r in run.scored]
     records += [to_json(r) for r in run.priors]
     lines = [json.dumps(record) + "\n" for record in records]
-    protocols = [protocol_path(label) for label in run.protocols]
+    files = {SCORES: HEADER.encode() + contents.all_rows, RECORDS: "".join(lines).encode()}
+    for name in (SUITE, *(protocol_path(label) for label in run.protocols)):
+        files[name] = (run_directory / name).read_bytes()
     images = [name for record in kept for name in record.images]
-    write_atomically(directory / RECORDS, "")  # whose folder it is, until it is whole
+    copy = RunDirectory(directory)
+    plan = replace(run.plan, files={RECORDS: (sha256(b""),)})
+    # While it is written it is a kept run without records, which claims nothing.
+    if not (directory / RECORDS).exists():
+        write_atomically(directory / RECORDS, "")
+    copy.write_files(replace(plan, files={}), {})
+    write_atomically(directory / RECORDS, "")
+    copy.write_files(plan, {})
     with writing(directory):
         remove_leftovers(directory)
         for folder in ("images", "protocols"):
             if (directory / folder).is_dir():
                 shutil.rmtree(directory / folder)
-    for name in (PLAN, SUITE, "scores.csv", *protocols, *images):
+        for name in (SUITE, SCORES):
+            (directory / name).unlink(missing_ok=True)
+    for name in images:
         write_atomically(directory / name, (run_directory / name).read_bytes())
-    write_atomically(directory / RECORDS, "".join(lines))
+    copy.write_files(plan, files)
     return write_report(directory)
 
 
@@ -61,7 +82,7 @@ def _check_folder(directory: Path, run_directory: Path) -> None:
         if directory.resolve() == run_directory.resolve():
             raise UserError(f"{directory} is the run itself: choose another folder")
         kept = not directory.exists() or (directory / RECORDS).is_file()
-        if not kept and any(directory.iterdir()):
+        if not kept and any(path.suffix != ".tmp" for path in directory.iterdir()):
             raise UserError(
                 f"{directory} is not empty and holds no run kept earlier (no {RECORDS}); nothing "
                 "was written: choose another folder"

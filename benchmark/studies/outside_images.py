@@ -34,7 +34,7 @@ from benchmark.runs.plan import Row, Selection, lay_out
 from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.runs.texts import check_captions
 from benchmark.runs.workplace import Workplace
-from benchmark.store.directory import SUITE, RunDirectory, request_path
+from benchmark.store.directory import PLAN, SUITE, RunDirectory, request_path
 from benchmark.store.files import write_atomically
 from benchmark.store.names import checked_name, folder_name
 from benchmark.store.provenance import provenance
@@ -126,6 +126,11 @@ def score_images(found: OutsideImages, path: Path) -> int:
     or holds other images of the same jobs.
     """
     existing = read_existing(RunDirectory(path))
+    if existing.plan is not None and existing.plan.settled:
+        raise UserError(
+            f"{path} is the directory of a run, whose images were made here: choose another --out, "
+            "and put both into one report with `report RUN... --out DIR`"
+        )
     jobs = [*(one.job for one in found.jobs), *found.measures]
     check_images(jobs, {}, existing)
     protocol = found.suite.protocol
@@ -134,23 +139,25 @@ def score_images(found: OutsideImages, path: Path) -> int:
     check_captions(assessment, jobs)
     examiner = Examiner(assessment, existing.directory, resolve_device("auto"))
     one_thread()
+    existing.tell_altered(jobs, protocol.label)
     with existing.locked():
-        there = (path / SUITE).is_file()
+        existing.forget_altered()
+        before = path / SUITE
+        there = before.is_file() and not any(map(existing.contents.is_altered, (PLAN, SUITE)))
         existing.directory.write_plan(
             joined_plan(jobs, {}, protocol, existing),
-            suite=(path / SUITE).read_text("utf-8") if there else _suite_toml(found.suite),
+            suite=before.read_text("utf-8") if there else _suite_toml(found.suite),
             protocols={protocol.label: protocol.dump_toml()},
         )
         if found.unmatched:
             write_atomically(path / "unmatched.txt", "\n".join(found.unmatched) + "\n")
         else:
             (path / "unmatched.txt").unlink(missing_ok=True)
-        records = [
-            existing.jobs.get(one.job.name) or _bring(one, existing.directory) for one in found.jobs
-        ]
+        drawn = {name: record for name, record in existing.jobs.items() if record.images}
+        records = [drawn.get(one.job.name) or _bring(one, existing.directory) for one in found.jobs]
         workplace = Workplace(found.suite, existing.directory, examiner)
         records += [
-            existing.jobs.get(job.name) or make_images(job, None, workplace, tell=_silent)
+            drawn.get(job.name) or make_images(job, None, workplace, tell=_silent)
             for job in found.measures
         ]
         return report(existing.directory, score_jobs(records, examiner), len(records))

@@ -14,7 +14,7 @@ from benchmark.report.page_html import read_report
 from benchmark.report.write import write_joint_report, write_report
 from benchmark.results.run import read_run
 from benchmark.store.files import png_bytes, write_atomically
-from tests.made_up_run import MODEL, World, write_run
+from tests.made_up_run import MODEL, SUITE, World, repaint, write_run
 
 METHODS = ("dreambooth", "real-images", "untuned")
 SUBJECTS = ("cat-a", "dog-b")
@@ -81,9 +81,7 @@ def test_the_command_names_what_made_the_image(content):
 
 def test_references_are_the_real_images_in_their_order(tmp_path):
     run = write_run(tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:1])
-    for i in range(3):
-        pixels = np.full((4, 4, 3), 80 * i, np.uint8)
-        write_atomically(run / f"images/real-images/cat-a/real-s0-{i}.png", png_bytes(pixels))
+    repaint(run, lambda i: np.full((4, 4, 3), 80 * i, np.uint8), "real-images/cat-a/*")
     (subject,) = gallery(read_run(run))["subjects"]
     assert len(set(subject["references"])) == 3
 
@@ -154,8 +152,6 @@ def test_names_are_escaped_in_text_attributes_and_data(tmp_path):
     run = write_run(
         tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:1], world=EVIL_WORLD
     )
-    suite = (run / "suite.toml").read_text()
-    (run / "suite.toml").write_text(suite.replace("A toy suite", EVIL).replace("toy", EVIL))
     write_report(run)
     html = (run / "index.html").read_text()
     assert EVIL not in html
@@ -166,7 +162,12 @@ def test_names_are_escaped_in_text_attributes_and_data(tmp_path):
 
 
 EVIL_WORLD = World(
-    fit={"class_noun": EVIL, "settings": {"steps": EVIL}, "backbone": replace(MODEL, id=f'"{EVIL}')}
+    fit={
+        "class_noun": EVIL,
+        "settings": {"steps": EVIL},
+        "backbone": replace(MODEL, id=f'"{EVIL}'),
+    },
+    suite=SUITE.replace("A toy suite", EVIL).replace("toy", EVIL),
 )
 
 

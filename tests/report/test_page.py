@@ -1,6 +1,5 @@
 """The page in a real browser: what people do with it, by mouse and by keyboard."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +7,8 @@ import pytest
 from playwright.sync_api import expect
 
 from benchmark.report.write import write_report
-from benchmark.store.files import png_bytes, sha256, write_atomically
-from benchmark.store.records import JobRecord, from_json, images_digest
 from tests.browser import chromium
-from tests.made_up_run import World, write_run
+from tests.made_up_run import World, repaint, write_run
 
 pytestmark = pytest.mark.browser
 
@@ -22,37 +19,17 @@ SUBJECTS = ("cat-a", "dog-b")
 
 def value(job, request, metric):
     """Of every subject, method and sample another."""
-    of_subject = 0.05 * (job.subject == "dog-b") + 0.3 * (request.prompt.kind == "property")
+    of_subject = 0.05 * (job.subject == EVIL) + 0.3 * (request.prompt.kind == "property")
     return 0.1 * METHODS.index(job.method) + 0.02 * request.index + of_subject
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "run"
-    write_run(run, value, methods=METHODS, subjects=SUBJECTS, world=World(fit={"class_noun": EVIL}))
-    for i, path in enumerate(sorted(run.glob("images/*/*/*.png"))):
-        write_atomically(path, png_bytes(np.full((200, 200, 3), 5 * i, np.uint8)))
     # No data set may have a subject called so, but a run directory from somewhere else may.
-    hashes = {}
-    for path in run.glob("scores/*/*/dog-b-s0.csv"):
-        scores = path.read_bytes()
-        hashes[sha256(scores)] = sha256(scores.replace(b",dog-b,", f",{EVIL},".encode()))
-    records = (*run.glob("jobs/*/*.json"), *run.glob("scores/*/*/*.json"))
-    for path in (*records, run / "scores.csv", run / "run.json"):
-        text = path.read_text().replace('"dog-b"', f'"{EVIL}"')
-        text = text.replace(",dog-b,", f",{EVIL},").replace("/dog-b/", f"/{EVIL}/")
-        for before, after in hashes.items():
-            text = text.replace(before, after)
-        path.write_text(text)
-    for path in run.glob("jobs/*/dog-b-s0.json"):
-        record = from_json(JobRecord, json.loads(path.read_text()), where=str(path))
-        for scored in run.glob(f"scores/*/{path.parent.name}/{path.name}"):
-            content = json.loads(scored.read_text()) | {"images": images_digest(record.images)}
-            scored.write_text(json.dumps(content))
-    for method in METHODS:
-        to = run / "images" / method / EVIL
-        to.parent.mkdir()
-        (run / "images" / method / "dog-b").rename(to)
+    world = World(fit={"class_noun": EVIL})
+    write_run(run, value, methods=METHODS, subjects=("cat-a", EVIL), world=world)
+    repaint(run, lambda i: np.full((200, 200, 3), 5 * i, np.uint8))
     write_report(run)
     return run / "index.html"
 

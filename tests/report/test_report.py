@@ -20,6 +20,7 @@ from tests.made_up_run import (
     World,
     metric,
     remove_job,
+    repaint,
     write_run,
 )
 from tests.starvation import starved
@@ -56,8 +57,8 @@ def make_run(path, *, methods=tuple(VALUES), subjects=SUBJECTS, value=None, size
 
     changed = {"suite": SUITE, "job": {"prior_prompt_images": 2}} | changed
     write_run(path, value or own, methods=methods, subjects=subjects, world=World(**changed))
-    for image in path.glob("images/*/*/*.png") if size else ():
-        write_atomically(image, png_bytes(np.zeros((size, size, 3), np.uint8)))
+    if size:
+        repaint(path, lambda _: np.zeros((size, size, 3), np.uint8))
     return path
 
 
@@ -342,51 +343,29 @@ def test_tables_are_aligned():
 
 def test_a_run_without_a_finished_job_is_refused(tmp_path):
     run = make_run(tmp_path / "toy", methods=[])
-    with pytest.raises(UserError, match="no job has finished"):
+    with pytest.raises(UserError, match="has no finished job"):
         write_report(run)
     assert not (run / "report.md").exists()
     assert not (run / "summary.csv").exists()
 
 
 def test_what_is_no_run_directory_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"suite\.toml does not exist: is it a run directory"):
-        write_report(tmp_path)
+    with pytest.raises(UserError, match=r"run\.json does not exist: is .* a run directory"):
+        write_report(tmp_path / "nowhere")
     run = make_run(tmp_path / "toy", methods=["untuned"], subjects=["cat-a"])
     (run / "jobs/untuned/cat-a-s0.json").write_text("{}")
-    with pytest.raises(UserError, match=r"cat-a-s0\.json is no JobRecord"):
-        write_report(run)
-    (run / "jobs/untuned/cat-a-s0.json").write_text("{")
-    with pytest.raises(UserError, match=r"cat-a-s0\.json is no JSON"):
+    with pytest.raises(UserError, match=r"jobs/untuned/cat-a-s0\.json \(changed\)"):
         write_report(run)
     (run / "suite.toml").write_text("name =")
     with pytest.raises(UserError, match=r"suite\.toml cannot be read"):
-        write_report(run)
+        write_report(run, as_found=True)
 
 
 def test_a_run_of_format_1_is_refused_by_name(tmp_path):
     run = make_run(tmp_path / "toy", methods=["untuned"], subjects=["cat-a"])
     file = run / "jobs/untuned/cat-a-s0.json"
     file.write_text('{"key": "0123", "job": {"method": "untuned"}}')
-    with pytest.raises(UserError, match=f"{file} is a record of format 1, and format 2 is read"):
-        write_report(run)
-
-
-def test_scores_that_the_records_tell_of_and_scores_csv_lacks_are_missed(tmp_path):
-    run = make_run(tmp_path / "toy", methods=["dreambooth", "untuned"])
-    rows = (run / "scores.csv").read_text().splitlines(keepends=True)
-    (run / "scores.csv").write_text("".join(row for row in rows if ",owl-c," not in row))
-    message = r"scores\.csv lacks the scores of dreambooth / owl-c / 0 under toy-1"
-    with pytest.raises(UserError, match=message):
-        write_report(run)
-
-
-def test_scores_that_are_not_what_was_written_are_missed(tmp_path):
-    run = make_run(tmp_path / "toy", methods=["dreambooth", "untuned"])
-    rows = (run / "scores.csv").read_text().splitlines(keepends=True)
-    (run / "scores.csv").write_text("".join(rows[:-1]))
-    name = r"untuned / \S+ / 0 under toy-1"
-    message = rf"not have the scores of {name} as they were written: score the run again: .* score "
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"{file} has format 1, and format 3 is read"):
         write_report(run)
 
 

@@ -12,7 +12,8 @@ from benchmark.config.tables import AblationTable, fits, installed_tables
 from benchmark.report.cost import cost, cost_section
 from benchmark.report.tables import ablation, ablations_of, by_prompt_group, by_subject
 from benchmark.report.write import write_joint_report, write_report
-from benchmark.results.run import read_run
+from benchmark.results.run import read_run, run_of
+from benchmark.store.contents import read_contents
 from tests.made_up_run import DRAWN, METRICS, SCORING, World, edit_records, remove_job, write_run
 
 METHODS = ("dreambooth", "identifier-sks", "real-images", "untuned")
@@ -245,7 +246,7 @@ def test_a_job_without_a_pace_has_none(tmp_path):
 def test_a_copy_without_the_images_does_not_say_what_was_left(tmp_path):
     run = write_run(tmp_path / "run", value, methods=METHODS[-1:], subjects=SUBJECTS)
     next(run.glob("images/untuned/dog-b/*")).unlink()
-    (row,) = cost(read_run(run)).rows
+    (row,) = cost(run_of(read_contents(run))).rows
     assert row.cells[-1] is None
 
 

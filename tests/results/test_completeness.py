@@ -9,7 +9,9 @@ from benchmark.cli import app as cli
 from benchmark.report.write import write_joint_report, write_report
 from benchmark.results.gate import check_runs
 from benchmark.results.run import read_run
+from benchmark.store.contents import read_contents
 from benchmark.store.directory import RunDirectory
+from benchmark.store.files import sha256
 from benchmark.studies.archive import keep_run
 from tests.made_up_run import (
     PROVENANCE,
@@ -44,7 +46,7 @@ def gain(run, jobs, *, scorings=(), **changed):
         record = write_job(directory, job, PROVENANCE)
         for scoring in scorings:
             write_scores(directory, record, scoring, value)
-    directory.assemble_scores()
+    read_contents(run).write_scores()
 
 
 def command(monkeypatch, capsys, *arguments):
@@ -111,7 +113,7 @@ def test_a_protocol_that_was_left_behind_is_told_of(tmp_path):
     check_runs([run], tmp_path / "other.toml", update=True, protocol="other-1")
     for suffix in ("csv", "json"):
         (run / f"scores/other-1/untuned/owl-s2.{suffix}").unlink()
-    RunDirectory(run).assemble_scores()
+    read_contents(run).write_scores()
     way_out = f"python -m benchmark score {run} --protocol {run}/protocols/other-1.toml"
     toy, other = write_report(run).read_text().split("## In short (other-1)")
     assert "Not scored" not in toy
@@ -170,7 +172,9 @@ def test_a_record_whose_images_were_changed_is_unscored(tmp_path):
     run = make(tmp_path / "run")
 
     def redraw(record):
-        next(iter(record["images"].values()))["sha256"] = "0" * 64
+        path, image = next(iter(record["images"].items()))
+        (run / path).write_bytes(b"other")
+        image["sha256"] = sha256(b"other")
 
     edit_records(run, "untuned/owl-s1", redraw)
     with pytest.raises(UserError, match=r"jobs/untuned/owl-s1 lack scores"):

@@ -343,7 +343,7 @@ def test_an_earlier_report_is_replaced_and_one_cut_short_too(tmp_path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(report, "_write", killed)
+        patched.setattr(report, "write_report_of", killed)
         with pytest.raises(KeyboardInterrupt):
             write_joint_report(runs, tmp_path / "out")
     first = write_joint_report(runs[:1], tmp_path / "out").read_text()

@@ -9,7 +9,6 @@ Run as a script it builds such a run (DIR), whose report can then be measured:
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,7 +19,7 @@ import pytest
 
 from benchmark.api import Prompt
 from benchmark.store.directory import Plan, PlannedJob, RunDirectory, request_path
-from benchmark.store.files import png_bytes, write_atomically
+from benchmark.store.files import png_bytes, sha256
 from benchmark.store.records import (
     ImageRecord,
     Job,
@@ -35,7 +34,7 @@ from tests.made_up_run import PROVENANCE, SCORING, SUITE, World, make_job, metri
 
 ROOT = Path(__file__).parent.parent.parent
 SUBJECTS = [f"subject-{i:03}" for i in range(100)]
-DRAWN = ["dreambooth", "untuned"]  # the methods whose images are there as well
+DRAWN = ["dreambooth", "untuned"]  # of the others one image a job is there
 METHODS = [*DRAWN, "textual-inversion", *(f"method-{i:02}" for i in range(17))]
 METRICS = ("dino", "clip_i", "clip_t", "div", "dinov2")
 PROMPTS = tuple(
@@ -48,8 +47,7 @@ LIMIT = 2 * 1024**3
 
 def build(path: Path) -> None:
     """A run of 20 methods, 100 subjects and 100 images each, with five scores an image."""
-    picture = path / "images" / "one.png"
-    write_atomically(picture, png_bytes(_noise(64)))
+    picture = png_bytes(_noise(64))
     asked = {
         "prompts": PROMPTS,
         "images_per_prompt": IMAGES_PER_PROMPT,
@@ -68,13 +66,21 @@ def build(path: Path) -> None:
         _write_job(directory, job, np.random.default_rng(i), picture)
 
 
-def _write_job(directory: RunDirectory, job: Job, rng: np.random.Generator, picture: Path) -> None:
+def _write_job(directory: RunDirectory, job: Job, rng: np.random.Generator, picture: bytes) -> None:
     requests = {request_path(job.name, request): request for request in job.requests}
+    there = [*requests] if job.method in DRAWN or not job.prompted else [*requests][:1]
+    digest = sha256(picture)
     images = {
         path: ImageRecord(
-            r.prompt, r.index, r.noise_seed, r.prompt.text("dog"), image_key(job.fit, r, None), "0"
+            r.prompt,
+            r.index,
+            r.noise_seed,
+            r.prompt.text("dog"),
+            image_key(job.fit, r, None),
+            digest,
         )
         for path, r in requests.items()
+        if path in there
     }
     lines = []
     for path, request in requests.items():
@@ -82,10 +88,10 @@ def _write_job(directory: RunDirectory, job: Job, rng: np.random.Generator, pict
         about = f"{job.method},{job.subject},{prompt.template},{prompt.kind},{request.index},0"
         wanted = METRICS if job.prompted else METRICS[:2]
         lines += [f"{about},{name},{rng.uniform():.6f},{SCORING.protocol},\n" for name in wanted]
-        if job.method in DRAWN or not job.prompted:
+        if path in there:
             image = directory.path / path
             image.parent.mkdir(parents=True, exist_ok=True)
-            os.link(picture, image)
+            image.write_bytes(picture)
     rows = "".join(lines)
     directory.write_job(JobRecord(job, images, len(images), Phases(0, 20, 4), PROVENANCE, 512.0))
     scoring = replace(SCORING, metrics=DECLARED | {"dinov2": metric("DINOv2", "subject fidelity")})

@@ -139,34 +139,27 @@ UNSCORED = "m,s,a {},property,1,0,dino,,p-1,the judge gave no number\n"
         (HEADER + UNSCORED, "no image has a score: the judge gave no number"),
     ],
 )
-def test_bad_scores_are_named(tmp_path, text, message):
-    (tmp_path / "scores.csv").write_text(text)
+def test_bad_scores_are_named(text, message):
     with pytest.raises(UserError, match=message):
-        read_scores(tmp_path / "scores.csv")
+        read_scores(text.encode(), "scores.csv")
 
 
-def test_a_missing_scores_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"scores\.csv does not exist"):
-        read_scores(tmp_path / "scores.csv")
-
-
-def test_names_that_look_like_missing_values_are_names(tmp_path):
-    (tmp_path / "scores.csv").write_text(HEADER + "nan,null,,real,0,0,dino,0.5,p-1,\n")
-    row = read_scores(tmp_path / "scores.csv")[0].iloc[0]
+def test_names_that_look_like_missing_values_are_names():
+    text = HEADER + "nan,null,,real,0,0,dino,0.5,p-1,\n"
+    row = read_scores(text.encode(), "scores.csv")[0].iloc[0]
     assert (row["method"], row["subject"], row["prompt"]) == ("nan", "null", "")
 
 
-def test_numbers_as_names_are_read_as_they_are_written(tmp_path):
-    (tmp_path / "scores.csv").write_text(HEADER + "1e3,007,a {},property,0,12,dino,0.5,1.0,\n")
-    row = read_scores(tmp_path / "scores.csv")[0].iloc[0]
+def test_numbers_as_names_are_read_as_they_are_written():
+    text = HEADER + "1e3,007,a {},property,0,12,dino,0.5,1.0,\n"
+    row = read_scores(text.encode(), "scores.csv")[0].iloc[0]
     assert (row["method"], row["subject"], row["protocol"]) == ("1e3", "007", "1.0")
     assert (row["sample"], row["seed"], row["value"]) == (0, 12, 0.5)
 
 
-def test_what_has_no_score_stands_apart_and_is_written_back_in_its_place(tmp_path):
+def test_what_has_no_score_stands_apart_and_is_written_back_in_its_place():
     text = HEADER + ROW % "0.500000" + UNSCORED + ROW.replace("0,0", "2,0") % "-0.250000"
-    (tmp_path / "scores.csv").write_text(text)
-    scores, unscored = read_scores(tmp_path / "scores.csv")
+    scores, unscored = read_scores(text.encode(), "scores.csv")
     assert scores["value"].tolist() == [0.5, -0.25]
     assert unscored[["sample", "reason"]].to_numpy().tolist() == [[1, "the judge gave no number"]]
     assert scores_csv(scores, unscored) == text

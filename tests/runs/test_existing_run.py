@@ -23,8 +23,8 @@ PAINT, PRIMED = "tests.toy:PAINT", "tests.toy:PRIMED"
 @pytest.fixture
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
     # What is drawn in a report hangs on no more than what is compared here, and takes its time.
-    monkeypatch.setattr("benchmark.report.write.write_report", lambda path: path / "report.md")
-    monkeypatch.setattr("benchmark.grid.print_table", lambda path: None)
+    monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
+    monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
     return load_suite(str(toy.write_world(tmp_path)))
 
 
@@ -265,25 +265,6 @@ def test_other_images_of_a_subject_are_refused(suite: Suite, tmp_path: Path) -> 
     assert "the images of subject 'dog-red' in data set" in error
 
 
-def test_a_damaged_suite_and_a_record_of_another_job_are_named(
-    suite: Suite, tmp_path: Path
-) -> None:
-    path = tmp_path / "run"
-    run(suite, path, "untuned")
-    whole = (path / "suite.toml").read_text()
-    (path / "suite.toml").write_text(whole[:-20] + "[[")
-    with pytest.raises(UserError, match=r"run/suite.toml is no TOML \(.*\): mend it"):
-        run(suite, path, "untuned")
-    (path / "suite.toml").write_text(whole)
-    for folder in ("jobs", "scores/toy-1"):
-        red, blue = (path / folder / f"untuned/dog-{name}-s0.json" for name in ("red", "blue"))
-        before = blue.read_text()
-        blue.write_text(red.read_text())
-        with pytest.raises(UserError, match="dog-blue-s0.json is the record of .*dog-red.* should"):
-            run(suite, path, "untuned")
-        blue.write_text(before)
-
-
 def test_a_kept_run_and_a_folder_of_something_else_are_left_alone(
     suite: Suite, tmp_path: Path
 ) -> None:
@@ -338,19 +319,17 @@ def test_kept_weights_draw_a_further_prompt_without_a_fit(
     assert not (tmp_path / "at-once/weights").exists()
 
 
-def test_changed_weights_are_refused_and_removed_ones_are_learned_again(
-    suite: Suite, tmp_path: Path
+@pytest.mark.parametrize("again", [False, True], ids=["left out", "kept again"])
+def test_altered_weights_are_learned_again_if_they_are_needed(
+    suite: Suite, tmp_path: Path, again: bool
 ) -> None:
     choice = {"subjects": ["dog-red"], "seeds": [0]}
     run(suite, tmp_path / "run", prompts=["1"], keep_weights=True, **choice)
     (weights,) = (tmp_path / "run/weights").glob("*/*.safetensors")
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    grid = plan(suite, [PAINT], prompts=["1", "2"], **choice)  # type: ignore[arg-type]
-    assert run_grid(grid, tmp_path / "run", resources=ONE) == 1
-    error = next((tmp_path / "run").glob("jobs/*/*.error.txt"))
-    assert f"{weights} was changed: remove it" in error.read_text()
-    weights.unlink()
-    assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
-    assert not error.exists()
-    run(suite, tmp_path / "at-once", prompts=["1", "2"], **choice)
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"x")
+    run(suite, tmp_path / "run", prompts=["1"], keep_weights=again, **choice)
+    assert weights.read_bytes() == whole if again else not weights.exists()
+    run(suite, tmp_path / "run", prompts=["1", "2"], keep_weights=again, **choice)
+    run(suite, tmp_path / "at-once", prompts=["1", "2"], keep_weights=again, **choice)
     assert contents(tmp_path / "run") == contents(tmp_path / "at-once")

@@ -196,6 +196,27 @@ def test_a_worker_refuses_a_model_that_is_not_the_planned_one(
         run_job(grid.jobs[0], workplace_of(grid, tmp_path / "run"), tell=quiet)
 
 
+@pytest.mark.parametrize("when", ["before it was read", "while it was read"])
+def test_a_model_whose_files_change_after_the_plan_fails_the_job_by_name(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    grid = plan(suite, ["untuned"], subjects=["dog-red"])
+    load = toy.Easels.load
+
+    def changing(self: toy.Easels, *given: Any, **options: Any) -> toy.Easel:
+        loaded = load(self, *given, **options)
+        monkeypatch.setattr(toy.Easels, "identify", lambda *_: "colours@changed")
+        return loaded
+
+    if when == "while it was read":
+        monkeypatch.setattr(toy.Easels, "load", changing)
+    else:
+        monkeypatch.setattr(toy.Easels, "identify", lambda *_: "colours@changed")
+    with pytest.raises(UserError, match=r"was backbone 'colours@.* 'colours@changed'.* --out"):
+        run_job(grid.jobs[0], workplace_of(grid, tmp_path / "run"), tell=quiet)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_model_with_at_in_its_name_is_itself(suite: Suite, tmp_path: Path) -> None:
     grid = plan(suite.on("dogs at home"), ["untuned"], subjects=["dog-red"])
     assert run_job(grid.jobs[0], workplace_of(grid, tmp_path / "run"), tell=quiet).means
@@ -434,10 +455,11 @@ def test_an_image_that_was_changed_is_not_scored(suite: Suite, tmp_path: Path) -
         workplace.examiner.score(record)
 
 
-def test_records_are_json_of_format_2(suite: Suite, tmp_path: Path) -> None:
+def test_records_are_json_of_format_3(suite: Suite, tmp_path: Path) -> None:
     grid = plan(suite, ["tests.toy:PAINT"], subjects=["dog-red"])
     record = run_job(grid.jobs[0], workplace_of(grid, tmp_path / "run"), tell=quiet).record
     (path,) = (tmp_path / "run/jobs").glob("*/*.json")
     content = json.loads(path.read_text())
-    assert (content.pop("format"), content.pop("kind")) == (2, "JobRecord")
+    assert (content.pop("format"), content.pop("kind")) == (3, "JobRecord")
+    assert len(content.pop("seal")) == 64
     assert content == json.loads(json.dumps(asdict(record)))

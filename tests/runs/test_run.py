@@ -26,6 +26,7 @@ from benchmark.runs.time_left import Forecast
 from benchmark.runs.workers import execute
 from benchmark.runs.workplace import Workplace
 from benchmark.store import directory
+from benchmark.store.contents import read_contents
 from benchmark.store.directory import RunDirectory
 from tests import toy
 from tests.toy import ONE
@@ -64,7 +65,7 @@ def executed(
     workplace = Workplace(grid.suite, existing.directory, examiner)
     place = ThisMachine(slots, workplace) if slots else None
     execute(agenda, workplace, place=place, listen=events.append, job_timeout=job_timeout)
-    existing.directory.assemble_scores()
+    read_contents(path).write_scores()
     return events
 
 

@@ -19,6 +19,7 @@ from benchmark.runs.plan import plan
 from benchmark.studies.outside_images import collect, score_images
 from tests import toy
 from tests.scoring.colours import Colours
+from tests.toy import ONE
 
 #: 24 tokens as a caption, with both marks: all that the pocket models read.
 FITS = "a {} " + "a dog " * 9 + "a cat"
@@ -115,7 +116,7 @@ def test_a_run_is_not_scored_by_a_judge_that_cannot_read_its_captions(
     monkeypatch.chdir(tmp_path)
     suite = load_suite(str(toy.write_world(tmp_path)))
     run = tmp_path / "run"
-    assert run_grid(plan(suite, ["tests.toy:PAINT"], subjects=["dog-red"]), run, workers=1) == 0
+    assert run_grid(plan(suite, ["tests.toy:PAINT"], subjects=["dog-red"]), run, resources=ONE) == 0
     before = (run / "scores.csv").read_bytes()
     strict = toy.write_protocol(tmp_path, "strict")
     text = strict.read_text()

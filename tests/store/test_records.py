@@ -255,7 +255,7 @@ def test_a_record_is_read_back_as_it_was_written(written: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "here has format 1, and format 2 is read: .*into a new --out"),
+        ({"format": 1}, "here has format 1, and format 3 is read: .*into a new --out"),
         ({"kind": "ScoreRecord"}, "here is no JobRecord"),
         ({"drawn": "many"}, "here: drawn: .*: remove it, and run again"),
     ],
@@ -263,7 +263,7 @@ def test_a_record_is_read_back_as_it_was_written(written: Any) -> None:
 def test_what_is_no_record_is_named(change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         from_json(JobRecord, to_json(record()) | change, where="here")
-    with pytest.raises(UserError, match="of format 1, .*made by an older version"):
+    with pytest.raises(UserError, match="has format 1, .*made by another version"):
         from_json(JobRecord, {"key": "k", "job": {}}, where="here")
 
 

@@ -4,6 +4,7 @@ import errno
 import io
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,9 @@ from benchmark.report.write import write_report
 from benchmark.results.baseline import measure_baseline
 from benchmark.results.gate import load_runs
 from benchmark.results.run import read_run
-from benchmark.store.directory import RunDirectory
-from benchmark.store.files import png_bytes, write_atomically
+from benchmark.store.contents import read_contents
 from benchmark.studies.archive import keep_run
-from tests.made_up_run import DRAWN, World, edit_records, remove_job, write_run
+from tests.made_up_run import DRAWN, World, edit_records, remove_job, repaint, write_run
 from tests.starvation import starved
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,8 +40,7 @@ def run(tmp_path_factory):
     write_run(path, value, methods=METHODS, subjects=SUBJECTS, seeds=(0, 1, 2), world=world)
     key = DRAWN.prior.key
     edit_records(path, "dreambooth/*-s0", lambda record: record["job"]["fit"].update(prior=key))
-    for i, image in enumerate(sorted(path.glob("images/*/*/*.png"))):
-        write_atomically(image, png_bytes(np.full((8, 8, 3), i % 256, np.uint8)))
+    repaint(path, lambda i: np.full((8, 8, 3), i % 256, np.uint8))
     write_report(path)
     return path
 
@@ -62,7 +61,7 @@ def test_its_report_is_the_runs_own_but_for_the_images(run, kept):
     ours, theirs = files(kept), files(run)
     same = {name for name in ours if name.startswith(("tables/", "figures/"))}
     assert {"tables/cost.csv", "figures/grid.png", "figures/toy-1/bars.svg"} <= same
-    unchanged = ("report.md", "summary.csv", "suite.toml", "run.json", "protocols/toy-1.toml")
+    unchanged = ("report.md", "summary.csv", "suite.toml", "protocols/toy-1.toml")
     for name in (*same, "scores.csv", *unchanged):
         assert ours[name] == theirs[name], name
     assert not [
@@ -72,7 +71,9 @@ def test_its_report_is_the_runs_own_but_for_the_images(run, kept):
 
 def test_its_records_are_the_runs_but_for_what_is_not_kept(run, kept):
     ours, theirs = read_run(kept), read_run(run)
-    assert (ours.scored, ours.priors, ours.plan) == (theirs.scored, theirs.priors, theirs.plan)
+    assert (ours.scored, ours.priors) == (theirs.scored, theirs.priors)
+    assert replace(ours.plan, files={}) == replace(theirs.plan, files={})
+    assert {*ours.plan.files} == {*theirs.plan.files, "records.jsonl"}
     assert ours.priors == (DRAWN,)
     assert "prior_s" in (kept / "tables/cost.csv").read_text()
     for own, full in zip(ours.records, theirs.records, strict=True):
@@ -109,7 +110,7 @@ def test_writing_it_again_gives_the_same_bytes(run, kept, tmp_path, again):
         for name in ("report.md", "index.html", "summary.csv", "figures/toy-1/bars.svg"):
             (copy / name).unlink()
         # 36 drawn jobs, of four images with four scores and one with two; 18 of three with two.
-        assert RunDirectory(copy).assemble_scores() == 36 * 18 + 18 * 6
+        assert read_contents(copy).write_scores() == 36 * 18 + 18 * 6
         write_report(copy)
     assert files(copy) == files(kept)
 
@@ -146,6 +147,31 @@ def test_a_run_that_lacks_a_planned_subject_altogether_is_not_kept(tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.parametrize("how", ["edited", "emptied", "gone"])
+@pytest.mark.parametrize(
+    "file",
+    ["run.json", "suite.toml", "protocols/toy-1.toml", "scores.csv", "records.jsonl", "images"],
+)
+def test_every_command_names_what_was_altered_of_a_kept_run(kept, tmp_path, file, how):
+    copy = tmp_path / "copy"
+    shutil.copytree(kept, copy)
+    path = min(copy.glob("images/*/*/*.png")) if file == "images" else copy / file
+    if how == "gone":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content if how == "edited" else b"")
+    said = rf"{path.relative_to(copy)} \((changed|missing)\).*: keep the run again"
+    for command in (
+        lambda: write_report(copy),
+        lambda: load_runs([copy]),
+        lambda: keep_run(copy, tmp_path / "again"),
+    ):
+        with pytest.raises(UserError, match=said):
+            command()
+
+
 @pytest.mark.parametrize("folder", KEPT, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_our_kept_reports_are_what_is_written_from_their_scores(folder, tmp_path):
     copy = tmp_path / "copy"
@@ -176,7 +202,7 @@ def test_a_read_only_run_is_kept_and_one_on_a_full_disk_is_finished_later(
     with pytest.raises(UserError, match="copy/scores.csv has scores of .*a job without a record"):
         write_report(copy)
     with starved(errno.EROFS, where=str(run)) as refused:
-        RunDirectory(run).assemble_scores()
+        read_contents(run).write_scores()
         keep_run(run, copy)
     assert not refused and files(run) == before
     found = files(copy)

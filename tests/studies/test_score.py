@@ -19,6 +19,7 @@ from benchmark.report.gallery import gallery
 from benchmark.report.write import write_joint_report
 from benchmark.results.run import read_run
 from benchmark.runs.plan import plan
+from benchmark.store.contents import read_contents
 from benchmark.store.names import folder_name
 from benchmark.studies.outside_images import collect, score_images
 from tests import toy
@@ -74,6 +75,8 @@ def test_a_runs_own_images_get_the_runs_own_scores(
     ours = scores(tmp_path / "scored", "tool")
     assert ours == scores(finished, "tests.toy:PAINT")
     assert len(ours) > 50
+    with pytest.raises(UserError, match="run is the directory of a run, whose .* another --out"):
+        score_images(work, finished)
     assert scores(tmp_path / "scored", "real-images") == scores(finished, "real-images")
     text = (tmp_path / "scored/report.md").read_text()
     assert "made elsewhere" in text
@@ -82,6 +85,24 @@ def test_a_runs_own_images_get_the_runs_own_scores(
     for image in (finished / PAINT).rglob("*.png"):
         kept = tmp_path / "scored/images/tool" / image.relative_to(image.parents[1])
         np.testing.assert_array_equal(np.asarray(Image.open(kept)), np.asarray(Image.open(image)))
+
+
+def test_altered_files_of_its_run_are_made_anew(suite: Suite, tmp_path: Path) -> None:
+    for name in ("dog-red", "dog-blue"):
+        picture(tmp_path / "tool" / name / "prior" / "0.png")
+    work, run = collect(tmp_path / "tool", suite), tmp_path / "scored"
+    assert score_images(work, run) == 0
+    files = [*run.glob("*.toml"), *run.glob("*/*.toml"), run / "scores.csv"]
+    files += [*run.glob("images/*/*/*"), *run.glob("scores/*/*/*.csv")]
+    whole = {path: path.read_bytes() for path in files}
+    (run / "run.json").unlink()
+    min(run.glob("images/tool/*/*.png")).write_bytes(b"")
+    max(run.glob("scores/toy-1/tool/*.csv")).unlink()
+    for name in ("suite.toml", "scores.csv"):
+        (run / name).write_text("edited")
+    assert score_images(work, run) == 0
+    assert {p: p.read_bytes() for p in whole} == whole
+    assert read_contents(run).altered == ()
 
 
 def test_a_tools_report_joins_a_runs_own(suite: Suite, finished: Path, tmp_path: Path) -> None:
