@@ -7,7 +7,7 @@ agenda.finish(task)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from benchmark.runs.existing_run import Existing, is_scored, missing
@@ -83,14 +83,24 @@ class Agenda:
 
     def take(self, method: str = "") -> Task | None:
         """The next task that can be done now, one of `method` first; None if there is none yet."""
+        work = next(self._ready(method), None)
+        return None if work is None else self._chosen(work)
+
+    def _ready(self, method: str) -> Iterator[Work]:
+        """What can be done now, of `method` first."""
         ready = [work for work in self.waiting if work.waits_for not in self._coming]
-        if not ready:
-            return None
         alike = [w for w in ready if isinstance(w.task, Job) and w.task.method == method]
-        chosen = (alike or ready)[0]
-        self.waiting = [work for work in self.waiting if work is not chosen]
-        self._taken.append(chosen)
-        return chosen.task
+        return iter([*alike, *(work for work in ready if work not in alike)] if alike else ready)
+
+    def _chosen(self, work: Work) -> Task:
+        self.waiting = [other for other in self.waiting if other is not work]
+        self._taken.append(work)
+        return work.task
+
+    @property
+    def expects(self) -> bool:
+        """Whether something may be ready later although nobody here is at work."""
+        return False
 
     def put_back(self, task: Task) -> None:
         """Nobody is at `task` any more: it is the next to be taken."""

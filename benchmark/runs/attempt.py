@@ -71,7 +71,15 @@ class Lost:
     why: str
 
 
-Event = Started | Stepped | Finished | Failed | Lost
+@dataclass(frozen=True)
+class Elsewhere:
+    """Another process that shares the run directory has done the task, or failed at it."""
+
+    task: Task
+    failed: bool
+
+
+Event = Started | Stepped | Finished | Failed | Lost | Elsewhere
 Listener = Callable[[Event], None]
 
 

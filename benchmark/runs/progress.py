@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from benchmark.runs.agenda import Task, Work
-from benchmark.runs.attempt import Event, Failed, Finished, Lost, Started, Stepped
+from benchmark.runs.attempt import Elsewhere, Event, Failed, Finished, Lost, Started, Stepped
 from benchmark.runs.plan import Grid
 from benchmark.runs.time_left import Forecast
 from benchmark.store.records import Job, JobRecord, Prior, PriorRecord, Scoring
@@ -144,6 +144,10 @@ class Display:
                 self._end(event.task)
                 self.finished += isinstance(event.task, Job)
                 self._say(self._line(event))
+            case Elsewhere():
+                self._end(event.task)
+                self.finished += isinstance(event.task, Job) and not event.failed
+                self.failed += [event.task] if event.failed else []
             case Lost():
                 self._running.pop(key, None)
                 self._say(f"{self._count()} {event.task.label}  its worker was lost: {event.why}")

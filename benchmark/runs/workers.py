@@ -157,7 +157,7 @@ class _Crew(Generic[AnyWorker]):
         """Do every task; then all workers have ended, as they have if this is interrupted."""
         patience = 0.0
         try:
-            while (busy := self._hand_out()) or (self.agenda.waiting and self.place.expects):
+            while (busy := self._hand_out()) or self._expects():
                 self.place.wait([hand.worker for hand in busy], _LOOK_EVERY)
                 for event in self._news(busy):
                     _settle(event, self.agenda, self.workplace, self.listen)
@@ -167,6 +167,10 @@ class _Crew(Generic[AnyWorker]):
                 hand.worker.let_go()  # all of them at once: the idle ones end by themselves
             for hand in self.hands:
                 hand.worker.end(patience)
+
+    def _expects(self) -> bool:
+        """Whether what waits may yet be done here, although nobody is at work."""
+        return bool(self.agenda.waiting) and (self.place.expects or self.agenda.expects)
 
     def _hand_out(self) -> list[_Hand[AnyWorker]]:
         """Give tasks that are ready to idle workers, and to new ones; the workers that are busy.

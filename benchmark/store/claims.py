@@ -121,15 +121,21 @@ class Claims:
         self._mine.discard(name)
         self._path(name).unlink(missing_ok=True)
 
-    def others(self) -> dict[str, str]:
-        """name -> its owner, in words, of the claims of others that are not void."""
-        folder = self.directory / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        clock = folder / f"{self.owner.name}.tmp"
+    def now(self) -> float:
+        """Seconds, by the clock of the disk."""
+        clock = self.directory / FOLDER / f"{self.owner.name}.tmp"
+        clock.parent.mkdir(parents=True, exist_ok=True)
         clock.touch()
         now = clock.stat().st_mtime
         clock.unlink()
-        found = {}
+        return now
+
+    def others(self) -> dict[str, str]:
+        """name -> its owner, in words, of the claims of others that are not void."""
+        folder, found = self.directory / FOLDER, {}
+        if not folder.is_dir():
+            return {}
+        now = self.now()
         for path in sorted(folder.rglob("*.claim")):
             name = path.relative_to(folder).with_suffix("").as_posix()
             with suppress(FileNotFoundError):
