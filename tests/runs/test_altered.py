@@ -18,7 +18,7 @@ from benchmark.results.gate import check_runs
 from benchmark.results.run import run_of
 from benchmark.runs.plan import plan
 from benchmark.runs.workers import execute
-from benchmark.store.contents import read_contents
+from benchmark.store.reading import read_contents
 from benchmark.studies.archive import keep_run
 from tests import toy
 

@@ -1,5 +1,6 @@
 """Runs kept without most of their images: what stays, and that reports can be written anew."""
 
+import contextlib
 import io
 import re
 import shutil
@@ -14,8 +15,8 @@ from benchmark.api import UserError
 from benchmark.report.write import write_report
 from benchmark.results.baseline import measure_baseline
 from benchmark.results.gate import load_runs
-from benchmark.results.run import read_run
-from benchmark.store.contents import read_contents
+from benchmark.results.run import read_run, run_of
+from benchmark.store.reading import read_contents
 from benchmark.studies.archive import keep_run
 from tests.made_up_run import DRAWN, World, edit_records, remove_job, repaint, write_run
 
@@ -168,6 +169,9 @@ def test_every_command_names_what_was_altered_of_a_kept_run(kept, tmp_path, file
     ):
         with pytest.raises(UserError, match=said):
             command()
+    contents = read_contents(copy)
+    with contextlib.suppress(UserError):  # whatever it is that cannot be read
+        assert run_of(contents).altered == contents.altered
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda path: path.relative_to(ROOT).as_posix())
