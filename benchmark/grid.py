@@ -215,7 +215,7 @@ def report(
     """
     from benchmark.report.write import write_report_of
     from benchmark.results.run import run_of
-    from benchmark.store.contents import read_contents
+    from benchmark.store.reading import read_contents
 
     contents = contents or read_contents(directory.path)
     contents.check()

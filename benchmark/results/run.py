@@ -22,9 +22,10 @@ from benchmark.results.order import order_methods, order_metrics, varied
 from benchmark.results.scores import NO_ROWS, only, scores_of, union_of_scorings, usable_rows
 from benchmark.results.significance import by_image
 from benchmark.results.statistics import summarise
-from benchmark.store.contents import Altered, Contents, read_contents
+from benchmark.store.contents import Altered, Contents
 from benchmark.store.directory import PLAN, SUITE, Name, Plan, protocol_path
 from benchmark.store.files import read_bytes, toml_of
+from benchmark.store.reading import read_contents
 from benchmark.store.records import (
     Job,
     JobRecord,
@@ -258,7 +259,7 @@ def run_of(contents: Contents) -> Run:
     """
     root, plan = contents.directory.path, contents.plan
     if plan is None:
-        raise UserError(f"{root / PLAN} does not exist: is {root} a run directory?")
+        raise UserError(f"{root} is no run directory: it has no {PLAN}")
     suite = _read_toml(root / SUITE)
     jobs = {n: r for n, r in contents.jobs.items() if contents.kept or r.images}
     rows = usable_rows(contents)

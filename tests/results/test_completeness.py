@@ -9,9 +9,9 @@ from benchmark.cli import app as cli
 from benchmark.report.write import write_joint_report, write_report
 from benchmark.results.gate import check_runs
 from benchmark.results.run import read_run
-from benchmark.store.contents import read_contents
 from benchmark.store.directory import RunDirectory
 from benchmark.store.files import sha256
+from benchmark.store.reading import read_contents
 from benchmark.studies.archive import keep_run
 from tests.made_up_run import (
     PROVENANCE,

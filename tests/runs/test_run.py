@@ -26,8 +26,8 @@ from benchmark.runs.time_left import Forecast
 from benchmark.runs.workers import execute
 from benchmark.runs.workplace import Workplace
 from benchmark.store import directory
-from benchmark.store.contents import read_contents
 from benchmark.store.directory import RunDirectory
+from benchmark.store.reading import read_contents
 from tests import toy
 from tests.toy import ONE
 

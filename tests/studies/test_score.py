@@ -19,8 +19,8 @@ from benchmark.report.gallery import gallery
 from benchmark.report.write import write_joint_report
 from benchmark.results.run import read_run
 from benchmark.runs.plan import plan
-from benchmark.store.contents import read_contents
 from benchmark.store.names import folder_name
+from benchmark.store.reading import read_contents
 from benchmark.studies.outside_images import collect, score_images
 from tests import toy
 from tests.cli.test_cli import Shell, shell  # noqa: F401
