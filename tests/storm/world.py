@@ -54,20 +54,25 @@ class World:
 
     folder: Path
     seconds: float = 0.0  #: of a fit
+    small: bool = False  #: whether runs are of one job, and not of six
 
     @classmethod
-    def made(cls, folder: Path, *, seconds: float = 0.0) -> World:
+    def made(cls, folder: Path, *, seconds: float = 0.0, small: bool = False) -> World:
         """Make it in a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         toy.write_world(folder)
         toy.write_protocol(folder)
-        return cls(folder, seconds)
+        return cls(folder, seconds, small)
 
     def asked(self, out: str) -> list[str]:
-        """The arguments of a run of six jobs."""
-        method = METHOD.format(self.seconds)
-        subjects = ("--subjects", "dog-red,dog-blue")
-        return ["run", *ASKED, *subjects, "--methods", method, "--keep-weights", "--out", out]
+        """The arguments of a run of prior images and, with the controls, some jobs."""
+        small = ("--no-controls",) if self.small else ()
+        return [*self.plain(out, METHOD.format(self.seconds)), "--keep-weights", *small]
+
+    def plain(self, out: str, methods: str) -> list[str]:
+        """The arguments of a run of these methods."""
+        subjects = "dog-red" if self.small else "dog-red,dog-blue"
+        return ["run", *ASKED, "--subjects", subjects, "--methods", methods, "--out", out]
 
     def run(self, arguments: list[str], **environment: str) -> subprocess.Popen[str]:
         """Start `python -m benchmark` in the folder, in a session of its own."""
