@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from tests.storm.world import (
+    Run,
     Tally,
     World,
     content,
@@ -22,6 +23,7 @@ from tests.storm.world import (
     emptied,
     end_session,
     finish,
+    mixed,
     numbered,
     orphans,
 )
@@ -47,22 +49,20 @@ def kill_at_random(world: World, *, seed: int, count: int) -> Tally:
 
 
 def kill_at_renames(world: World, *, seed: int, count: int | None) -> Tally:
-    """Kill a run at each of its renames, or at `count` of them."""
+    """Kill a run at each of its renames once, or at `count` of them."""
     renames = world.folder / "renames"
     expected = undisturbed(world, STORM_RENAMES=str(renames), STORM_KILL="0")
     last = renames.stat().st_size
-    chosen = range(1, last + 1)
-    if count is not None:
-        chosen = sorted(random.Random(seed).sample(chosen, min(count, last)))
+    order = mixed(range(1, last + 1))
 
     def attack(number: int, _: random.Random) -> Iterator[str]:
-        at = chosen[number - seed]
+        at = order[number % last]
         out, counter = f"renamed-{number}", emptied(world.folder / "counter") / str(at)
         run = world.run(world.asked(out), STORM_RENAMES=str(counter), STORM_KILL=str(at))
         for fault in aftermath(world, run, out, expected):
             yield f"rename {at} of {last}: {fault}"
 
-    tally = numbered(len(chosen), seed, attack)
+    tally = numbered(count or last, seed, attack)
     tally.told = f"kills at a run's {last} renames resumed to identical bytes, nothing left"
     return tally
 
@@ -76,7 +76,7 @@ def undisturbed(world: World, **environment: str) -> dict[str, Any]:
 
 
 def aftermath(
-    world: World, run: subprocess.Popen[str], out: str, expected: dict[str, Any]
+    world: World, run: Run, out: str, expected: dict[str, Any]
 ) -> Iterator[str]:
     """What is wrong after `run` into `out` was killed, and after the same command again."""
     with suppress(subprocess.TimeoutExpired):

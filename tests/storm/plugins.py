@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.storm.hostile import DEEDS, DRAWINGS, MARKS, VICTIM
-from tests.storm.world import Tally, World, content, differences, finish, numbered, orphans
+from tests.storm.world import Tally, World, content, differences, finish, mixed, orphans
 
 TIMEOUT = "15"  #: seconds of a job
 TOGETHER = 8  #: deeds in one run
@@ -16,9 +15,9 @@ TOGETHER = 8  #: deeds in one run
 
 def harm(world: World, *, seed: int, count: int | None) -> Tally:
     """Every hostile method, or `count` of them, in runs of some; then every hostile metric."""
-    deeds = [*DEEDS, *DRAWINGS]
-    random.Random(seed).shuffle(deeds)
-    groups = [deeds[:count][i : i + TOGETHER] for i in range(0, len(deeds[:count]), TOGETHER)]
+    every = mixed([*DEEDS, *DRAWINGS])
+    deeds = [every[number % len(every)] for number in range(seed, seed + (count or len(every)))]
+    groups = [deeds[i : i + TOGETHER] for i in range(0, len(deeds), TOGETHER)]
     tally = Tally(told="hostile plugins failed alone, with their reason, or did no harm")
     for number, group in enumerate(groups):
         tally.tried += len(group)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from tests.storm.kills import aftermath, undisturbed
-from tests.storm.world import Tally, World, content, numbered, orphans, session
+from tests.storm.world import Run, Tally, World, content, numbered, orphans, session
 
 INTERRUPTED = 130
 SAYS = "run the same command again to go on"
@@ -45,7 +45,7 @@ def terminate(world: World, *, seed: int, count: int) -> Tally:
     return tally
 
 
-def _ending(run: subprocess.Popen[str], ended: bool) -> Iterator[str]:
+def _ending(run: Run, ended: bool) -> Iterator[str]:
     try:
         code = run.wait(PATIENCE)
     except subprocess.TimeoutExpired:

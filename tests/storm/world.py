@@ -1,7 +1,7 @@
 """The smallest real run, started from outside, ended at will, and compared to the byte.
 
-    world = World.made(folder)
-    code = world.run("run").wait()          # `python -m benchmark run ...`, some seconds
+    world = World(folder).laid_out()
+    finish(world.run(world.asked("run")))   # `python -m benchmark run ...`, some seconds
     differences(content(folder / "run"), content(folder / "again"))
 """
 
@@ -16,12 +16,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests import toy
+from tests.storm.in_process import call
+from tests.storm.shim.sitecustomize import watch
 
 ROOT = Path(toy.__file__).parent.parent
 SHIM = Path(__file__).parent / "shim"
@@ -32,6 +34,7 @@ ASKED = ("--suite", "toy.toml", "--prompts", "accessory", "--images-per-prompt",
 MEASURED = {"phases", "provenance", "peak_memory_mb", "steps_per_second", "seconds", "loading"}
 MEASURED |= {"seal", "files"}  # ... digests over these ...
 TOLD = ("report.md", "index.html", "tables/cost.", "figures/learning.")  # ... and what tells them
+Case = TypeVar("Case")
 LONGEST = 240.0  #: seconds of a run, on a machine that is busy with other things
 
 
@@ -55,14 +58,14 @@ class World:
     folder: Path
     seconds: float = 0.0  #: of a fit
     small: bool = False  #: whether runs are of one job, and not of six
+    forked: bool = False  #: whether runs are copies of this process, of a second, without workers
 
-    @classmethod
-    def made(cls, folder: Path, *, seconds: float = 0.0, small: bool = False) -> World:
-        """Make it in a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        toy.write_world(folder)
-        toy.write_protocol(folder)
-        return cls(folder, seconds, small)
+    def laid_out(self) -> World:
+        """Write its files."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        toy.write_world(self.folder)
+        toy.write_protocol(self.folder)
+        return self
 
     def asked(self, out: str) -> list[str]:
         """The arguments of a run of prior images and, with the controls, some jobs."""
@@ -74,8 +77,10 @@ class World:
         subjects = "dog-red" if self.small else "dog-red,dog-blue"
         return ["run", *ASKED, "--subjects", subjects, "--methods", methods, "--out", out]
 
-    def run(self, arguments: list[str], **environment: str) -> subprocess.Popen[str]:
+    def run(self, arguments: list[str], **environment: str) -> Run:
         """Start `python -m benchmark` in the folder, in a session of its own."""
+        if self.forked:
+            return Fork(self.folder, arguments, environment)
         paths = os.pathsep.join([str(SHIM), str(ROOT), *filter(None, sys.path)])
         own = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
@@ -90,7 +95,59 @@ class World:
         )
 
 
-def finish(run: subprocess.Popen[str]) -> tuple[int, str]:
+class Fork:
+    """A run in a copy of this process, which has imported everything; as a Popen."""
+
+    def __init__(self, folder: Path, arguments: list[str], environment: dict[str, str]) -> None:
+        self.returncode: int | None = None
+        self._errors = folder / f"{id(self)}.stderr"
+        self.pid = os.fork()
+        if not self.pid:
+            try:
+                os.setsid()
+                os.environ.update(environment)
+                if "STORM_RENAMES" in environment:
+                    watch()
+                answer = call(arguments, folder)
+                self._errors.write_text(answer.error + answer.raised)
+                os._exit(answer.code)
+            finally:
+                os._exit(70)
+
+    def poll(self) -> int | None:
+        """Its exit code, if it has ended."""
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code. Raises subprocess.TimeoutExpired."""
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a fork", timeout)
+            time.sleep(0.01)
+        return code
+
+    def communicate(self, timeout: float = LONGEST) -> tuple[str, str]:
+        """What it wrote to stderr, when it has ended."""
+        self.wait(timeout)
+        written = self._errors.exists()
+        found = self._errors.read_text() if written else ""
+        self._errors.unlink(missing_ok=True)
+        return "", found
+
+    def kill(self) -> None:
+        """End it."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+Run = subprocess.Popen[str] | Fork
+
+
+def finish(run: Run) -> tuple[int | None, str]:
     """Wait for the end of a run: its exit code, and what it wrote to stderr."""
     try:
         _, errors = run.communicate(timeout=LONGEST)
@@ -171,6 +228,12 @@ def emptied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+def mixed(cases: Iterable[Case]) -> list[Case]:
+    """`cases` in an order that is always the same, and has unlike ones beside each other."""
+    every = list(cases)
+    return random.Random(0).sample(every, len(every))
 
 
 def numbered(count: int, seed: int, attack: Callable[[int, random.Random], Iterator[str]]) -> Tally:

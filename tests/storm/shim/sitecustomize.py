@@ -28,9 +28,12 @@ def _watched(rename: Any, counter: str, fatal: int) -> Any:
     return renamed
 
 
+def watch() -> None:
+    """Count this process's renames from now on."""
+    counter, fatal = os.environ["STORM_RENAMES"], int(os.environ["STORM_KILL"])
+    for name in ("replace", "rename"):
+        setattr(os, name, _watched(getattr(os, name), counter, fatal))
+
+
 if "STORM_RENAMES" in os.environ:
-    for _name in ("replace", "rename"):
-        _own = _watched(
-            getattr(os, _name), os.environ["STORM_RENAMES"], int(os.environ["STORM_KILL"])
-        )
-        setattr(os, _name, _own)
+    watch()
