@@ -93,12 +93,12 @@ def run_grid(
                     listen=display,
                     job_timeout=job_timeout,
                 )
+            failed = [task.label for task in display.failed if isinstance(task, Job)]
+            return report(existing.directory, failed, len(jobs))
         except KeyboardInterrupt:
             done = f"{display.finished} of {len(jobs)} jobs are done and kept in {path}"
             print(f"interrupted: {done}; run the same command again to go on", file=sys.stderr)
             return 130
-        failed = [task.label for task in display.failed if isinstance(task, Job)]
-        return report(existing.directory, failed, len(jobs))
 
 
 def score_run(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
 
 from benchmark.api import SEEDS, SUBJECT_IMAGES, BackboneKind, Method, Sampler, UserError
 from benchmark.config.extends import read_extended
@@ -234,6 +234,19 @@ class Suite(Table):
         if encoders:
             update["encoders"] = str(encoders)
         return self.model_copy(update=update)
+
+
+class KeptSuite(Table):
+    """What is read of a run's suite.toml to report it; the whole of it was checked before."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Text
+    description: str = ""
+    data: dict[str, Any] = {}
+    groups: dict[str, list[Text]] = {}
+    tables: list[AblationTable] = []
+    objective: Objective | None = None
 
 
 def suite_names() -> list[str]:

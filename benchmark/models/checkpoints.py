@@ -77,7 +77,15 @@ def read_tokenizer(model: str) -> CLIPTokenizer:
     place = locate(model)
     if isinstance(place, SingleFile):
         return clip_tokenizer()
-    return CLIPTokenizer.from_pretrained(place / "tokenizer")
+    return _read_tokenizer(place / "tokenizer")
+
+
+def _read_tokenizer(folder: Path) -> CLIPTokenizer:
+    try:
+        return CLIPTokenizer.from_pretrained(folder)
+    # The libraries raise errors of many kinds, and plain Exceptions, for files that are broken.
+    except Exception as error:
+        raise UserError(f"{folder} holds no tokenizer that can be read: {error!r:.200}") from error
 
 
 def _read_directory(directory: Path) -> dict[str, Any]:
@@ -88,7 +96,7 @@ def _read_directory(directory: Path) -> dict[str, Any]:
         "unet": _read_weights(UNet2DConditionModel, directory / "unet", low_cpu_mem_usage=False),
         "vae": _read_weights(AutoencoderKL, directory / "vae", low_cpu_mem_usage=False),
         "text_encoder": _read_weights(CLIPTextModel, text_encoder),
-        "tokenizer": CLIPTokenizer.from_pretrained(tokenizer),
+        "tokenizer": _read_tokenizer(tokenizer),
         "noise_scheduler": DDPMScheduler.from_config(scheduler, **SCHEDULER),
     }
     length = parts["text_encoder"].config.max_position_embeddings

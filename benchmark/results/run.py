@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Prompt, Role, UserError
+from benchmark.config.protocol import KeptProtocol
+from benchmark.config.suite import KeptSuite
+from benchmark.data.manifest import Table, check_toml
 from benchmark.results.claims import Verdict, judge, load_orderings
 from benchmark.results.order import order_methods, order_metrics, varied
 from benchmark.results.scores import check_rows, only, read_scores, union_of_scorings, without
@@ -250,7 +253,7 @@ def read_run(run_directory: Path) -> Run:
 
     Scores of fewer images than a job has by now, or of others, do not count: the job is unscored.
     """
-    suite = _read_toml(run_directory / SUITE)
+    suite = _read_toml(run_directory / SUITE, KeptSuite)
     records = list(_read_records(run_directory))
     plan = RunDirectory(run_directory).plan()
     if plan is None:
@@ -290,17 +293,20 @@ def read_run(run_directory: Path) -> Run:
     )
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path, table: type[Table]) -> dict[str, Any]:
+    """The content of a file, of which a report reads the `table`. Raises UserError."""
     try:
-        return toml_of(read_bytes(path))
+        content = toml_of(read_bytes(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: is it a run directory?") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    check_toml(content, table, path)
+    return content
 
 
 def _declaration(run_directory: Path, label: str) -> dict[str, Any]:
-    return _read_toml(run_directory / protocol_path(label))
+    return _read_toml(run_directory / protocol_path(label), KeptProtocol)
 
 
 def _read_records(run_directory: Path) -> Iterator[_Record]:

@@ -153,7 +153,7 @@ class RunDirectory:
     def plan(self) -> Plan | None:
         """run.json, or None if the folder is new or empty. Raises UserError if it is another's."""
         path = self.path / PLAN
-        if self.path.is_file():
+        if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file, not a folder: choose another --out")
         if not path.is_file():
             if self.path.exists() and any(map(_foreign, self.path.iterdir())):

@@ -85,7 +85,9 @@ def storm(
       python -m tests.storm all
     """
     withstood = True
-    for one in [one for one in Attack if one is not Attack.ALL] if attack is Attack.ALL else [attack]:
+    for one in (
+        [one for one in Attack if one is not Attack.ALL] if attack is Attack.ALL else [attack]
+    ):
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix=f"storm-{one}-") as folder:
             tally = attacked(one, Path(folder), seed=seed, count=count)

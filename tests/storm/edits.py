@@ -48,8 +48,7 @@ def edit(world: World, *, seed: int, count: int | None) -> Tally:
         for fault in _faults(answer, file, change, command == "run"):
             yield f"{command} after {change} of {file}: {fault}"
         if command == "run" and answer.code == 0:
-            if different := differences(expected, content(run)):
-                yield f"run after {change} of {file}: it {different}"
+            yield from _not_mended(differences(expected, content(run)), file, change)
 
     tally = numbered(count or len(cases), seed, attack)
     tally.told = "edits by hand were named or mended by the command that read them"
@@ -88,6 +87,11 @@ def altered(file: Path, another: Path, change: str, draw: random.Random) -> None
             another.write_bytes(content)
 
 
+def _not_mended(different: str, file: str, change: str) -> Iterator[str]:
+    if different:
+        yield f"run after {change} of {file}: it {different}"
+
+
 def _faults(answer: Answer, file: str, change: str, mends: bool) -> Iterator[str]:
     if answer.fault:
         yield answer.fault
@@ -96,4 +100,5 @@ def _faults(answer: Answer, file: str, change: str, mends: bool) -> Iterator[str
     if answer.code == 0 and not mends and not removed:
         yield "it went on as if nothing were amiss"
     if answer.code and file not in told and not removed:
-        yield f"it ended with {answer.code} and does not name the file: {answer.error.strip()[-200:]}"
+        said = answer.error.strip()[-200:]
+        yield f"it ended with {answer.code} and does not name the file: {said}"

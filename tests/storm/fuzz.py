@@ -5,7 +5,6 @@ A command ends with 0, 1 or 2, within seconds, says why in words, and writes not
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from hypothesis import strategies as st
 from benchmark.cli.app import app
 from tests.storm import mutations
 from tests.storm.in_process import call
-from tests.storm.prey import AGAIN, DRY, Command, Prey, Target
-from tests.storm.world import Tally
+from tests.storm.prey import DRY, Command, Prey, Target
+from tests.storm.world import Tally, content, differences
 
 SHOWN = 300  #: characters of an input that went wrong
 #: Options that say where to write.
@@ -59,7 +58,7 @@ class Report:
 def fuzz(folder: Path, *, seed: int, count: int) -> Tally:
     """Try `count` inputs, half of them files and a third options; the rest are misplaced files."""
     prey = Prey.made(folder / "prey")
-    report, field = Report(), Field(prey, folder)
+    report, field, before = Report(), Field(prey, folder), content(prey.folder)
     shares = {changed_file: 3, misplaced_file: 1, changed_option: 2}
     for attack, share in shares.items():
         many = max(1, count * share // sum(shares.values()))
@@ -77,6 +76,8 @@ def fuzz(folder: Path, *, seed: int, count: int) -> Tally:
             attack(field, data.draw, report)  # noqa: B023
 
         tried()
+    if different := differences(before, content(prey.folder)):
+        report.add("files were not replaced but written to", f"the prey {different}")
     faults = [f"{fault}\n    {what}" for fault, what in report.faults.items()]
     return Tally(report.tried, faults, "inputs ended with 0, 1 or 2 and a word why, in time")
 
@@ -111,7 +112,7 @@ class Field:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Files are linked, since whoever changes one writes it anew, and pipes are made."""
+    """Files are linked, since whoever changes one writes it anew; pipes are made."""
     target.mkdir()
     for path in source.iterdir():
         copied = target / path.name
@@ -120,7 +121,7 @@ def _copy(source: Path, target: Path) -> None:
         elif path.is_dir():
             _copy(path, copied)
         elif path.is_file():
-            shutil.copyfile(path, copied)
+            copied.hardlink_to(path)
         else:
             mutations.misplace("fifo", copied, path)
 
@@ -139,18 +140,19 @@ def _allowed(name: str, command: Command) -> bool:
 def changed_file(field: Field, draw: Any, report: Report) -> None:
     """The content of a file is changed."""
     target: Target = draw(st.sampled_from(field.prey.targets))
-    content = draw(target.change((field.prey.folder / target.path).read_bytes()))
+    changed = draw(target.change((field.prey.folder / target.path).read_bytes()))
     command = draw(st.sampled_from(target.commands))
     with field.copy() as place:
-        (place / target.path).write_bytes(content)
-        field.try_out(command, place, f"{target.path}: {_shown(field, target, content)}", report)
+        (place / target.path).unlink()
+        (place / target.path).write_bytes(changed)
+        field.try_out(command, place, f"{target.path}: {_shown(field, target, changed)}", report)
 
 
-def _shown(field: Field, target: Target, content: bytes) -> str:
-    """What of the content is new: the lines that were not there."""
+def _shown(field: Field, target: Target, changed: bytes) -> str:
+    """What is new: the lines that were not there."""
     before = (field.prey.folder / target.path).read_bytes().splitlines()
-    new = [line for line in content.splitlines() if line not in before]
-    return repr(b" ".join(new)) if new else f"{len(content)} of its bytes"
+    new = [line for line in changed.splitlines() if line not in before]
+    return repr(b" ".join(new)) if new else f"{len(changed)} of its bytes"
 
 
 def misplaced_file(field: Field, draw: Any, report: Report) -> None:
@@ -160,7 +162,7 @@ def misplaced_file(field: Field, draw: Any, report: Report) -> None:
     kind = draw(st.sampled_from(mutations.PLACES))
     command = draw(st.sampled_from(target.commands))
     path = Path(target.path)
-    if draw(st.integers(0, 3)) == 0 and path.parent != Path("."):
+    if draw(st.integers(0, 3)) == 0 and path.parent != Path():
         path = path.parent
     with field.copy() as place:
         mutations.misplace(kind, place / path, field.prey.folder / another)

@@ -117,7 +117,10 @@ def prints(_: toy.Easel) -> None:
 
 #: What is done while a job is fitted, and what is said of it then; None: the job may be done.
 DEEDS: dict[str, tuple[Callable[[toy.Easel], Any], str | None]] = {
-    "raises": (raises(RuntimeError("the paint is dry\nand more")), "RuntimeError: the paint is dry"),
+    "raises": (
+        raises(RuntimeError("the paint is dry\nand more")),
+        "RuntimeError: the paint is dry",
+    ),
     "raises_a_base": (raises(BaseException("no way")), "BaseException: no way"),
     "interrupts": (raises(KeyboardInterrupt()), "KeyboardInterrupt"),
     "exits": (raises(SystemExit(0)), "SystemExit"),
@@ -155,7 +158,7 @@ DEEDS: dict[str, tuple[Callable[[toy.Easel], Any], str | None]] = {
 #: What comes instead of images, and what is said of that.
 DRAWINGS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "nothing": (lambda _: None, "Error: "),
-    "nan": (lambda images: images * float("nan"), "numbers in [0, 1]"),
+    "no_numbers": (lambda images: images * float("nan"), "numbers in [0, 1]"),
     "bright": (lambda images: images + 1, "numbers in [0, 1]"),
     "too_few": (lambda images: images[1:], "Error: "),
     "grey": (lambda images: images[:, :1], "should be (n, 3, height, width)"),

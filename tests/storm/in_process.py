@@ -1,7 +1,7 @@
 """The command line in this process, judged: it ends with 0, 1 or 2, in time, and says why in words.
 
-    answer = call(["list", "subjects"], folder)
-    answer.fault            # "" or "ValueError: ... at benchmark/data/images.py:41"
+answer = call(["list", "subjects"], folder)
+answer.fault            # "" or "ValueError: ... at benchmark/data/images.py:41"
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from tests.storm.world import (
     orphans,
 )
 
+
 def kill_at_random(world: World, *, seed: int, count: int) -> Tally:
     """Kill a run, and by turns all its processes, at `count` moments."""
     started = time.monotonic()
@@ -75,9 +76,7 @@ def undisturbed(world: World, **environment: str) -> dict[str, Any]:
     return content(world.folder / "undisturbed")
 
 
-def aftermath(
-    world: World, run: Run, out: str, expected: dict[str, Any]
-) -> Iterator[str]:
+def aftermath(world: World, run: Run, out: str, expected: dict[str, Any]) -> Iterator[str]:
     """What is wrong after `run` into `out` was killed, and after the same command again."""
     with suppress(subprocess.TimeoutExpired):
         run.wait(60)

@@ -1,7 +1,7 @@
 """What a file may hold instead of what it should: hypothesis draws it.
 
-    changed = data.draw(toml(b'steps = 2'))             # b"steps = nan"
-    misplace(data.draw(st.sampled_from(PLACES)), path)  # a FIFO where a file should be
+changed = data.draw(toml(b'steps = 2'))             # b"steps = nan"
+misplace(data.draw(st.sampled_from(PLACES)), path)  # a FIFO where a file should be
 """
 
 from __future__ import annotations
@@ -24,7 +24,18 @@ Draw = Callable[[Any], Any]
 #: As texts: of options, of cells, of values.
 TEXTS = [
     *("", " ", "nan", "inf", "-1", "0", "1e9", "1e400", "18446744073709551616", "9" * 5000, "0x10"),
-    *("x" * 300, "x" * 5000, "\x1b[31m", "a\nb", "\t", "é", "e\u0301", "\U0001f600", "\u202e", "\ufeff"),
+    *(
+        "x" * 300,
+        "x" * 5000,
+        "\x1b[31m",
+        "a\nb",
+        "\t",
+        "é",
+        "e\u0301",
+        "\U0001f600",
+        "\u202e",
+        "\ufeff",
+    ),
     *("..", ".", "/", "~", "../../elsewhere/x", "/dev/zero", "/dev/null", "/dev/full", "*", "?"),
     *("fifo", "loop", "dangling", "zero", "folder.toml", "data", "run", "run/run.json", "toy.toml"),
     *("[", "]", "a[b", "a[b=c]", ":", ".:x", "tests.toy:NONE", "x:y", ",", "a,,b", "{}", "{", "%s"),

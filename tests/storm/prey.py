@@ -79,6 +79,9 @@ class Prey:
         ):
             answer = call(command, folder)
             assert answer.code == 0, answer
+        for place in ("run", "kept", "joint"):  # nothing reads these, and they are copied each time
+            for derived in ("tables", "figures"):
+                shutil.rmtree(folder / place / derived)
         return cls(folder, tuple(_targets(folder)))
 
 
@@ -86,6 +89,9 @@ def write_files(folder: Path) -> None:
     """All but what commands make of it."""
     suite = toy.write_world(folder)
     suite.write_text(suite.read_text().replace(str(folder) + os.sep, "") + TABLES)
+    suite.write_text(
+        suite.read_text().replace('dataset = "data"', 'dataset = "data"\nsplit = "test"')
+    )
     toy.write_protocol(folder)
     (folder / "small.toml").write_text(EXTENDED)
     (folder / "model.toml").write_text(MODEL)
@@ -117,7 +123,9 @@ def _targets(folder: Path) -> list[Target]:
     )
     single = ["run", "--dry-run", "--suite", "model.toml", "--methods", "untuned", "--out", "out"]
     found = [
-        Target("toy.toml", mutations.toml, (plan, images, ["list", "subjects", "--suite", "toy.toml"])),
+        Target(
+            "toy.toml", mutations.toml, (plan, images, ["list", "subjects", "--suite", "toy.toml"])
+        ),
         Target("small.toml", mutations.toml, ([*DRY, "--suite", "small.toml"],)),
         Target(
             "other.toml",
@@ -131,11 +139,17 @@ def _targets(folder: Path) -> list[Target]:
         Target("own/mine/600.png", mutations.raw, own),
         Target("images/dog-red/a-subject-in-a-hat/0.png", mutations.raw, (images,)),
         Target(
-            "images.csv", mutations.table, (["score", "images.csv", "--suite", "toy.toml", "--out", "out"],)
+            "images.csv",
+            mutations.table,
+            (["score", "images.csv", "--suite", "toy.toml", "--out", "out"],),
         ),
         Target("base.toml", mutations.toml, (["check", "run", "--baseline", "base.toml"],)),
         Target("joint/sources.toml", mutations.toml, (["report", "run", "--out", "joint"],)),
-        Target("single.safetensors", mutations.safetensors, ([*single, "--backbone", "single.safetensors"],)),
+        Target(
+            "single.safetensors",
+            mutations.safetensors,
+            ([*single, "--backbone", "single.safetensors"],),
+        ),
     ]
     found += [
         Target(str(path.relative_to(folder)), _change_of(path), model)

@@ -1,4 +1,4 @@
-"""The storm in miniature; `pytest -m slow` has all of it, of STORM_COUNT attacks each if that is set.
+"""The storm in miniature; `pytest -m slow` has all of it, or STORM_COUNT attacks of each kind.
 
 `python -m tests.storm --help` tells what is tried.
 """
@@ -21,7 +21,15 @@ from tests.storm.world import Tally, World
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="it looks for processes where Linux shows them"
 )
-TOGETHER = ("raises", "exits", "wanders", "moves_torch", "moves_seeds", "leaves_a_hook", "nan")
+TOGETHER = (
+    "raises",
+    "exits",
+    "wanders",
+    "moves_torch",
+    "moves_seeds",
+    "leaves_a_hook",
+    "no_numbers",
+)
 
 
 def withstood(tally: Tally) -> None:

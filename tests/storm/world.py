@@ -1,8 +1,8 @@
 """The smallest real run, started from outside, ended at will, and compared to the byte.
 
-    world = World(folder).laid_out()
-    finish(world.run(world.asked("run")))   # `python -m benchmark run ...`, some seconds
-    differences(content(folder / "run"), content(folder / "again"))
+world = World(folder).laid_out()
+finish(world.run(world.asked("run")))   # `python -m benchmark run ...`, some seconds
+differences(content(folder / "run"), content(folder / "again"))
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class World:
 
     def laid_out(self) -> World:
         """Write its files."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "home").mkdir(parents=True)  # where caches go
         toy.write_world(self.folder)
         toy.write_protocol(self.folder)
         return self
@@ -242,7 +242,9 @@ def numbered(count: int, seed: int, attack: Callable[[int, random.Random], Itera
     for number in range(seed, seed + count):
         tally.tried += 1
         try:
-            tally.faults += [f"seed {number}: {fault}" for fault in attack(number, random.Random(number))]
+            tally.faults += [
+                f"seed {number}: {fault}" for fault in attack(number, random.Random(number))
+            ]
         finally:
             print(".", end="", flush=True)
     return tally
