@@ -245,7 +245,6 @@ class KeptSuite(Table):
     description: str = ""
     data: dict[str, Any] = {}
     groups: dict[str, list[Text]] = {}
-    tables: list[AblationTable] = []
     objective: Objective | None = None
 
 

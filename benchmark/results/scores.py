@@ -65,7 +65,7 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     for name in _NUMBERS:
         bad |= ~rows[name].str.fullmatch("[0-9]{1,19}")
     for row in np.flatnonzero(bad)[:1]:
-        raise UserError(f"{path} line {row + 2}: '{rows['value'][row]}' is no score")
+        raise UserError(f"{path} line {row + 2}: '{rows['value'].iloc[row]}' is no score")
     # Not categories from the start: pandas would read "007" as 7.
     typed = rows[list(SCORE_COLUMNS)].assign(
         value=numbers["value"].astype(float),
@@ -73,7 +73,7 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     typed = typed.astype(dict.fromkeys(CATEGORIES, "category"))
     if without.all():
-        raise UserError(f"{path}: no image has a score: {rows['reason'][0]}")
+        raise UserError(f"{path}: no image has a score: {rows['reason'].iloc[0]}")
     return typed[~without], typed[without]
 
 
