@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.api import UserError
 from benchmark.store.directory import HEADER, Name
-from benchmark.store.files import sha256
+from benchmark.store.files import check_regular, sha256
 from benchmark.store.records import SCORE_COLUMNS, Job, ScoreRecord, Scoring
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     import pandas as pd
 
     try:
+        check_regular(path)
         # No text means "missing": a prompt may be empty, and a subject may be called "null".
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
     except FileNotFoundError:

@@ -67,16 +67,22 @@ def file_digest(path: Path) -> bytes:
 
 
 def _read_digest(path: Path) -> bytes:
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a regular file. Raises OSError for a FIFO or a device, which may never end."""
+    """The content of a regular file. Raises OSError, as `check_regular` does."""
+    check_regular(path)
+    return path.read_bytes()
+
+
+def check_regular(path: Path) -> None:
+    """Raise OSError for a FIFO or a device, which may never end, and where there is nothing."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return path.read_bytes()
 
 
 def json_of(text: str | bytes) -> Any:

@@ -1,5 +1,6 @@
 """What a run has images of and no scores: it is told of, it does not count, and it is refused."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -190,6 +191,14 @@ def test_a_declaration_that_is_none_is_named(tmp_path, file, text):
     run = make(tmp_path / "run")
     (run / file).write_text(text)
     with pytest.raises(UserError, match=f"{file}: "):
+        read_run(run)
+
+
+def test_scores_that_never_end_are_not_read(tmp_path):
+    run = make(tmp_path / "run")
+    (run / "scores.csv").unlink()
+    os.mkfifo(run / "scores.csv")
+    with pytest.raises(UserError, match=r"scores\.csv cannot be read: .*no regular file"):
         read_run(run)
 
 

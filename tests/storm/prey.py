@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from benchmark.models.identity import POCKET as SHIPPED
 from tests import toy
 from tests.storm import mutations
 from tests.storm.in_process import call
@@ -40,6 +41,27 @@ steps = 3
 [estimate]
 train_step_seconds = 0.1
 image_seconds = 0.1
+"""
+EYES = """
+[encoders.dino]
+kind = "timm"
+model = "encoders/dino"
+resize = 64
+crop = 64
+mean = [0.5, 0.5, 0.5]
+std = [0.5, 0.5, 0.5]
+[encoders.clip]
+kind = "open_clip"
+model = "encoders/clip"
+resize = 64
+crop = 64
+mean = [0.5, 0.5, 0.5]
+std = [0.5, 0.5, 0.5]
+[encoders.lpips]
+kind = "intermediate"
+model = "encoders/dino"
+layers = [1, 3, 5]
+like = "dino"
 """
 MODEL = """
 extends = "pocket"
@@ -81,7 +103,7 @@ class Prey:
             assert answer.code == 0, answer
         for place in ("run", "kept", "joint"):  # nothing reads these, and they are copied each time
             for derived in ("tables", "figures"):
-                shutil.rmtree(folder / place / derived)
+                shutil.rmtree(folder / place / derived, ignore_errors=True)
         return cls(folder, tuple(_targets(folder)))
 
 
@@ -107,10 +129,28 @@ def write_files(folder: Path) -> None:
     (folder / "images.csv").write_text(f"{rows},dog-red,a dog in a hat,0,0,mine\n")
     save_tiny_pipeline(folder / "model", prediction_type="epsilon")
     save_file({"x": torch.zeros(2)}, folder / "single.safetensors")
+    (folder / "packed").mkdir()
+    packed = {"average.x": torch.zeros(2)}
+    save_file(packed, folder / "packed" / "text.safetensors", {"step": "1", "made_on": ""})
+    _write_encoders(folder)
     os.mkfifo(folder / "fifo")
     for name, place in (("loop", "loop"), ("dangling", "nowhere"), ("zero", "/dev/zero")):
         (folder / name).symlink_to(place)
     (folder / "folder.toml").mkdir()
+
+
+def _write_encoders(folder: Path) -> None:
+    """The shipped encoders in folders of one's own, and a protocol that looks through them."""
+    for name in ("clip", "dino"):
+        (folder / "encoders" / name).mkdir(parents=True)
+        for path in (SHIPPED / name).iterdir():
+            place = folder / "encoders" / name / path.name
+            if path.suffix == ".safetensors":
+                place.symlink_to(path)
+            else:
+                shutil.copyfile(path, place)
+    text = (folder / "other.toml").read_text().partition("[encoders")[0] + EYES
+    (folder / "eyes.toml").write_text(text.replace('name = "other"', 'name = "eyes"'))
 
 
 def _targets(folder: Path) -> list[Target]:
@@ -146,16 +186,30 @@ def _targets(folder: Path) -> list[Target]:
         Target("base.toml", mutations.toml, (["check", "run", "--baseline", "base.toml"],)),
         Target("joint/sources.toml", mutations.toml, (["report", "run", "--out", "joint"],)),
         Target(
+            "packed/text.safetensors",
+            mutations.safetensors,
+            (
+                ["pretrain", "--pack", "out/packed", "--work", "packed"],
+                ["pretrain", "--export", "--work", "packed", "--output", "out/made"],
+            ),
+        ),
+        Target(
             "single.safetensors",
             mutations.safetensors,
             ([*single, "--backbone", "single.safetensors"],),
         ),
     ]
-    found += [
-        Target(str(path.relative_to(folder)), _change_of(path), model)
-        for path in sorted((folder / "model").rglob("*"))
-        if path.is_file()
-    ]
+    seen = (
+        [*plan, "--protocol", "eyes.toml"],
+        [*images, "--protocol", "eyes.toml"],
+    )
+    found += [Target("eyes.toml", mutations.toml, seen)]
+    for place, commands in (("model", model), ("encoders", seen)):
+        found += [
+            Target(str(path.relative_to(folder)), _change_of(path), commands)
+            for path in sorted((folder / place).rglob("*"))
+            if path.is_file() and path.stat().st_size
+        ]
     found += _of_runs(folder)
     return found
 
