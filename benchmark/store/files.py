@@ -24,7 +24,12 @@ DEEPEST = 100  #: how many tables or lists lie within each other in a file that 
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path`, making its folder; a reader sees all of it or none of it."""
+    """Write `content` to `path`, making its folder; a reader sees all of it or none of it.
+
+    Raises UserError for a device or a FIFO, which would be replaced by a file.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"cannot write {path}: it is no regular file: write elsewhere")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -24,7 +24,7 @@ from tests.storm.world import Tally, content, differences
 
 SHOWN = 300  #: characters of an input that went wrong
 #: Options that say where to write.
-WHERE = {"--out", "--junit", "--output", "--pack", "--work"}
+WHERE = {"--out", "--junit"}
 PLAN = [*DRY, "--suite", "toy.toml"]
 #: A command of each name that ends soon, to which an option is given once more.
 VALID: dict[str, Command] = {
@@ -100,15 +100,15 @@ class Field:
 
     def try_out(self, command: Command, place: Path, what: str, report: Report) -> None:
         """Run a command, and note what is wrong about that."""
-        before = _files(place.parent)
+        before = _files(place)
         answer = call(command, place)
         report.tried += 1
         told = f"{' '.join(command)!r:.{SHOWN}} with {what:.{SHOWN}}"
         if answer.fault:
             report.add(answer.fault, told)
-        elsewhere = [name for name in _files(place.parent) - before if not _allowed(name, command)]
-        if elsewhere and not WHERE & {*what.split()}:
-            report.add(f"it wrote {min(elsewhere)}", told)
+        strange = [name for name in _files(place) - before if not _allowed(name, command)]
+        if (strange or answer.outside) and not WHERE & {*what.split()}:
+            report.add(f"it wrote {min(strange or answer.outside)}", told)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -134,7 +134,7 @@ def _allowed(name: str, command: Command) -> bool:
     """Whether a command may write a file of this name."""
     places = ["out", "runs", "home", "kept", "run", "joint"]
     places += ["own/manifest.toml"] if command[0] == "manifest" else []
-    return name.startswith(tuple(f"prey/{place}" for place in places))
+    return name.startswith(tuple(places))
 
 
 def changed_file(field: Field, draw: Any, report: Report) -> None:
@@ -150,7 +150,7 @@ def changed_file(field: Field, draw: Any, report: Report) -> None:
 
 def _shown(field: Field, target: Target, changed: bytes) -> str:
     """What is new: the lines that were not there."""
-    before = (field.prey.folder / target.path).read_bytes().splitlines()
+    before = {*(field.prey.folder / target.path).read_bytes().splitlines()}
     new = [line for line in changed.splitlines() if line not in before]
     return repr(b" ".join(new)) if new else f"{len(changed)} of its bytes"
 

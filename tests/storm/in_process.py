@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 from benchmark.cli import app
 from benchmark.runs.workers import execute
+from tests.storm.fence import fence
 
 LIMIT = 60  #: seconds for one command, on a machine that is busy with others
 _ROOT = str(Path(app.__file__).parent.parent.parent) + os.sep
@@ -38,6 +39,7 @@ class Answer:
     out: str
     error: str
     raised: str = ""  #: what went through to the interpreter, and where it came from
+    outside: tuple[str, ...] = ()  #: what it would have changed beside the folder
 
     @property
     def fault(self) -> str:
@@ -55,7 +57,7 @@ class Answer:
 
 
 def call(arguments: list[str], folder: Path) -> Answer:
-    """`python -m benchmark` with these arguments, in `folder`.
+    """`python -m benchmark` with these arguments, in `folder`, which is fenced in.
 
     Jobs are done in this process, and figures, which take most of a report's time, are not drawn.
     """
@@ -64,15 +66,19 @@ def call(arguments: list[str], folder: Path) -> Answer:
         for errors in ("strict", "backslashreplace")
     )
     raised, code = "", 0
-    with _surroundings(arguments, folder), contextlib.redirect_stdout(out):  # noqa: SIM117
-        with contextlib.redirect_stderr(error):
-            try:
-                app.main()
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else int(bool(end.code))
-            except BaseException as fault:  # noqa: BLE001
-                raised = _described(fault)
-    return Answer(code, _text(out), _text(error), raised)
+    with (
+        _surroundings(arguments, folder),
+        fence(folder) as outside,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(error),
+    ):
+        try:
+            app.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        except BaseException as fault:  # noqa: BLE001
+            raised = _described(fault)
+    return Answer(code, _text(out), _text(error), raised, tuple(outside))
 
 
 @contextlib.contextmanager
