@@ -57,7 +57,8 @@ class _Fence:
         if not isinstance(path, str | bytes | os.PathLike):  # an open file
             return
         place = resolved(os.fsdecode(path))
-        if place != self.folder and not place.startswith(f"{self.folder}{os.sep}"):
+        own = (f"{self.folder}{os.sep}", f"/proc/{os.getpid()}/")
+        if place != self.folder and not place.startswith(own):
             self.outside.append(place)
             raise PermissionError(errno.EACCES, "it is outside the fence", place)
 
