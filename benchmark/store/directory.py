@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Prompt, Request, UserError
-from benchmark.store.files import png_bytes, read_json, sha256, write_atomically
+from benchmark.store.files import check_regular, png_bytes, read_json, sha256, write_atomically
 from benchmark.store.names import folder_name
 from benchmark.store.records import (
     FORMAT,
@@ -295,6 +295,7 @@ class RunDirectory:
     def _kept_rows(self) -> int:
         path = self.path / "scores.csv"
         try:
+            check_regular(path)
             with path.open(encoding="utf-8") as file:
                 return sum(1 for _ in file) - 1
         except (OSError, UnicodeError) as error:
