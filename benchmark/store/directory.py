@@ -192,7 +192,7 @@ class RunDirectory:
         Raises UserError if the folder is another's or, unless `as_found`, if run.json was changed.
         """
         path = self.path / PLAN
-        if self.path.is_file():
+        if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file, not a folder: choose another --out")
         if not path.is_file():
             if self.path.exists() and any(map(_foreign, self.path.iterdir())):

@@ -131,6 +131,12 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path) -> None:
         load_average(tmp_path / "missing.safetensors", nn.Linear(1, 1))
 
 
+def test_a_broken_checkpoint_is_named(tmp_path) -> None:
+    (tmp_path / "fall.safetensors").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"fall.safetensors is no checkpoint that can be read"):
+        pack_checkpoints(Workshop(tmp_path), tmp_path / "packed")
+
+
 def test_a_loss_that_is_not_finite_reaches_no_checkpoint(tmp_path) -> None:
     module = nn.Linear(1, 1, bias=False)
     recipe = replace(RECIPE, checkpoint_seconds=0.0)

@@ -413,6 +413,13 @@ def test_the_grid_enlarges_by_whole_pixels_and_keeps_columns_apart(tmp_path):
         assert len(places_of(large, page)) == count
 
 
+def test_an_image_of_the_grid_that_is_broken_is_named(tmp_path):
+    (tmp_path / "cut.png").write_bytes(png_bytes(np.zeros((4, 4, 3), np.uint8))[:20])
+    block = GridBlock("dog", [], [GridRow("a prompt", [tmp_path / "cut.png"])])
+    with pytest.raises(UserError, match=r"cannot read image .*cut\.png"):
+        grid_png(["one"], [block])
+
+
 def places_of(small, page):
     """Where `small` occurs in `page`, by its first row of pixels and then all of it."""
     height, width, _ = small.shape

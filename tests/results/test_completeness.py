@@ -1,5 +1,6 @@
 """What a run has images of and no scores: it is told of, it does not count, and it is refused."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -179,3 +180,35 @@ def test_a_record_whose_images_were_changed_is_unscored(tmp_path):
     edit_records(run, "untuned/owl-s1", redraw)
     with pytest.raises(UserError, match=r"jobs/untuned/owl-s1 lack scores"):
         keep_run(run, tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("suite.toml", "name = 0"),
+        ("suite.toml", 'name = "toy"\ngroups = ["a"]'),
+        ("suite.toml", 'name = "toy"\ndata = 1'),
+        ("protocols/toy-1.toml", "metrics = 3"),
+    ],
+)
+def test_a_declaration_that_is_none_is_named(tmp_path, file, text):
+    run = make(tmp_path / "run")
+    (run / file).write_text(text)
+    with pytest.raises(UserError, match=f"{file}: "):
+        read_run(run)
+
+
+def test_scores_that_never_end_are_not_read(tmp_path):
+    run = make(tmp_path / "run")
+    (run / "scores.csv").unlink()
+    os.mkfifo(run / "scores.csv")
+    with pytest.raises(UserError, match=r"scores\.csv cannot be read: .*no regular file"):
+        read_run(run)
+
+
+def test_a_row_of_too_many_cells_is_named(tmp_path):
+    run = make(tmp_path / "run")
+    header, *rows = (run / "scores.csv").read_text().splitlines()
+    (run / "scores.csv").write_text("\n".join([header, f"{rows[0]},more", *rows[1:]]))
+    with pytest.raises(UserError, match=r"scores\.csv line 2: .* is no score"):
+        read_run(run)
