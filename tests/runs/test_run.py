@@ -235,7 +235,7 @@ def test_a_run_that_is_interrupted_while_it_is_reported_says_how_to_go_on(
 
     monkeypatch.setattr("benchmark.grid.report", interrupted)
     grid = plan(load_suite(str(suite_file)), ["tests.toy:PAINT"], subjects=["dog-blue"])
-    assert run_grid(grid, tmp_path / "run", workers=1) == 130
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 130
     assert "interrupted: 1 of 1 jobs are done and kept" in capsys.readouterr().err
 
 

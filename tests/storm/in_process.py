@@ -83,8 +83,8 @@ def call(arguments: list[str], folder: Path) -> Answer:
 
 @contextlib.contextmanager
 def _surroundings(arguments: list[str], folder: Path) -> Iterator[None]:
-    def here(*work: Any, workers: int, **how: Any) -> None:
-        execute(*work, workers=0, **how)
+    def here(*work: Any, place: object, **how: Any) -> None:
+        execute(*work, place=None, **how)
 
     def too_long(*_: object) -> None:
         raise Hung(f"it took more than {LIMIT} s")

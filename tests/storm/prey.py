@@ -100,7 +100,7 @@ class Prey:
             ["report", "run", "--out", "joint"],
         ):
             answer = call(command, folder)
-            assert answer.code == 0, answer
+            assert answer.code == 0 and not answer.raised, answer
         for place in ("run", "kept", "joint"):  # nothing reads these, and they are copied each time
             for derived in ("tables", "figures"):
                 shutil.rmtree(folder / place / derived, ignore_errors=True)
