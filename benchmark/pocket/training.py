@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmark.api import UserError
+from benchmark.store.files import check_regular
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -277,6 +278,7 @@ def checkpoint_step(path: Path) -> int:
 
 def _metadata(path: Path) -> dict[str, str]:
     try:
+        check_regular(path)
         with safe_open(path, "pt") as file:
             return {"step": "0"} | dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:

@@ -7,6 +7,7 @@ answer.fault            # "" or "ValueError: ... at benchmark/data/images.py:41"
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import os
 import signal
@@ -92,7 +93,10 @@ def _surroundings(arguments: list[str], folder: Path) -> Iterator[None]:
     before = Path.cwd(), signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGALRM, too_long)
     home = {"HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "home" / ".cache")}
     os.chdir(folder)
-    signal.alarm(LIMIT)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT, LIMIT)  # again, if the first is swallowed
+    faulthandler.dump_traceback_later(
+        3 * LIMIT, exit=True
+    )  # code of other languages hears no signal
     try:
         with (
             patch.object(sys, "argv", ["benchmark", *arguments]),
@@ -105,7 +109,8 @@ def _surroundings(arguments: list[str], folder: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        signal.alarm(0)
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGTERM, before[1])
         signal.signal(signal.SIGALRM, before[2])
         os.chdir(before[0])
