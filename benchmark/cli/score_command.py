@@ -82,7 +82,7 @@ def score(
 
       python -m benchmark score my-images --suite pocket --method my-tool
     """
-    if (images / PLAN).is_file() or (images / SUITE).is_file():
+    if (images / PLAN).is_file() or ((images / SUITE).is_file() and (images / "jobs").is_dir()):
         if outside.method or outside.out or outside.skip_unmatched:
             raise UserError(
                 f"{images} is a run directory, which is scored where it lies: --method, --out and "

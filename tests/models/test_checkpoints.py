@@ -281,7 +281,7 @@ def test_a_broken_tokenizer_is_named(directory, text):
     (directory / "tokenizer" / "tokenizer.json").write_text(text)
     with pytest.raises(UserError, match=r"tokenizer holds no tokenizer that can be read"):
         read_tokenizer(str(directory))
-    with pytest.raises(UserError, match=r"tokenizer holds no tokenizer that can be read"):
+    with pytest.raises(UserError, match="/tokenizer(/tokenizer.json)? (holds no|cannot be|should)"):
         loaded(directory)
 
 
