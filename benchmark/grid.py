@@ -98,13 +98,14 @@ def run_grid(
             with display, venue.serving(workplace, jobs) as place:
                 limit = resources.job_timeout
                 execute(agenda, workplace, place=place, listen=display, job_timeout=limit)
+            failed = [task.label for task in display.failed if isinstance(task, Job)]
+            same = not left and not existing.contents.altered
+            known = existing.contents if same else None
+            return report(existing.directory, failed, len(jobs), known)
         except KeyboardInterrupt:
             done = f"{display.finished} of {len(jobs)} jobs are done and kept in {path}"
             print(f"interrupted: {done}; run the same command again to go on", file=sys.stderr)
             return 130
-        failed = [task.label for task in display.failed if isinstance(task, Job)]
-        same = not left and not existing.contents.altered
-        return report(existing.directory, failed, len(jobs), existing.contents if same else None)
 
 
 def score_run(
@@ -215,7 +216,7 @@ def report(
     """
     from benchmark.report.write import write_report_of
     from benchmark.results.run import run_of
-    from benchmark.store.contents import read_contents
+    from benchmark.store.reading import read_contents
 
     contents = contents or read_contents(directory.path)
     contents.check()

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from benchmark.api import PRIOR, REAL, Prompt, Request, Role, Sampler, Unscored
-from benchmark.store.contents import read_contents
 from benchmark.store.directory import (
     Plan,
     PlannedJob,
@@ -23,6 +22,7 @@ from benchmark.store.directory import (
     scores_path,
 )
 from benchmark.store.files import png_bytes, sha256, write_atomically
+from benchmark.store.reading import read_contents
 from benchmark.store.records import (
     Fit,
     ImageRecord,

@@ -110,7 +110,7 @@ def manifest(
         str, typer.Option(metavar="URL", help="Where `fetch` shall find <subject>/<image>.")
     ] = "",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Else DIR/manifest.toml.")
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Else DIR/manifest.toml.")
     ] = None,
 ) -> None:
     """Write down the SHA-256 of every image, so that any later change of them is noticed.

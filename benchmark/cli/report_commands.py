@@ -77,14 +77,17 @@ def check(
         typer.Argument(metavar="RUN...", help="Finished run directories, taken as one."),
     ],
     baseline: Annotated[
-        Path, typer.Option(metavar="FILE", help="The scores to keep, a TOML file.")
+        Path,
+        typer.Option(metavar="FILE", dir_okay=False, help="The scores to keep, a TOML file."),
     ],
     update: Annotated[
         bool, typer.Option("--update", help="Make or rewrite FILE, and print what differs.")
     ] = False,
     junit: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the verdicts as JUnit XML, for CI systems."),
+        typer.Option(
+            metavar="FILE", dir_okay=False, help="Write the verdicts as JUnit XML, for CI systems."
+        ),
     ] = None,
     protocol: Annotated[
         str,

@@ -82,7 +82,7 @@ def score(
 
       python -m benchmark score my-images --suite pocket --method my-tool
     """
-    if (images / PLAN).is_file() or (images / SUITE).is_file():
+    if (images / PLAN).is_file() or ((images / SUITE).is_file() and (images / "jobs").is_dir()):
         if outside.method or outside.out or outside.skip_unmatched:
             raise UserError(
                 f"{images} is a run directory, which is scored where it lies: --method, --out and "
@@ -94,6 +94,11 @@ def score(
             images, protocol=protocol, metrics=items(metrics), encoders=encoders, data=data
         )
         raise typer.Exit(code)
+    if (images / SUITE).is_file():
+        raise UserError(
+            f"{images} is a run directory that lacks {PLAN}: run the same command again to make it "
+            "anew"
+        )
     from benchmark.studies.outside_images import collect, score_images
 
     chosen = load_suite(outside.suite).with_images(data).under(protocol, encoders=encoders)

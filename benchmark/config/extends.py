@@ -36,9 +36,9 @@ def read_extended(
     with it the files it is from, for messages. Raises UserError for a file that cannot be read, an
     unknown suite and a circle.
     """
+    content = parse_toml(path)
     if path.resolve() in above:
         raise UserError(f"{path} would extend itself: take one `extends` of this circle away")
-    content = parse_toml(path)
     if _EXTENDS not in content:
         return content, str(path)
     named = content.pop(_EXTENDS)

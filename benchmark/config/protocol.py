@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from benchmark.api import PIXELS, REFERENCES, TEXTS, Subject, UserError
 from benchmark.data.manifest import Table, Text, read_known, toml_names
@@ -97,6 +97,14 @@ class Protocol(Table):
     def phrase(self, class_noun: str, identifier: str | None) -> str:
         """What stands for the subject in a caption; the identifier only if `names_identifier`."""
         return f"{identifier} {class_noun}" if self.names_identifier else class_noun
+
+
+class KeptProtocol(Table):
+    """What is read of a run's protocol to report it; the whole of it was checked before."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    metrics: dict[str, Any] = {}
 
 
 def protocol_names() -> list[str]:

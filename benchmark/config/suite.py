@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from benchmark.api import SEEDS, SUBJECT_IMAGES, BackboneKind, Method, Sampler, UserError
 from benchmark.config.extends import read_extended
@@ -226,6 +226,18 @@ class Suite(Table):
         if encoders:
             update["encoders"] = str(encoders)
         return self.model_copy(update=update)
+
+
+class KeptSuite(Table):
+    """What is read of a run's suite.toml to report it; the whole of it was checked before."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Text
+    description: str = ""
+    data: dict[str, Any] = {}
+    groups: dict[str, list[Text]] = {}
+    objective: Objective | None = None
 
 
 def suite_names() -> list[str]:

@@ -105,7 +105,12 @@ def _read_directory(directory: Path) -> dict[str, Any]:
 
 def _own_tokenizer(directory: Path) -> CLIPTokenizer:
     """The tokenizer of a directory, for as many tokens as the text encoder beside it reads."""
-    tokenizer = CLIPTokenizer.from_pretrained(directory / "tokenizer")
+    folder = directory / "tokenizer"
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+    # The libraries raise errors of many kinds, and plain Exceptions, for files that are broken.
+    except Exception as error:
+        raise UserError(f"{folder} holds no tokenizer that can be read: {error!r:.200}") from error
     length = CLIPTextConfig.from_pretrained(directory / "text_encoder").max_position_embeddings
     tokenizer.model_max_length = min(tokenizer.model_max_length, length)
     return tokenizer

@@ -183,12 +183,22 @@ def _tokens(folder: Path) -> Iterator[tuple[Path, str, int]]:
         if not path.is_file() or (name == "vocab.json" and (folder / "tokenizer.json").is_file()):
             continue
         content = read_configuration(path)
-        for number, added in content.get("added_tokens_decoder", {}).items():
-            yield path, added["content"], int(number)
-        for added in content.get("added_tokens") or []:
-            yield path, added["content"], added["id"]
-        vocabulary = content.get("model", {}).get("vocab", {}) if name == "tokenizer.json" else {}
-        if name in ("vocab.json", "added_tokens.json"):
-            vocabulary = content
-        for token, number in vocabulary.items():
+        try:
+            found = [*_named(content, name)]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{folder} holds no tokenizer that can be read: {path.name}") from error
+        for token, number in found:
             yield path, token, number
+
+
+def _named(content: dict[str, Any], name: str) -> Iterator[tuple[str, int]]:
+    """The tokens, with their ids, in the `content` of a tokenizer's file called `name`."""
+    for number, added in content.get("added_tokens_decoder", {}).items():
+        yield added["content"], int(number)
+    for added in content.get("added_tokens") or []:
+        yield added["content"], int(added["id"])
+    vocabulary = content.get("model", {}).get("vocab", {}) if name == "tokenizer.json" else {}
+    if name in ("vocab.json", "added_tokens.json"):
+        vocabulary = content
+    for token, number in vocabulary.items():
+        yield token, int(number)

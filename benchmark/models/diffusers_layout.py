@@ -34,6 +34,9 @@ def check_layout(directory: Path) -> None:
     missing = [part for part in PARTS if not (directory / part).is_dir()]
     if missing:
         raise UserError(f"no diffusers model in {directory}: it lacks {', '.join(missing)}")
+    for path in (path for part in PARTS for path in (directory / part).rglob("*")):
+        if path.suffix in SUFFIXES and not path.is_file() and not path.is_dir():
+            raise UserError(f"{path} is no file that can be read: put the file in its place")
     for part in STEMS:
         weight_files(directory / part)
     for choices in CONFIGURATION:
@@ -95,7 +98,7 @@ def identifying_files(directory: Path) -> list[Path]:
         path
         for part in PARTS
         for path in (directory / part).rglob("*")
-        if path in read or (path.suffix in SUFFIXES and not _is_weights(path))
+        if path in read or (path.suffix in SUFFIXES and path.is_file() and not _is_weights(path))
     )
 
 

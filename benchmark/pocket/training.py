@@ -27,11 +27,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmark.api import UserError
+from benchmark.store.files import check_regular
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -259,7 +260,7 @@ class Checkpoint:
         step = checkpoint_step(self.path)
         if step >= steps:  # finished: its optimizers do not matter
             return step
-        tensors = load_file(self.path, device=str(next(module.parameters()).device))
+        tensors = _tensors(self.path, str(next(module.parameters()).device))
         module.load_state_dict(_under(tensors, "module.") or average.state_dict())
         try:
             optimizers.load_state(_under(tensors, "optimizer."))
@@ -276,8 +277,17 @@ def checkpoint_step(path: Path) -> int:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    with safe_open(path, "pt") as file:
-        return dict(file.metadata())
+    try:
+        check_regular(path)
+        with safe_open(path, "pt") as file:
+            return {"step": "0"} | dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is no checkpoint that can be read ({error}): remove it") from error
+
+
+def _tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    _metadata(path)  # refuses what is no checkpoint
+    return load_file(path, device=device)
 
 
 def load_average(path: Path, module: Model, made_on: str = "") -> Model:
@@ -287,7 +297,7 @@ def load_average(path: Path, module: Model, made_on: str = "") -> Model:
     """
     if not path.exists():
         raise UserError(f"{path} is missing: '{path.stem}' has not been trained so far")
-    averaged = _under(load_file(path), "average.")
+    averaged = _under(_tensors(path), "average.")
     own = module.state_dict()
     if {k: v.shape for k, v in averaged.items()} != {k: v.shape for k, v in own.items()}:
         raise UserError(f"{path} is a checkpoint of another model: give another --work")
@@ -316,7 +326,7 @@ def pack(path: Path, output: Path) -> None:
     """
     averaged = {
         k: v.half() if v.is_floating_point() else v
-        for k, v in load_file(path).items()
+        for k, v in _tensors(path).items()
         if k.startswith("average.")
     }
     output.parent.mkdir(parents=True, exist_ok=True)

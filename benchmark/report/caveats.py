@@ -18,8 +18,10 @@ from benchmark.results.completeness import (
 )
 from benchmark.results.merge import run_names
 from benchmark.results.run import Run
+from benchmark.store.contents import in_words
 from benchmark.store.records import JobRecord, Model
 
+_FILES = 20  #: so many altered files are named; further ones are counted
 _REASONS = 20  #: the table of images without a score has so many rows; further ones are counted
 
 #: What may differ between jobs whose scores still compare, and where a record has it.
@@ -54,7 +56,7 @@ def altered_files(run: Run) -> list[str]:
     """Say which files are not as they were written, and so no result of the commands below."""
     return [
         f"**Altered by hand or by accident**: {count(len(part.altered), 'file')} of "
-        f"{escape(name)}: {escape(', '.join(map(str, part.altered)))}. The scores below are those "
+        f"{escape(name)}: {escape(in_words(part.altered, _FILES))}. The scores below are those "
         "that were found, and need not be what was measured.\n"
         for name, part in zip(run_names(run.origins), run.origins, strict=True)
         if part.altered

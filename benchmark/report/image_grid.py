@@ -106,12 +106,10 @@ def _draw_row(page: Image.Image, row: GridRow, top: int, cell: int) -> None:
 
 
 def _cell_size(blocks: Sequence[GridBlock]) -> int:
-    from PIL import Image
+    from benchmark.data.images import image_size
 
-    sizes = []
-    for path in (path for block in blocks for row in block.rows for path in row.images if path):
-        with Image.open(path) as image:
-            sizes.append(max(image.size))
+    images = (path for block in blocks for row in block.rows for path in row.images if path)
+    sizes = [max(image_size(path)) for path in images]
     return _LARGE_CELL if sizes and max(sizes) >= _LARGE_CELL else _SMALL_CELL
 
 

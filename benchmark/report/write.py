@@ -24,9 +24,9 @@ from benchmark.results.merge import SOURCES, check_folder, join, sources_toml
 from benchmark.results.run import Run, run_of
 from benchmark.results.scores import scores_csv
 from benchmark.results.statistics import summary_csv
-from benchmark.store.contents import read_contents
 from benchmark.store.files import remove_leftovers, write_atomically, writing
 from benchmark.store.names import folder_name
+from benchmark.store.reading import read_contents
 
 _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
 _OURS = (".png", ".svg", ".csv", ".tex")  #: the files that a report writes to its folders

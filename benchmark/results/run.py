@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Prompt, Role, UserError
+from benchmark.config.protocol import KeptProtocol
+from benchmark.config.suite import KeptSuite
 from benchmark.data.images import read_image
+from benchmark.data.manifest import Table, check_toml
 from benchmark.results.claims import Verdict, judge, load_orderings
 from benchmark.results.order import order_methods, order_metrics, varied
 from benchmark.results.scores import NO_ROWS, only, scores_of, union_of_scorings, usable_rows
 from benchmark.results.significance import by_image
 from benchmark.results.statistics import summarise
-from benchmark.store.contents import Altered, Contents, read_contents
+from benchmark.store.contents import Altered, Contents
 from benchmark.store.directory import PLAN, SUITE, Name, Plan, protocol_path
 from benchmark.store.files import read_bytes, toml_of
+from benchmark.store.reading import read_contents
 from benchmark.store.records import (
     Job,
     JobRecord,
@@ -258,8 +262,8 @@ def run_of(contents: Contents) -> Run:
     """
     root, plan = contents.directory.path, contents.plan
     if plan is None:
-        raise UserError(f"{root / PLAN} does not exist: is {root} a run directory?")
-    suite = _read_toml(root / SUITE)
+        raise UserError(f"{root} is no run directory: it has no {PLAN}")
+    suite = _read_toml(root / SUITE, KeptSuite)
     jobs = {n: r for n, r in contents.jobs.items() if contents.kept or r.images}
     rows = usable_rows(contents)
     scored = {
@@ -279,7 +283,9 @@ def run_of(contents: Contents) -> Run:
         directory=root,
         suite=suite,
         plan=plan,
-        declarations={label: _read_toml(root / protocol_path(label)) for label in plan.protocols},
+        declarations={
+            label: _read_toml(root / protocol_path(label), KeptProtocol) for label in plan.protocols
+        },
         scores=scores,
         unscored=unscored,
         records=in_order((r for name, r in jobs.items() if name in names), [suite], plan),
@@ -304,13 +310,16 @@ def _readable(record: JobRecord, contents: Contents) -> JobRecord:
     return with_images(record, images) if lost else record
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path, table: type[Table]) -> dict[str, Any]:
+    """The content of a file, of which a report reads the `table`. Raises UserError."""
     try:
-        return toml_of(read_bytes(path))
+        content = toml_of(read_bytes(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: is it a run directory?") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    check_toml(content, table, path)
+    return content
 
 
 def in_order(

@@ -62,7 +62,7 @@ def read_scores(text: bytes, where: str) -> tuple[DataFrame, DataFrame]:
     for name in _NUMBERS:
         bad |= ~rows[name].str.fullmatch("[0-9]{1,19}")
     for row in np.flatnonzero(bad)[:1]:
-        raise UserError(f"{where} line {row + 2}: '{rows['value'][row]}' is no score")
+        raise UserError(f"{where} line {row + 2}: '{rows['value'].iloc[row]}' is no score")
     # Not categories from the start: pandas would read "007" as 7.
     typed = rows[list(SCORE_COLUMNS)].assign(
         value=numbers["value"].astype(float),
@@ -70,7 +70,7 @@ def read_scores(text: bytes, where: str) -> tuple[DataFrame, DataFrame]:
     )
     typed = typed.astype(dict.fromkeys(CATEGORIES, "category"))
     if without.all():
-        raise UserError(f"{where}: no image has a score: {rows['reason'][0]}")
+        raise UserError(f"{where}: no image has a score: {rows['reason'].iloc[0]}")
     return typed[~without], typed[without]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from benchmark.config.registry import load_metric
 from benchmark.runs.plan import Grid
 from benchmark.runs.repair import forget, rebuilt_plan, told, whole_jobs, whole_priors, whole_scores
 from benchmark.runs.score import unscored
-from benchmark.store.contents import Contents, read_contents
+from benchmark.store.contents import Contents
 from benchmark.store.directory import (
     PLAN,
     SCORES,
@@ -36,6 +36,7 @@ from benchmark.store.directory import (
     protocol_path,
 )
 from benchmark.store.files import read_bytes, toml_of
+from benchmark.store.reading import read_contents
 from benchmark.store.records import (
     Job,
     JobRecord,
@@ -74,10 +75,9 @@ class Existing:
         """Take from the directory what was altered, so that it is made anew. Raises UserError."""
         forget(self.contents, self.jobs)
 
-    def tell_altered(self, jobs: Iterable[Job], protocol: str) -> None:
+    def tell_altered(self, jobs: Collection[Job], protocol: str) -> None:
         """Say what was altered, and what becomes of it in a run of `jobs` under `protocol`."""
-        asked = {job.name for job in jobs}
-        for line in told(self.contents, self.jobs, asked, protocol):
+        for line in told(self.contents, self.jobs, jobs, protocol):
             print(f"altered     {line}", flush=True)
 
 
@@ -305,6 +305,8 @@ def _suite_before(existing: Existing) -> dict[str, Any]:
 
 
 def _table(path: Path) -> dict[str, Any]:
+    if not path.is_file():  # the run was killed before it was written
+        return {}
     try:
         return toml_of(read_bytes(path))
     except (ValueError, OSError) as error:

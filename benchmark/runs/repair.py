@@ -25,7 +25,7 @@ from benchmark.store.directory import (
     scores_path,
 )
 from benchmark.store.files import read_bytes, sha256, toml_of
-from benchmark.store.records import JobRecord, Phases, PriorRecord, ScoreRecord, Scoring
+from benchmark.store.records import Job, JobRecord, Phases, PriorRecord, ScoreRecord, Scoring
 
 
 def whole_jobs(contents: Contents, keep_weights: bool) -> dict[Name, JobRecord]:
@@ -84,10 +84,10 @@ def rebuilt_plan(contents: Contents, jobs: Mapping[Name, JobRecord]) -> Plan:
     first: dict[str, str] = {}
     files: dict[str, tuple[str, ...]] = {}
     for (label, _), record in whole_scores(contents, jobs).items():
+        if label not in first:
+            files[protocol_path(label)] = (_declared(record.scoring, contents.directory.path),)
         time = str(record.provenance.get("time", ""))
         first[label] = min(time, first.get(label, time))
-        if label not in files:
-            files[protocol_path(label)] = (_declared(record.scoring, contents.directory.path),)
     return Plan(
         jobs=tuple(PlannedJob(*name) for name in sorted(jobs)),
         protocols=tuple(sorted(first, key=lambda label: (first[label], label))),
@@ -137,39 +137,43 @@ def forget(contents: Contents, jobs: Mapping[Name, JobRecord]) -> None:
 
     What stands in `Plan.files` is written anew by whoever writes it.
     """
-    for name, record in jobs.items():
-        if record != contents.jobs[name]:
-            contents.directory.write_job(record)
-    for one in contents.altered:
-        folder = one.path.partition("/")[0]
-        for ending in _TOGETHER.get(folder, ()):
-            path = (contents.directory.path / one.path).with_suffix(ending)
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise UserError(f"{path} cannot be removed: {error.strerror}") from error
+    root = contents.directory.path
+    try:
+        for name, record in jobs.items():
+            if record != contents.jobs[name]:
+                contents.directory.write_job(record)
+        for one in contents.altered:
+            for ending in _TOGETHER.get(one.path.partition("/")[0], ()):
+                (root / one.path).with_suffix(ending).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make anew what was altered in {root}: {error.strerror}: {error.filename}"
+        ) from error
 
 
 def told(
-    contents: Contents, jobs: Mapping[Name, JobRecord], asked: Collection[Name], protocol: str
+    contents: Contents, jobs: Mapping[Name, JobRecord], asked: Collection[Job], protocol: str
 ) -> Iterator[str]:
     """What becomes of each altered file in a run of `asked` under `protocol`: a line each.
 
     `jobs`: those that are whole, as `whole_jobs` has them.
     """
+    names = {job.name for job in asked}
     owners = {path: name for name, r in contents.jobs.items() for path in _files_of(r)}
-    owners |= {f"{job_path(name)}.json": name for name in asked}
-    scored = {scores_path(protocol, name) for name in asked}
+    owners |= {f"{job_path(name)}.json": name for name in names}
+    scored = {scores_path(protocol, name) for name in names}
+    priors = {prior_path(job.fit.prior) for job in asked if job.fit.prior}
     for one in contents.altered:
         folder, _, below = one.path.partition("/")
+        stem = one.path.rpartition(".")[0]
         fate = "forgotten, as this command does not ask for it"
-        if not below or one.path == protocol_path(protocol) or folder == "prior":
+        if not below or one.path == protocol_path(protocol) or stem in priors:
             fate = "made anew"
         elif folder == "protocols":
             fate = "left as it is: only a run under that --protocol makes it anew"
-        elif folder == "scores" and one.path.rpartition(".")[0] in scored:
+        elif stem in scored:
             fate = "scored anew"
-        elif owners.get(one.path) in asked:
+        elif owners.get(one.path) in names:
             record = jobs.get(owners[one.path])
             fate = "forgotten" if record and record.images else "its job is done anew"
         yield f"{one}: {fate}"

@@ -187,6 +187,10 @@ def identify(tables: Tables) -> dict[str, dict[str, Any]]:
             identified[name]["weights"] = _digest(kind.files(name, table))
         except MissingFiles as error:
             missing.append(str(error))
+        except OSError as error:
+            raise UserError(
+                f"encoders.{name}: {error.filename} cannot be read: {error.strerror}"
+            ) from error
     if missing:
         raise UserError(
             f"{'; '.join(missing)}; `--encoders DIR` looks for weights in another folder, and "

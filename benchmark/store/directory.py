@@ -13,7 +13,7 @@
         scores.csv                                   all scores, in the plan's order
 
 Each record and run.json has a seal, and digests of the files that it vouches for: a record of its
-images, weights or rows; run.json of suite.toml, protocols/ and scores.csv. `store.contents` checks
+images, weights or rows; run.json of suite.toml, protocols/ and scores.csv. `store.reading` checks
 them.
 
 Methods, subjects and protocols stand in paths as `folder_name` has them: as they are if they are of
@@ -192,7 +192,7 @@ class RunDirectory:
         Raises UserError if the folder is another's or, unless `as_found`, if run.json was changed.
         """
         path = self.path / PLAN
-        if self.path.is_file():
+        if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file, not a folder: choose another --out")
         if not path.is_file():
             if self.path.exists() and any(map(_foreign, self.path.iterdir())):
@@ -316,9 +316,13 @@ class RunDirectory:
             return [_score(row, path) for row in csv.DictReader(file)]
 
     def write_scores(self, record: ScoreRecord, text: str) -> None:
-        """Write a job's scores, `score_rows`, and then their record, with their file's SHA-256."""
+        """Write a job's scores, `score_rows`, and then their record, with their file's SHA-256.
+
+        An earlier record goes first: it does not vouch for these.
+        """
         path = scores_path(record.scoring.protocol, record.name)
         content = (HEADER + text).encode()
+        (self.path / f"{path}.json").unlink(missing_ok=True)
         write_atomically(self.path / f"{path}.csv", content)
         write_atomically(
             self.path / f"{path}.json", _json_text(replace(record, rows=sha256(content)))

@@ -91,8 +91,11 @@ def writing(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Where to write what is to take the place of `path` at the end; its folder is made.
 
-    Nothing is left if that fails. Raises WriteError.
+    Nothing is left if that fails. Raises WriteError, and UserError for a device or a FIFO, which
+    would be replaced by a file.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"cannot write {path}: it is no regular file: write elsewhere")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,16 +196,22 @@ def _memory() -> Path:
 
 
 def _read_digest(path: Path) -> bytes:
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a regular file. Raises OSError for a FIFO or a device, which may never end."""
+    """The content of a regular file. Raises OSError, as `check_regular` does."""
+    check_regular(path)
+    return path.read_bytes()
+
+
+def check_regular(path: Path) -> None:
+    """Raise OSError for a FIFO or a device, which may never end, and where there is nothing."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return path.read_bytes()
 
 
 def is_visible(name: str) -> bool:

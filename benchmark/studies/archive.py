@@ -20,7 +20,6 @@ from benchmark.report.cost import bytes_left
 from benchmark.report.write import grid_prompts, grid_subjects, write_report
 from benchmark.results.completeness import check_finished, lacking_of
 from benchmark.results.run import Run, run_of
-from benchmark.store.contents import read_contents
 from benchmark.store.directory import (
     HEADER,
     RECORDS,
@@ -30,6 +29,7 @@ from benchmark.store.directory import (
     protocol_path,
 )
 from benchmark.store.files import remove_leftovers, sha256, write_atomically, writing
+from benchmark.store.reading import read_contents
 from benchmark.store.records import JobRecord, to_json, with_images
 
 

@@ -13,6 +13,8 @@ from benchmark.cli.data_commands import Kind
 from benchmark.config.protocol import protocol_names
 from benchmark.config.registry import available
 from benchmark.config.suite import suite_names
+from benchmark.store.directory import RunDirectory
+from benchmark.store.seals import sealed, unsealed
 from tests import toy
 
 
@@ -307,8 +309,12 @@ def test_a_kept_runs_images_are_found_by_its_records(shell: Shell, tmp_path: Pat
     images = tmp_path / "kept" / "images"
     (folder,) = images.iterdir()
     folder.rename(images / "Old Name")
-    records = tmp_path / "kept" / "records.jsonl"
-    records.write_text(records.read_text().replace(folder.name, "Old Name"))
+    kept = RunDirectory(tmp_path / "kept")
+    text, plan = (kept.path / "records.jsonl").read_text(), kept.plan()
+    assert plan is not None
+    renamed = map(json.loads, text.replace(folder.name, "Old Name").splitlines())
+    lines = [json.dumps(sealed(unsealed(record))) + "\n" for record in renamed]
+    kept.write_files(plan, {"records.jsonl": "".join(lines).encode()})
     assert shell("report", "kept") == 0
     assert (tmp_path / "kept" / "index.html").read_text().count("data:image") == page.count(
         "data:image"

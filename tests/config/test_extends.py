@@ -118,6 +118,14 @@ def test_what_is_wrong_is_named_with_the_file(folder: Path, text: str, message: 
     assert str(caught.value).startswith(str(folder / "mine.toml"))
 
 
+def test_a_link_that_leads_to_itself_is_no_file(folder: Path) -> None:
+    (folder / "loop.toml").symlink_to("loop.toml")
+    with pytest.raises(UserError, match=r"cannot read .*loop\.toml"):
+        load_suite(str(folder / "loop.toml"))
+    with pytest.raises(UserError, match=r"mine\.toml: extends: cannot read .*loop\.toml"):
+        load_suite(write(folder, HEAD.replace("toy.toml", "loop.toml")))
+
+
 def test_subjects_of_a_dataset_that_lies_elsewhere_are_left_to_the_plan(folder: Path) -> None:
     text = HEAD + '[data]\ndataset = "nowhere"\nsubjects = ["dog-red"]\n'
     suite = load_suite(write(folder, text))

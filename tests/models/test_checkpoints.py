@@ -260,6 +260,31 @@ def test_what_is_missing_is_named(directory, file):
         loaded(directory)
 
 
+@pytest.mark.parametrize("target", ["nowhere", "/dev/zero", "config.json"])
+def test_a_link_that_leads_to_no_file_is_named(directory, target):
+    (directory / "unet" / "config.json").unlink()
+    (directory / "unet" / "config.json").symlink_to(target)
+    with pytest.raises(UserError, match=r"unet/config\.json is no file that can be read"):
+        backbone_id(str(directory))
+    with pytest.raises(UserError, match=r"unet/config\.json is no file that can be read"):
+        read_tokenizer(str(directory))
+
+
+def test_a_folder_named_like_a_file_is_none(directory):
+    before = backbone_id(str(directory))
+    (directory / "unet" / "notes.json").mkdir()
+    assert backbone_id(str(directory)) == before
+
+
+@pytest.mark.parametrize("text", ["[ {", "{}", "[]", '{"model": 3}'])
+def test_a_broken_tokenizer_is_named(directory, text):
+    (directory / "tokenizer" / "tokenizer.json").write_text(text)
+    with pytest.raises(UserError, match=r"tokenizer holds no tokenizer that can be read"):
+        read_tokenizer(str(directory))
+    with pytest.raises(UserError, match="/tokenizer(/tokenizer.json)? (holds no|cannot be|should)"):
+        loaded(directory)
+
+
 @pytest.mark.parametrize(
     ("part", "lost"),
     [

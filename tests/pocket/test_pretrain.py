@@ -1,6 +1,7 @@
 """The pocket generator's training: its schedule, checkpoints, pools, weights of the loss, trial."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -129,6 +130,16 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path) -> None:
         fall(tmp_path, RECIPE)
     with pytest.raises(UserError, match=r"missing.safetensors is missing"):
         load_average(tmp_path / "missing.safetensors", nn.Linear(1, 1))
+
+
+def test_a_broken_checkpoint_is_named(tmp_path) -> None:
+    (tmp_path / "fall.safetensors").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"fall.safetensors is no checkpoint that can be read"):
+        pack_checkpoints(Workshop(tmp_path), tmp_path / "packed")
+    (tmp_path / "fall.safetensors").unlink()
+    os.mkfifo(tmp_path / "fall.safetensors")
+    with pytest.raises(UserError, match=r"fall.safetensors is no checkpoint .*no regular file"):
+        pack_checkpoints(Workshop(tmp_path), tmp_path / "packed")
 
 
 def test_a_loss_that_is_not_finite_reaches_no_checkpoint(tmp_path) -> None:

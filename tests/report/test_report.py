@@ -350,7 +350,7 @@ def test_a_run_without_a_finished_job_is_refused(tmp_path):
 
 
 def test_what_is_no_run_directory_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"run\.json does not exist: is .* a run directory"):
+    with pytest.raises(UserError, match=r"nowhere is no run directory: it has no run\.json"):
         write_report(tmp_path / "nowhere")
     run = make_run(tmp_path / "toy", methods=["untuned"], subjects=["cat-a"])
     (run / "jobs/untuned/cat-a-s0.json").write_text("{}")
@@ -411,6 +411,13 @@ def test_the_grid_enlarges_by_whole_pixels_and_keeps_columns_apart(tmp_path):
     for path, count in zip(paths, (1, 2, 3), strict=True):
         large = np.asarray(Image.open(path)).astype(int).repeat(2, 0).repeat(2, 1)
         assert len(places_of(large, page)) == count
+
+
+def test_an_image_of_the_grid_that_is_broken_is_named(tmp_path):
+    (tmp_path / "cut.png").write_bytes(png_bytes(np.zeros((4, 4, 3), np.uint8))[:20])
+    block = GridBlock("dog", [], [GridRow("a prompt", [tmp_path / "cut.png"])])
+    with pytest.raises(UserError, match=r"cannot read image .*cut\.png"):
+        grid_png(["one"], [block])
 
 
 def places_of(small, page):

@@ -13,7 +13,7 @@ from benchmark.report.cost import cost, cost_section
 from benchmark.report.tables import ablation, ablations_of, by_prompt_group, by_subject
 from benchmark.report.write import write_joint_report, write_report
 from benchmark.results.run import read_run, run_of
-from benchmark.store.contents import read_contents
+from benchmark.store.reading import read_contents
 from tests.made_up_run import DRAWN, METRICS, SCORING, World, edit_records, remove_job, write_run
 
 METHODS = ("dreambooth", "identifier-sks", "real-images", "untuned")

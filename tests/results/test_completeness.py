@@ -1,5 +1,6 @@
 """What a run has images of and no scores: it is told of, it does not count, and it is refused."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -8,10 +9,10 @@ from benchmark.api import UserError
 from benchmark.cli import app as cli
 from benchmark.report.write import write_joint_report, write_report
 from benchmark.results.gate import check_runs
-from benchmark.results.run import read_run
-from benchmark.store.contents import read_contents
+from benchmark.results.run import read_run, run_of
 from benchmark.store.directory import RunDirectory
 from benchmark.store.files import sha256
+from benchmark.store.reading import read_contents
 from benchmark.studies.archive import keep_run
 from tests.made_up_run import (
     PROVENANCE,
@@ -179,3 +180,37 @@ def test_a_record_whose_images_were_changed_is_unscored(tmp_path):
     edit_records(run, "untuned/owl-s1", redraw)
     with pytest.raises(UserError, match=r"jobs/untuned/owl-s1 lack scores"):
         keep_run(run, tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("suite.toml", "name = 0"),
+        ("suite.toml", 'name = "toy"\ngroups = ["a"]'),
+        ("suite.toml", 'name = "toy"\ndata = 1'),
+        ("protocols/toy-1.toml", "metrics = 3"),
+    ],
+)
+def test_a_declaration_that_is_none_is_named(tmp_path, file, text):
+    run = make(tmp_path / "run")
+    (run / file).write_text(text)
+    with pytest.raises(UserError, match=f"{file}: "):
+        run_of(read_contents(run))  # as it was found
+
+
+def test_scores_that_never_end_are_not_read(tmp_path):
+    run = make(tmp_path / "run")
+    (run / "scores.csv").unlink()
+    os.mkfifo(run / "scores.csv")
+    with pytest.raises(UserError, match=r"scores\.csv \(changed\)"):
+        read_run(run)
+
+
+def test_a_row_of_too_many_cells_is_named(tmp_path):
+    run = make(tmp_path / "run")
+    path = next((run / "scores").glob("*/*/*.csv"))
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, f"{rows[0]},more", *rows[1:]]))
+    where = path.relative_to(run)
+    with pytest.raises(UserError, match=rf"{where} \(changed\)"):
+        read_run(run)

@@ -564,7 +564,7 @@ def test_exit_codes(tmp_path, baseline, monkeypatch, capsys) -> None:
     assert shell(monkeypatch, capsys, bad, "--baseline", baseline)[0] == 1
     code, out, error = shell(monkeypatch, capsys, tmp_path / "no", "--baseline", baseline)
     assert (code, out, error.count("\n")) == (2, "", 1)
-    assert "does not exist: is" in error
+    assert "is no run directory" in error
     code, _, error = shell(
         monkeypatch, capsys, good, "--baseline", baseline, "--update", "--junit", "x.xml"
     )

@@ -18,7 +18,7 @@ from benchmark.results.gate import check_runs
 from benchmark.results.run import run_of
 from benchmark.runs.plan import plan
 from benchmark.runs.workers import execute
-from benchmark.store.contents import read_contents
+from benchmark.store.reading import read_contents
 from benchmark.studies.archive import keep_run
 from tests import toy
 from tests.toy import ONE
@@ -44,7 +44,9 @@ METHOD = "tests.toy:PRIMED"
 
 def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs are done in this process, and a report is not written."""
-    monkeypatch.setattr("benchmark.grid.execute", lambda *a, **k: execute(*a, **k | {"place": None}))
+    monkeypatch.setattr(
+        "benchmark.grid.execute", lambda *a, **k: execute(*a, **k | {"place": None})
+    )
     monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
     monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
 

@@ -26,8 +26,8 @@ from benchmark.runs.time_left import Forecast
 from benchmark.runs.workers import execute
 from benchmark.runs.workplace import Workplace
 from benchmark.store import directory
-from benchmark.store.contents import read_contents
 from benchmark.store.directory import RunDirectory
+from benchmark.store.reading import read_contents
 from tests import toy
 from tests.toy import ONE
 
@@ -222,6 +222,21 @@ def test_an_interrupted_run_keeps_what_is_done_and_goes_on(
     assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
     executed(grid, tmp_path / "whole")
     assert scores(tmp_path / "run") == scores(tmp_path / "whole")
+
+
+def test_a_run_that_is_interrupted_while_it_is_reported_says_how_to_go_on(
+    suite_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmark.grid.report", interrupted)
+    grid = plan(load_suite(str(suite_file)), ["tests.toy:PAINT"], subjects=["dog-blue"])
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 130
+    assert "interrupted: 1 of 1 jobs are done and kept" in capsys.readouterr().err
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(suite_file: Path, tmp_path: Path) -> None:

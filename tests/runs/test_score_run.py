@@ -15,7 +15,7 @@ from benchmark.api import UserError
 from benchmark.config.suite import Suite, load_suite
 from benchmark.grid import run_grid, score_run
 from benchmark.runs.plan import plan
-from benchmark.store.contents import read_contents
+from benchmark.store.reading import read_contents
 from tests import toy
 from tests.toy import ONE
 

@@ -94,3 +94,13 @@ def test_what_a_directory_lacks_is_named(tmp_path: Path, kind: str) -> None:
     moved = pocket.model_copy(update={"encoders": pocket.encoders | {name: table}})
     with pytest.raises(UserError, match=rf"encoders.{name}.model: {tmp_path} has no .*tensors"):
         scoring_of(moved)
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"), [("nowhere", "No such file"), ("/dev/zero", "it is no regular file")]
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, place: str, problem: str) -> None:
+    (tmp_path / "eye.txt").symlink_to(place)
+    table = {"kind": "tests.toy:EYE", "file": str(tmp_path / "eye.txt")}
+    with pytest.raises(UserError, match=rf"encoders\.eye: .*eye\.txt cannot be read: {problem}"):
+        identify({"eye": table})

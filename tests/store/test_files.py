@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
+
+from benchmark.api import UserError
 from benchmark.store import files
-from benchmark.store.files import file_digest
+from benchmark.store.files import file_digest, write_atomically
 
 
 def test_the_digest_of_a_large_file_is_remembered_until_it_is_touched(tmp_path, monkeypatch):
@@ -31,3 +35,14 @@ def test_the_digest_of_a_large_file_is_remembered_until_it_is_touched(tmp_path, 
     assert file_digest(path) == digest(path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(path / "no-folder"))
     assert file_digest(path) == digest(path)
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "null").symlink_to(os.devnull)
+    for name in ("fifo", "null"):
+        with pytest.raises(UserError, match="it is no regular file"):
+            write_atomically(tmp_path / name, "content")
+    assert (tmp_path / "fifo").is_fifo()
+    assert (tmp_path / "null").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"fifo", "null"}

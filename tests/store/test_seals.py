@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.api import UserError
-from benchmark.store.contents import read_contents
 from benchmark.store.directory import Plan, RunDirectory
+from benchmark.store.reading import read_contents
 from benchmark.store.seals import is_sealed, sealed, unsealed
 from benchmark.studies.archive import keep_run
 from tests.made_up_run import DRAWN, World, write_run
@@ -110,6 +110,21 @@ def test_a_write_that_was_killed_at_any_rename_is_no_edit(
         assert read_contents(place).altered == ()
     (places[-1] / "scores.csv").write_text("edited")
     assert [str(one) for one in read_contents(places[-1]).altered] == ["scores.csv (changed)"]
+
+
+def test_scores_that_were_written_again_and_killed_are_no_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", value, methods=["untuned"], subjects=["cat"])
+    record = RunDirectory(run).score_record("toy-1", ("untuned", "cat", 0))
+    assert record is not None
+    row = "untuned,cat,a {},property,0,0,dino,0.5,toy-1,\n"
+    places = kill_at_each_step(
+        monkeypatch, run, lambda path: RunDirectory(path).write_scores(record, row), tmp_path
+    )
+    assert len(places) >= 4
+    for place in places:
+        assert read_contents(place).altered == ()
 
 
 @pytest.mark.parametrize("start", ["kept", "nothing"])

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from benchmark.api import Prompt, UserError
-from benchmark.store.contents import read_contents
 from benchmark.store.directory import (
     Plan,
     PlannedJob,
@@ -22,6 +21,7 @@ from benchmark.store.directory import (
 from benchmark.store.files import png_bytes, sha256, write_atomically
 from benchmark.store.names import folder_name
 from benchmark.store.provenance import provenance
+from benchmark.store.reading import read_contents
 from benchmark.store.records import (
     Fit,
     ImageRecord,

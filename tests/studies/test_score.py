@@ -19,8 +19,8 @@ from benchmark.report.gallery import gallery
 from benchmark.report.write import write_joint_report
 from benchmark.results.run import read_run
 from benchmark.runs.plan import plan
-from benchmark.store.contents import read_contents
 from benchmark.store.names import folder_name
+from benchmark.store.reading import read_contents
 from benchmark.studies.outside_images import collect, score_images
 from tests import toy
 from tests.cli.test_cli import Shell, shell  # noqa: F401
@@ -365,3 +365,13 @@ def test_folders_in_two_unicode_forms_are_of_the_same_subject(suite: Suite, tmp_
     picture(tmp_path / decomposed / decomposed / "prior" / "0.png", 1)
     found = collect(tmp_path / decomposed, suite.with_images(tmp_path / "own"))
     assert [one.job.name for one in found.jobs] == [(composed, composed, 0)]
+
+
+def test_a_run_that_lacks_its_plan_is_no_folder_of_images(
+    shell: Shell,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "suite.toml").write_text("")
+    assert shell("score", str(tmp_path / "run")) == 2
+    assert "is a run directory that lacks run.json" in shell.error
