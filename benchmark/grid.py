@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from benchmark.runs.existing_run import (
     joined,
     joined_plan,
     joined_suite,
+    missing,
     read_existing,
 )
 from benchmark.runs.local_worker import ThisMachine
@@ -35,17 +37,70 @@ from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
 from benchmark.runs.plan import Grid
 from benchmark.runs.progress import Display, Outlook, print_memory, print_plan
 from benchmark.runs.score import Assessment, Examiner, one_thread
+from benchmark.runs.shared import (
+    Shard,
+    SharedAgenda,
+    State,
+    at_work,
+    failed_since,
+)
 from benchmark.runs.texts import check_captions, check_prompts
 from benchmark.runs.time_left import Forecast
 from benchmark.runs.workers import execute, keep_error
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import SUITE, RunDirectory
-from benchmark.store.files import WriteError
+from benchmark.store.files import WriteError, remove_leftovers
 from benchmark.store.records import Job, JobRecord, Model, Prior
 
 if TYPE_CHECKING:
     from benchmark.results.run import Run
     from benchmark.store.contents import Contents
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A grid beside what its run directory holds: what is left to do."""
+
+    grid: Grid
+    existing: Existing
+    jobs: tuple[Job, ...]
+    assessment: Assessment
+    left: list[Work]
+    forecast: Forecast
+
+    @classmethod
+    def of(cls, grid: Grid, path: Path, keep_weights: bool) -> _Ready:
+        """Raises UserError if the directory is another's, or if `grid` would change what it has."""
+        existing = read_existing(RunDirectory(path), keep_weights=keep_weights)
+        jobs = joined(grid, existing)
+        check_images(jobs, grid.settled, existing)
+        assessment = Assessment.of(grid.suite, extra_metrics(grid.suite.protocol, existing))
+        check_scoring(assessment.scoring, existing)
+        left = work_left(jobs, grid.priors, assessment.scoring, existing)
+        check_captions(assessment, [work.task for work in left if isinstance(work.task, Job)])
+        return cls(grid, existing, jobs, assessment, left, _forecast(grid, existing))
+
+    def write_plan(self) -> None:
+        """Forget what was altered, and write what is asked for."""
+        protocol = self.grid.suite.protocol
+        self.existing.forget_altered()
+        self.existing.directory.write_plan(
+            joined_plan(self.jobs, self.grid.settled, protocol, self.existing),
+            suite=joined_suite(self.grid, self.jobs, self.existing),
+            protocols={protocol.label: protocol.dump_toml()},
+        )
+
+    def state(self, task: Task, began: float) -> State:
+        """How it stands with `task` by now: failed, if that was since `began`."""
+        directory, scoring = self.existing.directory, self.assessment.scoring
+        if isinstance(task, Prior):
+            return "open" if directory.prior_record(task.key) is None else "done"
+        record = directory.job_record(task.name)
+        if record is not None and not missing(task, record):
+            scored = directory.score_record(scoring.protocol, task.name)
+            if is_scored(record, scored, scoring):
+                return "done"
+        return "failed" if failed_since(directory, task, began) else "open"
 
 
 def run_grid(
@@ -62,50 +117,75 @@ def run_grid(
     is kept. Raises UserError if `path` cannot be written to, belongs to something else, or holds
     images or scores that `grid` would change.
     """
-    existing = read_existing(RunDirectory(path), keep_weights=keep_weights)
-    jobs = joined(grid, existing)
-    check_images(jobs, grid.settled, existing)
-    protocol = grid.suite.protocol
-    assessment = Assessment.of(grid.suite, extra_metrics(protocol, existing))
-    check_scoring(assessment.scoring, existing)
-    left = work_left(jobs, grid.priors, assessment.scoring, existing)
-    check_captions(assessment, [work.task for work in left if isinstance(work.task, Job)])
-    forecast = _forecast(grid, existing)
-    memory = None if dry_run else _fetch(grid, left)
-    venue = resources.cluster or ThisMachine(resources.slots(len(left), memory=memory))
-    outlook = Outlook(jobs, left, path, venue.room, venue.where, forecast.total(left))
-    print_plan(grid, outlook, assessment.scoring)
+    ready = _Ready.of(grid, path, keep_weights)
+    memory = None if dry_run else _fetch(grid, ready.left)
+    venue = resources.cluster or ThisMachine(resources.slots(len(ready.left), memory=memory))
+    total = ready.forecast.total(ready.left)
+    outlook = Outlook(ready.jobs, ready.left, path, venue.room, venue.where, total)
+    print_plan(grid, outlook, ready.assessment.scoring)
     free = free_memory()
     if not resources.cluster and memory and free and memory * (venue.room + 1) > free:
         print_memory(memory, free)
-    existing.tell_altered(jobs, protocol.label)
+    ready.existing.tell_altered(ready.jobs, grid.suite.protocol.label)
     if dry_run:
         return 0
-    with existing.locked():
-        existing.forget_altered()
-        existing.directory.write_plan(
-            joined_plan(jobs, grid.settled, protocol, existing),
-            suite=joined_suite(grid, jobs, existing),
-            protocols={protocol.label: protocol.dump_toml()},
+    display = Display(outlook, ready.assessment.scoring, ready.forecast)
+    device = resources.cluster.like.device if resources.cluster else grid.device
+    directory = RunDirectory(path.absolute())  # a method may go to another folder
+    workplace = Workplace(
+        grid.suite, directory, Examiner(ready.assessment, directory, device), keep_weights
+    )
+
+    def work(agenda: Agenda) -> list[str]:
+        with display, venue.serving(workplace, ready.jobs) as place:
+            limit = resources.job_timeout
+            execute(agenda, workplace, place=place, listen=display, job_timeout=limit)
+        return [task.label for task in display.failed if isinstance(task, Job)]
+
+    try:
+        if resources.shard is not None:
+            return _run_shard(ready, resources.shard, display, work)
+        with ready.existing.locked():
+            ready.write_plan()
+            failed = work(Agenda(ready.left, ready.forecast.seconds))
+            same = not ready.left and not ready.existing.contents.altered
+            known = ready.existing.contents if same else None
+            return report(ready.existing.directory, failed, len(ready.jobs), known)
+    except KeyboardInterrupt:
+        done = f"{display.finished} of {len(ready.jobs)} jobs are done and kept in {path}"
+        print(f"interrupted: {done}; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+def _run_shard(
+    ready: _Ready, shard: Shard, display: Display, work: Callable[[Agenda], list[str]]
+) -> int:
+    """Do what nobody else does of what is left; the last process to end writes the report."""
+    directory = RunDirectory(ready.existing.directory.path.absolute())
+    with at_work(directory, shard) as party:
+        with directory.locked(shared=True):
+            if directory.plan_digest() != ready.existing.contents.plan_digest:
+                again = read_existing(directory)
+                check_images(ready.jobs, ready.grid.settled, again)
+                ready = replace(ready, existing=again)
+            if party.others:
+                ready.existing.contents.check()
+            ready.write_plan()
+        agenda = SharedAgenda(
+            ready.left,
+            ready.forecast.seconds,
+            party=party,
+            state=partial(ready.state, began=party.began),
+            listen=display,
         )
-        directory = RunDirectory(path.absolute())  # a method may go to another folder
-        device = resources.cluster.like.device if resources.cluster else grid.device
-        examiner = Examiner(assessment, directory, device)
-        workplace = Workplace(grid.suite, directory, examiner, keep_weights)
-        display = Display(outlook, assessment.scoring, forecast)
-        agenda = Agenda(left, forecast.seconds)
-        try:
-            with display, venue.serving(workplace, jobs) as place:
-                limit = resources.job_timeout
-                execute(agenda, workplace, place=place, listen=display, job_timeout=limit)
-            failed = [task.label for task in display.failed if isinstance(task, Job)]
-            same = not left and not existing.contents.altered
-            known = existing.contents if same else None
-            return report(existing.directory, failed, len(jobs), known)
-        except KeyboardInterrupt:
-            done = f"{display.finished} of {len(jobs)} jobs are done and kept in {path}"
-            print(f"interrupted: {done}; run the same command again to go on", file=sys.stderr)
-            return 130
+        failed = work(agenda)
+        with directory.locked(shared=True):
+            if others := party.others:
+                count = f"{len(others)} other process{'es' * (len(others) > 1)}"
+                print(f"{count} still at work here: the last one to end writes the report")
+                return int(bool(failed))
+            remove_leftovers(directory.path)
+            return report(ready.existing.directory, failed, len(ready.jobs))
 
 
 def score_run(

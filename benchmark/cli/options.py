@@ -155,6 +155,14 @@ class RunOptions:
             "loading the model does not count. Else there is no limit.",
         ),
     ] = None
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Of N processes with one --out on a disk that all of them see, this is number I: "
+            "it begins with its part, and then takes whatever nobody else is at.",
+        ),
+    ] = ""
     on: Annotated[
         Literal["here", "ray"],
         typer.Option(help="On this machine, or on the nodes of a Ray cluster ('.[ray]')."),
@@ -198,14 +206,17 @@ class RunOptions:
         if self.on == "here":
             if self.address:
                 raise UserError("--address is a cluster's: add --on ray")
-            yield Resources(self.workers, gpus, self.job_timeout)
+            from benchmark.runs.shared import Shard
+
+            shard = Shard.read(self.shard) if self.shard else None
+            yield Resources(self.workers, gpus, self.job_timeout, shard)
             return
         from benchmark.runs.on_ray import ClusterOptions, joined
 
-        if self.workers or gpus:
+        if self.workers or gpus or self.shard:
             raise UserError(
-                "--workers and --gpus are this machine's: with --on ray, say what each worker gets "
-                "by --worker-cpus and --worker-gpus"
+                "--workers, --gpus and --shard are this machine's: with --on ray, say what each "
+                "worker gets by --worker-cpus and --worker-gpus"
             )
         options = ClusterOptions(self.address, self.worker_cpus, self.worker_gpus, self.mixed)
         with joined(options) as cluster:

@@ -24,6 +24,7 @@ from benchmark.config.registry import load_metric
 from benchmark.runs.plan import Grid
 from benchmark.runs.repair import forget, rebuilt_plan, told, whole_jobs, whole_priors, whole_scores
 from benchmark.runs.score import unscored
+from benchmark.store.claims import check_alone
 from benchmark.store.contents import Contents
 from benchmark.store.directory import (
     PLAN,
@@ -64,6 +65,7 @@ class Existing:
     def locked(self) -> Iterator[None]:
         """Keep other runs out meanwhile. Raises UserError if one is at work, or was since."""
         with self.directory.locked():
+            check_alone(self.directory.path)
             if self.directory.plan_digest() != self.contents.plan_digest:
                 raise UserError(
                     f"another run has added to {self.directory.path} meanwhile: run the same "

@@ -18,6 +18,7 @@ from benchmark.api import UserError
 if TYPE_CHECKING:
     from benchmark.config.suite import Suite
     from benchmark.runs.on_ray import Cluster
+    from benchmark.runs.shared import Shard
 
 #: What Linux says of the machine's memory, and of the container's (version 2 of control groups).
 MEMORY, MEMORY_LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
@@ -34,6 +35,7 @@ class Resources:
     workers: int | None = None  #: processes; None: one a GPU, or one a core
     gpus: tuple[int, ...] | None = None  #: numbers among the visible ones; None: all
     job_timeout: float | None = None  #: the seconds that a job, or prior images, may take
+    shard: Shard | None = None  #: if other processes do parts of the grid in the same directory
     cluster: Cluster | None = None  #: whose nodes have the workers, in place of this machine
 
     def on(self, suite: Suite) -> Suite:

@@ -3,8 +3,8 @@
     with at_work(directory, Shard(3, 16)) as party:
         agenda = SharedAgenda(left, seconds, party, state, display)
 
-Each takes a task by a claim on it (`store.claims`), looks whether it was done meanwhile, and goes on
-with the others' part when its own is done. All of them need the same run directory, on one disk.
+Each takes a task by a claim on it (`store.claims`), looks whether it was done meanwhile, and goes
+on with the others' part when its own is done. All of them need the same run directory, on one disk.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from typing import Literal
 from benchmark.api import UserError
 from benchmark.runs.agenda import Agenda, Task
 from benchmark.runs.attempt import Elsewhere, Listener
-from benchmark.store.claims import Claims
+from benchmark.store.claims import PROCESSES, Claims
 from benchmark.store.directory import RunDirectory, job_path, prior_path
 from benchmark.store.records import Job, Prior
 
-#: Where the processes that are at work have claims of their own, in the folder of claims.
-_PROCESSES = "processes"
 _LOOK_AGAIN = 2.0  # seconds until a task that was another's is asked for again
 
 
@@ -55,8 +53,7 @@ class Party:
     @property
     def others(self) -> list[str]:
         """The other processes that are at work, in words."""
-        found = self.claims.others()
-        return [who for name, who in found.items() if name.startswith(_PROCESSES)]
+        return self.claims.processes()
 
 
 @contextmanager
@@ -64,17 +61,8 @@ def at_work(directory: RunDirectory, shard: Shard) -> Iterator[Party]:
     """Have this process at work in `directory` as others see it; what it claims is given back."""
     claims = Claims(directory.path)
     with claims.kept_alive():
-        claims.take(f"{_PROCESSES}/{claims.owner.name}")
+        claims.take(f"{PROCESSES}/{claims.owner.name}")
         yield Party(claims, shard, claims.now())
-
-
-def check_alone(directory: RunDirectory) -> None:
-    """Raise UserError if processes are at work on shards of what lies in `directory`."""
-    if others := Party(Claims(directory.path), Shard(1, 1), 0.0).others:
-        raise UserError(
-            f"{', '.join(others[:3])} {'are' if len(others) > 1 else 'is'} at work in "
-            f"{directory.path} with --shard: wait until they end, or join them with --shard"
-        )
 
 
 #: Of a task: "failed" since this process began.
@@ -148,4 +136,3 @@ def failed_since(directory: RunDirectory, job: Job, began: float) -> bool:
         return path.stat().st_mtime >= began
     except FileNotFoundError:
         return False
-

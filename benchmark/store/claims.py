@@ -23,7 +23,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmark.api import UserError
+
 FOLDER = "claims"
+#: Where the processes that are at work have claims of their own.
+PROCESSES = "processes"
 VOID_AFTER = 600.0  #: seconds
 
 
@@ -144,6 +148,11 @@ class Claims:
                     found[name] = str(_owner(text) or "somebody")
         return found
 
+    def processes(self) -> list[str]:
+        """The other processes that are at work, in words."""
+        found = self.others()
+        return [who for name, who in found.items() if name.startswith(f"{PROCESSES}/")]
+
     @contextmanager
     def kept_alive(self) -> Iterator[None]:
         """Touch what is this process's meanwhile; give all of it back at the end."""
@@ -167,3 +176,12 @@ class Claims:
 
     def _path(self, name: str) -> Path:
         return self.directory / FOLDER / f"{name}.claim"
+
+
+def check_alone(directory: Path) -> None:
+    """Raise UserError if processes are at work on shards of what lies in `directory`."""
+    if others := Claims(directory).processes():
+        raise UserError(
+            f"{', '.join(others[:3])} {'are' if len(others) > 1 else 'is'} at work in {directory} "
+            "with --shard: wait until they end, or join them with --shard"
+        )

@@ -11,6 +11,7 @@
         weights/<method>/<subject>-s<seed>.safetensors             with --keep-weights
         prior/<key>.safetensors, .json               prior images, shared by all jobs
         scores.csv                                   all scores, in the plan's order
+        claims/                                      with --shard, which process is at what
 
 Each record and run.json has a seal, and digests of the files that it vouches for: a record of its
 images, weights or rows; run.json of suite.toml, protocols/ and scores.csv. `store.reading` checks
@@ -37,6 +38,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Prompt, Request, UserError
+from benchmark.store.claims import FOLDER as CLAIMS
 from benchmark.store.files import (
     WriteError,
     file_digest,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _LOCK = "run.lock"
+_PATIENCE = 60  # seconds that a lock which others hold for a moment is waited for
 #: The first line of a file of scores.
 HEADER = ",".join(SCORE_COLUMNS) + "\n"
 PLAN, SUITE, RECORDS, SCORES = "run.json", "suite.toml", "records.jsonl", "scores.csv"
@@ -160,10 +163,12 @@ class RunDirectory:
     path: Path
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, shared: bool = False) -> Iterator[None]:
         """Keep other runs out of the folder meanwhile. Raises UserError if one is at work.
 
-        What a killed run had begun to write is removed: before, and afterwards that of workers.
+        What a killed run had begun to write is removed: before, and afterwards that of workers. Not
+        so if the folder is `shared` with processes that write to it without the lock, which is then
+        waited for a while.
         """
         from filelock import FileLock, Timeout
 
@@ -171,17 +176,19 @@ class RunDirectory:
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=_PATIENCE if shared else 0)
             except Timeout:
                 raise UserError(
                     f"another run is writing to {self.path}: wait for it to end"
                 ) from None
         try:
-            remove_leftovers(self.path)
+            if not shared:
+                remove_leftovers(self.path)
             yield
         finally:
             with suppress(WriteError):
-                remove_leftovers(self.path)
+                if not shared:
+                    remove_leftovers(self.path)
             lock.release()
 
     # What was asked for ----------------------------------------------------------------------
@@ -386,4 +393,4 @@ def _check_place(found: object, expected: object, path: Path) -> None:
 
 
 def _foreign(path: Path) -> bool:
-    return path.name != _LOCK and path.suffix != ".tmp"
+    return path.name not in (_LOCK, CLAIMS) and path.suffix != ".tmp"
