@@ -174,8 +174,7 @@ def test_a_new_directory_of_a_run_killed_at_once_can_be_used_again(
         write(path, content)
 
     monkeypatch.setattr(directory, "write_atomically", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run_grid(grid, tmp_path / "run", resources=ONE)
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 130
     monkeypatch.undo()
     monkeypatch.setattr("benchmark.runs.workers.is_ours", lambda group, name: True)
     assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
