@@ -157,6 +157,7 @@ def test_the_pages_code_is_the_packages(page: str, file: str) -> None:
     assert code == (PACKAGE / file).read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_methods_page_runs(tmp_path: Path) -> None:
     code, _ = snippets("docs/write-a-method.md", "python")
     (tmp_path / "low_rank.py").write_text(code)
@@ -193,6 +194,7 @@ def test_the_methods_page_preserves_the_prior(tmp_path: Path) -> None:
     assert (record.job.fit.prior, prior.prior.count) == (prior.prior.key, 2)
 
 
+@pytest.mark.slow
 def test_the_backbones_page_runs(tmp_path: Path) -> None:
     (code,) = snippets("docs/write-a-backbone.md", "python")
     (tables,) = snippets("docs/write-a-backbone.md", "toml")
