@@ -294,7 +294,7 @@ class Eyes:
     can: frozenset[str] = frozenset({"embeddings", "text_embeddings", "distances"})
 
     def files(self, name: str, table: Mapping[str, Any]) -> list[Path]:
-        return [Path(table["file"])] if "file" in table else []
+        return [Path(str(table["file"]))] if "file" in table else []
 
     def load(self, name: str, table: Mapping[str, Any], device: str) -> Eye:
         return Eye()

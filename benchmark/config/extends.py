@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmark.api import UserError
 from benchmark.data.manifest import known_file, parse_toml
+from benchmark.store.files import expanded
 
 _EXTENDS = "extends"
 _OWN = ("name", "description")
@@ -45,7 +46,7 @@ def read_extended(
     if not isinstance(named, str):
         raise UserError(f"{path}: extends: it should be a suite's name or file (it is {named!r})")
     if named.lower().endswith(".toml"):
-        named = str(path.parent / Path(named).expanduser())
+        named = str(path.parent / expanded(named))
     try:
         extended = known_file(named, shipped, "suite")
         base, source = read_extended(extended, shipped, above=(*above, path.resolve()))

@@ -35,7 +35,7 @@ from benchmark.data.manifest import (
     some,
     unknown,
 )
-from benchmark.store.files import visible_files
+from benchmark.store.files import expanded, visible_files
 from benchmark.store.names import composed, folder_name, located
 
 _PROMPTS_OF = "dreambench"  #: whose prompts serve a dataset without any
@@ -78,7 +78,7 @@ def dataset_names() -> list[str]:
 
 def dataset_directory(name_or_path: str) -> Path:
     """The folder of a dataset: one of ours by name, or a path. Raises UserError."""
-    for folder in (datasets_directory() / name_or_path, Path(name_or_path).expanduser()):
+    for folder in (datasets_directory() / name_or_path, expanded(name_or_path)):
         if is_dataset(folder):
             return folder
     raise UserError(
@@ -158,7 +158,7 @@ def locate_images(folder: Path, preferred: str) -> tuple[str, Path]:
     A folder with a manifest or a subjects.toml is a dataset itself. Any other must be, or have in
     its folder `dataset`, a copy of the images of `preferred` or one of ours. Raises UserError.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give one that holds a folder for each subject")
     if is_dataset(folder):

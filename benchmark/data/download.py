@@ -15,7 +15,7 @@ from benchmark.api import UserError
 from benchmark.data.dataset import Dataset, image_paths, load_dataset, locate_images, verify
 from benchmark.data.images import unusable
 from benchmark.data.manifest import MANIFEST, file_sha256, make_manifest, some
-from benchmark.store.files import visible_files, write_atomically, writing
+from benchmark.store.files import expanded, visible_files, write_atomically, writing
 from benchmark.store.names import composed
 
 RETRIES = 2  #: of one file, after waiting 1 s and 2 s
@@ -27,7 +27,7 @@ def fetch_images(name_or_path: str, out: Path | None = None) -> Dataset:
 
     `out`: else where `load_dataset` looks for them. Raises UserError; what was downloaded stays.
     """
-    folder = None if out is None else str(out.expanduser().absolute())
+    folder = None if out is None else str(expanded(out).absolute())
     dataset = load_dataset(name_or_path, folder=folder)
     if dataset.source is None:
         raise UserError(f"the images of '{name_or_path}' come with it: there is nothing to fetch")

@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from benchmark.api import UserError
-from benchmark.store.files import is_visible, read_bytes, toml_of, visible_files
+from benchmark.store.files import expanded, is_visible, read_bytes, toml_of, visible_files
 from benchmark.store.names import composed, has_controls, located, plain_text
 
 MANIFEST, OWN = "manifest.toml", "subjects.toml"
@@ -141,7 +141,7 @@ def known_file(name_or_path: str, shipped: Path, what: str) -> Path:
     names = toml_names(shipped)
     if name_or_path in names:
         return shipped / f"{name_or_path}.toml"
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     if path.suffix.lower() != ".toml":
         raise UserError(
             f"{unknown(what, name_or_path, names)}; or give a file of your own that ends in .toml"

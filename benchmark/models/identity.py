@@ -20,7 +20,7 @@ from benchmark.models.diffusers_layout import (
 )
 from benchmark.models.header import read_header
 from benchmark.models.hub import NAMED, HubModel, hub_model, is_here, snapshot
-from benchmark.store.files import file_digest
+from benchmark.store.files import expanded, file_digest
 
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
 #: What a single file predicts, where its shape does not tell: `model.safetensors@v_prediction`.
@@ -52,7 +52,7 @@ def locate(model: str) -> Path | SingleFile:
     hub = _on_hub(model)
     if hub is not None:
         return snapshot(hub)
-    path = Path(model).expanduser()
+    path = expanded(model)
     if not path.is_dir():
         raise UserError(
             f"unknown model '{model}': no such directory; known: pocket, {', '.join(NAMED)}, a "
@@ -66,7 +66,7 @@ def locate(model: str) -> Path | SingleFile:
 
 
 def _on_hub(model: str) -> HubModel | None:
-    if model.partition("@")[0] not in NAMED and Path(model).expanduser().exists():
+    if model.partition("@")[0] not in NAMED and expanded(model).exists():
         return None
     return hub_model(model)
 
@@ -74,7 +74,7 @@ def _on_hub(model: str) -> HubModel | None:
 def _single_file(model: str) -> SingleFile | None:
     name, _, last = model.rpartition("@")
     name, prediction = (name, last) if last in PREDICTIONS else (model, None)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix.lower() in PICKLES:
         raise UserError(
             f"{path} is a pickle, which can run code when it is read: only safetensors are; "

@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmark.api import UserError
 from benchmark.models.diffusers_layout import SUFFIXES
 from benchmark.scoring.encoder_tables import EncoderTable
+from benchmark.store.files import expanded
 
 SHIPPED = Path(__file__).parent.parent / "pocket" / "weights"
 #: LPIPS's network, as torchvision publishes it. Eight digits of its SHA-256 stand in its name.
@@ -53,7 +54,7 @@ def own_directory(name: str, table: EncoderTable, layout: Layout) -> Path | None
     if table.model == "pocket":
         directory = SHIPPED / layout.shipped
     elif "/" in table.model:
-        directory = Path(table.model).expanduser()
+        directory = expanded(table.model)
     else:
         return None
     missing = [file for file in layout.own if not (directory / file).is_file()]
@@ -82,7 +83,7 @@ def weights_file(name: str, table: EncoderTable, layout: Layout) -> Path:
         )
     option = ""
     if table.directory is not None:
-        path = Path(table.directory).expanduser() / table.hub.rpartition("/")[2] / layout.weights
+        path = expanded(table.directory) / table.hub.rpartition("/")[2] / layout.weights
         option = f" --local-dir {path.parent}"
         if path.is_file():
             return path
@@ -101,10 +102,10 @@ def weights_file(name: str, table: EncoderTable, layout: Layout) -> Path:
 def alexnet_file(name: str, table: EncoderTable) -> Path:
     """The file with AlexNet's weights, in the table's `directory` or where torch.hub keeps it."""
     if table.directory is not None:
-        path = Path(table.directory).expanduser() / ALEXNET
+        path = expanded(table.directory) / ALEXNET
     else:
         cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
-        path = Path(os.environ.get("TORCH_HOME", cache)).expanduser() / "hub/checkpoints" / ALEXNET
+        path = expanded(os.environ.get("TORCH_HOME", cache)) / "hub/checkpoints" / ALEXNET
     if not path.is_file():
         raise MissingFiles(
             f"encoders.{name}: the weights of LPIPS's network are not here; fetch them: "

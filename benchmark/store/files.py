@@ -201,6 +201,14 @@ def _read_digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+def expanded(path: str | Path) -> Path:
+    """`path`, with a home folder in the place of `~` or `~user`. Raises UserError."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: nobody of that name has a home folder here") from error
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of a regular file. Raises OSError, as `check_regular` does."""
     check_regular(path)

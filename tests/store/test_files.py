@@ -9,7 +9,7 @@ import pytest
 
 from benchmark.api import UserError
 from benchmark.store import files
-from benchmark.store.files import file_digest, write_atomically
+from benchmark.store.files import expanded, file_digest, write_atomically
 
 
 def test_the_digest_of_a_large_file_is_remembered_until_it_is_touched(tmp_path, monkeypatch):
@@ -46,3 +46,10 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path):
     assert (tmp_path / "fifo").is_fifo()
     assert (tmp_path / "null").is_symlink()
     assert {path.name for path in tmp_path.iterdir()} == {"fifo", "null"}
+
+
+def test_the_home_of_nobody_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/models") == tmp_path / "models"
+    with pytest.raises(UserError, match="~nobody-here/x: nobody of that name"):
+        expanded("~nobody-here/x")

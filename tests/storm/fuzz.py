@@ -132,7 +132,7 @@ def _files(folder: Path) -> set[str]:
 
 def _allowed(name: str, command: Command) -> bool:
     """Whether a command may write a file of this name."""
-    places = ["out", "runs", "home", "kept", "run", "joint"]
+    places = ["out", "runs", "home", "kept", "run", "joint", "packed"]
     places += ["own/manifest.toml"] if command[0] == "manifest" else []
     return name.startswith(tuple(places))
 
