@@ -181,6 +181,7 @@ def _run_shard(
         failed = work(agenda)
         with directory.locked(shared=True):
             if others := party.others:
+                party.leave()
                 count = f"{len(others)} other process{'es' * (len(others) > 1)}"
                 print(f"{count} still at work here: the last one to end writes the report")
                 return int(bool(failed))

@@ -52,7 +52,7 @@ def boxed() -> Iterator[None]:
         if left := before.put_back():
             raise LeftBehind(f"{in_words(error)}; it left {left}") from error
         raise
-    except BaseException:  # Ctrl-C, an exit: goes on as it is, but from where the process was
+    except BaseException:  # Ctrl-C, an exit: let through, once the process is put back
         before.put_back()
         raise
     if left := before.put_back():

@@ -55,6 +55,11 @@ class Party:
         """The other processes that are at work, in words."""
         return self.claims.processes()
 
+    def leave(self) -> None:
+        """Be at work no more. Who ends without the report does so before the lock is let go:
+        else the next to end would take this process for one that will write it."""
+        self.claims.give_back(f"{PROCESSES}/{self.claims.owner.name}")
+
 
 @contextmanager
 def at_work(directory: RunDirectory, shard: Shard) -> Iterator[Party]:

@@ -7,6 +7,8 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from benchmark.grid import run_grid
 from benchmark.runs.machine import Resources
 from benchmark.runs.shared import Shard
 from benchmark.store.claims import PROCESSES, Claims, Owner
+from benchmark.store.directory import RunDirectory
 from benchmark.store.reading import read_contents
 from tests import toy
 from tests.runs.test_run import grid_of, scores, suite_file
@@ -73,6 +76,26 @@ def test_what_another_process_failed_at_is_tried_once_more_by_the_next_command_a
     assert "FAILED: RuntimeError: the paint is dry" in capsys.readouterr().out
     assert run_grid(grid, run, resources=SECOND) == 1
     assert "FAILED: RuntimeError: the paint is dry" in capsys.readouterr().out
+
+
+def test_who_ends_before_others_is_gone_when_the_next_one_looks(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two that end at once would each leave the report to the other."""
+    run, seen = tmp_path / "run", []
+    far = Claims(run, owner=replace(Owner.this(), host="far"))
+    assert far.take(f"{PROCESSES}/far")
+    locked = RunDirectory.locked
+
+    @contextmanager
+    def watched(directory: RunDirectory, **how: bool) -> Iterator[None]:
+        with locked(directory, **how):
+            yield
+            seen.append(far.processes())
+
+    monkeypatch.setattr(RunDirectory, "locked", watched)
+    assert run_grid(grid_of(suite_file, "untuned"), run, resources=FIRST) == 0
+    assert [len(others) for others in seen] == [1, 0], "as it began, and as it ended"
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/", "-1/2"])
