@@ -2,24 +2,46 @@
 
 backbone = load_backbone("pocket", sampler=Sampler("ddim", steps=20, guidance=4.0))
 
-Another family of models is a module beside `stable_diffusion`, and is chosen here.
+What is the same for all families stands here; the module of the model's family does the rest.
 """
 
 from __future__ import annotations
 
-import math
+import importlib
+from dataclasses import dataclass
+from typing import Protocol
 
-import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
+from transformers import PreTrainedModel
 
-from benchmark.api import Sampler, UserError
-from benchmark.models.checkpoints import mapped_weights, read_parts
+from benchmark.api import Backbone, Sampler
+from benchmark.models.checkpoints import Parts, read_parts
+from benchmark.models.families import Family
 from benchmark.models.finite import check_weights
 from benchmark.models.identity import backbone_id
-from benchmark.models.latent_stage import pixels_per_latent
 from benchmark.models.precision import resolve_device, resolve_precision
-from benchmark.models.stable_diffusion import StableDiffusion, build_pipeline
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a model is wanted."""
+
+    model: str
+    id: str
+    device: str
+    precision: str
+    sampler: Sampler
+    resolution: int | None  #: in pixels; None: the model's own
+
+
+class Builder(Protocol):
+    """What the module of a family has."""
+
+    def build(self, parts: Parts, wanted: Wanted) -> Backbone:
+        """The model of these parts, which are float32 on its device. Raises UserError."""
+        ...
 
 
 def load_backbone(
@@ -29,7 +51,7 @@ def load_backbone(
     precision: str = "auto",
     device: str = "auto",
     resolution: int | None = None,
-) -> StableDiffusion:
+) -> Backbone:
     """Load a model with float32 weights: "pocket", or another that `identity.locate` finds.
 
     `sampler` is by default a plain `Sampler()`; precision and device are resolved as in
@@ -41,44 +63,23 @@ def load_backbone(
     precision = resolve_precision(precision, device)
     parts = read_parts(model)
     check_weights(model)
-    stored = mapped_weights(model, parts)
-    if device == "cpu":
-        # Fused attention's backward in bfloat16 is several times slower there than plain products.
-        parts["unet"].set_attn_processor(AttnProcessor())
-        parts["text_encoder"].set_attn_implementation("eager")
-    for name in ("unet", "vae", "text_encoder"):
-        parts[name] = parts[name].float().to(device).eval().requires_grad_(False)
-    configuration, scheduler = parts.pop("scheduler"), parts["noise_scheduler"]
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
-    pipeline = build_pipeline(**parts)
-    return StableDiffusion(
-        id=backbone_id(model),
-        pipeline=pipeline,
-        resolution=_resolution(model, resolution, pipeline),
-        device=torch.device(device),
-        precision=precision,
-        sampler=sampler or Sampler(),
-        scheduler=configuration,
-        stored_weights=stored,
-    )
+    for module in parts.modules.values():
+        if device == "cpu":
+            _plain_attention(module)
+        module.float().to(device).eval().requires_grad_(False)
+    wanted = Wanted(model, backbone_id(model), device, precision, sampler or Sampler(), resolution)
+    return family_module(parts.family).build(parts, wanted)
 
 
-def _resolution(model: str, asked: int | None, pipeline: StableDiffusionPipeline) -> int:
-    """`asked`, else what the pipeline draws unasked, which corrects old sizes."""
-    factor = pixels_per_latent(pipeline.vae)
-    step = math.lcm(8, factor)  # diffusers' pipeline draws multiples of 8 pixels
-    if asked is not None:
-        if asked < step or asked % step:
-            raise UserError(
-                f"backbone.resolution is {asked}, but the model draws heights and widths by the "
-                f"{step} pixels: choose a multiple of {step}"
-            )
-        return asked
-    size = pipeline.unet.config.sample_size
-    sides = set(size) if isinstance(size, list | tuple) else {size}
-    if None in sides or len(sides) != 1:
-        raise UserError(
-            f"model '{model}': sample_size in unet/config.json is {size!r}, which is no square: "
-            "set resolution in the suite's [backbone]"
-        )
-    return int(sides.pop()) * factor
+def family_module(family: Family) -> Builder:
+    """A family's code."""
+    module: Builder = importlib.import_module(f"benchmark.models.{family.module}")  # type: ignore
+    return module
+
+
+def _plain_attention(module: nn.Module) -> None:
+    """Fused attention's backward in bfloat16 is several times slower there than plain products."""
+    if isinstance(module, PreTrainedModel):
+        module.set_attn_implementation("eager")
+    elif isinstance(module, UNet2DConditionModel):
+        module.set_attn_processor(AttnProcessor())
