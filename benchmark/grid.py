@@ -149,7 +149,13 @@ def run_grid(
             return _run_shard(ready, resources.shard, display, work)
         with ready.existing.locked():
             ready.write_plan()
-            failed = work(Agenda(ready.left, ready.forecast.seconds))
+            agenda = Agenda(ready.left, ready.forecast.seconds)
+            failed = work(agenda)
+            if undone := len(agenda.waiting):
+                raise UserError(
+                    f"no worker was left: {display.finished} of {len(ready.jobs)} jobs are done, "
+                    f"{undone} tasks are not; the same command goes on"
+                )
             same = not ready.left and not ready.existing.contents.altered
             known = ready.existing.contents if same else None
             return report(ready.existing.directory, failed, len(ready.jobs), known)

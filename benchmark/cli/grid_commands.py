@@ -9,9 +9,17 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.options import RunOptions, SelectionOptions, SuiteOptions, bundled, items
+from benchmark.cli.options import (
+    RunOptions,
+    SelectionOptions,
+    SuiteOptions,
+    WorkerOptions,
+    bundled,
+    items,
+)
 
-_SUITE, _SELECTION, _RUN = SuiteOptions(), SelectionOptions(), RunOptions()
+_SUITE, _SELECTION = SuiteOptions(), SelectionOptions()
+_RUN, _WORKERS = RunOptions(), WorkerOptions()
 
 
 @bundled
@@ -30,6 +38,7 @@ def run(
     suite: SuiteOptions = _SUITE,
     selection: SelectionOptions = _SELECTION,
     where: RunOptions = _RUN,
+    workers: WorkerOptions = _WORKERS,
     keep_weights: Annotated[
         bool,
         typer.Option(
@@ -54,7 +63,7 @@ def run(
     """
     from benchmark.grid import run_grid
 
-    with where.resources() as resources:
+    with workers.resources(where.shard) as resources:
         grid = selection.plan(resources.on(suite.load()), items(methods), controls=controls)
         code = run_grid(
             grid,
@@ -78,6 +87,7 @@ def sweep(
     suite: SuiteOptions = _SUITE,
     selection: SelectionOptions = _SELECTION,
     where: RunOptions = _RUN,
+    workers: WorkerOptions = _WORKERS,
 ) -> None:
     """Try settings of a method on the development subjects, best objective first.
 
@@ -92,7 +102,7 @@ def sweep(
     from benchmark.grid import run_grid
     from benchmark.studies.sweep import development, variants, write_sweep
 
-    with where.resources() as resources:
+    with workers.resources(where.shard) as resources:
         chosen = development(resources.on(suite.load()))
         grid = selection.plan(chosen, variants(method, settings))
         directory = where.out or grid.directory
@@ -122,6 +132,7 @@ def curve(
     suite: SuiteOptions = _SUITE,
     selection: SelectionOptions = _SELECTION,
     where: RunOptions = _RUN,
+    workers: WorkerOptions = _WORKERS,
 ) -> None:
     """Draw each metric along one setting: where a method overfits, how many images it needs.
 
@@ -138,7 +149,7 @@ def curve(
     from benchmark.studies.curve import on_split, read_curve, run_curve
 
     asked = read_curve(items(methods), over)
-    with where.resources() as resources:
+    with workers.resources(where.shard) as resources:
         grid = selection.plan(on_split(resources.on(suite.load()), split), asked.runs)
         directory = where.out or grid.directory
         code = run_curve(asked, grid, directory, resources=resources, dry_run=where.dry_run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from benchmark.runs.agenda import Agenda, Task, work_left
 from benchmark.runs.attempt import Event, Failed, Finished, Lost, Started, attempt
 from benchmark.runs.existing_run import missing, read_existing
 from benchmark.runs.luggage import luggage_of, unpacked
-from benchmark.runs.on_ray import Node
+from benchmark.runs.node import Node
 from benchmark.runs.parcel import clear, made_in, needed_by, packed, prior_files, unpack
 from benchmark.runs.plan import Grid
 from benchmark.runs.score import Assessment, Examiner
@@ -164,9 +164,12 @@ def test_what_nodes_lack_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_node_that_computes_otherwise_is_told_by_what_differs() -> None:
-    node = Node("a", "cuda", "NVIDIA H200", "bf16", {"torch": "2.9", "diffusers": "0.35"})
-    assert not node.difference(Node("b", "cuda", "NVIDIA H200", "bf16", dict(node.packages)))
-    other = Node("b", "cuda", "NVIDIA A100", "bf16", node.packages)
+    versions: dict[str, str | None] = {"torch": "2.9", "diffusers": "0.35"}
+    node = Node("a", "cuda", "NVIDIA H200", "bf16", "1f2e", versions)
+    assert not node.difference(replace(node, name="b", packages=dict(versions)))
+    other = replace(node, processor="NVIDIA A100")
     assert node.difference(other) == "its processor is NVIDIA A100, and the run's is NVIDIA H200"
-    older = Node("b", "cuda", "NVIDIA H200", "bf16", {"torch": "2.8", "diffusers": "0.35"})
+    newer = replace(node, commit="3d4c")
+    assert node.difference(newer) == "its commit is 3d4c, and the run's is 1f2e"
+    older = replace(node, packages={"torch": "2.8", "diffusers": "0.35"})
     assert node.difference(older) == "it has torch 2.8, and the run 2.9"
