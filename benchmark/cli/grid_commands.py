@@ -1,4 +1,4 @@
-"""The commands that train and draw: run, sweep, curve.
+"""The commands of a grid's workers: run, sweep, curve, overhead.
 
 python -m benchmark run --methods dreambooth,untuned --dry-run
 """
@@ -154,3 +154,30 @@ def curve(
         directory = where.out or grid.directory
         code = run_curve(asked, grid, directory, resources=resources, dry_run=where.dry_run)
     raise typer.Exit(code)
+
+
+@bundled
+def overhead(
+    jobs: Annotated[int, typer.Option(metavar="N", min=20, help="How many.")] = 1000,
+    seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="How long each job sleeps.")
+    ] = 0.0,
+    workers: WorkerOptions = _WORKERS,
+) -> None:
+    """Measure what handing out jobs costs: jobs that do nothing but sleep, by a run's workers.
+
+    Nothing is trained, drawn or scored. `efficiency` is the share of the workers' time in which
+    they slept; `start` has the processes' start and imports.
+
+    Examples:
+
+      python -m benchmark overhead --workers 8 --jobs 10000
+
+      python -m benchmark overhead --workers 8 --seconds 0.5 --jobs 2400
+
+      python -m benchmark overhead --on ray --worker-cpus 0.25 --jobs 10000
+    """
+    from benchmark.studies.overhead import measure, overhead_text
+
+    with workers.resources() as resources:
+        print(overhead_text(measure(resources, jobs=jobs, seconds=seconds)))
