@@ -17,7 +17,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from benchmark.api import UserError
-from benchmark.models.configuration import check_configuration, scheduler_configuration
+from benchmark.models.configuration import (
+    check_configuration,
+    read_configuration,
+    scheduler_configuration,
+)
 from benchmark.models.diffusers_layout import STEMS, variant, weight_files
 from benchmark.models.hub import NAMED
 from benchmark.models.identity import SingleFile, locate
@@ -111,7 +115,8 @@ def _own_tokenizer(directory: Path) -> CLIPTokenizer:
     # The libraries raise errors of many kinds, and plain Exceptions, for files that are broken.
     except Exception as error:
         raise UserError(f"{folder} holds no tokenizer that can be read: {error!r:.200}") from error
-    length = CLIPTextConfig.from_pretrained(directory / "text_encoder").max_position_embeddings
+    text_encoder = read_configuration(directory / "text_encoder" / "config.json")
+    length = CLIPTextConfig.from_dict(text_encoder).max_position_embeddings
     tokenizer.model_max_length = min(tokenizer.model_max_length, length)
     return tokenizer
 

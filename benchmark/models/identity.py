@@ -20,7 +20,7 @@ from benchmark.models.diffusers_layout import (
 )
 from benchmark.models.header import read_header
 from benchmark.models.hub import NAMED, HubModel, hub_model, is_here, snapshot
-from benchmark.store.files import expanded, file_digest
+from benchmark.store.files import expanded, file_digest, resolved
 
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
 #: What a single file predicts, where its shape does not tell: `model.safetensors@v_prediction`.
@@ -132,5 +132,5 @@ def backbone_id(model: str) -> str:
     for path in identifying_files(place):
         digest.update(path.relative_to(place).as_posix().encode())
         digest.update(file_digest(path))
-    name = model if model == "pocket" else place.resolve().name
+    name = model if model == "pocket" else resolved(place).name
     return f"{name}@{digest.hexdigest()[:12]}"

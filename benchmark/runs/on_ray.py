@@ -266,8 +266,9 @@ def joined(options: ClusterOptions) -> Iterator[Cluster]:
         )
     except ConnectionError as error:
         raise UserError(
-            f"--address {options.address}: there is no Ray cluster ({error}): `ray start --head` "
-            "starts one, and prints its address"
+            f"--address {options.address}: no Ray cluster answers there with the token that this "
+            f"process has ({error}): `ray start --head` starts one and prints its address; all of "
+            "a cluster have RAY_AUTH_MODE=token and the same ~/.ray/auth_token, or neither"
         ) from error
     try:
         yield Cluster(options, _first_node(options))

@@ -209,6 +209,11 @@ def expanded(path: str | Path) -> Path:
         raise UserError(f"{path}: nobody of that name has a home folder here") from error
 
 
+def resolved(path: Path) -> Path:
+    """`path`, absolute and without symbolic links, but for those that lead to themselves."""
+    return Path(os.path.realpath(path))
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of a regular file. Raises OSError, as `check_regular` does."""
     check_regular(path)

@@ -88,7 +88,9 @@ class Measured:
 def measure(resources: Resources, *, jobs: int, seconds: float) -> Measured:
     """Have `jobs` jobs done that sleep for `seconds` each."""
     suite = resources.on(load_suite("pocket"))
-    (job,) = plan(suite, ["untuned"], subjects=[suite.data.load().subjects[0].name], seeds=[0]).jobs
+    (job,) = plan(
+        suite, [suite.controls[0]], subjects=[suite.data.load().subjects[0].name], seeds=[0]
+    ).jobs
     todo = [Work(replace(job, fit=replace(job.fit, seed=seed))) for seed in range(jobs)]
     venue = resources.cluster or ThisMachine(resources.slots(jobs, memory=None))
     with tempfile.TemporaryDirectory() as folder:
