@@ -19,7 +19,7 @@ from benchmark.pocket.generator import GeneratorRecipe, export_generator, pretra
 from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
 from benchmark.pocket.model_card import sample_sheet, write_model_card
 from benchmark.pocket.training import pack
-from benchmark.store.files import write_atomically
+from benchmark.store.files import resolved, write_atomically
 
 PARTS = ("generator", "clip", "dino")
 SHIPPED = Path(__file__).parent / "weights"
@@ -112,7 +112,7 @@ def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: b
     from benchmark.scoring.encoder_tables import protocol_tables
     from benchmark.scoring.features import load_encoders
 
-    shipped = weights.resolve() == SHIPPED.resolve()
+    shipped = resolved(weights) == resolved(SHIPPED)
     model = "pocket" if shipped else str(weights / "generator")
     backbone = load_backbone(model, device=device, sampler=suite.sampler.sampler())
     tables = protocol_tables(suite.protocol, suite.encoders)
