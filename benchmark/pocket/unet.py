@@ -16,9 +16,9 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmark.pocket.pictures import Pool, Pools, draw_pool, say
+from benchmark.pocket.text_encoder import Texts
 from benchmark.pocket.training import (
     Recipe,
     digest,
@@ -74,16 +74,15 @@ _UP = {"C": "CrossAttnUpBlock2D", "D": "UpBlock2D"}
 
 @dataclass(frozen=True)
 class Frozen:
-    """What is trained already: the VAE, the text encoder and its tokenizer."""
+    """What is trained already: the VAE and the text encoder."""
 
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    texts: Texts
 
     @property
     def digest(self) -> str:
         """What identifies what a U-Net sees: latents and texts."""
-        return digest(self.vae.encoder, self.vae.quant_conv, self.text_encoder)
+        return digest(self.vae.encoder, self.vae.quant_conv, self.texts.text_encoder)
 
     @torch.no_grad()
     def latents(self, pictures: Tensor) -> Tensor:
@@ -91,14 +90,6 @@ class Frozen:
         with torch.autocast(self.vae.device.type, torch.bfloat16):
             mean = self.vae.encode(pictures * 2 - 1).latent_dist.mean.half()
         return mean * self.vae.config.scaling_factor
-
-    @torch.no_grad()
-    def encode(self, texts: list[str]) -> Tensor:
-        """(n, length, width) encodings, computed in bf16."""
-        device = self.text_encoder.device
-        ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
-        with torch.autocast(device.type, torch.bfloat16):
-            return self.text_encoder(ids.input_ids.to(device))[0]
 
 
 @dataclass(frozen=True)
@@ -125,7 +116,7 @@ def train_unet(
     examples = batches(frozen, recipe.batch, device)
     held_out = validation(frozen, device)
     _, channels, size, _ = held_out.noisy.shape
-    unet = shape.build(channels, size, frozen.text_encoder.config.hidden_size).to(device)
+    unet = shape.build(channels, size, frozen.texts.text_encoder.config.hidden_size).to(device)
 
     def loss_at(step: int) -> Tensor:
         batch = examples(step)
@@ -188,7 +179,7 @@ def noised(
     return Examples(
         schedule.add_noise(latents, noise, timesteps).to(device),
         timesteps.to(device),
-        frozen.encode(say(pool, chosen, chance)),
+        frozen.texts.encode(say(pool, chosen, chance)),
         schedule.get_velocity(latents, noise, timesteps).to(device),
     )
 

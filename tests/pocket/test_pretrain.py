@@ -22,7 +22,7 @@ from benchmark.pocket.generator import (
     pretrain_generator,
 )
 from benchmark.pocket.pretrain import Workshop, pack_checkpoints
-from benchmark.pocket.text_encoder import TEXT_WIDTH, build_text_encoder
+from benchmark.pocket.text_encoder import TEXT_WIDTH, Texts, build_text_encoder
 from benchmark.pocket.training import (
     Recipe,
     checkpoint_step,
@@ -186,7 +186,7 @@ def test_min_snr_weights_are_the_papers_for_v() -> None:
 def frozen():
     tokenizer = build_tokenizer(["a", "dog"])
     torch.manual_seed(0)
-    return Frozen(vae.build_vae().eval(), build_text_encoder(tokenizer).eval(), tokenizer)
+    return Frozen(vae.build_vae().eval(), Texts(build_text_encoder(tokenizer).eval(), tokenizer))
 
 
 def test_pools_roll_on_and_validation_is_apart(frozen, monkeypatch) -> None:
