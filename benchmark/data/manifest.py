@@ -210,10 +210,16 @@ def make_manifest(folder: Path, *, name: str | None = None, source: str | None =
         for other in visible_files(folder)
         if other.is_dir() and composed(other.name) not in described
     ]
+    name = composed(name or folder.absolute().name)
+    problems += [
+        f"the {what} {text!r} has characters that are no text: leave them out"
+        for what, text in (("name", name), ("source", source))
+        if text and has_controls(text)
+    ]
     if problems:
         raise UserError(f"{path}: {some(problems)}")
     return Manifest(
-        name=composed(name or folder.absolute().name),
+        name=name,
         source=source,
         subjects={
             subject: SubjectEntry(
