@@ -2,6 +2,7 @@
 
 directory = save_tiny_pipeline(tmp_path, prediction_type="v_prediction")    # Stable Diffusion 1, 2
 directory = save_tiny_xl(tmp_path)                                          # Stable Diffusion XL
+directory = save_tiny_sd3(tmp_path)                                         # Stable Diffusion 3
 """
 
 from __future__ import annotations
@@ -16,17 +17,37 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 WORDS = ("a", "photo", "of", "in", "the", "snow", "dog", "cat", "teapot", "sks", "ohwx")
 WIDTH, LENGTH = 16, 12
 #: Of the XL: of the second text encoder, of the pooled text, and of each of its six sizes.
 WIDTH_2, POOLED, SIZE = 24, 20, 4
+#: Of the 3: the width of T5, and of the first text encoder's pooled text.
+WIDTH_3, POOLED_1 = 48, 12
+#: As in stabilityai/stable-diffusion-3.5-medium.
+SD3_SCHEDULER = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "_diffusers_version": "0.29.0.dev0",
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+}
 #: As in stabilityai/stable-diffusion-xl-base-1.0.
 XL_SCHEDULER = {
     "_class_name": "EulerDiscreteScheduler",
@@ -134,6 +155,77 @@ def save_tiny_xl(directory: Path, *, zeros: bool = True, seed: int = 0) -> Path:
     return directory
 
 
+def save_tiny_sd3(directory: Path, *, seed: int = 0) -> Path:
+    """Save a Stable Diffusion 3.5 under `directory` as float16 safetensors, for 16 x 16 pixels.
+
+    T5 reads more tokens than CLIP, and the words of CLIP's vocabularies in pieces.
+    """
+    torch.manual_seed(seed)
+    first, second = tokenizer(), tokenizer(WORDS[::-1], pad="q")
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH_3,
+        caption_projection_dim=16,
+        pooled_projection_dim=POOLED_1 + POOLED,
+        pos_embed_max_size=8,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    vae = tiny_vae(shift_factor=0.2, use_quant_conv=False, use_post_quant_conv=False)
+    text_encoder = CLIPTextModelWithProjection(
+        text_configuration(first, WIDTH, projection_dim=POOLED_1)
+    )
+    text_encoder_2 = CLIPTextModelWithProjection(
+        text_configuration(second, WIDTH_2, projection_dim=POOLED, hidden_act="gelu")
+    )
+    sentences = sentence_tokenizer()
+    text_encoder_3 = T5EncoderModel(
+        T5Config(
+            vocab_size=len(sentences) + 3,
+            d_model=WIDTH_3,
+            d_kv=8,
+            d_ff=32,
+            num_layers=2,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.1,
+            tie_word_embeddings=False,
+        )
+    )
+    exaggerate(vae, text_encoder, text_encoder_2)
+    with torch.no_grad():  # zeros and rounding noise are what it is made of
+        transformer.proj_out.weight.mul_(8)
+    pipeline = StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=first,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=second,
+        text_encoder_3=text_encoder_3,
+        tokenizer_3=sentences,
+    )
+    pipeline.to(torch.float16).save_pretrained(directory)
+    (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD3_SCHEDULER))
+    return directory
+
+
+def sentence_tokenizer() -> T5TokenizerFast:
+    """T5's kind of vocabulary: letters, and a few whole words."""
+    pieces = [f"▁{word}" for word in ("a", "photo", "of", "the", "dog", "cat")]
+    letters = [(letter, -5.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
+    marks = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    vocabulary = [*marks, *((piece, -1.0) for piece in pieces), *letters]
+    return T5TokenizerFast(vocab=vocabulary, extra_ids=0)
+
+
 def tiny_unet(**settings: Any) -> UNet2DConditionModel:
     """For latents of 8 x 8."""
     return UNet2DConditionModel(
@@ -150,7 +242,7 @@ def tiny_unet(**settings: Any) -> UNet2DConditionModel:
     )
 
 
-def tiny_vae() -> AutoencoderKL:
+def tiny_vae(**settings: Any) -> AutoencoderKL:
     """Of 2 x 2 pixels a latent."""
     return AutoencoderKL(
         block_out_channels=(8, 16),
@@ -160,6 +252,7 @@ def tiny_vae() -> AutoencoderKL:
         norm_num_groups=4,
         sample_size=16,
         scaling_factor=0.7,
+        **settings,
     )
 
 

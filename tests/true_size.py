@@ -26,10 +26,21 @@ from typing import Any
 
 import tomli_w
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPTextModel, PreTrainedModel
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
+)
 
 from benchmark.api import Backbone, Sampler
 from benchmark.config.protocol import Protocol, load_protocol
@@ -40,7 +51,8 @@ from benchmark.models.diffusers_layout import stem
 from benchmark.models.families import families
 from benchmark.models.loading import Wanted, family_module
 from benchmark.models.single_file_header import SCHEDULER
-from tests.tiny_pipeline import XL_SCHEDULER
+from benchmark.models.tokens import Tokenizer
+from tests.tiny_pipeline import SD3_SCHEDULER, XL_SCHEDULER, sentence_tokenizer
 
 PIPELINE, ENCODERS, PROTOCOL, SUITE = (
     "stable-diffusion",
@@ -101,6 +113,80 @@ def save_hollow_xl(directory: Path) -> None:
     """
     with torch.device("meta"):
         parts = xl_parts()
+    save_hollow_parts(directory, parts, XL_SCHEDULER)
+    for name, pad in zip(("tokenizer", "tokenizer_2"), single_file.PAD["xl"], strict=True):
+        single_file.clip_tokenizer(pad=pad).save_pretrained(directory / name)
+    index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
+    (directory / "model_index.json").write_text(json.dumps(index))
+
+
+#: Of stabilityai/stable-diffusion-3.5-medium, and T5 v1.1 XXL, as repositories of GitHub hold them
+#: (tests/models/test_stable_diffusion_3_files.py). Its CLIPs are XL's, with a projection each.
+SD3_TRANSFORMER: dict[str, Any] = {
+    "sample_size": 128,
+    "num_layers": 24,
+    "num_attention_heads": 24,
+    "caption_projection_dim": 1536,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 384,
+    "dual_attention_layers": tuple(range(13)),
+    "qk_norm": "rms_norm",
+}
+SD3_VAE: dict[str, Any] = {
+    "latent_channels": 16,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+T5_XXL: dict[str, Any] = {
+    "d_model": 4096,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+    "vocab_size": 32128,
+}
+
+
+def sd3_parts() -> dict[str, nn.Module]:
+    """Stable Diffusion 3.5 medium's models, by the folder each lies in: 32 GB on a real device."""
+    first = single_file.clip_configuration(single_file.TEXT_ENCODER["xl"] | {"projection_dim": 768})
+    return {
+        "transformer": SD3Transformer2DModel(**SD3_TRANSFORMER),
+        "vae": AutoencoderKL(sample_size=1024, **SD3_VAE, **single_file.VAE),
+        "text_encoder": CLIPTextModelWithProjection(first),
+        "text_encoder_2": CLIPTextModelWithProjection(
+            single_file.clip_configuration(single_file.TEXT_ENCODER_2)
+        ),
+        "text_encoder_3": T5EncoderModel(T5Config(**T5_XXL)),
+    }
+
+
+def sd3_tokenizers() -> dict[str, Tokenizer]:
+    """T5's is a toy's: its vocabulary is nowhere in what is installed."""
+    words, sentences = single_file.clip_tokenizer, sentence_tokenizer()
+    sentences.model_max_length = 256
+    names, pads = ("tokenizer", "tokenizer_2"), single_file.PAD["xl"]
+    clips = {name: words(pad=pad) for name, pad in zip(names, pads, strict=True)}
+    return clips | {"tokenizer_3": sentences}
+
+
+def save_hollow_sd3(directory: Path) -> None:
+    """As `save_hollow_xl`, of Stable Diffusion 3.5 medium."""
+    with torch.device("meta"):
+        parts = sd3_parts()
+    for name, tokenizer in sd3_tokenizers().items():
+        tokenizer.save_pretrained(directory / name)
+    save_hollow_parts(directory, parts, SD3_SCHEDULER)
+    (directory / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
+
+
+def save_hollow_parts(
+    directory: Path, parts: dict[str, nn.Module], scheduler: dict[str, Any]
+) -> None:
+    """Configurations, and files of weights that hold nothing."""
     for name, module in parts.items():
         if isinstance(module, PreTrainedModel):
             module.config.architectures = [type(module).__name__]
@@ -108,18 +194,16 @@ def save_hollow_xl(directory: Path) -> None:
         else:
             module.save_config(directory / name)
         save_hollow(module, directory / name / f"{stem(name)}.safetensors")
-    for name, pad in zip(("tokenizer", "tokenizer_2"), single_file.PAD["xl"], strict=True):
-        single_file.clip_tokenizer(pad=pad).save_pretrained(directory / name)
     (directory / "scheduler").mkdir()
-    (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(XL_SCHEDULER))
-    index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
-    (directory / "model_index.json").write_text(json.dumps(index))
+    (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
 
 
 def save_hollow(module: nn.Module, path: Path) -> None:
     """A safetensors file of the module's tensors in float16, all of them zeros."""
     header, end = {}, 0
-    for name, tensor in module.state_dict().items():
+    tensors = module.state_dict()
+    once = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    for name, tensor in ((name, tensors[name]) for name in tensors.keys() & once):
         begin, end = end, end + 2 * tensor.numel()
         header[name] = {"dtype": "F16", "shape": [*tensor.shape], "data_offsets": [begin, end]}
     text = json.dumps(header).encode()

@@ -6,6 +6,7 @@ parts.modules["unet"], parts.tokenizers["tokenizer"]    # by the names of their 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, T5TokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from benchmark.api import UserError
@@ -32,9 +33,9 @@ from benchmark.models.diffusers_layout import (
     variant,
     weight_files,
 )
-from benchmark.models.families import Family, family_of, read_configuration
-from benchmark.models.hub import NAMED
-from benchmark.models.identity import SingleFile, locate
+from benchmark.models.families import Family, families, family_of, read_configuration
+from benchmark.models.identity import SingleFile, locate, locate_here
+from benchmark.models.tokens import Tokenizer
 
 #: In the files of a part, but of no use here; weights that a module lacks otherwise are refused.
 UNUSED = re.compile(
@@ -49,7 +50,7 @@ class Parts:
 
     family: Family
     modules: Mapping[str, nn.Module]
-    tokenizers: Mapping[str, CLIPTokenizer]
+    tokenizers: Mapping[str, Tokenizer]
     scheduler: Mapping[str, Any]  #: the configuration that samplers are built from
     index: Mapping[str, Any]  #: what the model's index says that changes images
     #: The weights as they lie in the files, mapped: "unet.conv_in.weight" -> on the CPU, as stored.
@@ -79,16 +80,25 @@ def read_parts(model: str) -> Parts:
     return parts
 
 
-def read_tokenizers(model: str) -> list[CLIPTokenizer]:
-    """The tokenizers of `model` alone; for a name on the hub's list no weights need be there."""
+def read_tokenizers(model: str, *, of_words: bool = False) -> list[Tokenizer]:
+    """The tokenizers of `model` alone, or those before the text encoders that learn words.
+
+    A name on the hub's list need not be there: all of these read CLIP's vocabulary, and it is then
+    all that is read.
+    """
     from benchmark.models.single_file import clip_tokenizer
 
-    if model.partition("@")[0] in NAMED:
-        return [clip_tokenizer()]  # all of them read CLIP's vocabulary
+    name = model.partition("@")[0]
+    named = next((family for family in families().values() if name in family.named), None)
+    if named is not None and (of_words or not named.tokens or locate_here(model) is None):
+        return [clip_tokenizer()]
     place = locate(model)
     if isinstance(place, SingleFile):
         return [clip_tokenizer()]
-    return list(_tokenizers(place, family_of(place)).values())
+    family = family_of(place)
+    tokenizers = _tokenizers(place, family)
+    wanted = family.learners if of_words else tuple(family.texts)
+    return [tokenizers[family.texts[text_encoder]] for text_encoder in wanted]
 
 
 def _read_directory(directory: Path) -> Parts:
@@ -118,28 +128,38 @@ def _mapped_weights(directory: Path, modules: Mapping[str, nn.Module]) -> dict[s
         for file in weight_files(directory / name):
             if file.suffix == ".safetensors":  # the index of shards is none
                 stored |= load_file(file)
-        if stored.keys() == module.state_dict().keys():
+        # Of a weight that has several names, the file may have the first alone.
+        whole, least = module.state_dict().keys(), dict(module.named_parameters()).keys()
+        if least <= stored.keys() <= whole:
             found |= {f"{name}.{key}": tensor for key, tensor in stored.items()}
     return found
 
 
-def _tokenizers(directory: Path, family: Family) -> dict[str, CLIPTokenizer]:
+def _tokenizers(directory: Path, family: Family) -> dict[str, Tokenizer]:
     return {
-        name: _tokenizer(directory / name, directory / configuration_file(text_encoder))
+        name: _tokenizer(
+            directory / name, directory / configuration_file(text_encoder), family.tokens
+        )
         for text_encoder, name in family.texts.items()
     }
 
 
-def _tokenizer(folder: Path, text_encoder: Path) -> CLIPTokenizer:
-    """That in `folder`, for as many tokens as the text encoder of this configuration reads."""
+def _tokenizer(folder: Path, text_encoder: Path, most: int | None) -> Tokenizer:
+    """That in `folder`, for as many tokens as the text encoder of this configuration reads.
+
+    That is `most` where it has no limit of its own.
+    """
+    settings = read_configuration(text_encoder)
+    t5 = settings.get("model_type") == "t5"
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder)
+        tokenizer = (T5TokenizerFast if t5 else CLIPTokenizer).from_pretrained(folder)
     # The libraries raise errors of many kinds, and plain Exceptions, for files that are broken.
     except Exception as error:
         raise UserError(f"{folder} holds no tokenizer that can be read: {error!r:.200}") from error
-    settings = transformers.CLIPTextConfig.from_dict(read_configuration(text_encoder))
-    length = settings.max_position_embeddings
-    tokenizer.model_max_length = min(tokenizer.model_max_length, length)
+    length = most
+    if not t5:
+        length = transformers.CLIPTextConfig.from_dict(settings).max_position_embeddings
+    tokenizer.model_max_length = min(tokenizer.model_max_length, length or math.inf)
     return tokenizer
 
 

@@ -26,6 +26,8 @@ DEFAULTS = {
     "unet": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 1280},
     "vae": {"latent_channels": 4},
     "text_encoder": {"hidden_size": 512, "projection_dim": 512},
+    "t5_encoder": {"d_model": 512},
+    "transformer": {"in_channels": 16, "joint_attention_dim": 4096, "pooled_projection_dim": 2048},
 }
 #: A U-Net's second embedding: of a pooled text, and of so many sizes.
 POOLED, SIZES = "text_time", 6
@@ -42,8 +44,14 @@ def understood(family: Family, part: str) -> dict[str, Any]:
     """What of a part's configuration is understood in a family: `known.toml`, as it differs."""
     own = family.parts.get(part, {})
     common = known()[_like(family, part)]
-    obeyed = [*common["obeyed"], *own.get("obeyed", [])]
-    return {**common, "must": {}, **own, "obeyed": obeyed}
+    obeyed = own.get("obeyed", [])
+    return {
+        **common,
+        "must": {},
+        **own,
+        "obeyed": [*common["obeyed"], *obeyed],
+        "wanted": {key: what for key, what in common["wanted"].items() if key not in obeyed},
+    }
 
 
 def _like(family: Family, part: str) -> str:
@@ -81,11 +89,14 @@ def check_configuration(directory: Path) -> None:
             raise UserError(f"{path}: {fault}")
         filled[part] = DEFAULTS.get(_like(family, part), {}) | configuration
     _check_index(directory, family)
-    for fault in _misfits(filled, [filled[part] for part in family.texts]):
+    denoiser, misfits = next(pair for pair in MISFITS.items() if pair[0] in filled)
+    for fault in misfits(filled, [filled[part] for part in family.texts]):
         raise UserError(f"{directory} is no {family.name}: {fault}: {REGULAR}")
-    _check_entry(directory, filled["unet"]["in_channels"])
+    entry = understood(family, denoiser)["entry"]
+    _check_entry(directory / denoiser, entry, filled[denoiser]["in_channels"])
     for text_encoder, tokenizer in family.texts.items():
-        _check_vocabulary(directory / text_encoder, directory / tokenizer)
+        table = understood(family, text_encoder)["table"]
+        _check_vocabulary(directory / text_encoder, table, directory / tokenizer)
 
 
 def _faults(understood: Mapping[str, Any], configuration: Mapping[str, Any]) -> Iterator[str]:
@@ -126,7 +137,7 @@ def _check_index(directory: Path, family: Family) -> None:
             )
 
 
-def _misfits(
+def _unet_misfits(
     parts: Mapping[str, Mapping[str, Any]], text_encoders: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
     unet, vae = parts["unet"], parts["vae"]
@@ -153,18 +164,47 @@ def _misfits(
             )
 
 
-def _check_entry(directory: Path, channels: int) -> None:
-    path, shape = _weight(directory / "unet", "conv_in.weight")
+def _transformer_misfits(
+    parts: Mapping[str, Mapping[str, Any]], text_encoders: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Of one that reads some CLIP text encoders side by side, and then T5."""
+    transformer, latents = parts["transformer"], parts["vae"]["latent_channels"]
+    takes, gives = transformer["in_channels"], transformer.get("out_channels")
+    if takes != latents:
+        yield f"its transformer takes {takes} channels and its VAE makes {latents}"
+    if (gives or takes) != latents:
+        yield f"its transformer gives {gives} channels and its VAE makes {latents}"
+    *clips, t5 = text_encoders
+    widths = [clip["hidden_size"] for clip in clips]
+    if transformer["joint_attention_dim"] != t5["d_model"] or sum(widths) > t5["d_model"]:
+        yield (
+            f"its transformer reads texts of width {transformer['joint_attention_dim']}, its text "
+            f"encoders make {' and '.join(map(str, widths))} side by side, and {t5['d_model']}"
+        )
+    pooled = [clip["projection_dim"] for clip in clips]
+    if transformer["pooled_projection_dim"] != sum(pooled):
+        yield (
+            f"its transformer reads pooled texts of width {transformer['pooled_projection_dim']}, "
+            f"its text encoders make {' and '.join(map(str, pooled))}"
+        )
+
+
+#: What does not fit in a model, by its denoiser.
+MISFITS = {"unet": _unet_misfits, "transformer": _transformer_misfits}
+
+
+def _check_entry(denoiser: Path, entry: str, channels: int) -> None:
+    path, shape = _weight(denoiser, entry)
     if shape is not None and shape[1] != channels:
         raise UserError(
-            f"{path}: conv_in.weight takes {shape[1]} channels, and unet/config.json says "
+            f"{path}: {entry} takes {shape[1]} channels, and {denoiser.name}/config.json says "
             f"{channels}: bring the configuration of these weights"
         )
 
 
-def _check_vocabulary(text_encoder: Path, tokenizer: Path) -> None:
-    """Every token has a row in the text encoder's table."""
-    path, shape = _weight(text_encoder, "embeddings.token_embedding.weight")
+def _check_vocabulary(text_encoder: Path, table: str, tokenizer: Path) -> None:
+    """Every token has a row in the text encoder's `table`."""
+    path, shape = _weight(text_encoder, table)
     if shape is None:
         return  # the weights are another model's, which loading says
     for file, token, number in _tokens(tokenizer):
@@ -210,5 +250,7 @@ def _named(content: dict[str, Any], name: str) -> Iterator[tuple[str, int]]:
     vocabulary = content.get("model", {}).get("vocab", {}) if name == "tokenizer.json" else {}
     if name in ("vocab.json", "added_tokens.json"):
         vocabulary = content
+    if isinstance(vocabulary, list):  # of sentencepiece: tokens and how rare they are
+        vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
     for token, number in vocabulary.items():
         yield token, int(number)

@@ -40,6 +40,9 @@ class Family:
     always: Mapping[str, Any] = field(default_factory=dict)
     unsaid: Mapping[str, Any] = field(default_factory=dict)
     index: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    tokens: int | None = None
+    licence: str | None = None
     named: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -52,6 +55,11 @@ class Family:
     def folders(self) -> tuple[str, ...]:
         """Every part's."""
         return ("scheduler", *self.texts, *self.texts.values(), *self.models)
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """The text encoders that learn words."""
+        return self.words or tuple(self.texts)
 
     def completed(self, scheduler: Mapping[str, Any]) -> dict[str, Any]:
         """A scheduler's configuration as the family takes it."""

@@ -135,9 +135,37 @@ def fetch_command(model: HubModel) -> str:
 def _missing(model: HubModel, error: Exception) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     version = f"{model.repository}@{model.revision or 'main'}"
+    licence = _licence(model)
+    if _gated(error):
+        return (
+            f"model '{model.name}': {version} is gated ({reason}): "
+            f"{_gate(model, licence)}, and run the command again"
+        )
     return (
         f"model '{model.name}': {version} is not in the cache of the Hugging Face hub, and cannot "
         f"be fetched ({reason}). Where there is internet: {fetch_command(model)} and bring the "
         "cache (HF_HOME), or name a directory that holds the model; "
         "`--suite pocket` runs without, on the models that are shipped"
+        + (f". It is gated: {_gate(model, licence)}" if licence else "")
+    )
+
+
+def _gated(error: BaseException | None) -> bool:
+    """Whether the hub keeps a repository for those who accepted its licence."""
+    from huggingface_hub.errors import GatedRepoError
+
+    return error is not None and (
+        isinstance(error, GatedRepoError) or _gated(error.__cause__ or error.__context__)
+    )
+
+
+def _licence(model: HubModel) -> str | None:
+    """What has to be accepted for a named model, if anything."""
+    return next((f.licence for f in families().values() if model.name in f.named), None)
+
+
+def _gate(model: HubModel, licence: str | None) -> str:
+    return (
+        f"accept {licence or 'its licence'} on https://huggingface.co/{model.repository}, log in "
+        "with a token of that account (`hf auth login`, or the environment variable HF_TOKEN)"
     )

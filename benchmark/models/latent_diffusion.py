@@ -1,4 +1,4 @@
-"""A U-Net on the latents of a VAE as a Backbone: what the families that are drawn so share.
+"""A denoiser of a VAE's latents as a Backbone: what the families that are drawn so share.
 
 A family's module says how texts are read (`read`) and which of diffusers' pipelines draws.
 
@@ -22,16 +22,23 @@ from torch import Generator, Tensor, nn
 from benchmark.api import Sampler, UserError, Word
 from benchmark.models import latent_stage
 from benchmark.models.checkpoints import Parts
-from benchmark.models.clip_reader import ClipReader
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
-from benchmark.models.latent_stage import LatentCondition, LatentStage, pixels_per_latent, vae_batch
+from benchmark.models.latent_stage import (
+    LatentCondition,
+    LatentStage,
+    pixels_per_latent,
+    scaling,
+    vae_batch,
+)
 from benchmark.models.loading import Wanted
+from benchmark.models.noising import process_of
 from benchmark.models.precision import autocast
 from benchmark.models.sampling import build_scheduler
+from benchmark.models.text_reader import TextReader
 
-#: Texts as the readers of a model give them to its U-Net, one row a text.
-Read = Callable[[Sequence[ClipReader], Sequence[str]], LatentCondition]
+#: Texts as the readers of a model give them to its denoiser, one row a text.
+Read = Callable[[Sequence[TextReader], Sequence[str]], LatentCondition]
 
 
 @dataclass(eq=False)
@@ -40,7 +47,7 @@ class LatentDiffusion:
 
     id: str
     pipeline: DiffusionPipeline  #: its `scheduler` is the forward process
-    readers: Sequence[ClipReader]
+    readers: Sequence[TextReader]
     read: Read
     resolution: int
     device: torch.device
@@ -53,10 +60,9 @@ class LatentDiffusion:
     stages: tuple[LatentStage, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        parts = self.pipeline
-        stage = LatentStage(
-            "unet", self.resolution, parts.unet, parts.vae, parts.scheduler, self.precision
-        )
+        name, denoiser = denoiser_of(self.pipeline)
+        vae, process = self.pipeline.vae, process_of(self.pipeline.scheduler)
+        stage = LatentStage(name, self.resolution, denoiser, vae, process, self.precision)
         self.stages = (stage,)
 
     @property
@@ -65,23 +71,31 @@ class LatentDiffusion:
 
     def modules(self) -> dict[str, nn.Module]:
         """Every module, by diffusers' names of them."""
-        return {"unet": self.pipeline.unet, "vae": self.pipeline.vae, **self.text_encoders}
+        [stage] = self.stages
+        return {stage.name: stage.denoiser, "vae": stage.vae, **self.text_encoders}
+
+    @property
+    def _learners(self) -> list[TextReader]:
+        return [reader for reader in self.readers if reader.learns]
 
     # Texts -----------------------------------------------------------------------------------
 
     def encode(self, texts: Sequence[str], *, words: Sequence[Word] = ()) -> LatentCondition:
         """One row a text; the embeddings of a word's tokens are replaced, the tables left alone."""
         with ExitStack() as stack:
-            for reader in self.readers:
+            for reader in self._learners:
                 stack.enter_context(reader.learned(words))
             stack.enter_context(autocast(self.device, self.precision))
             return self.read(self.readers, texts)
 
     def new_word(self, text: str, *, init: str) -> Word:
-        """`text` has to be one token of each vocabulary; of an `init` of several, the mean."""
-        for reader in self.readers:
+        """`text` has to be one token of each vocabulary; of an `init` of several, the mean.
+
+        Where not all text encoders learn words, the others read `text` as it is written.
+        """
+        for reader in self._learners:
             reader.token(text)
-        return Word(text, {reader.name: reader.new_vector(init) for reader in self.readers})
+        return Word(text, {reader.name: reader.new_vector(init) for reader in self._learners})
 
     # Images ----------------------------------------------------------------------------------
 
@@ -128,7 +142,8 @@ class LatentDiffusion:
         scheduler = self.pipeline.scheduler
         self.pipeline.scheduler = build_scheduler(sampler, self.scheduler)
         try:
-            with _float32_output(self.pipeline.unet), autocast(self.device, self.precision):
+            [stage] = self.stages
+            with _float32_output(stage.denoiser), autocast(self.device, self.precision):
                 latents: Tensor = self.pipeline(
                     **given,
                     height=self.resolution,
@@ -151,7 +166,8 @@ class LatentDiffusion:
     def _decode(self, latents: Tensor) -> Tensor:
         # By hand, since the pipeline would decode the whole batch at once.
         vae, precision = self.pipeline.vae, self.decoding or self.precision
-        scaled = latents / vae.config.scaling_factor
+        scale, shift = scaling(vae)
+        scaled = latents / scale + shift
 
         def decoded(size: int) -> Tensor:
             chunks = scaled.split(size)
@@ -170,13 +186,19 @@ def assemble(
 ) -> LatentDiffusion:
     """The backbone that draws by `pipeline`, made of `parts`, from texts that `read` reads."""
     pipeline.set_progress_bar_config(disable=True)
-    texts = parts.family.texts.items()
+    family = parts.family
     return LatentDiffusion(
         id=wanted.id,
         pipeline=pipeline,
         readers=tuple(
-            ClipReader(name, parts.tokenizers[words], parts.modules[name], wanted.id)
-            for name, words in texts
+            TextReader(
+                name,
+                parts.tokenizers[words],
+                parts.modules[name],
+                wanted.id,
+                learns=name in family.learners,
+            )
+            for name, words in family.texts.items()
         ),
         read=read,
         resolution=drawn_size(wanted, pipeline),
@@ -202,28 +224,42 @@ def drawn_size(wanted: Wanted, pipeline: DiffusionPipeline) -> int:
     Raises UserError if it cannot draw what is wanted, or is of oblong images.
     """
     asked, factor = wanted.resolution, pixels_per_latent(pipeline.vae)
-    step = math.lcm(8, factor)  # diffusers' pipelines draw multiples of 8 pixels
+    name, denoiser = denoiser_of(pipeline)
+    # diffusers' pipelines draw multiples of 8 pixels, and a transformer takes whole patches.
+    step = math.lcm(8, factor * (denoiser.config.get("patch_size") or 1))
     if asked is not None:
         if asked < step or asked % step:
             raise UserError(
                 f"backbone.resolution is {asked}, but the model draws heights and widths by the "
                 f"{step} pixels: choose a multiple of {step}"
             )
+        most = denoiser.config.get("pos_embed_max_size")
+        if most and asked > most * factor * denoiser.config.patch_size:
+            raise UserError(
+                f"backbone.resolution is {asked}, but the model knows places in images of at most "
+                f"{most * factor * denoiser.config.patch_size} pixels: choose no more"
+            )
         return asked
-    size = pipeline.unet.config.sample_size
+    size = denoiser.config.sample_size
     sides = set(size) if isinstance(size, list | tuple) else {size}
     if None in sides or len(sides) != 1:
         raise UserError(
-            f"model '{wanted.model}': sample_size in unet/config.json is {size!r}, which is no "
+            f"model '{wanted.model}': sample_size in {name}/config.json is {size!r}, which is no "
             "square: set resolution in the suite's [backbone]"
         )
     return int(sides.pop()) * factor
 
 
+def denoiser_of(pipeline: DiffusionPipeline) -> tuple[str, Any]:
+    """What `pipeline` calls its denoiser, and that."""
+    name = "unet" if hasattr(pipeline, "unet") else "transformer"
+    return name, getattr(pipeline, name)
+
+
 @contextmanager
-def _float32_output(unet: nn.Module) -> Iterator[None]:
-    """Within, `unet` gives float32: autocast gives half, too coarse for the scheduler's sums."""
-    handle = unet.register_forward_hook(lambda _module, _inputs, output: (output[0].float(),))
+def _float32_output(denoiser: nn.Module) -> Iterator[None]:
+    """Within, it gives float32: autocast gives half, too coarse for the scheduler's sums."""
+    handle = denoiser.register_forward_hook(lambda _module, _inputs, output: (output[0].float(),))
     try:
         yield
     finally:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import CLIPTokenizer
-
 from benchmark.models.checkpoints import read_tokenizers
 from benchmark.models.hub import NAMED
 from benchmark.models.identity import locate
+from benchmark.models.tokens import Tokenizer
 
 LETTERS = 3  #: at most, as in the paper
 END_OF_WORD = "</w>"  #: closes CLIP's whole words; other tokens are pieces of words
@@ -23,9 +22,9 @@ IDENTIFIERS = "identifiers.txt"
 def rare_words(model: str) -> dict[str, int]:
     """Word -> its one token's id: the words that the model names itself, or `rarest`.
 
-    Each is one token in all of the model's vocabularies; the ids are those of the first.
+    Each is one token in all vocabularies that words are learned in; the ids are those of the first.
     """
-    tokenizer, *others = read_tokenizers(model)
+    tokenizer, *others = read_tokenizers(model, of_words=True)
     own = _own(model)
     ids = tokenizer.convert_tokens_to_ids([word + END_OF_WORD for word in own])
     found = dict(zip(own, ids, strict=True)) if own else rarest(tokenizer)
@@ -37,17 +36,17 @@ def rare_words(model: str) -> dict[str, int]:
 
 
 def single_token(model: str, word: str) -> int | None:
-    """The id of `word` in `model`'s first vocabulary, if it is one token in all of them."""
-    found = [_single(word, tokenizer) for tokenizer in read_tokenizers(model)]
+    """The id of `word` in the first vocabulary, if it is one token wherever words are learned."""
+    found = [_single(word, other) for other in read_tokenizers(model, of_words=True)]
     return None if None in found else found[0]
 
 
-def _single(word: str, tokenizer: CLIPTokenizer) -> int | None:
+def _single(word: str, tokenizer: Tokenizer) -> int | None:
     ids = tokenizer(word, add_special_tokens=False).input_ids
     return ids[0] if len(ids) == 1 else None
 
 
-def rarest(tokenizer: CLIPTokenizer) -> dict[str, int]:
+def rarest(tokenizer: Tokenizer) -> dict[str, int]:
     """All words of one token and at most three letters a to z, rarest first, and their tokens' ids.
 
     A token's id is the rank of its byte pair's merge, the most frequent pairs first: the higher,

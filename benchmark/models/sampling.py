@@ -24,6 +24,10 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
     "euler": ("EulerDiscreteScheduler", {}),
 }
+#: The same of models that were taught by flow matching.
+FLOW_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "flow-euler": ("FlowMatchEulerDiscreteScheduler", {}),
+}
 #: The scheduler of the model's own configuration, as an untouched pipeline of diffusers has it.
 OWN = "own"
 
@@ -60,18 +64,30 @@ def build_scheduler(sampler: Sampler, configuration: Mapping[str, Any]) -> Any:
 
 
 def _chosen(sampler: Sampler, configuration: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """diffusers' class, and the settings laid over the configuration."""
-    if sampler.scheduler in SCHEDULERS:
-        return SCHEDULERS[sampler.scheduler]
+    """diffusers' class, and the settings laid over the configuration.
+
+    Which there are to choose from, the class of the model's own says.
+    """
+    name = class_of(configuration.get("_class_name", ""))
+    offered, others, kind, taught = SCHEDULERS, FLOW_SCHEDULERS, "scheduler", "diffusion"
+    if name in known()["flow_scheduler"]["classes"]:
+        offered, others, kind = FLOW_SCHEDULERS, SCHEDULERS, "flow_scheduler"
+        taught = "flow matching"
+    if sampler.scheduler in offered:
+        return offered[sampler.scheduler]
+    if sampler.scheduler in others:
+        raise UserError(
+            f"scheduler '{sampler.scheduler}' cannot draw from a model that was taught by "
+            f"{taught}: choose {', '.join(offered)}, or {OWN}, the model's"
+        )
     if sampler.scheduler != OWN:
         raise UserError(
-            f"unknown scheduler '{sampler.scheduler}'; known: {', '.join(SCHEDULERS)}, and {OWN}, "
+            f"unknown scheduler '{sampler.scheduler}'; known: {', '.join(offered)}, and {OWN}, "
             "the model's"
         )
-    name = class_of(configuration.get("_class_name", ""))
-    if name not in known()["scheduler"]["classes"]:
+    if name not in known()[kind]["classes"]:
         raise UserError(
             f"scheduler '{OWN}': the model names "
-            f"{name or 'none'}: choose one of {', '.join(SCHEDULERS)}"
+            f"{name or 'none'}: choose one of {', '.join(offered)}"
         )
     return name, {}

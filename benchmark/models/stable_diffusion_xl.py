@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
-from torch import Tensor, nn
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from torch import Tensor
 
 from benchmark.models.checkpoints import Parts
-from benchmark.models.clip_reader import ClipReader
 from benchmark.models.latent_diffusion import LatentDiffusion, assemble, drawn_size, forward_process
 from benchmark.models.loading import Wanted
 from benchmark.models.rows import TensorRows
+from benchmark.models.text_reader import TextReader
+from benchmark.models.text_states import clip_states
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +48,8 @@ class Reading:
     #: Whether the empty text is nothing but zeros, as where the model was taught without a text.
     zeros_for_empty: bool
 
-    def __call__(self, readers: Sequence[ClipReader], texts: Sequence[str]) -> SizedTexts:
-        states, pooled = zip(*(_read(reader, texts) for reader in readers), strict=True)
+    def __call__(self, readers: Sequence[TextReader], texts: Sequence[str]) -> SizedTexts:
+        states, pooled = zip(*(clip_states(reader, texts) for reader in readers), strict=True)
         side = self.resolution
         sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32)
         kept = torch.tensor([[bool(text) or not self.zeros_for_empty] for text in texts])
@@ -59,26 +59,6 @@ class Reading:
             torch.where(kept, pooled[-1].float(), 0.0),
             sizes.to(kept.device).repeat(len(texts), 1),
         )
-
-
-def _read(reader: ClipReader, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """(n, length, width) the last but one hidden states; and what the text encoder makes of them.
-
-    Taken by a hook of our own: those of transformers stay on the model.
-    """
-    found: list[Tensor] = []
-
-    def take(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0])
-
-    layers = [part for part in reader.encoder.modules() if isinstance(part, CLIPEncoderLayer)]
-    handle = layers[-1].register_forward_pre_hook(take)
-    try:
-        made = reader.encoder(reader.ids(texts))[0]
-    finally:
-        handle.remove()
-    [states] = found
-    return states, made
 
 
 def build(parts: Parts, wanted: Wanted) -> LatentDiffusion:

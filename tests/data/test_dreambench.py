@@ -59,6 +59,7 @@ def test_its_folder_holds_no_photographs_and_a_full_commit() -> None:
 
 
 SUITES = {"dreambench": (30, 25), "dreambench-mini": (3, 4), "dreambench-sdxl": (30, 25)}
+SUITES |= {"dreambench-sd35": (30, 25)}
 
 
 @pytest.mark.parametrize("name", SUITES)

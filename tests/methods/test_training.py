@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.api import Prompt, Request, Subject
+from benchmark.api import Prompt, Request, Sampler, Subject
 from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.latent_stage import Moments
 from benchmark.models.loading import load_backbone
@@ -21,7 +21,7 @@ from methods.textual_inversion import TextualInversion
 from methods.training import Loss, Optimisation, Term, fixed_conditions, seeded, train
 from tests.hand_tools import HandTools
 from tests.reference import finetuning
-from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_xl
+from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_sd3, save_tiny_xl
 
 TINY = DreamBooth(
     identifier="sks",
@@ -32,19 +32,21 @@ TINY = DreamBooth(
     prior_images=3,
     prior_steps=2,
 )
+#: Models of other families.
+SAVE = {"xl": save_tiny_xl, "sd3": save_tiny_sd3}
 
 
 @pytest.fixture(scope="module", params=["v_prediction", "epsilon"])
 def directory(request, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("models") / request.param
-    if request.param == "xl":
-        return save_tiny_xl(place)
+    if request.param in SAVE:
+        return SAVE[request.param](place)
     return save_tiny_pipeline(place, prediction_type=request.param)
 
 
 @pytest.fixture
 def backbone(directory: Path) -> LatentDiffusion:
-    return load_backbone(str(directory), precision="fp32", device="cpu")
+    return load_backbone(str(directory), precision="fp32", device="cpu", sampler=Sampler("own"))
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +99,9 @@ def images(subject: Subject) -> torch.Tensor:
 
 def weights(backbone: LatentDiffusion) -> dict[str, torch.Tensor]:
     return {
-        f"{name}.{key}": tensor.clone()
+        f"{name}.{key}": tensor.detach().clone()
         for name, module in backbone.modules().items()
-        for key, tensor in module.state_dict().items()
+        for key, tensor in (*module.named_parameters(), *module.named_buffers())
     }
 
 
@@ -107,7 +109,7 @@ def weights(backbone: LatentDiffusion) -> dict[str, torch.Tensor]:
     ("directory", "train_text_encoder", "prior_weight", "max_grad_norm"),
     [
         *product(["v_prediction", "epsilon"], [False, True], [0.7, 0.0], [0.0, 0.05]),
-        *product(["xl"], [False, True], [0.7], [0.05]),
+        *product(SAVE, [False, True], [0.7], [0.05]),
     ],
     indirect=["directory"],
 )
@@ -155,7 +157,7 @@ def test_dreambooth_steps_are_the_papers(
     assert all(torch.equal(found[name], before[name]) for name in untouched)
 
 
-@pytest.mark.parametrize("directory", ["v_prediction", "epsilon", "xl"], indirect=True)
+@pytest.mark.parametrize("directory", ["v_prediction", "epsilon", *SAVE], indirect=True)
 def test_textual_inversion_steps_move_one_vector_and_nothing_else(
     backbone, directory, subject, recorded, monkeypatch
 ):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers import PreTrainedModel
 
 from benchmark.api import Sampler, Word
@@ -17,13 +18,12 @@ from benchmark.models.checkpoints import Parts, read_parts
 from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.latent_stage import Moments
 from benchmark.models.loading import Wanted, family_module
-from tests.tiny_pipeline import WIDTH, WIDTH_2, save_tiny_pipeline, save_tiny_xl
+from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_sd3, save_tiny_xl
 
 CUDA = torch.device("cuda", 0)
-WIDTHS = {"text_encoder": WIDTH, "text_encoder_2": WIDTH_2}
 
 
-@pytest.fixture(scope="module", params=[save_tiny_pipeline, save_tiny_xl])
+@pytest.fixture(scope="module", params=[save_tiny_pipeline, save_tiny_xl, save_tiny_sd3])
 def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return read_parts(str(request.param(tmp_path_factory.mktemp("models") / "tiny")))
 
@@ -33,7 +33,8 @@ def backbone(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Iterator[LatentDi
     """On a GPU that is not there. In a test, every tensor is fake."""
     for module in (latent_stage, latent_diffusion):  # a fake tensor has no numbers to look at
         monkeypatch.setattr(module, "check_finite", lambda *_: None)
-    with FakeTensorMode():
+    # Of a number without a value, as a scheduler asks for, something stands for it.
+    with FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True):
         with CUDA:
             modules = {name: remade(module) for name, module in parts.modules.items()}
         wanted = Wanted("tiny", "tiny@0", str(CUDA), "fp32", Sampler(), 16)
@@ -60,7 +61,8 @@ def test_every_tensor_is_on_the_device(backbone):
     joined = draw.join(draw)[[0, 3]]
     losses = stage.loss(joined, condition)
     assert losses.shape == (2,) and losses.device == CUDA
-    predicted = stage.denoiser(draw.latents, draw.timesteps, **condition.for_denoiser()).sample
+    given = condition.for_denoiser()
+    predicted = stage.denoiser(draw.latents, timestep=draw.timesteps, **given).sample
     images = backbone._decode(predicted)
     assert images.shape == (2, 3, 16, 16) and images.device == CUDA
 
@@ -75,8 +77,9 @@ def test_a_tensor_on_the_cpu_is_noticed(backbone, stray):
     stage.loss(draw, condition)
     with pytest.raises(RuntimeError, match="[Dd]evice"):
         if stray == "word":
-            vectors = {name: torch.zeros(WIDTHS[name]) for name in backbone.text_encoders}
-            backbone.encode(["a sks"], words=[Word("sks", vectors)])
+            vectors = backbone.new_word("sks", init="dog").vectors
+            strays = {name: torch.zeros(len(vector)) for name, vector in vectors.items()}
+            backbone.encode(["a sks"], words=[Word("sks", strays)])
         elif stray == "condition":
             stage.loss(draw, replace(condition, embeddings=condition.embeddings.cpu()))
         else:

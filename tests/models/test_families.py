@@ -46,7 +46,7 @@ def test_the_kind_knows_it_by_its_index_or_else_by_its_folders(copy):
     ("named", "called"),
     [
         ("KandinskyPipeline", "this is a Kandinsky model"),
-        ("StableDiffusion3Pipeline", "this is a StableDiffusion3 model"),
+        ("StableDiffusion3Img2ImgPipeline", "this is a StableDiffusion3Img2Img model"),
         ("StableDiffusionXLInpaintPipeline", "this is a StableDiffusionXLInpaint model"),
         (["pipeline_mine", "MyPipeline"], "MyPipeline"),
     ],

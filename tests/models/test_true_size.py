@@ -12,10 +12,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from benchmark.api import Sampler
 from benchmark.config.suite import load_suite
+from benchmark.models.checkpoints import Parts
+from benchmark.models.families import families
 from benchmark.models.identity import WORKER_BYTES, backbone_id, worker_memory
+from benchmark.models.latent_stage import Moments
+from benchmark.models.loading import Wanted, family_module
 from benchmark.runs.machine import free_memory
 from benchmark.runs.plan import plan
 from benchmark.runs.selection import method_names
@@ -23,6 +29,7 @@ from benchmark.scoring.encoder_tables import protocol_tables
 from benchmark.scoring.kinds import identify
 from benchmark.scoring.scorer import scoring_of
 from tests import true_size
+from tests.tiny_pipeline import SD3_SCHEDULER
 
 #: Of Stable Diffusion 1.5, as published with it.
 PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
@@ -120,6 +127,53 @@ def test_an_xl_of_true_size_is_planned(tmp_path: Path) -> None:
         backbone_id(str(tmp_path / "xl"))
     }
     assert worker_memory(str(tmp_path / "xl")) == 16 * XL_PARAMETERS + WORKER_BYTES
+
+
+#: Of Stable Diffusion 3.5 medium, its table of places apart.
+SD3_PARAMETERS = {
+    "transformer": 2_243_171_520,
+    "vae": 83_819_683,
+    "text_encoder": 123_650_304,
+    "text_encoder_2": 694_659_840,
+    "text_encoder_3": 4_762_310_656,
+}
+SD3_PLACES = 384 * 384 * 1536
+
+
+@pytest.mark.slow  # hashes 16 GB
+def test_a_3_of_true_size_is_planned(tmp_path: Path) -> None:
+    save_subject(tmp_path / "mine")
+    directory = str(tmp_path / "sd3")
+    true_size.save_hollow_sd3(Path(directory))
+    suite = load_suite("dreambench-sd35").with_images(tmp_path / "mine").on(directory)
+    grid = plan(suite, method_names(suite, ["all", "identifiers"]))
+    ids = {job.fit.backbone.id for job in grid.jobs if job.fit.backbone}
+    assert ids == {backbone_id(directory)}
+    numbers = sum(SD3_PARAMETERS.values()) + SD3_PLACES
+    assert worker_memory(directory) == 16 * numbers + WORKER_BYTES
+
+
+@pytest.mark.slow  # makes 7.9 billion parameters that are not there
+def test_a_3_of_true_size_takes_a_training_pass_in_fake_tensors() -> None:
+    cuda = torch.device("cuda", 0)
+    with FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True):
+        with cuda:
+            modules = true_size.sd3_parts()
+        counts = {n: sum(p.numel() for p in module.parameters()) for n, module in modules.items()}
+        assert counts == SD3_PARAMETERS
+        assert modules["transformer"].pos_embed.pos_embed.numel() == SD3_PLACES
+        family = families()["stable_diffusion_3"]
+        parts = Parts(family, modules, true_size.sd3_tokenizers(), SD3_SCHEDULER, {})
+        wanted = Wanted("sd3", "sd3@0", str(cuda), "fp32", Sampler("own"), None)
+        backbone = family_module(family).build(parts, wanted)
+        assert backbone.resolution == 1024
+        [stage] = backbone.stages
+        condition = backbone.encode(["a sks dog", "a dog"])
+        assert condition.embeddings.shape == (2, 77 + 256, 4096)
+        assert condition.pooled.shape == (2, 2048)
+        clean = Moments(*(torch.zeros(2, 16, 128, 128, device=cuda) for _ in range(2)))
+        losses = stage.loss(stage.draw(clean, 2, torch.Generator()), condition)
+        assert losses.shape == (2,) and losses.device == cuda
 
 
 @pytest.mark.slow  # 2.6 billion parameters at 1024 pixels, on a CPU: minutes, 13 GB

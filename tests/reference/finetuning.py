@@ -11,9 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 
-Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline | StableDiffusion3Pipeline
+T5_LENGTH = 256  #: tokens that Stable Diffusion 3 has T5 read
 
 
 @dataclass
@@ -37,20 +42,28 @@ class Result:
 
 
 def pipeline(directory: Path) -> Pipeline:
-    if (directory / "text_encoder_2").is_dir():
+    if (directory / "text_encoder_3").is_dir():
+        pipe = StableDiffusion3Pipeline.from_pretrained(directory, use_safetensors=True)
+    elif (directory / "text_encoder_2").is_dir():
         pipe = StableDiffusionXLPipeline.from_pretrained(directory, use_safetensors=True)
     else:
         pipe = StableDiffusionPipeline.from_pretrained(
             directory, use_safetensors=True, requires_safety_checker=False
         )
-    for module in (pipe.unet, pipe.vae, *text_encoders(pipe).values()):
+    for module in (denoiser(pipe)[1], pipe.vae, *text_encoders(pipe).values()):
         module.float()
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
+def denoiser(pipe: Pipeline) -> tuple[str, torch.nn.Module]:
+    name = "transformer" if isinstance(pipe, StableDiffusion3Pipeline) else "unet"
+    return name, getattr(pipe, name)
+
+
 def text_encoders(pipe: Pipeline) -> dict[str, torch.nn.Module]:
-    found = {name: getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2")}
+    names = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    found = {name: getattr(pipe, name, None) for name in names}
     return {name: encoder for name, encoder in found.items() if encoder is not None}
 
 
@@ -66,7 +79,11 @@ def alphas_cumprod(pipe: Pipeline) -> np.ndarray:
 
 
 def noised(pipe: Pipeline, given: Given) -> tuple[torch.Tensor, torch.Tensor]:
-    """The noisy latents and what the U-Net should say about them."""
+    """The noisy latents and what the denoiser should say about them."""
+    if isinstance(pipe, StableDiffusion3Pipeline):
+        sigma = (given.timesteps / 1000).view(-1, 1, 1, 1)
+        noisy = (1.0 - sigma) * given.latents + sigma * given.noise
+        return noisy, given.noise - given.latents
     alpha_bar = alphas_cumprod(pipe)[given.timesteps.numpy()]
     alpha = torch.tensor(alpha_bar**0.5, dtype=torch.float32).view(-1, 1, 1, 1)
     sigma = torch.tensor((1 - alpha_bar) ** 0.5, dtype=torch.float32).view(-1, 1, 1, 1)
@@ -81,7 +98,7 @@ def token_ids(pipe: Pipeline, prompts: list[str], tokenizer=None) -> torch.Tenso
     return tokenizer(
         prompts,
         padding="max_length",
-        max_length=tokenizer.model_max_length,
+        max_length=min(tokenizer.model_max_length, T5_LENGTH),
         truncation=True,
         return_tensors="pt",
     ).input_ids
@@ -91,6 +108,8 @@ def term_loss(pipe: Pipeline, given: Given) -> torch.Tensor:
     noisy, target = noised(pipe, given)
     if isinstance(pipe, StableDiffusionXLPipeline):
         predicted = predicted_by_xl(pipe, noisy, given)
+    elif isinstance(pipe, StableDiffusion3Pipeline):
+        predicted = predicted_by_3(pipe, noisy, given)
     else:
         conditions = pipe.text_encoder(token_ids(pipe, given.prompts))[0]
         predicted = pipe.unet(noisy, given.timesteps, conditions).sample
@@ -117,6 +136,28 @@ def predicted_by_xl(
     ).sample
 
 
+def predicted_by_3(
+    pipe: StableDiffusion3Pipeline, noisy: torch.Tensor, given: Given
+) -> torch.Tensor:
+    """As diffusers' train_dreambooth_sd3.py: CLIP's states padded with zeros, then T5's."""
+    states, pooled = [], []
+    encoders = list(text_encoders(pipe).values())
+    for tokenizer, encoder in zip(tokenizers(pipe)[:2], encoders[:2], strict=True):
+        read = encoder(token_ids(pipe, given.prompts, tokenizer), output_hidden_states=True)
+        states.append(read.hidden_states[-2])
+        pooled.append(read[0])
+    clip = torch.cat(states, dim=-1)
+    t5 = encoders[2](token_ids(pipe, given.prompts, pipe.tokenizer_3))[0]
+    padded = torch.zeros(*clip.shape[:2], t5.shape[2])
+    padded[:, :, : clip.shape[2]] = clip
+    return pipe.transformer(
+        hidden_states=noisy,
+        timestep=given.timesteps,
+        encoder_hidden_states=torch.cat([padded, t5], dim=1),
+        pooled_projections=torch.cat(pooled, dim=1),
+    ).sample
+
+
 def dreambooth_steps(
     directory: Path,
     steps: list[list[Given]],
@@ -132,7 +173,8 @@ def dreambooth_steps(
     Each entry is the instance term's numbers and, with prior preservation, the prior term's.
     """
     pipe = pipeline(directory)
-    named = {f"unet.{k}": v for k, v in pipe.unet.named_parameters()}
+    part, model = denoiser(pipe)
+    named = {f"{part}.{k}": v for k, v in model.named_parameters()}
     for name, encoder in text_encoders(pipe).items():
         if train_text_encoder:
             named |= {f"{name}.{k}": v for k, v in encoder.named_parameters()}
@@ -174,17 +216,19 @@ def textual_inversion_steps(
     learning_rate: float,
     weight_decay: float,
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The learned vectors, by text encoder, and the losses.
+    """The learned vectors, by CLIP text encoder, and the losses.
 
     The vectors are written into the tables before each step.
     """
     pipe = pipeline(directory)
-    pipe.unet.requires_grad_(False)
+    denoiser(pipe)[1].requires_grad_(False)
     tables, new, vectors = {}, {}, {}
     for tokenizer, (name, encoder) in zip(
         tokenizers(pipe), text_encoders(pipe).items(), strict=True
     ):
         encoder.requires_grad_(False)
+        if name == "text_encoder_3":
+            continue
         tables[name] = encoder.get_input_embeddings().weight
         new[name], noun = (
             tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in (identifier, class_noun)

@@ -1,7 +1,8 @@
-"""Runs on a tiny model of another family than the other tests', by the methods of our own."""
+"""Runs on tiny models of other families than the other tests', by the methods of our own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from benchmark.runs.plan import plan
 from methods.dreambooth import DreamBooth
 from methods.textual_inversion import TextualInversion
 from tests import toy
-from tests.tiny_pipeline import save_tiny_xl
+from tests.tiny_pipeline import save_tiny_sd3, save_tiny_xl
 from tests.toy import ONE
 
 SETTINGS = """
@@ -24,6 +25,7 @@ steps = 2
 learning_rate = 1e-3
 train_text_encoder = true
 prior_images = 2
+prior_scheduler = "own"
 prior_steps = 2
 [methods.textual-inversion]
 steps = 2
@@ -41,6 +43,7 @@ def suite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = toy.write_world(tmp_path)
     text = file.read_text().replace('kind = "tests.toy:KIND"\n', "")
     text = text.replace('model = "colours"', f'model = "{tmp_path / "model"}"')
+    text = text.replace("[sampler]\n", '[sampler]\nscheduler = "own"\n')
     file.write_text(text.replace("[protocol]\n", f"{SETTINGS}[protocol]\n", 1))
     return file
 
@@ -54,10 +57,11 @@ def images(path: Path) -> dict[str, np.ndarray]:
     return {str(file.relative_to(path)): np.asarray(Image.open(file), int) for file in found}
 
 
+@pytest.mark.parametrize("save", [save_tiny_xl, save_tiny_sd3])
 def test_kept_weights_draw_further_prompts_as_if_asked_at_once(
-    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    save: Callable[[Path], Path], suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_tiny_xl(tmp_path / "model")
+    save(tmp_path / "model")
     suite = load_suite(str(suite_file))
 
     def run(name: str, prompts: list[str]) -> dict[str, np.ndarray]:
@@ -96,3 +100,21 @@ def test_a_text_that_one_text_encoder_would_cut_is_refused_when_a_run_is_planned
     grid = plan(suite, [*METHODS], prompts=[SNOW])
     with pytest.raises(UserError, match="reads 5: shorten it"):
         run_grid(grid, tmp_path / "run", resources=ONE)
+
+
+def test_samplers_that_a_model_is_not_drawn_by_are_refused_when_a_run_is_planned(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    save_tiny_sd3(tmp_path / "model")
+    text = suite_file.read_text()
+    for old, new, where in (
+        (
+            '\nscheduler = "own"',
+            '\nscheduler = "euler"',
+            "the suite's .sampler.: scheduler 'euler'",
+        ),
+        ('prior_scheduler = "own"', 'prior_scheduler = "ddpm"', "the prior images of .* 'ddpm'"),
+    ):
+        suite_file.write_text(text.replace(old, new))
+        with pytest.raises(UserError, match=f"{where}.*flow matching: choose flow-euler, or own"):
+            plan(load_suite(str(suite_file)), [*METHODS])
