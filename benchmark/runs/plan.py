@@ -211,7 +211,7 @@ def _select(suite: Suite, names: Sequence[str], prompts: Sequence[str]) -> Selec
 
 
 def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subject]) -> None:
-    """Refuse methods that the backbone cannot serve, and samplers that it does not know."""
+    """Refuse methods that the backbone cannot serve, sizes that it cannot draw, odd samplers."""
     kind, model = suite.backbone.load_kind(), suite.backbone.model
     capabilities = kind.capabilities(model)
     for row in rows:
@@ -222,6 +222,8 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
                 f"{', '.join(sorted(capabilities)) or 'nothing'}: choose another --backbone or "
                 "leave the method out"
             )
+    if check_resolution := getattr(kind, "check_resolution", None):
+        check_resolution(model, suite.backbone.resolution)
     try:
         kind.check_sampler(model, suite.sampler.sampler())
     except UserError as error:

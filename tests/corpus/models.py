@@ -121,13 +121,13 @@ CASES: tuple[Case, ...] = (
         "a model of oblong images",
         f"{DIFFUSERS_ISSUES}/10139",
         model(says(UNET, sample_size=[8, 12])),
-        Refused(("sample_size", "[8, 12]", "[backbone]"), stage="load"),
+        Refused(("sample_size", "[8, 12]", "[backbone]")),
     ),
     Case(
         "a model that does not say its size",
         "https://github.com/huggingface/optimum/pull/1223",
         model(forgets(UNET, "sample_size")),
-        Refused(("sample_size", "resolution"), stage="load"),
+        Refused(("sample_size", "resolution")),
     ),
     # What a single file says of itself
     Case(
@@ -249,7 +249,7 @@ CASES: tuple[Case, ...] = (
         "weights without a place",
         "https://github.com/smthemex/ComfyUI_Hallo2/issues/6",
         model(adds("unet", "add_embedding.linear_1.weight")),
-        Refused(("unet", "add_embedding.linear_1.weight", "no place"), stage="load"),
+        Refused(("unet", "add_embedding.linear_1.weight", "no place"), stage="fetch"),
     ),
     Case(
         "a noise schedule of flow matching",

@@ -197,7 +197,7 @@ def test_the_true_configurations_have_the_true_models_sizes_and_names(monkeypatc
         assert len([name for name in weights if name.startswith("first_stage_model.")]) == 248
         monkeypatch.setattr(single_file, "load_file", lambda path: weights)
         shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        header = Header(Path("true.safetensors"), shapes, {})
+        header = Header(Path("true.safetensors"), shapes, frozenset(), {})
         monkeypatch.setattr(single_file_header, "read_header", lambda path: header)
         parts = single_file.read_single_file(SingleFile(Path("true.safetensors"), prediction))
     for name, count in PARAMETERS[generation].items():
