@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,8 @@ class Sampler:
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MOST_STEPS:
             raise UserError(f"a sampler takes 1 to {MOST_STEPS} steps, not {self.steps:.6g}")
+        if not math.isfinite(self.guidance):
+            raise UserError(f"a sampler's guidance is {self.guidance}: it should be finite")
 
 
 # ---------------------------------------------------------------------------------------------

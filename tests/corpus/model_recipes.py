@@ -106,15 +106,17 @@ def lacks(part: str, name: str) -> Callable[[Path], None]:
 
 
 def renames(part: str, *pairs: tuple[str, str]) -> Callable[[Path], None]:
-    """Call weights otherwise: in each pair, what of a name is replaced, and by what."""
+    """Call weights otherwise: in each pair, what of a name is replaced, and by what.
+
+    "" is put before every name.
+    """
 
     def change(found: Weights) -> Weights:
         named = {}
         for name, tensor in found.items():
             for now, then in pairs:
-                name = name.replace(now, then)
+                name = name.replace(now, then) if now else then + name.removeprefix(then)
             named[name] = tensor
-        assert named.keys() != found.keys()
         return named
 
     return weights(part, change)
