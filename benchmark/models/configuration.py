@@ -31,7 +31,7 @@ FILES = {
 #: What a U-Net of so many more input channels than the VAE makes is for.
 MORE_CHANNELS = {5: " (it is for inpainting)", 4: " (it is for editing an image)"}
 #: What diffusers and transformers take where a configuration does not say.
-DEFAULTS = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "unet": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 1280},
     "vae": {"latent_channels": 4},
     "text_encoder": {"hidden_size": 512},
