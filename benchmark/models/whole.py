@@ -23,7 +23,7 @@ from benchmark.models.diffusers_layout import STEMS, weight_files
 from benchmark.models.header import read_header
 from benchmark.models.identity import SingleFile, locate
 
-#: What diffusers, and transformers, called some weights, and call them now.
+#: What diffusers and transformers once called some weights, and what they call them now.
 RENAMED = (
     ("text_model.", ""),
     (".query.", ".to_q."),
@@ -74,11 +74,10 @@ def _faults(folder: Path, module: nn.Module) -> Iterator[str]:
             continue
         header = read_header(file)
         for name, shape in sorted(header.shapes.items()):
-            if UNUSED.fullmatch(name):
-                continue
             wanted = places.pop(_now(name), None)
             if wanted is None:
-                yield f"{file} holds {name}, which its configuration has no place for"
+                if not UNUSED.fullmatch(name):
+                    yield f"{file} holds {name}, which its configuration has no place for"
             elif shape != wanted:
                 yield f"{file}: {name} is {list(shape)}, and its configuration has {list(wanted)}"
             elif name in header.whole_numbers:
