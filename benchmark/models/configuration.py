@@ -9,8 +9,9 @@ understood stands in `known.toml`.
 from __future__ import annotations
 
 import functools
-import json
+import math
 import tomllib
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from benchmark.api import UserError
 from benchmark.models.diffusers_layout import weight_files
 from benchmark.models.header import read_header
+from benchmark.store.files import json_of, read_bytes
 
 #: Where each part's configuration lies.
 FILES = {
@@ -29,13 +31,15 @@ FILES = {
 #: What a U-Net of so many more input channels than the VAE makes is for.
 MORE_CHANNELS = {5: " (it is for inpainting)", 4: " (it is for editing an image)"}
 #: What diffusers and transformers take where a configuration does not say.
-DEFAULTS = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "unet": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 1280},
     "vae": {"latent_channels": 4},
     "text_encoder": {"hidden_size": 512},
+    "scheduler": {"num_train_timesteps": 1000, "trained_betas": None},
 }
 FLAX = "Flax"  #: before a class: the same model in another library
 REGULAR = "choose a text-to-image model"
+OWN = "bring the model's own file"
 
 
 @functools.cache
@@ -47,9 +51,12 @@ def known() -> dict[str, dict[str, Any]]:
 def read_configuration(path: Path) -> dict[str, Any]:
     """The JSON object at `path`. Raises UserError naming it."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        text = read_bytes(path)
+        if text.startswith(BOM_UTF8):  # the libraries that read it too do not take one
+            raise ValueError("it begins with a byte order mark: save it as UTF-8 without one")
+        content = json_of(text)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+        raise UserError(f"{path} cannot be read as JSON: {error}: {OWN}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} should hold a JSON object, not {type(content).__name__}")
     return content
@@ -93,7 +100,9 @@ def check_configuration(directory: Path) -> None:
 
 def _faults(part: str, configuration: Mapping[str, Any]) -> Iterator[str]:
     understood = known()[part]
-    named = configuration.get("_class_name", (configuration.get("architectures") or [None])[0])
+    architectures = configuration.get("architectures") or [None]
+    first = architectures if isinstance(architectures, str) else architectures[0]
+    named = configuration.get("_class_name", first)
     if named is not None and class_of(named) not in understood["classes"]:
         yield f"it is a {named}, none of {', '.join(understood['classes'])}: {REGULAR}"
     for key, value in configuration.items():
@@ -103,6 +112,8 @@ def _faults(part: str, configuration: Mapping[str, Any]) -> Iterator[str]:
             choices = understood["choices"][key]
             if value not in choices:
                 yield f"its {key} is {value!r}, none of {', '.join(map(str, choices))}: {REGULAR}"
+        elif key in understood.get("numbers", ()) and not _positive(value):
+            yield f"its {key} is {value!r}, and should be a number above 0: {OWN}"
         elif key in understood["wanted"]:
             yield f"its {key} is {value!r}: it wants {understood['wanted'][key]}: {REGULAR}"
         elif key not in understood["obeyed"] and key not in understood["ignored"]:
@@ -110,6 +121,11 @@ def _faults(part: str, configuration: Mapping[str, Any]) -> Iterator[str]:
                 f"its {key} = {value!r} is not understood, and would be left out: remove it if "
                 "the model draws alike without it"
             )
+
+
+def _positive(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value < math.inf  # type: ignore[operator]
 
 
 def _check_index(directory: Path) -> None:
@@ -141,6 +157,9 @@ def _misfits(parts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             f"its U-Net reads texts of width {unet['cross_attention_dim']}, its text encoder makes "
             f"{width}"
         )
+    steps, betas = parts["scheduler"]["num_train_timesteps"], parts["scheduler"]["trained_betas"]
+    if betas is not None and len(betas) != steps:
+        yield f"its scheduler has {len(betas)} trained_betas for {steps} timesteps"
 
 
 def _check_entry(directory: Path, channels: int) -> None:

@@ -7,18 +7,15 @@ Another family of models is a module beside `stable_diffusion`, and is chosen he
 
 from __future__ import annotations
 
-import math
-
 import torch
-from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 
-from benchmark.api import Sampler, UserError
+from benchmark.api import Sampler
 from benchmark.models.checkpoints import mapped_weights, read_parts
 from benchmark.models.finite import check_weights
 from benchmark.models.identity import backbone_id
-from benchmark.models.latent_stage import pixels_per_latent
 from benchmark.models.precision import resolve_device, resolve_precision
+from benchmark.models.resolution import drawn_size
 from benchmark.models.stable_diffusion import StableDiffusion, build_pipeline
 
 
@@ -54,31 +51,10 @@ def load_backbone(
     return StableDiffusion(
         id=backbone_id(model),
         pipeline=pipeline,
-        resolution=_resolution(model, resolution, pipeline),
+        resolution=drawn_size(resolution, pipeline.unet.config, pipeline.vae.config),
         device=torch.device(device),
         precision=precision,
         sampler=sampler or Sampler(),
         scheduler=configuration,
         stored_weights=stored,
     )
-
-
-def _resolution(model: str, asked: int | None, pipeline: StableDiffusionPipeline) -> int:
-    """`asked`, else what the pipeline draws unasked, which corrects old sizes."""
-    factor = pixels_per_latent(pipeline.vae)
-    step = math.lcm(8, factor)  # diffusers' pipeline draws multiples of 8 pixels
-    if asked is not None:
-        if asked < step or asked % step:
-            raise UserError(
-                f"backbone.resolution is {asked}, but the model draws heights and widths by the "
-                f"{step} pixels: choose a multiple of {step}"
-            )
-        return asked
-    size = pipeline.unet.config.sample_size
-    sides = set(size) if isinstance(size, list | tuple) else {size}
-    if None in sides or len(sides) != 1:
-        raise UserError(
-            f"model '{model}': sample_size in unet/config.json is {size!r}, which is no square: "
-            "set resolution in the suite's [backbone]"
-        )
-    return int(sides.pop()) * factor

@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmark.api import UserError
+from benchmark.models.finite import READ
+from benchmark.models.header import read_header
 from benchmark.models.identity import SingleFile
-from benchmark.models.single_file_header import describe, scheduler_of
+from benchmark.models.single_file_header import Description, describe, scheduler_of
 
 #: diffusers' settings of each; what is not here is its default.
 UNET: dict[str, dict[str, Any]] = {
@@ -78,8 +80,36 @@ def read_single_file(file: SingleFile) -> dict[str, Any]:
     what it predicts: the shape is the same for both.
     """
     description = describe(file)
+    unet, vae, text_encoder = _filled(file, description, load_file(file.path))
+    return {
+        "unet": unet,
+        "vae": vae,
+        "text_encoder": text_encoder.eval(),
+        "tokenizer": clip_tokenizer(pad="!" if description.generation == "2" else "<|endoftext|>"),
+        "noise_scheduler": DDPMScheduler.from_config(scheduler_of(description)),
+        "scheduler": scheduler_of(description),
+    }
+
+
+def check_single_file(file: SingleFile) -> None:
+    """Raise UserError as `read_single_file`, and for weights that are no floats, by the header."""
+    header = read_header(file.path)
+    for name in sorted(header.whole_numbers):
+        if name.startswith(READ) and not name.endswith(UNUSED):
+            raise UserError(
+                f"{file.path}: {name} holds whole numbers: its weights are packed: bring the "
+                "model as its authors give it"
+            )
+    with torch.device("meta"):
+        weights = {name: torch.empty(shape) for name, shape in header.shapes.items()}
+        _filled(file, describe(file), weights)
+
+
+def _filled(
+    file: SingleFile, description: Description, weights: dict[str, Tensor]
+) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+    """The modules, made of the `weights` of `file`. Raises UserError for another shape."""
     generation, prediction = description.generation, description.prediction
-    weights = load_file(file.path)
     size = SAMPLE_SIZE.get((generation, prediction), SAMPLE_SIZE[generation, "epsilon"])
     with torch.device("meta"):  # the weights come from the file
         unet = UNet2DConditionModel(sample_size=size, **UNET[generation])
@@ -92,16 +122,9 @@ def read_single_file(file: SingleFile) -> dict[str, Any]:
     except (KeyError, IndexError, RuntimeError) as error:
         raise UserError(
             f"{file.path} is not of Stable Diffusion {generation}'s shape: "
-            f"{' '.join(str(error).split())[:200]}"
+            f"{' '.join(str(error).split())[:200]}: bring a whole checkpoint"
         ) from error
-    return {
-        "unet": unet,
-        "vae": vae,
-        "text_encoder": text_encoder.eval(),
-        "tokenizer": clip_tokenizer(pad="!" if generation == "2" else "<|endoftext|>"),
-        "noise_scheduler": DDPMScheduler.from_config(scheduler_of(description)),
-        "scheduler": scheduler_of(description),
-    }
+    return unet, vae, text_encoder
 
 
 def _text_configuration(generation: str) -> CLIPTextConfig:

@@ -22,14 +22,14 @@ from diffusers import (
 from torch import Generator, Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from benchmark.api import Sampler, UserError, Word
+from benchmark.api import Sampler, Word
 from benchmark.models import latent_stage
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.latent_stage import LatentStage, Texts, vae_batch
 from benchmark.models.precision import autocast
 from benchmark.models.sampling import build_scheduler
-from benchmark.models.tokens import padded_ids, plain_ids
+from benchmark.models.tokens import padded_ids, plain_ids, word_id
 
 #: What the one text encoder is called in `text_encoders`, and so in a word's vectors.
 TEXT_ENCODER = "text_encoder"
@@ -85,13 +85,7 @@ class StableDiffusion:
         return Word(text, {TEXT_ENCODER: nn.Parameter(vector)})
 
     def _token(self, word: str) -> int:
-        ids = self._token_ids(word)
-        if len(ids) != 1:
-            raise UserError(
-                f"'{word}' is {len(ids)} tokens of '{self.id}', but one vector is learned: choose "
-                "a word that is a single token"
-            )
-        return ids[0]
+        return word_id(self.pipeline.tokenizer, word, self.id)
 
     def _token_ids(self, text: str) -> list[int]:
         return plain_ids(self.pipeline.tokenizer, text, self.id)
