@@ -49,8 +49,8 @@ from benchmark.runs.texts import check_captions, check_prompts
 from benchmark.runs.time_left import Forecast
 from benchmark.runs.workers import execute, keep_error
 from benchmark.runs.workplace import Workplace
-from benchmark.store.directory import SUITE, RunDirectory
-from benchmark.store.files import WriteError, remove_leftovers
+from benchmark.store.directory import PAGE, REPORT, SUITE, Plan, RunDirectory
+from benchmark.store.files import WriteError, read_text, remove_leftovers
 from benchmark.store.records import Job, JobRecord, Model, Prior
 
 if TYPE_CHECKING:
@@ -86,10 +86,33 @@ class _Ready:
         protocol = self.grid.suite.protocol
         self.existing.forget_altered()
         self.existing.directory.write_plan(
-            joined_plan(self.jobs, self.grid.settled, protocol, self.existing),
-            suite=joined_suite(self.grid, self.jobs, self.existing),
-            protocols={protocol.label: protocol.dump_toml()},
+            self._plan, suite=self._suite, protocols={protocol.label: protocol.dump_toml()}
         )
+
+    @property
+    def _plan(self) -> Plan:
+        return joined_plan(self.jobs, self.grid.settled, self.grid.suite.protocol, self.existing)
+
+    @property
+    def _suite(self) -> str:
+        return joined_suite(self.grid, self.jobs, self.existing)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the run directory holds all that is asked for, as it was written."""
+        return not self.left and not self.existing.contents.altered
+
+    @property
+    def reported(self) -> bool:
+        """Whether it holds all that is asked for, a report of that, and nothing newer."""
+        directory = self.existing.directory
+        if not self.whole or self._plan != self.existing.plan:
+            return False
+        if self._suite != read_text(directory.path / SUITE):
+            return False
+        reports = [directory.path / name for name in (REPORT, PAGE)]
+        written = directory.written_last()
+        return all(one.is_file() and one.stat().st_mtime_ns > written for one in reports)
 
     def state(self, task: Task, began: float) -> State:
         """How it stands with `task` by now: failed, if that was since `began`."""
@@ -148,6 +171,9 @@ def run_grid(
         if resources.shard is not None:
             return _run_shard(ready, resources.shard, display, work)
         with ready.existing.locked():
+            if ready.reported:
+                print(f"report: {path / REPORT}, as it was: nothing is new")
+                return 0
             ready.write_plan()
             agenda = Agenda(ready.left, ready.forecast.seconds)
             failed = work(agenda)
@@ -156,8 +182,7 @@ def run_grid(
                     f"no worker was left: {display.finished} of {len(ready.jobs)} jobs are done, "
                     f"{undone} tasks are not; the same command goes on"
                 )
-            same = not ready.left and not ready.existing.contents.altered
-            known = ready.existing.contents if same else None
+            known = ready.existing.contents if ready.whole else None
             return report(ready.existing.directory, failed, len(ready.jobs), known)
     except KeyboardInterrupt:
         done = f"{display.finished} of {len(ready.jobs)} jobs are done and kept in {path}"
