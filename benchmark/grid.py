@@ -34,8 +34,9 @@ from benchmark.runs.existing_run import (
 )
 from benchmark.runs.local_worker import ThisMachine
 from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
+from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid
-from benchmark.runs.progress import Display, Outlook, print_memory, print_plan
+from benchmark.runs.progress import Display, print_memory, print_plan, print_scale
 from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.runs.shared import (
     Shard,
@@ -120,16 +121,17 @@ def run_grid(
     ready = _Ready.of(grid, path, keep_weights)
     memory = None if dry_run else _fetch(grid, ready.left)
     venue = resources.cluster or ThisMachine(resources.slots(len(ready.left), memory=memory))
-    total = ready.forecast.total(ready.left)
-    outlook = Outlook(ready.jobs, ready.left, path, venue.room, venue.where, total)
-    print_plan(grid, outlook, ready.assessment.scoring)
+    outlook = Outlook(ready.jobs, ready.left, path, ready.forecast.seconds)
+    scoring = ready.assessment.scoring
+    print_plan(grid, outlook, scoring, workers=venue.room, where=venue.where)
     free = free_memory()
     if not resources.cluster and memory and free and memory * (venue.room + 1) > free:
         print_memory(memory, free)
     ready.existing.tell_altered(ready.jobs, grid.suite.protocol.label)
     if dry_run:
+        print_scale(outlook)
         return 0
-    display = Display(outlook, ready.assessment.scoring, ready.forecast)
+    display = Display(outlook, scoring, ready.forecast)
     device = resources.cluster.like.device if resources.cluster else grid.device
     directory = RunDirectory(path.absolute())  # a method may go to another folder
     workplace = Workplace(
@@ -147,7 +149,13 @@ def run_grid(
             return _run_shard(ready, resources.shard, display, work)
         with ready.existing.locked():
             ready.write_plan()
-            failed = work(Agenda(ready.left, ready.forecast.seconds))
+            agenda = Agenda(ready.left, ready.forecast.seconds)
+            failed = work(agenda)
+            if undone := len(agenda.waiting):
+                raise UserError(
+                    f"no worker was left: {display.finished} of {len(ready.jobs)} jobs are done, "
+                    f"{undone} tasks are not; the same command goes on"
+                )
             same = not ready.left and not ready.existing.contents.altered
             known = ready.existing.contents if same else None
             return report(ready.existing.directory, failed, len(ready.jobs), known)

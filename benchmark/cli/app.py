@@ -14,7 +14,7 @@ import typer
 
 from benchmark.api import UserError
 from benchmark.cli.data_commands import fetch, list_, manifest
-from benchmark.cli.grid_commands import curve, run, sweep
+from benchmark.cli.grid_commands import curve, overhead, run, sweep
 from benchmark.cli.model_commands import calibrate, draw_subjects, identifier, pretrain, speed
 from benchmark.cli.report_commands import check, keep, report
 from benchmark.cli.score_command import score
@@ -46,6 +46,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep,
     "curve": curve,
     "speed": speed,
+    "overhead": overhead,
     "identifier": identifier,
     "pretrain": pretrain,
     "calibrate": calibrate,

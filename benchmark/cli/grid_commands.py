@@ -1,4 +1,4 @@
-"""The commands that train and draw: run, sweep, curve.
+"""The commands of a grid's workers: run, sweep, curve, overhead.
 
 python -m benchmark run --methods dreambooth,untuned --dry-run
 """
@@ -9,9 +9,17 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.options import RunOptions, SelectionOptions, SuiteOptions, bundled, items
+from benchmark.cli.options import (
+    RunOptions,
+    SelectionOptions,
+    SuiteOptions,
+    WorkerOptions,
+    bundled,
+    items,
+)
 
-_SUITE, _SELECTION, _RUN = SuiteOptions(), SelectionOptions(), RunOptions()
+_SUITE, _SELECTION = SuiteOptions(), SelectionOptions()
+_RUN, _WORKERS = RunOptions(), WorkerOptions()
 
 
 @bundled
@@ -30,6 +38,7 @@ def run(
     suite: SuiteOptions = _SUITE,
     selection: SelectionOptions = _SELECTION,
     where: RunOptions = _RUN,
+    workers: WorkerOptions = _WORKERS,
     keep_weights: Annotated[
         bool,
         typer.Option(
@@ -54,7 +63,7 @@ def run(
     """
     from benchmark.grid import run_grid
 
-    with where.resources() as resources:
+    with workers.resources(where.shard) as resources:
         grid = selection.plan(resources.on(suite.load()), items(methods), controls=controls)
         code = run_grid(
             grid,
@@ -78,6 +87,7 @@ def sweep(
     suite: SuiteOptions = _SUITE,
     selection: SelectionOptions = _SELECTION,
     where: RunOptions = _RUN,
+    workers: WorkerOptions = _WORKERS,
 ) -> None:
     """Try settings of a method on the development subjects, best objective first.
 
@@ -92,7 +102,7 @@ def sweep(
     from benchmark.grid import run_grid
     from benchmark.studies.sweep import development, variants, write_sweep
 
-    with where.resources() as resources:
+    with workers.resources(where.shard) as resources:
         chosen = development(resources.on(suite.load()))
         grid = selection.plan(chosen, variants(method, settings))
         directory = where.out or grid.directory
@@ -122,6 +132,7 @@ def curve(
     suite: SuiteOptions = _SUITE,
     selection: SelectionOptions = _SELECTION,
     where: RunOptions = _RUN,
+    workers: WorkerOptions = _WORKERS,
 ) -> None:
     """Draw each metric along one setting: where a method overfits, how many images it needs.
 
@@ -138,8 +149,35 @@ def curve(
     from benchmark.studies.curve import on_split, read_curve, run_curve
 
     asked = read_curve(items(methods), over)
-    with where.resources() as resources:
+    with workers.resources(where.shard) as resources:
         grid = selection.plan(on_split(resources.on(suite.load()), split), asked.runs)
         directory = where.out or grid.directory
         code = run_curve(asked, grid, directory, resources=resources, dry_run=where.dry_run)
     raise typer.Exit(code)
+
+
+@bundled
+def overhead(
+    jobs: Annotated[int, typer.Option(metavar="N", min=20, help="How many.")] = 1000,
+    seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="How long each job sleeps.")
+    ] = 0.0,
+    workers: WorkerOptions = _WORKERS,
+) -> None:
+    """Measure what handing out jobs costs: jobs that do nothing but sleep, by a run's workers.
+
+    Nothing is trained, drawn or scored. `efficiency` is the share of the workers' time in which
+    they slept; `start` has the processes' start and imports.
+
+    Examples:
+
+      python -m benchmark overhead --workers 8 --jobs 10000
+
+      python -m benchmark overhead --workers 8 --seconds 0.5 --jobs 2400
+
+      python -m benchmark overhead --on ray --worker-cpus 0.25 --jobs 10000
+    """
+    from benchmark.studies.overhead import measure, overhead_text
+
+    with workers.resources() as resources:
+        print(overhead_text(measure(resources, jobs=jobs, seconds=seconds)))

@@ -103,7 +103,9 @@ def identifier(
 
 
 def pretrain(
-    part: Annotated[str, typer.Argument(help="`generator`, `clip`, `dino`, or all of them.")] = "",
+    part: Annotated[
+        str, typer.Argument(help="`generator`, `cascade`, `clip`, `dino`; else all.")
+    ] = "",
     evaluate: Annotated[
         bool,
         typer.Option(
@@ -112,7 +114,8 @@ def pretrain(
         ),
     ] = False,
     export: Annotated[
-        bool, typer.Option("--export", help="Train nothing: write the generator as it is by now.")
+        bool,
+        typer.Option("--export", help="Train nothing: write the generators as they are by now."),
     ] = False,
     pack: Annotated[
         Path | None,

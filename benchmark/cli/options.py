@@ -27,6 +27,7 @@ from benchmark.models.hub import NAMED
 if TYPE_CHECKING:
     from benchmark.runs.machine import Resources
     from benchmark.runs.plan import Grid
+    from benchmark.runs.shared import Shard
 
 SuiteOption = Annotated[
     str, typer.Option(metavar="NAME|FILE.toml", help="A shipped suite, or one of your own.")
@@ -125,7 +126,7 @@ class SelectionOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where a grid is run, and whether."""
+    """Where a grid is kept, which part of it is done, and whether."""
 
     out: Annotated[
         Path | None,
@@ -135,6 +136,28 @@ class RunOptions:
             "subjects, seeds and prompts go on in the same directory.",
         ),
     ] = None
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Of N processes with one --out on a disk that all of them see, this is number I: "
+            "it begins with its part, and then takes whatever nobody else is at.",
+        ),
+    ] = ""
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what is to be done, by phases, and how long it takes by how many workers; "
+            "then stop.",
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """By how many workers, and where."""
+
     workers: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Processes; else one a GPU, or else one a core."),
@@ -156,14 +179,6 @@ class RunOptions:
             "loading the model does not count. Else there is no limit.",
         ),
     ] = None
-    shard: Annotated[
-        str,
-        typer.Option(
-            metavar="I/N",
-            help="Of N processes with one --out on a disk that all of them see, this is number I: "
-            "it begins with its part, and then takes whatever nobody else is at.",
-        ),
-    ] = ""
     on: Annotated[
         Literal["here", "ray"],
         typer.Option(help="On this machine, or on the nodes of a Ray cluster ('.[ray]')."),
@@ -191,12 +206,16 @@ class RunOptions:
             "the last digits; each job's record names its own.",
         ),
     ] = False
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what is to be done, by phases, and stop.")
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="With --on ray: every node sees the run directory, and writes there itself.",
+        ),
     ] = False
 
     @contextmanager
-    def resources(self) -> Iterator[Resources]:
+    def resources(self, shard: str = "") -> Iterator[Resources]:
         """What may be used. Raises UserError."""
         from benchmark.runs.machine import Resources
 
@@ -205,23 +224,30 @@ class RunOptions:
         except ValueError:
             raise UserError(f"--gpus '{self.gpus}': numbers are wanted, such as 0,2") from None
         if self.on == "here":
-            if self.address:
-                raise UserError("--address is a cluster's: add --on ray")
-            from benchmark.runs.shared import Shard
-
-            shard = Shard.read(self.shard) if self.shard else None
-            yield Resources(self.workers, gpus, self.job_timeout, shard)
+            yield Resources(self.workers, gpus, self.job_timeout, self._shard(shard))
             return
         from benchmark.runs.on_ray import ClusterOptions, joined
 
-        if self.workers or gpus or self.shard:
+        if self.workers or gpus or shard:
             raise UserError(
                 "--workers, --gpus and --shard are this machine's: with --on ray, say what each "
                 "worker gets by --worker-cpus and --worker-gpus"
             )
-        options = ClusterOptions(self.address, self.worker_cpus, self.worker_gpus, self.mixed)
+        options = ClusterOptions(
+            self.address, self.worker_cpus, self.worker_gpus, self.mixed, self.shared
+        )
         with joined(options) as cluster:
             yield Resources(job_timeout=self.job_timeout, cluster=cluster)
+
+    def _shard(self, text: str) -> Shard | None:
+        """Which part of a grid this machine does; None: all of it. Raises UserError."""
+        from benchmark.runs.shared import Shard
+
+        if self.address or self.mixed or self.shared or self.worker_gpus:
+            raise UserError(
+                "--address, --worker-gpus, --mixed and --shared are a cluster's: add --on ray"
+            )
+        return Shard.read(text) if text else None
 
 
 def bundled(command: Callable[..., None]) -> Callable[..., None]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmark.api import UserError
 from benchmark.data.manifest import known_file, parse_toml
-from benchmark.store.files import expanded
+from benchmark.store.files import expanded, resolved
 
 _EXTENDS = "extends"
 _OWN = ("name", "description")
@@ -38,7 +38,7 @@ def read_extended(
     unknown suite and a circle.
     """
     content = parse_toml(path)
-    if path.resolve() in above:
+    if resolved(path) in above:
         raise UserError(f"{path} would extend itself: take one `extends` of this circle away")
     if _EXTENDS not in content:
         return content, str(path)
@@ -49,7 +49,7 @@ def read_extended(
         named = str(path.parent / expanded(named))
     try:
         extended = known_file(named, shipped, "suite")
-        base, source = read_extended(extended, shipped, above=(*above, path.resolve()))
+        base, source = read_extended(extended, shipped, above=(*above, resolved(path)))
     except UserError as error:
         raise UserError(f"{path}: extends: {error}") from error
     return _join(_passed_on(base, content), content), f"{path}, which extends {source}"

@@ -31,6 +31,8 @@ _LETTERS = "take letters, digits, -, _, ."
 #: Commas and brackets would not pass through `--subjects`.
 _SUBJECT = re.compile(r"\w[\w.+-]*( [\w.+-]+)*")
 
+_DETERMINERS = ("a", "an", "the", "my", "your", "his", "her", "its", "our", "their", "this", "that")
+
 #: Text that names something: two Unicode forms of it are the same. Keys of tables are read so too.
 Text = Annotated[str, AfterValidator(plain_text)]
 
@@ -44,8 +46,8 @@ def once(names: list[str]) -> list[str]:
 
 
 def _class_noun(noun: str) -> str:
-    article, _, rest = noun.partition(" ")
-    if article.lower() in ("a", "an", "the") and rest:
+    first, _, rest = noun.partition(" ")
+    if first.lower() in _DETERMINERS and rest:
         raise ValueError(f"prompts have the article: did you mean '{rest.strip()}'?")
     return noun
 
@@ -210,10 +212,16 @@ def make_manifest(folder: Path, *, name: str | None = None, source: str | None =
         for other in visible_files(folder)
         if other.is_dir() and composed(other.name) not in described
     ]
+    name = composed(name or folder.absolute().name)
+    problems += [
+        f"the {what} {text!r} has characters that are no text: leave them out"
+        for what, text in (("name", name), ("source", source))
+        if text and has_controls(text)
+    ]
     if problems:
         raise UserError(f"{path}: {some(problems)}")
     return Manifest(
-        name=composed(name or folder.absolute().name),
+        name=name,
         source=source,
         subjects={
             subject: SubjectEntry(
@@ -229,7 +237,7 @@ def file_sha256(path: Path) -> str:
     try:
         return hashlib.sha256(read_bytes(path)).hexdigest()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        raise UserError(f"{path}: {error.strerror}: repair it or take it away") from error
 
 
 def some(problems: list[str]) -> str:

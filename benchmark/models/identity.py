@@ -20,7 +20,7 @@ from benchmark.models.diffusers_layout import (
 )
 from benchmark.models.header import read_header
 from benchmark.models.hub import NAMED, HubModel, hub_model, is_here, snapshot
-from benchmark.store.files import expanded, file_digest
+from benchmark.store.files import expanded, file_digest, resolved
 
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
 #: What a single file predicts, where its shape does not tell: `model.safetensors@v_prediction`.
@@ -131,5 +131,5 @@ def backbone_id(model: str) -> str:
         digest.update(file_digest(path))
     for key, value in index_settings(place).items():
         digest.update(f"{key}={value!r}".encode())
-    name = model if model == "pocket" else place.resolve().name
+    name = model if model == "pocket" else resolved(place).name
     return f"{name}@{digest.hexdigest()[:12]}"

@@ -9,7 +9,6 @@ images = backbone.sample(condition, [7])                # (1, 3, 64, 64) in [0, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,15 +18,16 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Generator, Tensor, nn
 
-from benchmark.api import Sampler, UserError, Word
+from benchmark.api import Sampler, Word
 from benchmark.models import latent_stage
 from benchmark.models.checkpoints import Parts
 from benchmark.models.clip_reader import ClipReader
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
-from benchmark.models.latent_stage import LatentCondition, LatentStage, pixels_per_latent, vae_batch
+from benchmark.models.latent_stage import LatentCondition, LatentStage, vae_batch
 from benchmark.models.loading import Wanted
 from benchmark.models.precision import autocast
+from benchmark.models.resolution import drawn_size
 from benchmark.models.sampling import build_scheduler
 
 #: Texts as the readers of a model give them to its U-Net, one row a text.
@@ -179,7 +179,7 @@ def assemble(
             for name, words in texts
         ),
         read=read,
-        resolution=drawn_size(wanted, pipeline),
+        resolution=size_of(pipeline, wanted),
         device=torch.device(wanted.device),
         precision=wanted.precision,
         sampler=wanted.sampler,
@@ -189,35 +189,16 @@ def assemble(
     )
 
 
+def size_of(pipeline: DiffusionPipeline, wanted: Wanted) -> int:
+    """Height and width of its images in pixels, as wanted, else its own. Raises UserError."""
+    return drawn_size(wanted.resolution, pipeline.unet.config, pipeline.vae.config)
+
+
 def forward_process(parts: Parts, device: str) -> DDPMScheduler:
     """How noise is added in training: the same timesteps whatever sampler draws."""
     scheduler = DDPMScheduler.from_config(parts.scheduler)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
     return scheduler
-
-
-def drawn_size(wanted: Wanted, pipeline: DiffusionPipeline) -> int:
-    """Height and width in pixels, as wanted, else what the pipeline draws unasked.
-
-    Raises UserError if it cannot draw what is wanted, or is of oblong images.
-    """
-    asked, factor = wanted.resolution, pixels_per_latent(pipeline.vae)
-    step = math.lcm(8, factor)  # diffusers' pipelines draw multiples of 8 pixels
-    if asked is not None:
-        if asked < step or asked % step:
-            raise UserError(
-                f"backbone.resolution is {asked}, but the model draws heights and widths by the "
-                f"{step} pixels: choose a multiple of {step}"
-            )
-        return asked
-    size = pipeline.unet.config.sample_size
-    sides = set(size) if isinstance(size, list | tuple) else {size}
-    if None in sides or len(sides) != 1:
-        raise UserError(
-            f"model '{wanted.model}': sample_size in unet/config.json is {size!r}, which is no "
-            "square: set resolution in the suite's [backbone]"
-        )
-    return int(sides.pop()) * factor
 
 
 @contextmanager

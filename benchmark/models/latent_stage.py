@@ -138,11 +138,6 @@ class LatentStage:
                 raise ValueError(f"prediction_type is {other!r}, none of {', '.join(TARGETS)}")
 
 
-def pixels_per_latent(vae: AutoencoderKL) -> int:
-    """So many pixels high and wide is what one latent stands for."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
 def vae_batch(resolution: int) -> int:
     """So many images of `resolution` pixels are encoded or decoded at once."""
     return max(1, min(BATCH, VAE_PIXELS // resolution**2))

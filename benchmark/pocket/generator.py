@@ -21,8 +21,8 @@ from benchmark.pocket.individuals import named
 from benchmark.pocket.text_encoder import (
     TEXT_RECIPE,
     TEXT_WIDTH,
-    Matched,
-    build_text_encoder,
+    Texts,
+    read_texts,
     train_text_encoder,
 )
 from benchmark.pocket.training import Recipe, load_average
@@ -69,7 +69,7 @@ def pretrain_generator(sizes: GeneratorRecipe, directory: Path, output: Path, de
     text_encoder = train_text_encoder(tokenizer, sizes.text, directory, device)
     vae = train_vae(sizes.vae, directory, device)
     set_latent_scale(vae, device)
-    frozen = Frozen(vae, text_encoder, tokenizer)
+    frozen = Frozen(vae, Texts(text_encoder, tokenizer))
     train_unet(SHAPE, frozen, sizes.unet, directory, device)
     train_decoder(vae, sizes.decoder, directory, device)
     export_generator(directory, output)
@@ -80,12 +80,11 @@ def export_generator(directory: Path, output: Path) -> None:
 
     Raises UserError if a part has none. The decoder is trained last: before, it is the VAE's own.
     """
-    tokenizer = build_tokenizer(vocabulary(named()[0]))
-    matched = load_average(directory / "text.safetensors", Matched(build_text_encoder(tokenizer)))
+    texts = read_texts(directory, "cpu")
     vae = load_average(directory / "vae.safetensors", build_vae())
     set_latent_scale(vae, "cpu")
     unet = SHAPE.build(LATENT_CHANNELS, LATENT_SIZE, TEXT_WIDTH)
-    frozen = Frozen(vae, matched.text_encoder, tokenizer)
+    frozen = Frozen(vae, texts)
     load_average(directory / "unet.safetensors", unet, frozen.digest)
     decoder = directory / "decoder.safetensors"
     if decoder.exists():
@@ -97,8 +96,8 @@ def save_generator(frozen: Frozen, unet: UNet2DConditionModel, directory: Path) 
     """Write the pipeline in diffusers layout, weights as fp16 safetensors."""
     pipeline = StableDiffusionPipeline(
         vae=frozen.vae,
-        text_encoder=frozen.text_encoder,
-        tokenizer=frozen.tokenizer,
+        text_encoder=frozen.texts.text_encoder,
+        tokenizer=frozen.texts.tokenizer,
         unet=unet,
         scheduler=DDIMScheduler(**NOISE, set_alpha_to_one=False, steps_offset=1),
         safety_checker=None,
@@ -114,5 +113,5 @@ def save_generator(frozen: Frozen, unet: UNet2DConditionModel, directory: Path) 
     # this the pipeline's parts would not fit together on a plain `from_pretrained`.
     config = directory / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
-    save_tokenizer(frozen.tokenizer, directory / "tokenizer")
+    save_tokenizer(frozen.texts.tokenizer, directory / "tokenizer")
     (directory / rare_words.IDENTIFIERS).write_text("\n".join(IDENTIFIERS) + "\n", "utf-8")

@@ -1,4 +1,4 @@
-"""What the pocket generator is trained on: fresh renders, and pools of captioned latents.
+"""What the pocket generators are trained on: fresh renders, and pools of captioned pictures.
 
 A pool is drawn and encoded once, and each of its pictures is met a few times, under another caption
 each time. Accessories, colour words, gloss and patterns stand in more pictures and captions than
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from benchmark.pocket.captions import IDENTIFIERS, Mentions, caption
@@ -28,6 +27,8 @@ from benchmark.pocket.world import (
 )
 
 DRAWN_BATCHES = 64
+#: Pictures a pool, pools that are in use together, and how often a picture is met on average.
+POOL, POOLS, MEETINGS = 8192, 8, 8
 #: Share of pictures that show a known individual.
 NAMED_SHARE = 0.4
 #: Shares of scenes with an accessory (of live subjects), another colour, gloss.
@@ -60,16 +61,20 @@ def fresh_pictures(name: str, batch: int, device: str) -> Callable[[int], Tensor
 
 @dataclass(frozen=True)
 class Pool:
-    """Pictures drawn once: who, where, and their scaled latents (n, channels, h, w) float16."""
+    """Pictures drawn once: who, where, and what a model learns to draw of them."""
 
     identities: Identities
     scenes: Scenes
     names: tuple[str, ...]
-    latents: Tensor
+    encoded: Tensor  #: (n, channels, h, w) float16
+
+
+#: (n, 3, 64, 64) pictures in [0, 1] -> what a model learns to draw of them.
+Encode = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
-def draw_pool(vae: AutoencoderKL, count: int, generator: torch.Generator, device: str) -> Pool:
+def draw_pool(encode: Encode, count: int, generator: torch.Generator, device: str) -> Pool:
     """Draw `count` pictures, `NAMED_SHARE` of them of known individuals, and encode them."""
     all_names, known = named()
     who = torch.randint(len(all_names), (count,), generator=generator)
@@ -78,17 +83,36 @@ def draw_pool(vae: AutoencoderKL, count: int, generator: torch.Generator, device
     both = Identities.cat([known, strangers])
     identities = both[torch.where(is_known, who, len(all_names) + torch.arange(count))]
     scenes = sample_scenes(identities, generator, **SCENE_RATES)
-    latents = []
-    for start in range(0, count, 256):
-        part = slice(start, start + 256)
-        pictures = render(identities[part].to(device), scenes[part].to(device))
-        with torch.autocast(device, torch.bfloat16):
-            latents.append(vae.encode(pictures * 2 - 1).latent_dist.mean.half().cpu())
+    parts = [slice(start, start + 256) for start in range(0, count, 256)]
+    encoded = [
+        encode(render(identities[part].to(device), scenes[part].to(device))).half().cpu()
+        for part in parts
+    ]
     names = tuple(
         all_names[w] if k else "" for w, k in zip(who.tolist(), is_known.tolist(), strict=True)
     )
-    scaled = torch.cat(latents) * vae.config.scaling_factor
-    return Pool(identities, scenes, names, scaled)
+    return Pool(identities, scenes, names, torch.cat(encoded))
+
+
+class Pools:
+    """Pools that roll on: POOLS are in use, in which a picture is met MEETINGS times on average.
+
+    So many steps after it came, the oldest is replaced by a new one.
+    """
+
+    def __init__(self, encode: Encode, batch: int, device: str) -> None:
+        self._encode, self._batch, self._device = encode, batch, device
+        # One more than is used, so that what is dropped is out of use, whatever came last.
+        self._pool = lru_cache(maxsize=POOLS + 1)(self._drawn)
+
+    def _drawn(self, index: int) -> Pool:
+        return draw_pool(self._encode, POOL, step_generator("pool", index), self._device)
+
+    def some(self, step: int, generator: torch.Generator) -> tuple[Pool, Tensor]:
+        """A pool in use at `step`, and the (batch,) pictures of it that are met."""
+        oldest = step // max(1, POOL * MEETINGS // self._batch)
+        pool = self._pool(oldest + int(torch.randint(POOLS, (), generator=generator)))
+        return pool, torch.randint(POOL, (self._batch,), generator=generator)
 
 
 def say(pool: Pool, chosen: Tensor, chance: random.Random) -> list[str]:

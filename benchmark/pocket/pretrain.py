@@ -1,4 +1,4 @@
-"""Rebuild the pocket models from nothing: `python -m benchmark pretrain [generator|clip|dino|all]`.
+"""Rebuild the pocket models from nothing: `python -m benchmark pretrain PART`.
 
 This is the one queue of trainings: part by part, on one thread, each taken up where it stopped.
 Work in progress (checkpoints, logs) lies in `runs/pretrain`; running the command again takes it up.
@@ -14,14 +14,15 @@ import torch
 
 from benchmark.api import UserError
 from benchmark.config.suite import Suite
+from benchmark.pocket.cascade import SHAPES, CascadeRecipe, export_cascade, pretrain_cascade
 from benchmark.pocket.evaluate import CLIP, DINO, quality
 from benchmark.pocket.generator import GeneratorRecipe, export_generator, pretrain_generator
 from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
 from benchmark.pocket.model_card import sample_sheet, write_model_card
 from benchmark.pocket.training import pack
-from benchmark.store.files import write_atomically
+from benchmark.store.files import resolved, write_atomically
 
-PARTS = ("generator", "clip", "dino")
+PARTS = ("generator", "cascade", "clip", "dino")
 SHIPPED = Path(__file__).parent / "weights"
 #: Packed checkpoints of a training that goes on: a machine without others starts from these.
 UNSETTLED = Path(__file__).parent / "unsettled"
@@ -69,6 +70,8 @@ def pretrain(part: str, workshop: Workshop, *, output: Path, overwrite: bool) ->
     for name in parts:
         if name == "generator":
             pretrain_generator(GeneratorRecipe(), workshop.work, output / name, device)
+        elif name == "cascade":
+            pretrain_cascade(CascadeRecipe(), workshop.work, output / name, device)
         elif name == "clip":
             pretrain_clip(CLIP_RECIPE, workshop.work, output / name, device)
         else:
@@ -77,11 +80,19 @@ def pretrain(part: str, workshop: Workshop, *, output: Path, overwrite: bool) ->
 
 
 def export(workshop: Workshop, *, output: Path, overwrite: bool) -> list[Path]:
-    """Write the generator as it is now, trained or half trained; return the directory written."""
-    _check_free(output / "generator", overwrite)
+    """Write the generator as it is now, trained or half trained; return the directories written.
+
+    And the cascade, if both of its U-Nets have begun.
+    """
+    both = all((workshop.work / f"{name}.safetensors").exists() for name in SHAPES)
+    names = ["generator", "cascade"] if both else ["generator"]
+    for name in names:
+        _check_free(output / name, overwrite)
     workshop.open()
     export_generator(workshop.work, output / "generator")
-    return [output / "generator"]
+    if both:
+        export_cascade(workshop.work, output / "cascade")
+    return [output / name for name in names]
 
 
 def pack_checkpoints(workshop: Workshop, output: Path) -> list[Path]:
@@ -113,7 +124,7 @@ def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: b
     from benchmark.scoring.encoder_tables import protocol_tables
     from benchmark.scoring.features import load_encoders
 
-    shipped = weights.resolve() == SHIPPED.resolve()
+    shipped = resolved(weights) == resolved(SHIPPED)
     model = "pocket" if shipped else str(weights / "generator")
     backbone = load_backbone(model, device=device, sampler=suite.sampler.sampler())
     assert isinstance(backbone, LatentDiffusion)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, one_hot
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from benchmark.pocket.captions import IDENTIFIERS, caption
+from benchmark.pocket.captions import IDENTIFIERS, caption, vocabulary
 from benchmark.pocket.individuals import named
-from benchmark.pocket.training import Recipe, step_generator, train_part
-from benchmark.pocket.vocabulary import END, MAX_LENGTH, START
+from benchmark.pocket.training import Recipe, load_average, step_generator, train_part
+from benchmark.pocket.vocabulary import END, MAX_LENGTH, START, build_tokenizer
 from benchmark.pocket.world import (
     ACCESSORIES,
     BACKGROUNDS,
@@ -61,6 +62,22 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             pad_token_id=vocabulary_ids[END],
         )
     )
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A trained text encoder with its tokenizer, frozen."""
+
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> Tensor:
+        """(n, length, width) encodings, computed in bf16."""
+        device = self.text_encoder.device
+        ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        with torch.autocast(device.type, torch.bfloat16):
+            return self.text_encoder(ids.input_ids.to(device))[0]
 
 
 class Matched(nn.Module):
@@ -165,3 +182,10 @@ def _contrast(texts: Tensor, truths: Tensor) -> Tensor:
     logits = texts.float() @ normalize(truths.float(), dim=1).T / TEMPERATURE
     answers = torch.arange(len(texts), device=texts.device)
     return (cross_entropy(logits, answers) + cross_entropy(logits.T, answers)) / 2
+
+
+def read_texts(directory: Path, device: str) -> Texts:
+    """The text encoder whose checkpoint lies in `directory`. Raises UserError if there is none."""
+    tokenizer = build_tokenizer(vocabulary(named()[0]))
+    matched = load_average(directory / "text.safetensors", Matched(build_text_encoder(tokenizer)))
+    return Texts(matched.text_encoder.eval().requires_grad_(False).to(device), tokenizer)

@@ -28,6 +28,7 @@ from torch.nn.functional import pixel_unshuffle
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.api import UserError
+from benchmark.pocket.text_encoder import Texts
 from benchmark.pocket.training import Optimizers, Recipe, inner_matrices
 from benchmark.pocket.unet import (
     ENDS,
@@ -174,7 +175,7 @@ def main(
     backbone = load_backbone("pocket", device="cpu")
     assert isinstance(backbone, LatentDiffusion)
     pipeline = backbone.pipeline
-    frozen = Frozen(pipeline.vae, pipeline.text_encoder, pipeline.tokenizer)
+    frozen = Frozen(pipeline.vae, Texts(pipeline.text_encoder, pipeline.tokenizer))
     examples, held_out = batches(frozen, BATCH, "cpu"), validation(frozen, "cpu")
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     shipped = pipeline.unet.eval().requires_grad_(True)  # a step of it is measured, too

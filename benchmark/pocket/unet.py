@@ -1,7 +1,7 @@
 """Pretraining the pocket generator's U-Net on pooled latents, under frozen text encodings.
 
-v-prediction, caption dropout for guidance, averaged weights. The pools roll on: every so many
-steps the oldest is replaced by a new one, so that no picture is met more than a few times.
+v-prediction, caption dropout for guidance, averaged weights. The pools roll on
+(`pictures.Pools`), so that no picture is met more than a few times.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from benchmark.pocket.pictures import Pool, draw_pool, say
+from benchmark.pocket.pictures import Pool, Pools, draw_pool, say
+from benchmark.pocket.text_encoder import Texts
 from benchmark.pocket.training import (
     Recipe,
     digest,
@@ -36,8 +36,6 @@ NOISE = {
     "prediction_type": "v_prediction",
     "clip_sample": False,
 }
-#: Pictures a pool, pools that are in use together, and how often a picture is met on average.
-POOL, POOLS, MEETINGS = 8192, 8, 8
 VALIDATED = 2048
 #: What stands next to the latents and the timestep.
 ENDS = ("conv_in", "conv_out", "time_embedding")
@@ -76,24 +74,22 @@ _UP = {"C": "CrossAttnUpBlock2D", "D": "UpBlock2D"}
 
 @dataclass(frozen=True)
 class Frozen:
-    """What is trained already: the VAE, the text encoder and its tokenizer."""
+    """What is trained already: the VAE and the text encoder."""
 
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    texts: Texts
 
     @property
     def digest(self) -> str:
         """What identifies what a U-Net sees: latents and texts."""
-        return digest(self.vae.encoder, self.vae.quant_conv, self.text_encoder)
+        return digest(self.vae.encoder, self.vae.quant_conv, self.texts.text_encoder)
 
     @torch.no_grad()
-    def encode(self, texts: list[str]) -> Tensor:
-        """(n, length, width) encodings, computed in bf16."""
-        device = self.text_encoder.device
-        ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
-        with torch.autocast(device.type, torch.bfloat16):
-            return self.text_encoder(ids.input_ids.to(device))[0]
+    def latents(self, pictures: Tensor) -> Tensor:
+        """(n, 3, 64, 64) in [0, 1] -> their scaled latents (n, channels, h, w) float16."""
+        with torch.autocast(self.vae.device.type, torch.bfloat16):
+            mean = self.vae.encode(pictures * 2 - 1).latent_dist.mean.half()
+        return mean * self.vae.config.scaling_factor
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ def train_unet(
     examples = batches(frozen, recipe.batch, device)
     held_out = validation(frozen, device)
     _, channels, size, _ = held_out.noisy.shape
-    unet = shape.build(channels, size, frozen.text_encoder.config.hidden_size).to(device)
+    unet = shape.build(channels, size, frozen.texts.text_encoder.config.hidden_size).to(device)
 
     def loss_at(step: int) -> Tensor:
         batch = examples(step)
@@ -156,17 +152,11 @@ def _weights() -> Tensor:
 
 def batches(frozen: Frozen, size: int, device: str) -> Callable[[int], Examples]:
     """step -> its training examples, from one of the pools in use."""
-    steps_per_pool = max(1, POOL * MEETINGS // size)
-
-    @lru_cache(maxsize=POOLS + 1)  # so that what is dropped is out of use, whatever came last
-    def pool(index: int) -> Pool:
-        return draw_pool(frozen.vae, POOL, step_generator("pool", index), device)
+    pools = Pools(frozen.latents, size, device)
 
     def examples(step: int) -> Examples:
         generator = step_generator("unet", step)
-        oldest = step // steps_per_pool
-        some = pool(oldest + int(torch.randint(POOLS, (), generator=generator)))
-        chosen = torch.randint(POOL, (size,), generator=generator)
+        some, chosen = pools.some(step, generator)
         timesteps = torch.randint(1000, (size,), generator=generator)
         return noised(some, chosen, timesteps, generator, frozen, device)
 
@@ -183,20 +173,20 @@ def noised(
 ) -> Examples:
     """The chosen pictures of a pool at these timesteps, captioned."""
     schedule = DDPMScheduler(**NOISE)
-    latents = pool.latents[chosen].float()
+    latents = pool.encoded[chosen].float()
     noise = torch.randn(latents.shape, generator=generator)
     chance = random.Random(int(torch.randint(2**31, (), generator=generator)))
     return Examples(
         schedule.add_noise(latents, noise, timesteps).to(device),
         timesteps.to(device),
-        frozen.encode(say(pool, chosen, chance)),
+        frozen.texts.encode(say(pool, chosen, chance)),
         schedule.get_velocity(latents, noise, timesteps).to(device),
     )
 
 
 def validation(frozen: Frozen, device: str) -> Examples:
     """VALIDATED examples of a pool that no training meets, timesteps spread evenly."""
-    pool = draw_pool(frozen.vae, VALIDATED, step_generator("pool validation", 0), device)
+    pool = draw_pool(frozen.latents, VALIDATED, step_generator("pool validation", 0), device)
     generator = step_generator("validation", 0)
     timesteps = torch.arange(VALIDATED) * 1000 // VALIDATED
     return noised(pool, torch.arange(VALIDATED), timesteps, generator, frozen, device)

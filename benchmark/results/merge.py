@@ -18,7 +18,7 @@ from benchmark.results.completeness import check_complete
 from benchmark.results.run import Run, in_order
 from benchmark.results.scores import CATEGORIES, SCORED, union_of_scorings
 from benchmark.store.directory import Plan
-from benchmark.store.files import read_bytes, toml_of
+from benchmark.store.files import read_bytes, resolved, toml_of
 from benchmark.store.records import SCORE_COLUMNS, JobRecord, PriorRecord, Scoring
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def join(runs: Sequence[Run], directory: Path, *, partial: bool = False) -> Run:
     Raises UserError if they differ in what makes scores comparable, if one score has two values,
     or if, without `partial`, a method lacks what others have.
     """
-    parts = tuple({run.directory.resolve(): run for run in sorted(runs, key=_place)}.values())
+    parts = tuple({resolved(run.directory): run for run in sorted(runs, key=_place)}.values())
     _check_alike(parts)
     jobs = {record.job.name: record for part in reversed(parts) for record in part.records}
     scored = {(r.scoring.protocol, r.name): r for part in reversed(parts) for r in part.scored}
@@ -91,12 +91,12 @@ def join(runs: Sequence[Run], directory: Path, *, partial: bool = False) -> Run:
 
 
 def _place(run: Run) -> tuple[str, str]:
-    return run.directory.resolve().name, str(run.directory)
+    return resolved(run.directory).name, str(run.directory)
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
     """The runs' folder names, or where these are not enough, their paths as given."""
-    names = [run.directory.resolve().name for run in runs]
+    names = [resolved(run.directory).name for run in runs]
     return [
         name if names.count(name) == 1 else str(run.directory)
         for name, run in zip(names, runs, strict=True)

@@ -7,8 +7,9 @@ agenda.finish(task)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from benchmark.runs.existing_run import Existing, is_scored, missing
 from benchmark.store.records import Job, JobRecord, Prior, Scoring
@@ -55,31 +56,25 @@ def _fits(record: JobRecord | None, existing: Existing) -> bool:
     return kept is None or not (existing.directory.path / kept.file).is_file()
 
 
-@dataclass
+def key_of(task: Task) -> str | tuple[str, str, int]:
+    """What names `task` in its plan."""
+    return task.key if isinstance(task, Prior) else task.name
+
+
 class Agenda:
     """The tasks that wait, the longest first; a task is taken when what it needs is there.
 
     Jobs that take alike come grouped by their prior images, which a worker prepares but once so.
     """
 
-    waiting: list[Work]
-    seconds: Callable[[Work], float | None]
-    _coming: set[str] = field(init=False)  #: keys of prior images that are to be drawn
-    _taken: list[Work] = field(default_factory=list)
+    def __init__(self, left: Sequence[Work], seconds: Callable[[Work], float | None]) -> None:
+        self._taken: dict[object, Work] = {}
+        self._coming = {w.task.key for w in left if isinstance(w.task, Prior)}  # to be drawn
+        self.waiting: OrderedDict[object, Work]  #: in the order in which they are taken
+        self._line_up(_longest_first(left, seconds))
 
-    def __post_init__(self) -> None:
-        self._coming = {w.task.key for w in self.waiting if isinstance(w.task, Prior)}
-        # Prior images first, that of the longest jobs before the others.
-        self.waiting = sorted(self.waiting, key=self._place)
-
-    def _place(self, work: Work) -> tuple[bool, float, bool, str]:
-        if isinstance(work.task, Job):
-            # Of as many steps, those that learn prior images too take longer.
-            prior = work.task.fit.prior
-            return True, -(self.seconds(work) or 0.0), prior is None, prior or ""
-        key = work.task.key
-        after = sum(self.seconds(w) or 0.0 for w in self.waiting if w.waits_for == key)
-        return False, -after, False, key
+    def _line_up(self, works: Iterable[Work]) -> None:
+        self.waiting = OrderedDict((key_of(work.task), work) for work in works)
 
     def take(self, method: str = "") -> Task | None:
         """The next task that can be done now, one of `method` first; None if there is none yet."""
@@ -87,14 +82,19 @@ class Agenda:
         return None if work is None else self._chosen(work)
 
     def _ready(self, method: str) -> Iterator[Work]:
-        """What can be done now, of `method` first."""
-        ready = [work for work in self.waiting if work.waits_for not in self._coming]
-        alike = [w for w in ready if isinstance(w.task, Job) and w.task.method == method]
-        return iter([*alike, *(work for work in ready if work not in alike)] if alike else ready)
+        """What can be done now: of `method`, then whatever there is."""
+        if method:
+            for work in self._possible():
+                if isinstance(work.task, Job) and work.task.method == method:
+                    yield work
+        yield from self._possible()
+
+    def _possible(self) -> Iterator[Work]:
+        return (w for w in self.waiting.values() if w.waits_for not in self._coming)
 
     def _chosen(self, work: Work) -> Task:
-        self.waiting = [other for other in self.waiting if other is not work]
-        self._taken.append(work)
+        key = key_of(work.task)
+        self._taken[key] = self.waiting.pop(key)
         return work.task
 
     @property
@@ -104,21 +104,39 @@ class Agenda:
 
     def put_back(self, task: Task) -> None:
         """Nobody is at `task` any more: it is the next to be taken."""
-        (work,) = [work for work in self._taken if work.task is task]
-        self._taken.remove(work)
-        self.waiting.insert(0, work)
+        key = key_of(task)
+        self.waiting[key] = self._taken.pop(key)
+        self.waiting.move_to_end(key, last=False)
 
     def finish(self, task: Task) -> None:
         """`task` is done: what waited for it can be."""
-        self._taken = [work for work in self._taken if work.task is not task]
+        self._taken.pop(key_of(task), None)
         if isinstance(task, Prior):
             self._coming.discard(task.key)
 
     def give_up(self, task: Task) -> list[Task]:
         """`task` failed: what waited for it cannot be done. Returns these tasks, taken out."""
-        self._taken = [work for work in self._taken if work.task is not task]
+        self._taken.pop(key_of(task), None)
         if not isinstance(task, Prior):
             return []
-        lost = [work for work in self.waiting if work.waits_for == task.key]
-        self.waiting = [work for work in self.waiting if work.waits_for != task.key]
-        return [work.task for work in lost]
+        lost = [work.task for work in self.waiting.values() if work.waits_for == task.key]
+        for one in lost:
+            del self.waiting[key_of(one)]
+        return lost
+
+
+def _longest_first(works: Sequence[Work], seconds: Callable[[Work], float | None]) -> list[Work]:
+    """Prior images, that of the longest jobs before the others, and then the jobs."""
+    takes = {id(work): seconds(work) or 0.0 for work in works}
+    after: dict[str | None, float] = defaultdict(float)
+    for work in works:
+        after[work.waits_for] += takes[id(work)]
+
+    def place(work: Work) -> tuple[bool, float, bool, str]:
+        if isinstance(work.task, Prior):
+            return False, -after[work.task.key], False, work.task.key
+        # Of as many steps, those that learn prior images too take longer.
+        prior = work.task.fit.prior
+        return True, -takes[id(work)], prior is None, prior or ""
+
+    return sorted(works, key=place)

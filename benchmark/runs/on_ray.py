@@ -3,43 +3,33 @@
     with joined(ClusterOptions(address="auto")) as cluster:
         run_grid(plan(cluster.on(suite), methods), path, resources=Resources(cluster=cluster))
 
-In each of Ray's actors is a worker process as on one machine, so a job is boxed alike. An actor
-gets what a task reads as bytes and sends back what it made; the driver alone writes to the run
-directory, so no shared disk is needed.
+Files come and go through Ray, and the driver alone writes to the run directory; with `shared`, each
+worker writes there itself.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmark.api import UserError
 from benchmark.config.suite import Suite
-from benchmark.runs.agenda import Task
-from benchmark.runs.attempt import Event, Failed, Finished, Lost
 from benchmark.runs.box import in_words
-from benchmark.runs.local_worker import LocalWorker
-from benchmark.runs.luggage import luggage_of, unpacked
-from benchmark.runs.parcel import Parcel, clear, made_in, needed_by, packed, prior_files, unpack
+from benchmark.runs.luggage import luggage_of
+from benchmark.runs.node import Mark, Node, marked, this_node
+from benchmark.runs.parcel import packed, prior_files
+from benchmark.runs.ray_worker import Beginning, Post, RayWorker
 from benchmark.runs.workplace import Workplace
-from benchmark.store.directory import RunDirectory
-from benchmark.store.provenance import provenance
 from benchmark.store.records import Job
 
 _HOW = "pip install '.[ray]' brings Ray here; without it, workers are on this machine"
-_LISTEN = 0.5  # seconds that an actor waits for news before it says that there are none
 _AGAIN = 5.0  # seconds between two looks at which nodes there are
 _FIRST = 300.0  # seconds that the first node may take to answer
 _ALONE = 600.0  # seconds that a run waits for nodes when there are none left
-_FAREWELL = 5.0  # seconds that an actor has to tidy up
 #: Bytes of main memory for what is on its way, where a cluster is started here.
 _ON_ITS_WAY = 2 * 2**30
 
@@ -52,182 +42,7 @@ class ClusterOptions:
     worker_cpus: float = 1.0
     worker_gpus: float = 0.0
     mixed: bool = False  #: whether nodes of other devices and versions are used too
-
-
-@dataclass(frozen=True)
-class Node:
-    """What decides the last digits of scores on a node, and its name."""
-
-    name: str
-    device: str  #: "cpu" or "cuda"
-    processor: str  #: the GPU's name, or the processor's
-    precision: str  #: what `auto` is there
-    packages: dict[str, str | None]
-
-    def difference(self, other: Node) -> str:
-        """The first thing in which `other` would compute otherwise; empty if there is none."""
-        for what in ("device", "processor", "precision"):
-            mine, theirs = getattr(self, what), getattr(other, what)
-            if mine != theirs:
-                return f"its {what} is {theirs}, and the run's is {mine}"
-        for name, version in self.packages.items():
-            if other.packages.get(name) != version:
-                return f"it has {name} {other.packages.get(name)}, and the run {version}"
-        return ""
-
-
-def this_node() -> Node:
-    """The node that this runs on, with what its process sees of it."""
-    import torch
-
-    from benchmark.models.precision import resolve_device, resolve_precision
-
-    about = provenance()
-    device = resolve_device("auto")
-    processor = torch.cuda.get_device_name() if device == "cuda" else about["processor"]
-    name = os.uname().nodename
-    return Node(name, device, processor, resolve_precision("auto", device), about["packages"])
-
-
-class Post:
-    """An actor: a worker process on its node, in a run directory of its own."""
-
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="dreambooth-benchmark-"))
-        self._directory = RunDirectory(self._folder / "run")
-        self._worker: LocalWorker | None = None
-        self._sent: Parcel = {}
-        self._refused: Failed | None = None
-        self._first: _First | None = None
-
-    def ready(self) -> None:
-        """Answer as soon as there is room for it."""
-
-    def take(self, task: Task, parcel: Parcel, priors: Sequence[Any], first: _First | None) -> None:
-        """Do `task` with these files, and with prior images that Ray holds; `first`: to begin."""
-        import ray
-
-        try:
-            self._first = first or self._first
-            if self._worker is None:
-                self._start(self._first)
-            self._sent = parcel
-            for files in ray.get(list(priors)):
-                self._sent = self._sent | files
-            unpack(self._sent, self._directory)
-        except (OSError, UserError) as error:
-            self._refused = Failed(task, f"on {os.uname().nodename}: {in_words(error)}")
-        else:
-            assert self._worker is not None
-            self._worker.take(task)
-
-    def _start(self, first: _First | None) -> None:
-        import ray
-
-        assert first is not None
-        suite = unpacked(ray.get(first.luggage), first.workplace.suite, self._folder)
-        if first.fetches:
-            suite.backbone.load_kind().fetch(suite.backbone.model)
-        examiner = first.workplace.examiner
-        examiner = replace(
-            examiner,
-            assessment=replace(examiner.assessment, data=suite.data),
-            directory=self._directory,
-        )
-        keep = first.workplace.keep_weights
-        self._worker = LocalWorker(Workplace(suite, self._directory, examiner, keep))
-
-    def hear(self, limit: float | None) -> tuple[Event | None, Parcel]:
-        """What the worker says within a moment, and with the end of a task, what it made."""
-        if self._refused is not None:
-            refused, self._refused = self._refused, None
-            return refused, {}
-        assert self._worker is not None
-        self._worker.connection.poll(_LISTEN)
-        event = self._worker.hear(limit)
-        if not isinstance(event, Finished | Failed):
-            return event, {}
-        made = made_in(self._directory, self._sent)
-        clear(self._directory)
-        if isinstance(event, Failed) and event.halt:  # its disk is full, and no other node's
-            event = replace(event, halt="", error=f"on {os.uname().nodename}: {event.error}")
-        return event, made
-
-    def renew(self, patience: float) -> None:
-        """End the worker process: the next task has another."""
-        if self._worker is not None:
-            self._worker.renew(patience)
-
-    def end(self, patience: float) -> None:
-        """End the worker process, and leave nothing on the node."""
-        self.renew(patience)
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class _First:
-    """What a worker needs to begin."""
-
-    workplace: Workplace
-    luggage: Any  #: Ray's reference to it
-    fetches: bool  #: whether a job needs the backbone
-
-
-@dataclass(eq=False)
-class RayWorker:
-    """An actor as the driver sees it."""
-
-    node: str  #: Ray's id of its node
-    post: Any  #: its handle
-    here: Workplace  #: whose run directory the driver writes
-    priors: Callable[[str], Any]  #: Ray's reference to prior images, by their key
-    ready: Any  #: Ray's reference to its first answer
-    first: _First | None  #: until it has begun
-    task: Task | None = None
-    _news: Any = None  #: Ray's reference to what it says next
-
-    def take(self, task: Task) -> None:
-        self.task = task
-        label = self.here.examiner.assessment.protocol.label
-        parcel = packed(self.here.directory, needed_by(task, self.here.directory, label))
-        prior = task.fit.prior if isinstance(task, Job) and task.fit.prior else None
-        self.post.take.remote(task, parcel, [self.priors(prior)] if prior else [], self.first)
-        self.first = None
-        self._news = self.post.hear.remote(None)
-
-    def hear(self, limit: float | None) -> Event | None:
-        import ray
-        from ray.exceptions import RayError
-
-        assert self.task is not None
-        if not ray.wait([self._news], timeout=0)[0]:
-            return None
-        try:
-            event, made = ray.get(self._news)
-        except RayError as error:
-            return Lost(self.task, str(error).partition("\n")[0])
-        unpack(made, self.here.directory)
-        ended = isinstance(event, Finished | Failed)
-        self._news = None if ended else self.post.hear.remote(limit)
-        return event
-
-    @property
-    def news(self) -> Any:
-        return self._news
-
-    def let_go(self) -> None:
-        """Nothing: `end` says so."""
-
-    def renew(self, patience: float = 0.0) -> None:
-        self.post.renew.remote(patience)
-
-    def end(self, patience: float = 0.0) -> None:
-        import ray
-        from ray.exceptions import RayError
-
-        with suppress(RayError):
-            ray.get(self.post.end.remote(patience), timeout=patience + _FAREWELL)
-        ray.kill(self.post)
+    shared: bool = False  #: whether every node sees the run directory
 
 
 @dataclass
@@ -237,8 +52,10 @@ class Cluster:
     options: ClusterOptions
     like: Node  #: what a node has to be like
     workplace: Workplace | None = None
-    _first: _First | None = None
-    _nodes: dict[str, Any] = field(default_factory=dict)  #: id -> Node, or a reference to it
+    _beginning: Any = None  #: Ray's reference to it
+    #: By its id, a Node, or a reference to it, or why it is not used.
+    _nodes: dict[str, Any] = field(default_factory=dict)
+    _capacities: dict[str, int] = field(default_factory=dict)  #: of the nodes that there are
     _coming: list[RayWorker] = field(default_factory=list)
     _there: list[RayWorker] = field(default_factory=list)  #: ready for a task
     _hired: list[RayWorker] = field(default_factory=list)
@@ -249,17 +66,12 @@ class Cluster:
     @property
     def room(self) -> int:
         """How many workers fit on the nodes that there are now; at least one."""
-        import ray
-
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return max(1, sum(map(self._capacity, nodes)))
+        return max(1, sum(_capacities(self.options).values()))
 
     @property
     def where(self) -> str:
         """How many workers on what, in words."""
-        import ray
-
-        nodes = sum(node["Alive"] for node in ray.nodes())
+        nodes = len(_capacities(self.options))
         return f"up to {self.room} workers on {nodes} node{'s' * (nodes > 1)} of a Ray cluster"
 
     def on(self, suite: Suite) -> Suite:
@@ -275,12 +87,16 @@ class Cluster:
         self.workplace = workplace
         luggage = luggage_of(workplace.suite, subjects={job.subject for job in jobs})
         fetches = any(job.fit.precision is not None for job in jobs)
-        self._first = _First(workplace, ray.put(luggage), fetches)
-        try:
-            yield self
-        finally:
-            for worker in [*self._coming, *self._there]:
-                worker.end()
+        mark: AbstractContextManager[Mark | None] = (
+            marked(workplace.directory.path) if self.options.shared else nullcontext()
+        )
+        with mark as seen:
+            self._beginning = ray.put(Beginning(workplace, ray.put(luggage), fetches, seen))
+            try:
+                yield self
+            finally:
+                for worker in [*self._coming, *self._there]:
+                    worker.end()
 
     # Place -----------------------------------------------------------------------------------
 
@@ -291,10 +107,13 @@ class Cluster:
 
     @property
     def expects(self) -> bool:
-        """Whether workers may still come; for so long as a node may take to come back."""
+        """Whether workers may still come: for so long as a node may take to come back."""
         if self._hired or self._there:
             self._lonely = None
             return True
+        answers = [self._nodes.get(name) for name in self._capacities]
+        if answers and all(isinstance(answer, str) for answer in answers):
+            return False
         self._lonely = self._lonely or time.monotonic()
         return time.monotonic() - self._lonely < _ALONE
 
@@ -316,7 +135,7 @@ class Cluster:
 
     # Nodes -----------------------------------------------------------------------------------
 
-    def prior(self, key: str) -> Any:
+    def _prior(self, key: str) -> Any:
         """Ray's reference to prior images, which are in the run directory."""
         import ray
 
@@ -329,57 +148,61 @@ class Cluster:
         """See which workers are ready, and now and then which nodes there are."""
         import ray
 
-        if self._coming:
-            refs = {worker.ready: worker for worker in self._coming}
-            for ref in ray.wait([*refs], num_returns=len(refs), timeout=0)[0]:
-                self._coming.remove(refs[ref])
-                if _answer(ref) is not _GONE:
-                    self._there.append(refs[ref])
+        refs = {worker.ready: worker for worker in self._coming}
+        for ref in ray.wait([*refs], num_returns=len(refs), timeout=0)[0] if refs else ():
+            worker = refs[ref]
+            self._coming.remove(worker)
+            if isinstance(answer := _answer(ref), str):
+                self._refuse(worker.node, answer)
+            elif answer is not _GONE:
+                self._there.append(worker)
         if time.monotonic() - self._looked < _AGAIN:
             return
         self._looked = time.monotonic()
-        alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-        for name in alive.keys() - self._nodes.keys():
+        self._capacities = _capacities(self.options)
+        for name in self._capacities.keys() - self._nodes.keys():
             self._nodes[name] = self._remote(name, ray.remote(this_node)).remote()
-        for name, resources in alive.items():
+        for name, capacity in self._capacities.items():
             if self._suits(name):
-                self._fill(name, self._capacity(resources))
+                self._fill(name, capacity)
 
     def _suits(self, name: str) -> bool:
         """Whether the node has said what it is, and it is as the run's."""
         import ray
 
-        found = self._nodes[name]
-        if isinstance(found, Node):
-            return not self.like.difference(found) or self.options.mixed
-        if ray.wait([found], timeout=0)[0]:
-            node = _answer(found)
-            if node is _GONE:
-                del self._nodes[name]
+        if not isinstance(self._nodes[name], Node | str):
+            if not ray.wait([self._nodes[name]], timeout=0)[0]:
                 return False
-            self._nodes[name] = node
-            if difference := self.like.difference(node):
-                what = "is used all the same" if self.options.mixed else "is not used (--mixed)"
-                print(f"node {node.name} {what}: {difference}", file=sys.stderr, flush=True)
-            return self._suits(name)
-        return False
+            self._hear(name, _answer(self._nodes[name]))
+        return isinstance(self._nodes.get(name), Node)
 
-    def _capacity(self, resources: dict[str, float]) -> int:
-        """How many workers a node with these resources has room for."""
-        wanted = {"CPU": self.options.worker_cpus, "GPU": self.options.worker_gpus}
-        return min(int(resources.get(k, 0) / need) for k, need in wanted.items() if need)
+    def _hear(self, name: str, answer: Any) -> None:
+        """Take down what the node called `name` is, or why it cannot be used."""
+        if answer is _GONE:
+            del self._nodes[name]
+        elif isinstance(answer, str):
+            self._refuse(name, answer)
+        elif (difference := self.like.difference(answer)) and not self.options.mixed:
+            self._refuse(name, f"{answer.name}: {difference} (--mixed uses it all the same)")
+        else:
+            self._nodes[name] = answer
+            if difference:
+                print(f"node {answer.name} is used: {difference}", file=sys.stderr, flush=True)
+
+    def _refuse(self, name: str, why: str) -> None:
+        if self._nodes.get(name) != why:
+            print(f"a node is not used: {why}", file=sys.stderr, flush=True)
+        self._nodes[name] = why
 
     def _fill(self, name: str, capacity: int) -> None:
         import ray
 
-        assert self.workplace is not None and self._first is not None
+        assert self.workplace is not None
         workers = [*self._coming, *self._there, *self._hired]
         for _ in range(capacity - sum(worker.node == name for worker in workers)):
-            post = self._remote(name, ray.remote(Post)).remote()
-            ready = post.ready.remote()
-            self._coming.append(
-                RayWorker(name, post, self.workplace, self.prior, ready, self._first)
-            )
+            post = self._remote(name, ray.remote(Post)).remote(self._beginning)
+            ready, shared = post.ready.remote(), self.options.shared
+            self._coming.append(RayWorker(name, post, self.workplace, shared, self._prior, ready))
 
     def _remote(self, name: str, what: Any) -> Any:
         """`what`, a class or function of Ray's, with a worker's share of the node called `name`."""
@@ -392,16 +215,31 @@ class Cluster:
         )
 
 
+def _capacities(options: ClusterOptions) -> dict[str, int]:
+    """How many workers each node has room for, by Ray's id of it; those that have none left out."""
+    import ray
+
+    wanted = {"CPU": options.worker_cpus, "GPU": options.worker_gpus}
+    alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    found = {
+        name: min(int(resources.get(kind, 0) / need) for kind, need in wanted.items() if need)
+        for name, resources in alive.items()
+    }
+    return {name: capacity for name, capacity in found.items() if capacity}
+
+
 _GONE = object()
 
 
 def _answer(reference: Any) -> Any:
-    """What was answered, or _GONE if nobody is there any more to answer."""
+    """What was answered; what it raised, in words; or _GONE if nobody is there any more."""
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import RayError, RayTaskError
 
     try:
         return ray.get(reference)
+    except RayTaskError as error:
+        return in_words(error.cause or error)
     except RayError:
         return _GONE
 
@@ -428,8 +266,9 @@ def joined(options: ClusterOptions) -> Iterator[Cluster]:
         )
     except ConnectionError as error:
         raise UserError(
-            f"--address {options.address}: there is no Ray cluster ({error}): `ray start --head` "
-            "starts one, and prints its address"
+            f"--address {options.address}: no Ray cluster answers there with the token that this "
+            f"process has ({error}): `ray start --head` starts one and prints its address; all of "
+            "a cluster have RAY_AUTH_MODE=token and the same ~/.ray/auth_token, or neither"
         ) from error
     try:
         yield Cluster(options, _first_node(options))

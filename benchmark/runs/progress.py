@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
-from benchmark.runs.agenda import Task, Work
+from benchmark.runs.agenda import Task, Work, key_of
 from benchmark.runs.attempt import Elsewhere, Event, Failed, Finished, Lost, Started, Stepped
+from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid
 from benchmark.runs.time_left import Forecast
 from benchmark.store.records import Job, JobRecord, Prior, PriorRecord, Scoring
 
+_ESTIMATING = 0.05  #: of the time, at most so much goes into estimating what is left
+_SCALES = (8, 64)  #: workers that a plan is drawn up for
 _SHOWN = 3  #: of a protocol's metrics, the first so many are on the line of a finished job
 
 
@@ -33,20 +35,11 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-@dataclass(frozen=True)
-class Outlook:
-    """What is to be done, where, by how many workers, and how long it takes."""
+def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring, *, workers: int, where: str) -> None:
+    """Say what is asked for, what of it is left to do, and how long that takes.
 
-    jobs: Sequence[Job]  #: all that are asked for, with what they have already
-    left: Sequence[Work]
-    directory: Path
-    workers: int
-    where: str  #: `2 workers`, `8 workers on 8 GPUs`
-    seconds: float | None  #: for all that is left, one after the other
-
-
-def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring) -> None:
-    """Say what is asked for, what of it is left to do, and how long that takes."""
+    `where`: the `workers` in words, such as `8 workers on 8 GPUs`.
+    """
     per_prompt = grid.suite.evaluation.images_per_prompt
     prompts = sorted({len(job.prompts) for job in grid.jobs})
     images = sum(job.count for job in outlook.jobs)
@@ -70,8 +63,18 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring) -> None:
         )
     print(f"to do       {_phases(outlook.left)}")
     print(f"directory   {outlook.directory}")
-    left = None if outlook.seconds is None else outlook.seconds / outlook.workers
-    print(f"time left   {duration(left)} with {outlook.where}", flush=True)
+    print(f"time left   {duration(outlook.wall(workers))} with {where}", flush=True)
+
+
+def print_scale(outlook: Outlook) -> None:
+    """Say what is left in one worker's time, with how many it takes how long, and its bytes."""
+    if outlook.work is None:
+        print("work        unknown: nothing like it was done here, and the suite has no [estimate]")
+    else:
+        each = [f"{n}: {duration(outlook.wall(n))}" for n in _SCALES]
+        print(f"work        {duration(outlook.work)} of one worker; with {', with '.join(each)}")
+    if outlook.disk is not None:
+        print(f"disk        about {outlook.disk / 1e6:.0f} MB")
 
 
 def _phases(left: Sequence[Work]) -> str:
@@ -101,7 +104,7 @@ class Display:
     def __init__(self, outlook: Outlook, scoring: Scoring, forecast: Forecast) -> None:
         self._forecast = forecast
         self._shown = {name: scoring.metrics[name].label for name in [*scoring.metrics][:_SHOWN]}
-        self._left = {_key(work.task): work for work in outlook.left}
+        self._left = {key_of(work.task): work for work in outlook.left}
         self._running: dict[object, _Running] = {}
         self._done = len(outlook.jobs) - sum(isinstance(w.task, Job) for w in outlook.left)
         self._total = self._done + len(outlook.left)
@@ -116,6 +119,8 @@ class Display:
         self._task = self._bar.add_task(
             "", total=self._total, completed=self._done, left="unknown", doing=""
         )
+        self._estimate: float | None = None  # seconds for what is left, one after the other
+        self._estimate_again = 0.0
         self.failed: list[Task] = []
         self.finished = self._done  #: jobs
 
@@ -133,7 +138,7 @@ class Display:
 
     def __call__(self, event: Event) -> None:
         """Take note of an event, and show it."""
-        key = _key(event.task)
+        key = key_of(event.task)
         match event:
             case Started():
                 self._running[key] = _Running(time.monotonic())
@@ -172,8 +177,8 @@ class Display:
                 self._forecast.learn_scores(event.score_seconds, len(event.record.images))
 
     def _end(self, task: Task) -> None:
-        self._running.pop(_key(task), None)
-        self._left.pop(_key(task), None)
+        self._running.pop(key_of(task), None)
+        self._left.pop(key_of(task), None)
         self._done += 1
 
     def _say(self, line: str) -> None:
@@ -193,12 +198,14 @@ class Display:
         return f"{self._count()} {event.task.label}  {event.seconds:.1f} s  {scores}{until}"
 
     def _seconds_left(self) -> float | None:
-        seconds = self._forecast.total(self._left.values())
-        if seconds is None:
-            return None
         now = time.monotonic()
+        if now >= self._estimate_again:
+            self._estimate = self._forecast.total(self._left.values())
+            self._estimate_again = now + (time.monotonic() - now) / _ESTIMATING
+        if self._estimate is None:
+            return None
         spent = sum(now - one.start for one in self._running.values())
-        return max(0.0, seconds - spent) / max(1, len(self._running))
+        return max(0.0, self._estimate - spent) / max(1, len(self._running))
 
 
 @dataclass
@@ -213,7 +220,3 @@ class _Running:
         self.doing = f"{event.phase} {event.done}/{event.steps}" if event.steps > 1 else event.phase
         if event.phase in ("fit", "prior images"):
             self.fraction = event.done / max(1, event.steps)
-
-
-def _key(task: Task) -> object:
-    return task.key if isinstance(task, Prior) else task.name

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from benchmark.api import UserError
-from benchmark.runs.agenda import Agenda, Task
+from benchmark.runs.agenda import Agenda, Task, Work, key_of
 from benchmark.runs.attempt import Elsewhere, Listener
 from benchmark.store.claims import PROCESSES, Claims
 from benchmark.store.directory import RunDirectory, job_path, prior_path
@@ -74,60 +74,66 @@ def at_work(directory: RunDirectory, shard: Shard) -> Iterator[Party]:
 State = Literal["open", "done", "failed"]
 
 
-@dataclass
 class SharedAgenda(Agenda):
     """What is left of a plan, of which others do some meanwhile."""
 
-    party: Party = field(kw_only=True)
-    state: Callable[[Task], State] = field(kw_only=True)
-    listen: Listener = field(kw_only=True)
-    _not_before: dict[int, float] = field(default_factory=dict)  #: id of a task -> when to ask
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        number, count = self.party.shard.number, self.party.shard.count
-        own = [i % count == number - 1 for i in range(len(self.waiting))]
-        order = sorted(range(len(self.waiting)), key=lambda i: (not own[i], i))
-        priors = [self.waiting[i] for i in order if isinstance(self.waiting[i].task, Prior)]
-        jobs = [self.waiting[i] for i in order if isinstance(self.waiting[i].task, Job)]
-        self.waiting = priors + jobs
+    def __init__(
+        self,
+        left: Sequence[Work],
+        seconds: Callable[[Work], float | None],
+        *,
+        party: Party,
+        state: Callable[[Task], State],
+        listen: Listener,
+    ) -> None:
+        super().__init__(left, seconds)
+        self._party, self._state, self._listen = party, state, listen
+        self._not_before: dict[object, float] = {}  # key of a task -> when to ask for it again
+        self._line_up(_own_first([*self.waiting.values()], party.shard))
 
     def take(self, method: str = "") -> Task | None:
         """As `Agenda.take`, of what nobody else is at; what others have done is told of."""
-        now = time.monotonic()
-        for work in self._ready(method):
-            if self._not_before.get(id(work.task), 0.0) > now:
-                continue
+        while (work := self._next(method)) is not None:
             name = _name(work.task)
-            if not self.party.claims.take(name):
-                self._not_before[id(work.task)] = now + _LOOK_AGAIN
+            if not self._party.claims.take(name):
+                self._not_before[key_of(work.task)] = time.monotonic() + _LOOK_AGAIN
                 continue
-            state = self.state(work.task)
+            state = self._state(work.task)
             if state == "open":
                 return self._chosen(work)
-            self.party.claims.give_back(name)
-            self.waiting.remove(work)
-            if isinstance(work.task, Prior):
-                self._coming.discard(work.task.key)
-            self.listen(Elsewhere(work.task, failed=state == "failed"))
+            self._party.claims.give_back(name)
+            super().finish(self._chosen(work))
+            self._listen(Elsewhere(work.task, failed=state == "failed"))
         return None
+
+    def _next(self, method: str) -> Work | None:
+        now = time.monotonic()
+        asked = (w for w in self._ready(method) if self._not_before.get(key_of(w.task), 0.0) <= now)
+        return next(asked, None)
 
     @property
     def expects(self) -> bool:
         """Whether something waits for prior images that others are drawing."""
-        return any(w.waits_for in self._coming for w in self.waiting if w.waits_for)
+        return any(w.waits_for in self._coming for w in self.waiting.values())
 
     def put_back(self, task: Task) -> None:
-        self.party.claims.give_back(_name(task))
+        self._party.claims.give_back(_name(task))
         super().put_back(task)
 
     def finish(self, task: Task) -> None:
         super().finish(task)
-        self.party.claims.give_back(_name(task))
+        self._party.claims.give_back(_name(task))
 
     def give_up(self, task: Task) -> list[Task]:
-        self.party.claims.give_back(_name(task))
+        self._party.claims.give_back(_name(task))
         return super().give_up(task)
+
+
+def _own_first(works: Sequence[Work], shard: Shard) -> list[Work]:
+    """Prior images before jobs, and of both the shard's part before the others'."""
+    others = [i % shard.count != shard.number - 1 for i in range(len(works))]
+    order = sorted(range(len(works)), key=lambda i: (isinstance(works[i].task, Job), others[i], i))
+    return [works[i] for i in order]
 
 
 def _name(task: Task) -> str:

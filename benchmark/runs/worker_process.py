@@ -27,7 +27,7 @@ def serve(connection: Connection, slot: Slot = "") -> None:
         os.environ[VISIBLE] = slot  # before CUDA is started, which reads it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is our parent's to see to
     threading.Thread(target=_end_with_parent, name="watch", daemon=True).start()
-    from benchmark.runs.attempt import Event, attempt
+    from benchmark.runs.attempt import Event
     from benchmark.runs.score import one_thread
 
     one_thread()
@@ -42,7 +42,7 @@ def serve(connection: Connection, slot: Slot = "") -> None:
         workplace = connection.recv()
         while True:
             task = connection.recv()
-            tell(attempt(task, workplace, tell))
+            tell(workplace.attempt(task, tell))
     except (EOFError, ConnectionResetError):
         return
 

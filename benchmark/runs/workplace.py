@@ -19,6 +19,7 @@ from benchmark.store.records import Job, Prior
 
 if TYPE_CHECKING:
     from benchmark.models.loan import Loan
+    from benchmark.runs.attempt import Failed, Finished, Listener
 
 
 @dataclass
@@ -31,6 +32,12 @@ class Workplace:
     keep_weights: bool = False
     _lent: tuple[Backbone, Loan] | None = field(default=None, repr=False)
     _prepared: tuple[str, dict[str, Clean]] | None = field(default=None, repr=False)
+
+    def attempt(self, task: Job | Prior, listen: Listener) -> Finished | Failed:
+        """Do `task` here, as `benchmark.runs.attempt.attempt` says."""
+        from benchmark.runs.attempt import attempt
+
+        return attempt(task, self, listen)
 
     @contextmanager
     def lend(self, task: Job | Prior) -> Iterator[Backbone | None]:

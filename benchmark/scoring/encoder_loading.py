@@ -5,12 +5,12 @@ All raise UserError naming the table's key, or the file, and the way out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -57,14 +57,12 @@ def _vision_transformer(name: str, table: EncoderTable, source: Source) -> Any:
     import timm
 
     model_name = table.model if source.directory is None else f"local-dir:{source.directory}"
-    try:
+    with _loading(name, table):
         model: Any = timm.create_model(model_name, num_classes=0, img_size=table.crop)
         state = load_file(source.weights)
         if "pos_embed" in state:
             state["pos_embed"] = _resampled(state["pos_embed"], model)
         model.load_state_dict(state)
-    except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
-        raise _unloadable(name, table, error) from error
     return model
 
 
@@ -88,10 +86,8 @@ def check_clip_texts(name: str, table: ClipTable, source: Source, texts: Sequenc
 
     directory = source.directory
     model_name = table.model if directory is None else f"local-dir:{directory}"
-    try:
+    with _loading(name, table):
         tokenizer = open_clip.get_tokenizer(model_name)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise _unloadable(name, table, error) from error
     try:
         check_length(tokenizer, texts)
     except UserError as error:
@@ -108,15 +104,13 @@ def load_clip(name: str, table: ClipTable, source: Source, device: str) -> ClipE
         _check_activation(name, table)
     else:
         _check_tokenizer_is_own(directory / "open_clip_config.json")
-    try:
+    with _loading(name, table):
         if directory is None:
             model: Any = open_clip.CLIP(**(open_clip.get_model_config(model_name) or {}))
             model.load_state_dict(load_file(source.weights))
         else:
             model = open_clip.create_model(model_name)
         tokenizer = open_clip.get_tokenizer(model_name)
-    except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
-        raise _unloadable(name, table, error) from error
     return ClipEncoder(model, tokenizer, _preprocessing(table), torch.device(device))
 
 
@@ -164,9 +158,15 @@ def _preprocessing(table: EncoderTable) -> Preprocessing:
     return Preprocessing(table.resize, table.crop, tuple(table.mean), tuple(table.std))
 
 
-def _unloadable(name: str, table: EncoderTable, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UserError(
-        f"encoders.{name}: cannot load '{table.model}': {reason}; "
-        "it should be 'pocket', a name and hub, or a directory written with a slash (./directory)"
-    )
+@contextmanager
+def _loading(name: str, table: EncoderTable) -> Iterator[None]:
+    """Whatever a library raises while it loads an encoder, as a UserError naming its table."""
+    try:
+        yield
+    # They raise errors of many kinds, and plain Exceptions, for files that are broken.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"encoders.{name}: cannot load '{table.model}': {lines[0]}; it should be 'pocket', "
+            "a name and hub, or a directory written with a slash (./directory)"
+        ) from error

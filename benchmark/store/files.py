@@ -165,7 +165,7 @@ def file_digest(path: Path) -> bytes:
     if status.st_size < LARGE:
         return _read_digest(path)
     # A change of the content changes ctime, even where a tool sets mtime back.
-    touched = (path.resolve(), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    touched = (resolved(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     key = hashlib.sha256(repr(touched).encode()).hexdigest()[:32]
     with suppress(ValueError):
         digest = bytes.fromhex(remembered(key) or "")
@@ -207,6 +207,11 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{path}: nobody of that name has a home folder here") from error
+
+
+def resolved(path: Path) -> Path:
+    """`path`, absolute and without symbolic links, but for those that lead to themselves."""
+    return Path(os.path.realpath(path))
 
 
 def read_bytes(path: Path) -> bytes:

@@ -28,7 +28,7 @@ from benchmark.store.directory import (
     RunDirectory,
     protocol_path,
 )
-from benchmark.store.files import remove_leftovers, sha256, write_atomically, writing
+from benchmark.store.files import remove_leftovers, resolved, sha256, write_atomically, writing
 from benchmark.store.reading import read_contents
 from benchmark.store.records import JobRecord, to_json, with_images
 
@@ -79,7 +79,7 @@ def keep_run(run_directory: Path, directory: Path) -> Path:
 
 def _check_folder(directory: Path, run_directory: Path) -> None:
     try:
-        if directory.resolve() == run_directory.resolve():
+        if resolved(directory) == resolved(run_directory):
             raise UserError(f"{directory} is the run itself: choose another folder")
         kept = not directory.exists() or (directory / RECORDS).is_file()
         if not kept and any(path.suffix != ".tmp" for path in directory.iterdir()):

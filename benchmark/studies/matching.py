@@ -22,7 +22,7 @@ from benchmark.api import PRIOR, PRIOR_PROMPT, Prompt, Request, Subject, UserErr
 from benchmark.data.dataset import Dataset
 from benchmark.data.images import read_image
 from benchmark.runs.selection import seed_number
-from benchmark.store.files import is_visible, read_text
+from benchmark.store.files import is_visible, read_text, resolved
 from benchmark.store.names import checked_name, composed
 
 _COLUMNS, _OPTIONAL = ("file", "subject", "prompt"), ("sample", "seed", "method")
@@ -46,7 +46,7 @@ class Entry:
 
 def name_of(images: Path) -> str:
     """The folder's own name, or the CSV's without its suffix."""
-    place = images.resolve()
+    place = resolved(images)
     return composed(place.stem if place.is_file() else place.name)
 
 

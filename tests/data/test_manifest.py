@@ -193,6 +193,12 @@ def test_a_manifest_pins_the_images(own: Path) -> None:
         verify(dataset)
 
 
+@pytest.mark.parametrize("what", ["name", "source"])
+def test_a_manifest_holds_text_alone(own: Path, what: str) -> None:
+    with pytest.raises(UserError, match=f"the {what} .* has characters that are no text"):
+        make_manifest(own, **{what: "pets\udcad"})
+
+
 def test_what_lies_at_a_folder_is_found_out(own: Path, tmp_path: Path) -> None:
     assert locate_images(own, "pocket") == (str(own), own)
     copy = tmp_path / "copy"

@@ -22,7 +22,7 @@ from benchmark.pocket.generator import (
     pretrain_generator,
 )
 from benchmark.pocket.pretrain import Workshop, pack_checkpoints
-from benchmark.pocket.text_encoder import TEXT_WIDTH, build_text_encoder
+from benchmark.pocket.text_encoder import TEXT_WIDTH, Texts, build_text_encoder
 from benchmark.pocket.training import (
     Recipe,
     checkpoint_step,
@@ -186,51 +186,54 @@ def test_min_snr_weights_are_the_papers_for_v() -> None:
 def frozen():
     tokenizer = build_tokenizer(["a", "dog"])
     torch.manual_seed(0)
-    return Frozen(vae.build_vae().eval(), build_text_encoder(tokenizer).eval(), tokenizer)
+    return Frozen(vae.build_vae().eval(), Texts(build_text_encoder(tokenizer).eval(), tokenizer))
 
 
 def test_pools_roll_on_and_validation_is_apart(frozen, monkeypatch) -> None:
     drawn = []
-    monkeypatch.setattr(unet, "POOL", 8)
+    monkeypatch.setattr(pictures, "POOL", 8)
     monkeypatch.setattr(unet, "VALIDATED", 8)
     seeds = []
-    monkeypatch.setattr(
-        unet, "step_generator", lambda *key: seeds.append(key) or step_generator(*key)
-    )
+    one_pool = pictures.draw_pool
+
+    def noted(*key):
+        seeds.append(key)
+        return step_generator(*key)
 
     def draw_pool(*arguments):
-        pool = pictures.draw_pool(*arguments)
         drawn.append(seeds[-1])
-        return pool
+        return one_pool(*arguments)
 
-    monkeypatch.setattr(unet, "draw_pool", draw_pool)
+    for module in (pictures, unet):
+        monkeypatch.setattr(module, "step_generator", noted)
+        monkeypatch.setattr(module, "draw_pool", draw_pool)
     held_out = unet.validation(frozen, "cpu")
     assert drawn == [("pool validation", 0)]
     assert held_out.timesteps.tolist() == [0, 125, 250, 375, 500, 625, 750, 875]
     examples = unet.batches(frozen, 4, "cpu")
     first = examples(3)
     assert first.noisy.shape == first.target.shape == (4, 8, 16, 16)
-    steps = 8 * unet.MEETINGS // 4  # a pool of 8, met MEETINGS times in batches of 4
+    steps = 8 * pictures.MEETINGS // 4  # a pool of 8, met MEETINGS times in batches of 4
     for step in range(2 * steps):
         examples(step)
     assert len(drawn) == len(set(drawn))  # nothing is drawn twice
     used = {index for name, index in drawn[1:] if name == "pool"}
-    assert used <= set(range(unet.POOLS + 1)) and len(used) >= unet.POOLS - 1
+    assert used <= set(range(pictures.POOLS + 1)) and len(used) >= pictures.POOLS - 1
     again = unet.batches(frozen, 4, "cpu")(3)
     assert torch.equal(first.noisy, again.noisy) and torch.equal(first.texts, again.texts)
 
 
 def test_what_is_asked_for_is_v_of_what_is_shown(frozen) -> None:
-    pool = pictures.draw_pool(frozen.vae, 4, step_generator("test", 0), "cpu")
+    pool = pictures.draw_pool(frozen.latents, 4, step_generator("test", 0), "cpu")
     timesteps = torch.tensor([0, 300, 700, 999])
     found = unet.noised(pool, torch.arange(4), timesteps, step_generator("test", 1), frozen, "cpu")
     kept = DDPMScheduler(**unet.NOISE).alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     clean = kept.sqrt() * found.noisy - (1 - kept).sqrt() * found.target
-    assert torch.allclose(clean, pool.latents.float(), atol=1e-4)
+    assert torch.allclose(clean, pool.encoded.float(), atol=1e-4)
 
 
 def test_four_parts_make_a_pipeline_of_their_averages(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(unet, "POOL", 8)
+    monkeypatch.setattr(pictures, "POOL", 8)
     monkeypatch.setattr(unet, "VALIDATED", 8)
     monkeypatch.setattr(vae, "SCALED", 16)
     recipe = Recipe(steps=2, batch=2, learning_rate=1e-3, warmup=1, cooldown=0.5)
@@ -285,7 +288,7 @@ def test_a_wrong_arm_is_refused(text) -> None:
 
 
 def test_an_arm_trains_and_is_measured(frozen, monkeypatch) -> None:
-    monkeypatch.setattr(unet, "POOL", 8)
+    monkeypatch.setattr(pictures, "POOL", 8)
     monkeypatch.setattr(unet, "VALIDATED", 16)
     monkeypatch.setattr(trial, "BATCH", 4)
     examples, held_out = unet.batches(frozen, 4, "cpu"), unet.validation(frozen, "cpu")
@@ -331,7 +334,7 @@ def test_the_unsettled_weights_fit_the_recipe(tmp_path) -> None:
 def test_the_unets_loss_is_weighted_and_its_validation_is_not(
     frozen, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(unet, "POOL", 8)
+    monkeypatch.setattr(pictures, "POOL", 8)
     monkeypatch.setattr(unet, "VALIDATED", 8)
     given = {}
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmark.api import UserError
 from benchmark.grid import run_grid
+from benchmark.runs import on_ray
 from benchmark.runs.machine import Resources
+from benchmark.runs.node import Mark
 from benchmark.runs.on_ray import ClusterOptions, joined
 from benchmark.runs.plan import Grid
 from benchmark.store.reading import read_contents
@@ -40,8 +46,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     cluster.shutdown()
 
 
-def on(nodes: Any, grid: Grid, run: Path) -> int:
-    with joined(ClusterOptions(nodes.address)) as cluster:
+def on(nodes: Any, grid: Grid, run: Path, *, shared: bool = False) -> int:
+    with joined(ClusterOptions(nodes.address, shared=shared)) as cluster:
         return run_grid(grid, run, resources=Resources(cluster=cluster))
 
 
@@ -71,3 +77,49 @@ def test_two_nodes_give_the_bytes_of_one_process_also_if_one_is_lost(
     assert rows == scores(whole).splitlines()
     found = {path: content for path, content in images(run).items() if "DIES" not in path}
     assert found == images(whole)
+
+
+def test_workers_that_share_the_disk_give_the_same_bytes(nodes: Any, tmp_path: Path) -> None:
+    grid = grid_of(toy.write_world(tmp_path), *METHODS)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert run_grid(grid, whole, resources=ONE) == 0
+    assert on(nodes, grid, run, shared=True) == 0
+    assert scores(run) == scores(whole)
+    assert images(run) == images(whole)
+    assert not read_contents(run).altered
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_a_node_that_does_not_see_the_run_directory_is_named(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def elsewhere(folder: Path) -> Iterator[Mark]:
+        yield Mark(folder / "not-there.tmp", "0")
+
+    monkeypatch.setattr(on_ray, "marked", elsewhere)
+    grid = grid_of(toy.write_world(tmp_path), *METHODS)
+    with pytest.raises(UserError, match="no worker was left: 0 of .* the same command goes on"):
+        on(nodes, grid, tmp_path / "run", shared=True)
+    said = capsys.readouterr().err
+    assert f"{os.uname().nodename} does not see the run directory {tmp_path / 'run'}" in said
+
+
+def test_a_driver_that_is_killed_goes_on_where_it_was(nodes: Any, tmp_path: Path) -> None:
+    suite = toy.write_world(tmp_path)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert run_grid(grid_of(suite, *METHODS), whole, resources=ONE) == 0
+    command = [sys.executable, "-m", "benchmark", "run", "--suite", str(suite), "--out", str(run)]
+    command += ["--methods", ",".join(METHODS), "--no-controls", "--on", "ray"]
+    command += ["--address", nodes.address]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not (done := list(run.glob("jobs/*/*.json"))):
+        assert driver.poll() is None
+        time.sleep(0.1)
+    driver.kill()
+    driver.wait()
+    times = {path: path.stat().st_mtime_ns for path in done}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert {path: path.stat().st_mtime_ns for path in done} == times, "what was done stays"
+    assert scores(run) == scores(whole)
+    assert images(run) == images(whole)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def executed(
     left = work_left(grid.jobs, grid.priors, assessment.scoring, existing)
     agenda = Agenda(left, Forecast(grid.suite).seconds)
     if backwards:
-        agenda.waiting.reverse()
+        agenda.waiting = OrderedDict(reversed(agenda.waiting.items()))
     events: list[Event] = []
     workplace = Workplace(grid.suite, existing.directory, examiner)
     place = ThisMachine(slots, workplace) if slots else None

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from benchmark.api import UserError
 from benchmark.grid import run_grid
 from benchmark.runs.agenda import Agenda, Task, work_left
 from benchmark.runs.attempt import Event, Failed, Finished, Lost, Started, attempt
 from benchmark.runs.existing_run import missing, read_existing
 from benchmark.runs.luggage import luggage_of, unpacked
-from benchmark.runs.on_ray import Node
+from benchmark.runs.machine import Resources
+from benchmark.runs.node import Node
+from benchmark.runs.on_ray import Cluster, ClusterOptions
 from benchmark.runs.parcel import clear, made_in, needed_by, packed, prior_files, unpack
 from benchmark.runs.plan import Grid
 from benchmark.runs.score import Assessment, Examiner
@@ -113,6 +117,26 @@ def test_a_task_whose_worker_is_lost_is_done_by_another_and_given_up_after_three
     assert len(done) == len(set(done)) == 3 + 2, "the other jobs, and two sets of prior images"
 
 
+class Deserted(Cluster):
+    """A cluster that nobody comes to."""
+
+    room, where, vacant, expects = 2, "no worker at all", 0, False
+
+    @contextmanager
+    def serving(self, workplace: Workplace, jobs: Sequence[Job]) -> Iterator[Cluster]:
+        yield self
+
+
+def test_a_run_that_no_worker_is_left_for_is_not_done(suite_file: Path, tmp_path: Path) -> None:
+    grid = grid_of(suite_file, "tests.toy:PRIMED")
+    here = Node("here", "cpu", "EPYC", "fp32", None, {})
+    nobody = Resources(cluster=Deserted(ClusterOptions(), here))
+    jobs = len(grid.jobs)
+    with pytest.raises(UserError, match=f"no worker was left: 0 of {jobs} jobs .* goes on"):
+        run_grid(grid, tmp_path / "run", resources=nobody)
+    assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
+
+
 def test_a_job_done_elsewhere_and_sent_back_is_the_job_done_here(
     suite_file: Path, tmp_path: Path
 ) -> None:
@@ -164,9 +188,12 @@ def test_what_nodes_lack_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_node_that_computes_otherwise_is_told_by_what_differs() -> None:
-    node = Node("a", "cuda", "NVIDIA H200", "bf16", {"torch": "2.9", "diffusers": "0.35"})
-    assert not node.difference(Node("b", "cuda", "NVIDIA H200", "bf16", dict(node.packages)))
-    other = Node("b", "cuda", "NVIDIA A100", "bf16", node.packages)
+    versions: dict[str, str | None] = {"torch": "2.9", "diffusers": "0.35"}
+    node = Node("a", "cuda", "NVIDIA H200", "bf16", "1f2e", versions)
+    assert not node.difference(replace(node, name="b", packages=dict(versions)))
+    other = replace(node, processor="NVIDIA A100")
     assert node.difference(other) == "its processor is NVIDIA A100, and the run's is NVIDIA H200"
-    older = Node("b", "cuda", "NVIDIA H200", "bf16", {"torch": "2.8", "diffusers": "0.35"})
+    newer = replace(node, commit="3d4c")
+    assert node.difference(newer) == "its commit is 3d4c, and the run's is 1f2e"
+    older = replace(node, packages={"torch": "2.8", "diffusers": "0.35"})
     assert node.difference(older) == "it has torch 2.8, and the run 2.9"

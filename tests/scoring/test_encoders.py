@@ -415,6 +415,15 @@ def test_a_clip_directory_with_a_broken_configuration_is_named(settings, tmp_pat
         load_encoders(changed(settings, "clip", model=str(directory)), device="cpu")
 
 
+def test_a_clip_directory_with_a_broken_tokenizer_is_named(settings, tmp_path):
+    directory = save_clip(tmp_path / "clip")
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    del tokenizer["model"]  # the library raises a plain Exception
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"encoders\.clip: cannot load '.*clip'"):
+        load_encoders(changed(settings, "clip", model=str(directory)), device="cpu")
+
+
 def test_identity_follows_the_weights_and_not_the_place(settings, tmp_path):
     def digest(directory):
         return identify({"dino": {**settings["dino"], "model": str(directory)}})["dino"]["weights"]

@@ -218,6 +218,7 @@ def _of_runs(folder: Path) -> list[Target]:
     """One of each kind of file in a run, and in a kept run."""
     reading: tuple[Command, ...] = (
         ["report", "run", "--out", "out"],
+        ["report", "run", "--as-found", "--out", "out"],
         ["check", "run", "--baseline", "base.toml"],
         ["keep", "run", "out"],
         ["score", "run", "--metrics", "tests.toy:BRIGHTNESS"],
@@ -235,6 +236,7 @@ def _of_runs(folder: Path) -> list[Target]:
     ]
     kept: tuple[Command, ...] = (
         ["report", "kept", "--out", "out"],
+        ["report", "kept", "--as-found", "--out", "out"],
         ["check", "kept", "--baseline", "base.toml"],
         ["report", "run", "kept", "--out", "out"],
     )

@@ -318,6 +318,16 @@ def test_a_bad_csv_is_named(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_link_to_itself_is_named(
+    suite: Suite,
+    tmp_path: Path,
+    shell: Shell,  # noqa: F811
+) -> None:
+    (tmp_path / "all.csv").symlink_to("all.csv")
+    assert shell("score", "all.csv", "--suite", "toy.toml") == 2
+    assert "all.csv" in shell.error
+
+
 def test_two_rows_for_one_sample_do_not_hide_each_other(suite: Suite, tmp_path: Path) -> None:
     for name in ("0.png", "1.png"):
         picture(tmp_path / name)
