@@ -233,7 +233,9 @@ class Backbone(Protocol):
     def encode(self, texts: Sequence[str], *, words: Sequence[Word] = ()) -> Condition:
         """One row a text; gradients flow to text encoders and words that want them.
 
-        Raises UserError for a text that is longer than the model reads, or has no tokens.
+        The empty text stands for none: it is what guidance leads away from.
+
+        Raises UserError for a text that is longer than the model reads, or has no tokens for.
         """
         ...
 

@@ -228,3 +228,19 @@ def test_the_data_pages_subjects_are_understood(tmp_path: Path) -> None:
     done = benchmark("list", "subjects", "--data", "my-subjects", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"{folder}" in done.stdout
+
+
+def test_the_table_of_methods_by_families_is_the_commands() -> None:
+    page = PAGES["docs/add-a-family.md"]
+    shown = re.search(r"list methods --families\n\n(.*?)\n\n", page, re.S)[1].splitlines()
+    printed = benchmark("list", "methods", "--families", cwd=ROOT).stdout.splitlines()
+    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert len(shown) == 2 + len(points["dreambooth_benchmark.methods"])
+    assert shown[:2] == printed[:2] and set(shown) <= set(printed)
+
+
+def test_the_declaration_that_is_shown_is_the_familys() -> None:
+    (shown,) = (tomllib.loads(text) for text in snippets("docs/add-a-family.md", "toml"))
+    declared = tomllib.loads((ROOT / "benchmark/models/families.toml").read_text())
+    ((module, table),) = shown.items()
+    assert table == {key: value for key, value in declared[module].items() if key != "named"}

@@ -1,26 +1,59 @@
-"""A Stable Diffusion of random weights, saved in diffusers' layout: seconds instead of hours.
+"""Models of random weights, saved in diffusers' layout: seconds instead of hours.
 
-directory = save_tiny_pipeline(tmp_path, prediction_type="v_prediction")
+directory = save_tiny_pipeline(tmp_path, prediction_type="v_prediction")    # Stable Diffusion 1, 2
+directory = save_tiny_xl(tmp_path)                                          # Stable Diffusion XL
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 WORDS = ("a", "photo", "of", "in", "the", "snow", "dog", "cat", "teapot", "sks", "ohwx")
 WIDTH, LENGTH = 16, 12
+#: Of the XL: of the second text encoder, of the pooled text, and of each of its six sizes.
+WIDTH_2, POOLED, SIZE = 24, 20, 4
+#: As in stabilityai/stable-diffusion-xl-base-1.0.
+XL_SCHEDULER = {
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": "0.19.0.dev0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "trained_betas": None,
+    "use_karras_sigmas": False,
+}
 
 
-def tokenizer() -> CLIPTokenizer:
-    """A byte-pair vocabulary in which each of WORDS is one token, other words are letters."""
+def tokenizer(words: Sequence[str] = WORDS, pad: str = "<|endoftext|>") -> CLIPTokenizer:
+    """A byte-pair vocabulary in which each of `words` is one token, other words are letters."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
     merges = []
-    for word in WORDS:
+    for word in words:
         parts = [*word[:-1], f"{word[-1]}</w>"]
         while len(parts) > 1:
             pair = (parts[0], parts[1])
@@ -30,7 +63,7 @@ def tokenizer() -> CLIPTokenizer:
             parts = ["".join(pair), *parts[2:]]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH, pad_token=pad)
 
 
 def save_tiny_pipeline(
@@ -39,44 +72,9 @@ def save_tiny_pipeline(
     """Save it under `directory` as float16 safetensors, for images of 16 x 16 pixels."""
     torch.manual_seed(seed)
     words = tokenizer()
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=WIDTH,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-        scaling_factor=0.7,
-    )
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(words),
-            hidden_size=WIDTH,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=LENGTH,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id,
-        )
-    )
-    with torch.no_grad():
-        # Random weights hardly read the prompt or move the pixels; tests need both.
-        text_encoder.get_input_embeddings().weight.mul_(30)
-        vae.decoder.conv_out.weight.mul_(4)
+    unet, vae = tiny_unet(cross_attention_dim=WIDTH), tiny_vae()
+    text_encoder = CLIPTextModel(text_configuration(words, WIDTH))
+    exaggerate(vae, text_encoder)
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -97,3 +95,93 @@ def save_tiny_pipeline(
     )
     pipeline.to(torch.float16).save_pretrained(directory)
     return directory
+
+
+def save_tiny_xl(directory: Path, *, zeros: bool = True, seed: int = 0) -> Path:
+    """Save an XL under `directory` as float16 safetensors, for images of 16 x 16 pixels.
+
+    The vocabularies give the same words other ids. `zeros`: whether no text is nothing but zeros.
+    """
+    torch.manual_seed(seed)
+    first, second = tokenizer(), tokenizer(WORDS[::-1], pad="q")
+    unet = tiny_unet(
+        cross_attention_dim=WIDTH + WIDTH_2,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=SIZE,
+        projection_class_embeddings_input_dim=POOLED + 6 * SIZE,
+        transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
+    )
+    vae = tiny_vae()
+    text_encoder = CLIPTextModel(text_configuration(first, WIDTH))
+    text_encoder_2 = CLIPTextModelWithProjection(
+        text_configuration(second, WIDTH_2, projection_dim=POOLED, hidden_act="gelu")
+    )
+    exaggerate(vae, text_encoder, text_encoder_2)
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        text_encoder_2=text_encoder_2,
+        tokenizer=first,
+        tokenizer_2=second,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(),
+        force_zeros_for_empty_prompt=zeros,
+        add_watermarker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(directory)
+    (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(XL_SCHEDULER))
+    return directory
+
+
+def tiny_unet(**settings: Any) -> UNet2DConditionModel:
+    """For latents of 8 x 8."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2,
+        norm_num_groups=4,
+        **settings,
+    )
+
+
+def tiny_vae() -> AutoencoderKL:
+    """Of 2 x 2 pixels a latent."""
+    return AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        scaling_factor=0.7,
+    )
+
+
+def text_configuration(words: CLIPTokenizer, width: int, **settings: Any) -> CLIPTextConfig:
+    """Of two layers."""
+    return CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+        **settings,
+    )
+
+
+@torch.no_grad()
+def exaggerate(vae: AutoencoderKL, *text_encoders: nn.Module) -> None:
+    """Random weights hardly read the prompt or move the pixels; tests need both."""
+    for text_encoder in text_encoders:
+        text_encoder.get_input_embeddings().weight.mul_(30)
+    vae.decoder.conv_out.weight.mul_(4)

@@ -19,6 +19,7 @@ since nobody should find it among the models.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,19 @@ import tomli_w
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPTextModel
+from torch import nn
+from transformers import CLIPTextModel, PreTrainedModel
 
+from benchmark.api import Backbone, Sampler
 from benchmark.config.protocol import Protocol, load_protocol
 from benchmark.config.suite import Suite, load_suite
 from benchmark.models import single_file
+from benchmark.models.checkpoints import Parts
+from benchmark.models.diffusers_layout import stem
+from benchmark.models.families import families
+from benchmark.models.loading import Wanted, family_module
+from benchmark.models.single_file_header import SCHEDULER
+from tests.tiny_pipeline import XL_SCHEDULER
 
 PIPELINE, ENCODERS, PROTOCOL, SUITE = (
     "stable-diffusion",
@@ -61,10 +70,12 @@ def main(directory: Path) -> None:
 
 def parts() -> dict[str, Any]:
     """Makers of Stable Diffusion 1.5's three models, by the folder each lies in."""
-    text = single_file._text_configuration("1")
+    text = single_file.clip_configuration(single_file.TEXT_ENCODER["1"])
     return {
         "unet": lambda: UNet2DConditionModel(sample_size=64, **single_file.UNET["1"]),
-        "vae": lambda: AutoencoderKL(sample_size=512, **single_file.VAE),
+        "vae": lambda: AutoencoderKL(
+            sample_size=512, scaling_factor=single_file.SCALING_FACTOR["1"], **single_file.VAE
+        ),
         "text_encoder": lambda: CLIPTextModel(text),
     }
 
@@ -76,6 +87,72 @@ def save_pipeline(directory: Path) -> None:
         make().save_pretrained(directory / name)
     single_file.clip_tokenizer().save_pretrained(directory / "tokenizer")
     DDIMScheduler.from_config(single_file.SCHEDULER).save_pretrained(directory / "scheduler")
+
+
+def xl_parts() -> dict[str, Any]:
+    """Stable Diffusion XL's four models, by the folder each lies in."""
+    return single_file.empty_modules("xl", "epsilon")
+
+
+def save_hollow_xl(directory: Path) -> None:
+    """Stable Diffusion XL in diffusers' layout: true configurations, names and shapes, no weights.
+
+    The files have their true size, in float16, and hold nothing: the system stores no zeros.
+    """
+    with torch.device("meta"):
+        parts = xl_parts()
+    for name, module in parts.items():
+        if isinstance(module, PreTrainedModel):
+            module.config.architectures = [type(module).__name__]
+            module.config.save_pretrained(directory / name)
+        else:
+            module.save_config(directory / name)
+        save_hollow(module, directory / name / f"{stem(name)}.safetensors")
+    for name, pad in zip(("tokenizer", "tokenizer_2"), single_file.PAD["xl"], strict=True):
+        single_file.clip_tokenizer(pad=pad).save_pretrained(directory / name)
+    (directory / "scheduler").mkdir()
+    (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(XL_SCHEDULER))
+    index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
+    (directory / "model_index.json").write_text(json.dumps(index))
+
+
+def save_hollow(module: nn.Module, path: Path) -> None:
+    """A safetensors file of the module's tensors in float16, all of them zeros."""
+    header, end = {}, 0
+    for name, tensor in module.state_dict().items():
+        begin, end = end, end + 2 * tensor.numel()
+        header[name] = {"dtype": "F16", "shape": [*tensor.shape], "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
+def random_xl(resolution: int, sampler: Sampler) -> Backbone:
+    """Stable Diffusion XL of random weights, which are bfloat16 but for the VAE's: 7 GB."""
+    torch.manual_seed(0)
+    modules = xl_parts()
+    for name, module in modules.items():
+        module.to(torch.float32 if name == "vae" else torch.bfloat16)
+        if any(parameter.is_meta for parameter in module.parameters()):
+            drawn(module.to_empty(device="cpu"))
+        module.eval().requires_grad_(False)
+    family = families()["stable_diffusion_xl"]
+    words = zip(family.texts.values(), single_file.PAD["xl"], strict=True)
+    tokenizers = {name: single_file.clip_tokenizer(pad=pad) for name, pad in words}
+    parts = Parts(family, modules, tokenizers, SCHEDULER, {})
+    wanted = Wanted("xl", "xl@0", "cpu", "bf16", sampler, resolution)
+    return family_module(family).build(parts, wanted)
+
+
+@torch.no_grad()
+def drawn(module: nn.Module) -> None:
+    """Fill it with small random weights, norms of 1 and biases of 0."""
+    for name, parameter in module.named_parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=0.02)
+        else:
+            parameter.fill_(float(name.endswith("weight")))
 
 
 def save_encoders(directory: Path) -> None:

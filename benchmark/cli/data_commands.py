@@ -37,10 +37,17 @@ def list_(
     kind: Annotated[Kind, typer.Argument(metavar="|".join(Kind))],
     suite: SuiteOption = "pocket",
     data: DataOption = None,
+    families: Annotated[
+        bool,
+        typer.Option(
+            "--families", help="With methods: a table of the families of models each runs on."
+        ),
+    ] = False,
 ) -> None:
     """List what there is, one per line: the name, then what it is.
 
-    Backbones and encoders are kinds of them, as a suite or a protocol names one by `kind`.
+    Backbones and encoders are kinds of them, as a suite or a protocol names one by `kind`. The
+    families are those of the kind that is built in.
 
     Subjects are those that the suite runs; others that --subjects takes are named on stderr.
     With --data every image is checked, and the sizes of the smallest and the largest are shown.
@@ -50,7 +57,14 @@ def list_(
       python -m benchmark list subjects --suite pocket
 
       python -m benchmark list subjects --data my-subjects
+
+      python -m benchmark list methods --families
     """
+    if families:
+        if kind is not Kind.METHODS:
+            raise UserError(f"--families says what methods run on: list methods, not {kind}")
+        print(_by_family())
+        return
     match kind:
         case Kind.SUITES:
             rows = {name: load_suite(name).description for name in suite_names()}
@@ -122,6 +136,19 @@ def manifest(
     from benchmark.data.download import write_manifest
 
     print(write_manifest(directory, out, name=name or None, source=source or None))
+
+
+def _by_family() -> str:
+    """A Markdown table: a row a method, a column a family of models."""
+    from benchmark.models.families import families
+
+    rows = [["method", *(family.name for family in families().values())]]
+    rows.append(["---"] * len(rows[0]))
+    for name in plugins.available(Kind.METHODS):
+        needs = plugins.load_method(name).needs
+        lacking = [sorted(needs - family.capabilities) for family in families().values()]
+        rows.append([name, *(f"no: {', '.join(lacks)}" if lacks else "yes" for lacks in lacking)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _description(kind: Kind, name: str) -> str:

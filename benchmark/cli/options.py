@@ -22,6 +22,7 @@ import typer
 
 from benchmark.api import UserError
 from benchmark.config.suite import Precision, Suite, load_suite
+from benchmark.models.hub import NAMED
 
 if TYPE_CHECKING:
     from benchmark.runs.machine import Resources
@@ -42,9 +43,9 @@ BackboneOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|DIR|HUB-ID|FILE",
-        help="sd15, sd14, sd21, sd21-base, pocket; a directory in diffusers' layout; owner/name "
-        "on the Hugging Face hub, with @revision if wanted; FILE.safetensors, with @epsilon or "
-        "@v_prediction if it is a Stable Diffusion 2; else the suite's.",
+        help=f"pocket, {', '.join(NAMED)}; a directory in diffusers' layout; owner/name on the "
+        "Hugging Face hub, with @revision if wanted; FILE.safetensors, with @epsilon or "
+        "@v_prediction if it does not say what it predicts; else the suite's.",
     ),
 ]
 

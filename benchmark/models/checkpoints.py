@@ -1,31 +1,40 @@
 """The parts of a model, read from wherever it lies: diffusers' layout, the hub, a single file.
 
-parts = read_parts("pocket")        # {"unet": ..., "vae": ..., "text_encoder": ..., ...}
+parts = read_parts("pocket")
+parts.modules["unet"], parts.tokenizers["tokenizer"]    # by the names of their folders
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+import diffusers
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from benchmark.api import UserError
 from benchmark.models.configuration import (
     check_configuration,
-    read_configuration,
     scheduler_configuration,
+    understood,
 )
-from benchmark.models.diffusers_layout import STEMS, variant, weight_files
+from benchmark.models.diffusers_layout import (
+    configuration_file,
+    index_settings,
+    variant,
+    weight_files,
+)
+from benchmark.models.families import Family, family_of, read_configuration
 from benchmark.models.hub import NAMED
 from benchmark.models.identity import SingleFile, locate
-from benchmark.models.sampling import PIPELINE
 
 #: In the files of a part, but of no use here; weights that a module lacks otherwise are refused.
 UNUSED = re.compile(
@@ -34,14 +43,24 @@ UNUSED = re.compile(
 )
 
 
-def read_parts(model: str) -> dict[str, Any]:
-    """The parts of a StableDiffusion by name, in the precision they are stored in, on the CPU.
+@dataclass(frozen=True)
+class Parts:
+    """A model's parts, each by the name of its folder, in the precision of its file, on the CPU."""
 
-    unet, vae, text_encoder, tokenizer, noise_scheduler (the forward process) and scheduler, the
-    configuration that samplers are built from.
+    family: Family
+    modules: Mapping[str, nn.Module]
+    tokenizers: Mapping[str, CLIPTokenizer]
+    scheduler: Mapping[str, Any]  #: the configuration that samplers are built from
+    index: Mapping[str, Any]  #: what the model's index says that changes images
+    #: The weights as they lie in the files, mapped: "unet.conv_in.weight" -> on the CPU, as stored.
+    stored: Mapping[str, Tensor] = field(default_factory=dict)
 
-    `model` is as in `identity.locate`. A safety checker is never read. Raises UserError naming
-    the file or directory if a part is missing, broken, or not of Stable Diffusion 1's or 2's shape.
+
+def read_parts(model: str) -> Parts:
+    """The parts of `model`, which is as in `identity.locate`. A safety checker is never read.
+
+    Raises UserError naming the file or directory if a part is missing, broken, or not of its
+    family's shape.
     """
     place = locate(model)
     try:
@@ -60,70 +79,80 @@ def read_parts(model: str) -> dict[str, Any]:
     return parts
 
 
-def mapped_weights(model: str, parts: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of `parts`, straight from the files of `model`: "unet.conv_in.weight" -> tensor.
+def read_tokenizers(model: str) -> list[CLIPTokenizer]:
+    """The tokenizers of `model` alone; for a name on the hub's list no weights need be there."""
+    from benchmark.models.single_file import clip_tokenizer
+
+    if model.partition("@")[0] in NAMED:
+        return [clip_tokenizer()]  # all of them read CLIP's vocabulary
+    place = locate(model)
+    if isinstance(place, SingleFile):
+        return [clip_tokenizer()]
+    return list(_tokenizers(place, family_of(place)).values())
+
+
+def _read_directory(directory: Path) -> Parts:
+    disable_progress_bar()
+    family = family_of(directory)
+    modules = {part: _read_weights(family, directory / part) for part in family.weights}
+    return Parts(
+        family,
+        modules,
+        _tokenizers(directory, family),
+        scheduler_configuration(directory),
+        index_settings(directory),
+        _mapped_weights(directory, modules),
+    )
+
+
+def _mapped_weights(directory: Path, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The modules' weights, straight from their files.
 
     They take no memory of their own: the files are mapped, and the system may drop what it can read
-    again. They have the files' precision. Parts whose files name the weights otherwise (old names,
-    a single file) are left out.
+    again. They have the files' precision. Parts whose files name the weights otherwise (old names)
+    are left out.
     """
-    place = locate(model)
     found: dict[str, Tensor] = {}
-    if isinstance(place, SingleFile):
-        return found
-    for name in STEMS:
+    for name, module in modules.items():
         stored: dict[str, Tensor] = {}
-        for file in weight_files(place / name):
+        for file in weight_files(directory / name):
             if file.suffix == ".safetensors":  # the index of shards is none
                 stored |= load_file(file)
-        if stored.keys() == parts[name].state_dict().keys():
+        if stored.keys() == module.state_dict().keys():
             found |= {f"{name}.{key}": tensor for key, tensor in stored.items()}
     return found
 
 
-def read_tokenizer(model: str) -> CLIPTokenizer:
-    """The tokenizer of `model` alone; for a name on the hub's list no weights need be there."""
-    from benchmark.models.single_file import clip_tokenizer
-
-    if model.partition("@")[0] in NAMED:
-        return clip_tokenizer()  # all of them read CLIP's vocabulary
-    place = locate(model)
-    if isinstance(place, SingleFile):
-        return clip_tokenizer()
-    return _own_tokenizer(place)
-
-
-def _read_directory(directory: Path) -> dict[str, Any]:
-    disable_progress_bar()
-    text_encoder = directory / "text_encoder"
-    scheduler = scheduler_configuration(directory)
+def _tokenizers(directory: Path, family: Family) -> dict[str, CLIPTokenizer]:
     return {
-        "unet": _read_weights(UNet2DConditionModel, directory / "unet", low_cpu_mem_usage=False),
-        "vae": _read_weights(AutoencoderKL, directory / "vae", low_cpu_mem_usage=False),
-        "text_encoder": _read_weights(CLIPTextModel, text_encoder),
-        "tokenizer": _own_tokenizer(directory),
-        "noise_scheduler": DDPMScheduler.from_config(scheduler | PIPELINE),
-        "scheduler": scheduler,
+        name: _tokenizer(directory / name, directory / configuration_file(text_encoder))
+        for text_encoder, name in family.texts.items()
     }
 
 
-def _own_tokenizer(directory: Path) -> CLIPTokenizer:
-    """The tokenizer of a directory, for as many tokens as the text encoder beside it reads."""
-    folder = directory / "tokenizer"
+def _tokenizer(folder: Path, text_encoder: Path) -> CLIPTokenizer:
+    """That in `folder`, for as many tokens as the text encoder of this configuration reads."""
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     # The libraries raise errors of many kinds, and plain Exceptions, for files that are broken.
     except Exception as error:
         raise UserError(f"{folder} holds no tokenizer that can be read: {error!r:.200}") from error
-    text_encoder = read_configuration(directory / "text_encoder" / "config.json")
-    length = CLIPTextConfig.from_dict(text_encoder).max_position_embeddings
+    settings = transformers.CLIPTextConfig.from_dict(read_configuration(text_encoder))
+    length = settings.max_position_embeddings
     tokenizer.model_max_length = min(tokenizer.model_max_length, length)
     return tokenizer
 
 
-def _read_weights(kind: Any, folder: Path, **options: Any) -> Any:
+def _read_weights(family: Family, folder: Path) -> nn.Module:
+    name = understood(family, folder.name)["classes"][0]
+    ours = hasattr(diffusers, name)  # and told not to copy what the files' mapping can give
+    kind = getattr(diffusers if ours else transformers, name)
     module, loading = kind.from_pretrained(
-        folder, use_safetensors=True, variant=variant(folder), output_loading_info=True, **options
+        folder,
+        use_safetensors=True,
+        variant=variant(folder),
+        output_loading_info=True,
+        **({"low_cpu_mem_usage": False} if ours else {}),
     )
     # The libraries only warn, and leave what is missing random.
     if loading["missing_keys"]:
@@ -137,4 +166,4 @@ def _read_weights(kind: Any, folder: Path, **options: Any) -> Any:
             f"{folder} holds {len(strange)} weights that its configuration has no place for, "
             f"{strange[0]} among them"
         )
-    return module
+    return cast(nn.Module, module)

@@ -11,35 +11,27 @@ from __future__ import annotations
 import functools
 import math
 import tomllib
-from codecs import BOM_UTF8
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmark.api import UserError
-from benchmark.models.diffusers_layout import weight_files
+from benchmark.models.diffusers_layout import configuration_file, weight_files
+from benchmark.models.families import INDEX, OWN, Family, class_of, family_of, read_configuration
 from benchmark.models.header import read_header
-from benchmark.store.files import json_of, read_bytes
 
-#: Where each part's configuration lies.
-FILES = {
-    "unet": "unet/config.json",
-    "vae": "vae/config.json",
-    "text_encoder": "text_encoder/config.json",
-    "scheduler": "scheduler/scheduler_config.json",
-}
 #: What a U-Net of so many more input channels than the VAE makes is for.
 MORE_CHANNELS = {5: " (it is for inpainting)", 4: " (it is for editing an image)"}
 #: What diffusers and transformers take where a configuration does not say.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "unet": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 1280},
     "vae": {"latent_channels": 4},
-    "text_encoder": {"hidden_size": 512},
+    "text_encoder": {"hidden_size": 512, "projection_dim": 512},
     "scheduler": {"num_train_timesteps": 1000, "trained_betas": None},
 }
-FLAX = "Flax"  #: before a class: the same model in another library
+#: A U-Net's second embedding: of a pooled text, and of so many sizes.
+POOLED, SIZES = "text_time", 6
 REGULAR = "choose a text-to-image model"
-OWN = "bring the model's own file"
 
 
 @functools.cache
@@ -48,36 +40,32 @@ def known() -> dict[str, dict[str, Any]]:
     return tomllib.loads(Path(__file__).with_name("known.toml").read_text("utf-8"))
 
 
-def read_configuration(path: Path) -> dict[str, Any]:
-    """The JSON object at `path`. Raises UserError naming it."""
-    try:
-        text = read_bytes(path)
-        if text.startswith(BOM_UTF8):  # the libraries that read it too do not take one
-            raise ValueError("it begins with a byte order mark: save it as UTF-8 without one")
-        content = json_of(text)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}: {OWN}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} should hold a JSON object, not {type(content).__name__}")
-    return content
+def understood(family: Family, part: str) -> dict[str, Any]:
+    """What of a part's configuration is understood in a family: `known.toml`, as it differs."""
+    own = family.parts.get(part, {})
+    common = known()[_like(family, part)]
+    obeyed = [*common["obeyed"], *own.get("obeyed", [])]
+    return {**common, "must": {}, **own, "obeyed": obeyed}
 
 
-def class_of(name: object) -> str:
-    """A class by its name in a configuration; `FlaxPNDMScheduler` is `PNDMScheduler`."""
-    return str(name).removeprefix(FLAX)
+def _like(family: Family, part: str) -> str:
+    return str(family.parts.get(part, {}).get("like", part))
 
 
 def scheduler_configuration(directory: Path) -> dict[str, Any]:
-    """That of the model in `directory`; its class is both if model_index.json names another."""
-    configuration = read_configuration(directory / FILES["scheduler"])
-    index = directory / "model_index.json"
+    """That of the model in `directory`, as its family takes it.
+
+    Its class is both if model_index.json names another.
+    """
+    configuration = read_configuration(directory / configuration_file("scheduler"))
+    index = directory / INDEX
     if index.is_file():
         listed = (read_configuration(index).get("scheduler") or [None])[-1]
         own = configuration.get("_class_name")
         if listed and class_of(listed) != class_of(own):
             both = f"{listed} in model_index.json and {own} in scheduler_config.json"
             configuration["_class_name"] = both
-    return configuration
+    return family_of(directory).completed(configuration)
 
 
 def check_configuration(directory: Path) -> None:
@@ -86,27 +74,33 @@ def check_configuration(directory: Path) -> None:
     Reads every part's configuration, and the names and shapes of weights, but no weights.
     `directory` holds a model in diffusers' layout.
     """
-    parts = {part: read_configuration(directory / file) for part, file in FILES.items()}
-    for part, configuration in parts.items():
-        for fault in _faults(part, configuration):
-            raise UserError(f"{directory / FILES[part]}: {fault}")
-    _check_index(directory)
-    filled = {part: DEFAULTS.get(part, {}) | parts[part] for part in parts}
-    for fault in _misfits(filled):
-        raise UserError(f"{directory} is no Stable Diffusion 1 or 2: {fault}: {REGULAR}")
+    family = family_of(directory)
+    filled = {}
+    for part in (*family.weights, "scheduler"):
+        path = directory / configuration_file(part)
+        configuration = read_configuration(path)
+        for fault in _faults(understood(family, part), configuration):
+            raise UserError(f"{path}: {fault}")
+        filled[part] = DEFAULTS.get(_like(family, part), {}) | configuration
+    _check_index(directory, family)
+    for fault in _misfits(filled, [filled[part] for part in family.texts]):
+        raise UserError(f"{directory} is no {family.name}: {fault}: {REGULAR}")
     _check_entry(directory, filled["unet"]["in_channels"])
-    _check_vocabulary(directory)
+    for text_encoder, tokenizer in family.texts.items():
+        _check_vocabulary(directory / text_encoder, directory / tokenizer)
 
 
-def _faults(part: str, configuration: Mapping[str, Any]) -> Iterator[str]:
-    understood = known()[part]
+def _faults(understood: Mapping[str, Any], configuration: Mapping[str, Any]) -> Iterator[str]:
     architectures = configuration.get("architectures") or [None]
     first = architectures if isinstance(architectures, str) else architectures[0]
     named = configuration.get("_class_name", first)
     if named is not None and class_of(named) not in understood["classes"]:
         yield f"it is a {named}, none of {', '.join(understood['classes'])}: {REGULAR}"
+    for key, needed in understood["must"].items():
+        if configuration.get(key) != needed:
+            yield f"its {key} is {configuration.get(key)!r}, and has to be {needed!r}: {REGULAR}"
     for key, value in configuration.items():
-        if value is None:
+        if value is None or key in understood["must"]:
             continue
         if key in understood["choices"]:
             choices = understood["choices"][key]
@@ -128,35 +122,46 @@ def _positive(value: object) -> bool:
     return number and 0 < value < math.inf  # type: ignore[operator]
 
 
-def _check_index(directory: Path) -> None:
+def _check_index(directory: Path, family: Family) -> None:
     """model_index.json, where there is one, names parts of the classes that are read."""
-    path = directory / "model_index.json"
+    path = directory / INDEX
     if not path.is_file():
         return
     for part, named in read_configuration(path).items():
-        if part not in FILES or not isinstance(named, list):
+        if part not in (*family.weights, "scheduler") or not isinstance(named, list):
             continue
-        if class_of(named[-1]) not in known()[part]["classes"]:
+        classes = understood(family, part)["classes"]
+        if class_of(named[-1]) not in classes:
             raise UserError(
-                f"{path}: its {part} is a {named[-1]}, none of "
-                f"{', '.join(known()[part]['classes'])}: {REGULAR}"
+                f"{path}: its {part} is a {named[-1]}, none of {', '.join(classes)}: {REGULAR}"
             )
 
 
-def _misfits(parts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    unet, vae, text_encoder = (parts[name] for name in ("unet", "vae", "text_encoder"))
+def _misfits(
+    parts: Mapping[str, Mapping[str, Any]], text_encoders: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    unet, vae = parts["unet"], parts["vae"]
     takes, gives, latents = unet["in_channels"], unet["out_channels"], vae["latent_channels"]
     if takes != latents:
         purpose = MORE_CHANNELS.get(takes - latents, "")
         yield f"its U-Net takes {takes} channels and its VAE makes {latents}{purpose}"
     if gives != latents:
         yield f"its U-Net gives {gives} channels and its VAE makes {latents}"
-    width = text_encoder["hidden_size"]
-    if unet["cross_attention_dim"] != width:
+    widths = [text_encoder["hidden_size"] for text_encoder in text_encoders]
+    if unet["cross_attention_dim"] != sum(widths):
         yield (
-            f"its U-Net reads texts of width {unet['cross_attention_dim']}, its text encoder makes "
-            f"{width}"
+            f"its U-Net reads texts of width {unet['cross_attention_dim']}, its text "
+            f"{'encoder makes' if len(widths) == 1 else 'encoders make'} "
+            f"{' and '.join(map(str, widths))}"
         )
+    if unet.get("addition_embed_type") == POOLED:
+        takes = unet.get("projection_class_embeddings_input_dim")
+        pooled, size = text_encoders[-1]["projection_dim"], unet.get("addition_time_embed_dim")
+        if size is None or takes != pooled + SIZES * size:
+            yield (
+                f"its U-Net takes a second embedding of width {takes}, and a pooled text of "
+                f"{pooled} and {SIZES} sizes of {size} are given"
+            )
     steps, betas = parts["scheduler"]["num_train_timesteps"], parts["scheduler"]["trained_betas"]
     if betas is not None and len(betas) != steps:
         yield f"its scheduler has {len(betas)} trained_betas for {steps} timesteps"
@@ -171,12 +176,12 @@ def _check_entry(directory: Path, channels: int) -> None:
         )
 
 
-def _check_vocabulary(directory: Path) -> None:
+def _check_vocabulary(text_encoder: Path, tokenizer: Path) -> None:
     """Every token has a row in the text encoder's table."""
-    path, shape = _weight(directory / "text_encoder", "embeddings.token_embedding.weight")
+    path, shape = _weight(text_encoder, "embeddings.token_embedding.weight")
     if shape is None:
         return  # the weights are another model's, which loading says
-    for file, token, number in _tokens(directory / "tokenizer"):
+    for file, token, number in _tokens(tokenizer):
         if number >= shape[0]:
             raise UserError(
                 f"{file}: token '{token}' has the id {number}, and the table in {path} has "

@@ -1,4 +1,4 @@
-"""A Stable Diffusion in diffusers' layout: a folder per part, and which files of it are read.
+"""A model in diffusers' layout: a folder per part, and which files of it are read.
 
 check_layout(Path("my-model"))        # UserError naming what is missing
 """
@@ -6,44 +6,55 @@ check_layout(Path("my-model"))        # UserError naming what is missing
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmark.api import UserError
+from benchmark.models.families import INDEX, Family, family_of, read_configuration
 
-PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
-#: What the weights of a part are called, before `.safetensors`.
-STEMS = {
-    "text_encoder": "model",
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-}
-#: What each part needs beside weights; of a tokenizer either form will do.
-CONFIGURATION = (
-    [["text_encoder/config.json"]],
-    [["unet/config.json"]],
-    [["vae/config.json"]],
-    [["scheduler/scheduler_config.json"]],
-    [["tokenizer/vocab.json", "tokenizer/merges.txt"], ["tokenizer/tokenizer.json"]],
-)
 SUFFIXES = (".safetensors", ".json", ".txt")  #: weights, configuration, vocabulary
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
-def check_layout(directory: Path) -> None:
-    """Raise UserError naming the directory and what it lacks of a model that can be read."""
-    missing = [part for part in PARTS if not (directory / part).is_dir()]
+def stem(part: str) -> str:
+    """What the weights of a part are called, before `.safetensors`."""
+    return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
+
+
+def configuration_file(part: str) -> str:
+    """Where a part's configuration lies."""
+    return f"{part}/{'scheduler_' if part == 'scheduler' else ''}config.json"
+
+
+def check_layout(directory: Path) -> Family:
+    """The model's family, if all of it is there.
+
+    Raises UserError naming the directory and what it lacks, or the family that is not known.
+    """
+    family = family_of(directory)
+    missing = [part for part in sorted(family.folders) if not (directory / part).is_dir()]
     if missing:
         raise UserError(f"no diffusers model in {directory}: it lacks {', '.join(missing)}")
-    for path in (path for part in PARTS for path in (directory / part).rglob("*")):
+    for path in (path for part in family.folders for path in (directory / part).rglob("*")):
         if path.suffix in SUFFIXES and not path.is_file() and not path.is_dir():
             raise UserError(f"{path} is no file that can be read: put the file in its place")
-    for part in STEMS:
+    for part in family.weights:
         weight_files(directory / part)
-    for choices in CONFIGURATION:
+    for choices in _configuration(family):
         if not any(all((directory / name).is_file() for name in names) for names in choices):
             raise UserError(
                 f"no diffusers model in {directory}: it lacks {' and '.join(choices[0])}"
             )
+    return family
+
+
+def _configuration(family: Family) -> Iterator[list[list[str]]]:
+    """What each part needs beside weights; of a tokenizer either form will do."""
+    for part in (*family.weights, "scheduler"):
+        yield [[configuration_file(part)]]
+    for folder in family.texts.values():
+        yield [[f"{folder}/vocab.json", f"{folder}/merges.txt"], [f"{folder}/tokenizer.json"]]
 
 
 def variant(folder: Path) -> str | None:
@@ -72,12 +83,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _main_file(folder: Path) -> Path:
-    stem = STEMS[folder.name]
+    called = stem(folder.name)
     names = (
-        f"{stem}.safetensors",
-        f"{stem}.safetensors.index.json",
-        f"{stem}.fp16.safetensors",
-        f"{stem}.safetensors.index.fp16.json",
+        f"{called}.safetensors",
+        f"{called}.safetensors.index.json",
+        f"{called}.fp16.safetensors",
+        f"{called}.safetensors.index.fp16.json",
     )
     for name in names:
         if (folder / name).is_file():
@@ -91,15 +102,29 @@ def _main_file(folder: Path) -> Path:
     raise UserError(f"no weights in {folder}: it lacks {names[0]}")
 
 
+def all_weight_files(directory: Path) -> list[Path]:
+    """Of every part."""
+    return [
+        file for part in family_of(directory).weights for file in weight_files(directory / part)
+    ]
+
+
 def identifying_files(directory: Path) -> list[Path]:
     """Every file that decides what the model does, sorted: variants not read are left out."""
-    read = {file for part in STEMS for file in weight_files(directory / part)}
+    read = set(all_weight_files(directory))
     return sorted(
         path
-        for part in PARTS
+        for part in family_of(directory).folders
         for path in (directory / part).rglob("*")
         if path in read or (path.suffix in SUFFIXES and path.is_file() and not _is_weights(path))
     )
+
+
+def index_settings(directory: Path) -> dict[str, Any]:
+    """What its index says that changes images; see `Family.index`."""
+    path = directory / INDEX
+    said = read_configuration(path) if path.is_file() else {}
+    return {key: said[key] for key in family_of(directory).index if key in said}
 
 
 def _is_weights(path: Path) -> bool:

@@ -15,12 +15,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from benchmark.api import UserError
-from benchmark.models.diffusers_layout import STEMS, weight_files
+from benchmark.models.diffusers_layout import all_weight_files
 from benchmark.models.identity import SingleFile, backbone_id, locate
 from benchmark.store.files import LARGE, remember, remembered
 
 #: Of a single file, what is read; the others (a training's schedule) may be infinite.
-READ = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
+READ = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
 
 
 def check_finite(what: str, numbers: Tensor, way_out: str) -> None:
@@ -40,10 +40,7 @@ def check_weights(model: str) -> None:
     """
     place = locate(model)
     single = isinstance(place, SingleFile)
-    if isinstance(place, SingleFile):
-        files = [place.path]
-    else:
-        files = [file for part in STEMS for file in weight_files(place / part)]
+    files = [place.path] if isinstance(place, SingleFile) else all_weight_files(place)
     large = sum(file.stat().st_size for file in files) >= LARGE
     identity = backbone_id(model) if large else ""
     key = hashlib.sha256(f"finite weights of {identity}".encode()).hexdigest()[:32]

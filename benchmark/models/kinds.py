@@ -1,8 +1,8 @@
 """The built-in kind of backbone, which a suite names as `kind = "diffusers"`.
 
 What is known of a model by its files alone stands here, and nothing imports torch until `fetch` or
-`load`: so a run is planned at once. Each family of models is a module of its own
-(`stable_diffusion`), which `benchmark.models.loading` chooses.
+`load`: so a run is planned at once. Families are declared in `families.toml`; each is a module of
+its own, which `benchmark.models.loading` chooses.
 """
 
 from __future__ import annotations
@@ -10,26 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from benchmark.api import TEXT_TO_IMAGE, TRAINING, WORDS, Sampler, UserError
+from benchmark.api import Backbone, Sampler, UserError
 from benchmark.models import identity
-from benchmark.models.configuration import (
-    FILES,
-    check_configuration,
-    read_configuration,
-    scheduler_configuration,
-)
+from benchmark.models.configuration import check_configuration, scheduler_configuration
+from benchmark.models.diffusers_layout import configuration_file
+from benchmark.models.families import Family, families, family_of, read_configuration
 from benchmark.models.resolution import drawn_size
 from benchmark.models.sampling import check_sampler
 from benchmark.models.single_file_header import describe, scheduler_of
-
-if TYPE_CHECKING:
-    from benchmark.models.stable_diffusion import StableDiffusion
-
-
-#: What all the named models have: see their scheduler_config.json.
-UNSEEN = {"_class_name": "PNDMScheduler", "timestep_spacing": "leading"}
 
 
 @dataclass(frozen=True)
@@ -63,30 +53,35 @@ class Diffusers:
         return identity.worker_memory(model)
 
     def capabilities(self, model: str) -> frozenset[str]:
-        """Of Stable Diffusion 1 and 2.
+        """Of the model's family.
 
-        Raises UserError for a model that is none, or whose files say what is not understood: the
-        file, the key and the way out. Of a pinned model that is not here nothing is known yet.
+        Raises UserError for a model of none that is known, or whose files say what is not
+        understood: the file, the key and the way out. Of a pinned model that is not here nothing
+        is known yet but its family.
         """
         _check(model)
-        return frozenset({TEXT_TO_IMAGE, TRAINING, WORDS})
+        return _family(model).capabilities
 
     def check_sampler(self, model: str, sampler: Sampler) -> None:
         """Raise UserError if `model` cannot be sampled so, as `sampling.check_sampler`.
 
-        A pinned model that is not here is taken to have Stable Diffusion's scheduler.
+        A pinned model that is not here is taken to have the usual scheduler of its family.
         """
         place = identity.locate_here(model)
-        check_sampler(sampler, UNSEEN if place is None else _scheduler(place))
+        usual = _family(model)
+        check_sampler(
+            sampler, usual.completed(usual.scheduler) if place is None else _scheduler(place)
+        )
 
     def check_resolution(self, model: str, resolution: int | None) -> None:
         """Raise UserError if `model` draws no images of so many pixels; None: of its own size.
 
-        A single file, and a pinned model that is not here, are of Stable Diffusion's sizes.
+        A single file, and a pinned model that is not here, are of their families' sizes.
         """
         place = identity.locate_here(model)
         if isinstance(place, Path):
-            unet, vae = (read_configuration(place / FILES[part]) for part in ("unet", "vae"))
+            files = (place / configuration_file(part) for part in ("unet", "vae"))
+            unet, vae = map(read_configuration, files)
             try:
                 drawn_size(resolution, unet, vae)
             except UserError as error:
@@ -106,21 +101,21 @@ class Diffusers:
 
     def check_words(self, model: str, words: Sequence[str]) -> None:
         """Raise UserError for one that cannot be learned: it is not a single token of `model`."""
-        from benchmark.models.checkpoints import read_tokenizer
+        from benchmark.models.checkpoints import read_tokenizers
         from benchmark.models.tokens import word_id
 
-        tokenizer = read_tokenizer(model)
-        for word in words:
-            word_id(tokenizer, word, model)
+        for tokenizer in read_tokenizers(model):
+            for word in words:
+                word_id(tokenizer, word, model)
 
     def check_texts(self, model: str, texts: Sequence[str]) -> None:
         """Raise UserError for one that is too long for `model`, or that it has no tokens for."""
-        from benchmark.models.checkpoints import read_tokenizer
+        from benchmark.models.checkpoints import read_tokenizers
         from benchmark.models.tokens import padded_ids
 
-        words = read_tokenizer(model)
-        for text in texts:
-            padded_ids(words, text, model)
+        for words in read_tokenizers(model):
+            for text in texts:
+                padded_ids(words, text, model)
 
     def load(
         self,
@@ -130,7 +125,7 @@ class Diffusers:
         precision: str = "fp32",
         device: str = "cpu",
         resolution: int | None = None,
-    ) -> StableDiffusion:
+    ) -> Backbone:
         """The model, with float32 weights. Raises UserError."""
         from benchmark.models.loading import load_backbone
 
@@ -148,6 +143,17 @@ def _check(model: str) -> None:
             check_configuration(place)
         except UserError as error:
             raise UserError(f"model '{model}': {error}") from error
+
+
+def _family(model: str) -> Family:
+    """That of a model; of one on the hub that is not here and has no short name, the first."""
+    place = identity.locate_here(model)
+    if isinstance(place, identity.SingleFile):
+        return describe(place).family
+    if place is not None:
+        return family_of(place)
+    name, first = model.partition("@")[0], next(iter(families().values()))
+    return next((family for family in families().values() if name in family.named), first)
 
 
 def _scheduler(place: Path | identity.SingleFile) -> Mapping[str, Any]:

@@ -8,12 +8,14 @@ losses = stage.loss(stage.draw(clean, 4, generator), condition)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
+from benchmark.api import Rows
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.precision import autocast
@@ -27,11 +29,16 @@ BATCH = 16
 VAE_PIXELS = 2**20
 
 
-@dataclass(frozen=True, eq=False)
-class Texts(TensorRows):
-    """The condition: n texts as a U-Net reads them."""
+class LatentCondition(Rows, Protocol):
+    """n texts as a U-Net and diffusers' pipeline take them."""
 
-    embeddings: Tensor  #: (n, length, width) float32
+    def for_denoiser(self) -> dict[str, Any]:
+        """What the U-Net is called with beside latents and timesteps."""
+        ...
+
+    def for_pipeline(self) -> dict[str, Tensor]:
+        """What the pipeline is called with; with `negative_` before each name, what guides."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +115,12 @@ class LatentStage:
             timesteps=timesteps.to(device),
         )
 
-    def loss(self, draw: LatentDraw, condition: Texts) -> Tensor:
+    def loss(self, draw: LatentDraw, condition: LatentCondition) -> Tensor:
         """(n,) float32: each row's mean squared error (paper, Eq. 1), with gradients."""
         noisy = self.noise_scheduler.add_noise(draw.latents, draw.noise, draw.timesteps)
         with autocast(self.denoiser.device, self.precision):
             predicted = self.denoiser(
-                noisy, draw.timesteps, condition.embeddings, return_dict=False
+                noisy, draw.timesteps, **condition.for_denoiser(), return_dict=False
             )[0]
         errors = mse_loss(predicted.float(), self._target(draw), reduction="none")
         return errors.mean(dim=(1, 2, 3))

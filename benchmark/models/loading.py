@@ -2,21 +2,46 @@
 
 backbone = load_backbone("pocket", sampler=Sampler("ddim", steps=20, guidance=4.0))
 
-Another family of models is a module beside `stable_diffusion`, and is chosen here.
+What is the same for all families stands here; the module of the model's family does the rest.
 """
 
 from __future__ import annotations
 
-import torch
-from diffusers.models.attention_processor import AttnProcessor
+import importlib
+from dataclasses import dataclass
+from typing import Protocol
 
-from benchmark.api import Sampler
-from benchmark.models.checkpoints import mapped_weights, read_parts
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
+from transformers import PreTrainedModel
+
+from benchmark.api import Backbone, Sampler
+from benchmark.models.checkpoints import Parts, read_parts
+from benchmark.models.families import Family
 from benchmark.models.finite import check_weights
 from benchmark.models.identity import backbone_id
 from benchmark.models.precision import resolve_device, resolve_precision
-from benchmark.models.resolution import drawn_size
-from benchmark.models.stable_diffusion import StableDiffusion, build_pipeline
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a model is wanted."""
+
+    model: str
+    id: str
+    device: str
+    precision: str
+    sampler: Sampler
+    resolution: int | None  #: in pixels; None: the model's own
+
+
+class Builder(Protocol):
+    """What the module of a family has."""
+
+    def build(self, parts: Parts, wanted: Wanted) -> Backbone:
+        """The model of these parts, which are float32 on its device. Raises UserError."""
+        ...
 
 
 def load_backbone(
@@ -26,7 +51,7 @@ def load_backbone(
     precision: str = "auto",
     device: str = "auto",
     resolution: int | None = None,
-) -> StableDiffusion:
+) -> Backbone:
     """Load a model with float32 weights: "pocket", or another that `identity.locate` finds.
 
     `sampler` is by default a plain `Sampler()`; precision and device are resolved as in
@@ -38,23 +63,23 @@ def load_backbone(
     precision = resolve_precision(precision, device)
     parts = read_parts(model)
     check_weights(model)
-    stored = mapped_weights(model, parts)
-    if device == "cpu":
-        # Fused attention's backward in bfloat16 is several times slower there than plain products.
-        parts["unet"].set_attn_processor(AttnProcessor())
-        parts["text_encoder"].set_attn_implementation("eager")
-    for name in ("unet", "vae", "text_encoder"):
-        parts[name] = parts[name].float().to(device).eval().requires_grad_(False)
-    configuration, scheduler = parts.pop("scheduler"), parts["noise_scheduler"]
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
-    pipeline = build_pipeline(**parts)
-    return StableDiffusion(
-        id=backbone_id(model),
-        pipeline=pipeline,
-        resolution=drawn_size(resolution, pipeline.unet.config, pipeline.vae.config),
-        device=torch.device(device),
-        precision=precision,
-        sampler=sampler or Sampler(),
-        scheduler=configuration,
-        stored_weights=stored,
-    )
+    for module in parts.modules.values():
+        if device == "cpu":
+            _plain_attention(module)
+        module.float().to(device).eval().requires_grad_(False)
+    wanted = Wanted(model, backbone_id(model), device, precision, sampler or Sampler(), resolution)
+    return family_module(parts.family).build(parts, wanted)
+
+
+def family_module(family: Family) -> Builder:
+    """A family's code."""
+    module: Builder = importlib.import_module(f"benchmark.models.{family.module}")  # type: ignore
+    return module
+
+
+def _plain_attention(module: nn.Module) -> None:
+    """Fused attention's backward in bfloat16 is several times slower there than plain products."""
+    if isinstance(module, PreTrainedModel):
+        module.set_attn_implementation("eager")
+    elif isinstance(module, UNet2DConditionModel):
+        module.set_attn_processor(AttnProcessor())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from benchmark.models.checkpoints import read_tokenizer
+from benchmark.models.checkpoints import read_tokenizers
 from benchmark.models.hub import NAMED
 from benchmark.models.identity import locate
 
@@ -21,16 +21,29 @@ IDENTIFIERS = "identifiers.txt"
 
 
 def rare_words(model: str) -> dict[str, int]:
-    """Word -> its one token's id: the words that the model names itself, or `rarest`."""
-    tokenizer = read_tokenizer(model)
+    """Word -> its one token's id: the words that the model names itself, or `rarest`.
+
+    Each is one token in all of the model's vocabularies; the ids are those of the first.
+    """
+    tokenizer, *others = read_tokenizers(model)
     own = _own(model)
     ids = tokenizer.convert_tokens_to_ids([word + END_OF_WORD for word in own])
-    return dict(zip(own, ids, strict=True)) if own else rarest(tokenizer)
+    found = dict(zip(own, ids, strict=True)) if own else rarest(tokenizer)
+    return {
+        word: number
+        for word, number in found.items()
+        if None not in [_single(word, other) for other in others]
+    }
 
 
 def single_token(model: str, word: str) -> int | None:
-    """The id of `word` in `model`'s vocabulary if it is one token there."""
-    ids = read_tokenizer(model)(word, add_special_tokens=False).input_ids
+    """The id of `word` in `model`'s first vocabulary, if it is one token in all of them."""
+    found = [_single(word, tokenizer) for tokenizer in read_tokenizers(model)]
+    return None if None in found else found[0]
+
+
+def _single(word: str, tokenizer: CLIPTokenizer) -> int | None:
+    ids = tokenizer(word, add_special_tokens=False).input_ids
     return ids[0] if len(ids) == 1 else None
 
 

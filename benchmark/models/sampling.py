@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmark.api import Sampler, UserError
-from benchmark.models.configuration import class_of, known
+from benchmark.models.configuration import known
+from benchmark.models.families import class_of
 from benchmark.models.schedule import check_schedule
 
 #: Name -> (class in diffusers, settings laid over the model's own scheduler configuration).
@@ -25,9 +26,6 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 #: The scheduler of the model's own configuration, as an untouched pipeline of diffusers has it.
 OWN = "own"
-#: What StableDiffusionPipeline makes of every scheduler: latents are not bounded by 1, and the
-#: first timestep is 1.
-PIPELINE = {"clip_sample": False, "steps_offset": 1}
 
 
 def check_sampler(sampler: Sampler, configuration: Mapping[str, Any]) -> None:
@@ -37,7 +35,7 @@ def check_sampler(sampler: Sampler, configuration: Mapping[str, Any]) -> None:
     """
     class_name, settings = _chosen(sampler, configuration)
     try:
-        check_schedule(class_name, {**configuration, **PIPELINE, **settings}, sampler.steps)
+        check_schedule(class_name, {**configuration, **settings}, sampler.steps)
     except UserError as error:
         raise UserError(f"scheduler '{sampler.scheduler}': {error}") from error
 
@@ -54,7 +52,7 @@ def build_scheduler(sampler: Sampler, configuration: Mapping[str, Any]) -> Any:
     check_sampler(sampler, configuration)
     class_name, settings = _chosen(sampler, configuration)
     try:
-        return getattr(diffusers, class_name).from_config({**configuration, **PIPELINE, **settings})
+        return getattr(diffusers, class_name).from_config({**configuration, **settings})
     except (NotImplementedError, ValueError) as error:
         raise UserError(
             f"scheduler '{sampler.scheduler}' does not take the model's configuration: {error}"

@@ -12,11 +12,26 @@ from typing import Any
 
 from benchmark.api import UserError
 from benchmark.models.configuration import known
+from benchmark.models.families import Family, WrongFamily, families, known_families
 from benchmark.models.header import Header, read_header
 from benchmark.models.identity import SingleFile
 
-#: The two generations, told apart by their text encoders: OpenAI's CLIP ViT-L/14, OpenCLIP's H/14.
-GENERATIONS = {"cond_stage_model.transformer.": "1", "cond_stage_model.model.": "2"}
+#: What they are told apart by, their text encoders: OpenAI's CLIP ViT-L/14, OpenCLIP's H/14, both
+#: ViT-L/14 and OpenCLIP's bigG/14.
+GENERATIONS = {
+    "cond_stage_model.transformer.": "1",
+    "cond_stage_model.model.": "2",
+    "conditioner.embedders.1.model.": "xl",
+}
+FAMILIES = {"1": "stable_diffusion", "2": "stable_diffusion", "xl": "stable_diffusion_xl"}
+#: What some others are told by: the beginning of a tensor's name.
+OTHERS = {
+    "conditioner.embedders.0.model.": "Stable Diffusion XL refiner",
+    "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
+    "joint_blocks.": "Stable Diffusion 3",
+    "model.diffusion_model.double_blocks.": "FLUX",
+    "double_blocks.": "FLUX",
+}
 #: Where metadata says what is predicted: of ModelSpec, which sd-scripts writes, and of ComfyUI.
 SAID = ("modelspec.prediction_type", "modelspec.predict_key")
 WORDS = {
@@ -33,7 +48,7 @@ ENTRY = "model.diffusion_model.input_blocks.0.0.weight"
 CHANNELS = {9: "for inpainting", 8: "for editing an image (InstructPix2Pix)"}
 
 
-#: The noise of Stable Diffusion 1 and 2.
+#: The noise of all of them.
 SCHEDULER = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -43,6 +58,8 @@ SCHEDULER = {
     "steps_offset": 1,
     "set_alpha_to_one": False,
 }
+#: What XL ships with beside that.
+XL = {"timestep_spacing": "leading"}
 #: With no signal in the last timestep, sampling has to begin there (Lin et al. 2024).
 FROM_ZERO_SIGNAL = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
@@ -51,25 +68,31 @@ FROM_ZERO_SIGNAL = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailin
 class Description:
     """What decides how a single file is read, beside its weights."""
 
-    generation: str  #: "1" or "2"
+    generation: str  #: of GENERATIONS
     prediction: str  #: of `identity.PREDICTIONS`
     zero_signal: bool  #: whether the schedule ends in pure noise (zero terminal SNR)
+
+    @property
+    def family(self) -> Family:
+        return families()[FAMILIES[self.generation]]
 
 
 def describe(file: SingleFile) -> Description:
     """What `file` is, by its header; what was said with its name goes before what it says itself.
 
-    Raises UserError for a file that is no whole Stable Diffusion 1 or 2, that holds what is not
+    Raises UserError for a file that is no whole model of a known family, that holds what is not
     understood, or does not say what it predicts where its shape leaves it open.
     """
     header = read_header(file.path)
     generation = _generation(header)
-    allowed = re.compile("|".join(f"({pattern})" for pattern in known()["single_file"]["tensors"]))
+    understood = known()["single_file"]
+    patterns = [*understood["tensors"], *understood.get(generation, [])]
+    allowed = re.compile("|".join(f"({pattern})" for pattern in patterns))
     strange = sorted(name for name in header.shapes if not allowed.fullmatch(name))
     if strange:
         raise UserError(
             f"{file.path} holds '{strange[0]}'{_more(strange)}, which Stable Diffusion "
-            f"{generation} has not, and nothing would read it: bring a plain checkpoint"
+            f"{generation.upper()} has not, and nothing would read it: bring a plain checkpoint"
         )
     channels = header.shapes.get(ENTRY, (0, 4))[1]
     if channels != 4:
@@ -84,17 +107,23 @@ def describe(file: SingleFile) -> Description:
 
 def scheduler_of(description: Description) -> dict[str, Any]:
     """The configuration of its scheduler, which names no class."""
+    own = XL if description.generation == "xl" else {}
     zero = FROM_ZERO_SIGNAL if description.zero_signal else {}
-    return {**SCHEDULER, "prediction_type": description.prediction, **zero}
+    return {**SCHEDULER, "prediction_type": description.prediction, **own, **zero}
 
 
 def _generation(header: Header) -> str:
     for prefix, generation in GENERATIONS.items():
         if any(name.startswith(prefix) for name in header.shapes):
             return generation
+    for prefix, name in OTHERS.items():
+        if any(tensor.startswith(prefix) for tensor in header.shapes):
+            raise WrongFamily(
+                f"{header.path}: this is a {name} model; known are {known_families()}"
+            )
     raise UserError(
-        f"{header.path} is no whole Stable Diffusion 1 or 2: it has no text encoder under "
-        f"{' or '.join(GENERATIONS)}"
+        f"{header.path} is no whole {' or '.join(f.name for f in families().values())}: it has no "
+        f"text encoder under {' or '.join(GENERATIONS)}"
     )
 
 
@@ -113,7 +142,7 @@ def _prediction(file: SingleFile, header: Header, generation: str) -> str:
         )
     if found:
         return found.pop()
-    if generation == "1":
+    if generation != "2":
         return "epsilon"
     raise UserError(
         f"{file.path} has the shape of Stable Diffusion 2, whose 512-pixel model predicts epsilon "

@@ -18,8 +18,9 @@ from torch import nn
 
 from benchmark.api import UserError
 from benchmark.models.checkpoints import UNUSED
-from benchmark.models.configuration import FILES, known, read_configuration
-from benchmark.models.diffusers_layout import STEMS, weight_files
+from benchmark.models.configuration import understood
+from benchmark.models.diffusers_layout import configuration_file, weight_files
+from benchmark.models.families import family_of, read_configuration
 from benchmark.models.header import read_header
 from benchmark.models.identity import SingleFile, locate
 
@@ -45,14 +46,15 @@ def check_whole(model: str) -> None:
 
         check_single_file(place)
         return
-    for part in STEMS:
-        for fault in _faults(place / part, _module(part, place / FILES[part])):
+    family = family_of(place)
+    for part in family.weights:
+        name = understood(family, part)["classes"][0]
+        for fault in _faults(place / part, _module(name, place / configuration_file(part))):
             raise UserError(f"model '{model}': {fault}: {WAY_OUT}")
 
 
-def _module(part: str, path: Path) -> nn.Module:
-    """The part of this configuration, without memory. Raises UserError naming the file."""
-    name = known()[part]["classes"][0]
+def _module(name: str, path: Path) -> nn.Module:
+    """The module of this class and configuration, without memory. Raises UserError."""
     configuration = read_configuration(path)
     try:
         with torch.device("meta"):

@@ -17,7 +17,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from benchmark.data.images import as_pixels
-from benchmark.models.stable_diffusion import StableDiffusion
+from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.pocket.captions import IDENTIFIERS, accessory_phrase, caption
 from benchmark.pocket.pictures import draw
 from benchmark.pocket.training import step_generator
@@ -64,7 +64,7 @@ class Measurement:
 
 
 def quality(
-    backbone: StableDiffusion,
+    backbone: LatentDiffusion,
     encoders: Encoders,
     *,
     per_cell: int,
@@ -184,13 +184,13 @@ def identity_on_renders(encoders: Encoders, individuals: int = 300) -> list[Meas
     ]
 
 
-def reconstruction(backbone: StableDiffusion) -> list[Measurement]:
+def reconstruction(backbone: LatentDiffusion) -> list[Measurement]:
     """The VAE's PSNR over fresh renders."""
     return [Measurement("VAE", "PSNR, dB", psnr(backbone.pipeline.vae), ">= 28")]
 
 
 @torch.no_grad()
-def denoising(backbone: StableDiffusion, each: int = 20) -> list[Measurement]:
+def denoising(backbone: LatentDiffusion, each: int = 20) -> list[Measurement]:
     """The PSNR of fresh renders, noised at 25 timesteps, denoised in one go, and decoded.
 
     Unlike a loss on latents, it compares generators whose VAEs differ.
@@ -202,11 +202,11 @@ def denoising(backbone: StableDiffusion, each: int = 20) -> list[Measurement]:
     errors = []
     for timestep in range(20, 1000, 40):
         identities, scenes, drawn = draw(each, generator, "cpu")
-        condition = backbone.encode(caption(identities, scenes, chance)).embeddings
+        condition = backbone.encode(caption(identities, scenes, chance))
         latents = vae.encode(drawn * 2 - 1).latent_dist.mean * vae.config.scaling_factor
         noise = torch.randn(latents.shape, generator=generator)
         noised = scheduler.add_noise(latents, noise, torch.full((each,), timestep))
-        output = unet(noised, timestep, condition).sample
+        output = unet(noised, timestep, **condition.for_denoiser()).sample
         clean = scheduler.step(output, timestep, noised).pred_original_sample
         decoded = vae.decode(clean / vae.config.scaling_factor).sample / 2 + 0.5
         errors.append((decoded.clamp(0, 1) - drawn).square().mean())
@@ -215,14 +215,14 @@ def denoising(backbone: StableDiffusion, each: int = 20) -> list[Measurement]:
 
 
 @torch.no_grad()
-def sampled(backbone: StableDiffusion, texts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+def sampled(backbone: LatentDiffusion, texts: Sequence[str], seeds: Sequence[int]) -> Tensor:
     """An image of each text from each seed, with the suite's sampler."""
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     return backbone.sample(backbone.encode(list(rows))[[rows[text] for text in texts]], seeds)
 
 
 def pictures(
-    backbone: StableDiffusion, encoders: Encoders, per_cell: int, judge: Sequence[Measurement]
+    backbone: LatentDiffusion, encoders: Encoders, per_cell: int, judge: Sequence[Measurement]
 ) -> list[Measurement]:
     """Whether the generator's pictures show what was asked for, by the metric CLIP.
 
@@ -255,7 +255,7 @@ def pictures(
 
 
 def _asked(
-    backbone: StableDiffusion,
+    backbone: LatentDiffusion,
     encoders: Encoders,
     count: int,
     nouns: Sequence[str],
@@ -269,7 +269,7 @@ def _asked(
 
 
 @torch.no_grad()
-def identifiers(backbone: StableDiffusion, encoders: Encoders, per_cell: int) -> list[Measurement]:
+def identifiers(backbone: LatentDiffusion, encoders: Encoders, per_cell: int) -> list[Measurement]:
     """Whether each identifier changes the noun's encoding, yet has no look of its own.
 
     The cosine is between the encodings at the noun of `a [V] class` and `a class`. The look is the
@@ -282,7 +282,7 @@ def identifiers(backbone: StableDiffusion, encoders: Encoders, per_cell: int) ->
         cosines, looks = [], []
         for noun in CLASSES:
             texts = [f"a {noun}", f"a {identifier} {noun}"]
-            plain, marked = backbone.encode(texts).embeddings
+            plain, marked = backbone.encode(texts).for_pipeline()["prompt_embeds"]
             cosines.append(torch.cosine_similarity(plain[2], marked[3], dim=0).item())
             if identifier == IDENTIFIERS[0]:
                 images = [sampled(backbone, [text] * len(seeds), seeds) for text in texts]

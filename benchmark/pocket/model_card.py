@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.models.stable_diffusion import StableDiffusion
+from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.pocket.evaluate import Measurement, in_place, sampled, wearing
 from benchmark.pocket.world import CLASSES, LIVE
 
 
 def sample_sheet(
-    backbone: StableDiffusion, path: Path, *, columns: int = 8, scale: int = 2
+    backbone: LatentDiffusion, path: Path, *, columns: int = 8, scale: int = 2
 ) -> None:
     """A PNG of samples: a row per class noun, a prompt per column."""
     rows = []

@@ -119,6 +119,7 @@ def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: b
     A sheet of samples is written beside the generator; for the shipped one only with `card`, which
     writes its card anew. `suite` is the pocket suite: its encoders, its sampler.
     """
+    from benchmark.models.latent_diffusion import LatentDiffusion
     from benchmark.models.loading import load_backbone
     from benchmark.scoring.encoder_tables import protocol_tables
     from benchmark.scoring.features import load_encoders
@@ -126,6 +127,7 @@ def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: b
     shipped = resolved(weights) == resolved(SHIPPED)
     model = "pocket" if shipped else str(weights / "generator")
     backbone = load_backbone(model, device=device, sampler=suite.sampler.sampler())
+    assert isinstance(backbone, LatentDiffusion)
     tables = protocol_tables(suite.protocol, suite.encoders)
     encoders = load_encoders(tables, device=backbone.device.type, names=(CLIP, DINO))
     if card or not shipped:

@@ -167,11 +167,14 @@ def main(
     ] = None,
 ) -> None:
     """Train U-Nets of several shapes for equal processor time, and compare them."""
+    from benchmark.models.latent_diffusion import LatentDiffusion
     from benchmark.models.loading import load_backbone
 
     torch.set_num_threads(1)
     parsed = [Arm.parse(arm) for arm in arms]
-    pipeline = load_backbone("pocket", device="cpu").pipeline
+    backbone = load_backbone("pocket", device="cpu")
+    assert isinstance(backbone, LatentDiffusion)
+    pipeline = backbone.pipeline
     frozen = Frozen(pipeline.vae, Texts(pipeline.text_encoder, pipeline.tokenizer))
     examples, held_out = batches(frozen, BATCH, "cpu"), validation(frozen, "cpu")
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]

@@ -27,9 +27,9 @@ from benchmark.api import (
     UserError,
 )
 from benchmark.config.registry import load_method
+from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.loading import load_backbone
 from benchmark.models.loan import Loan
-from benchmark.models.stable_diffusion import StableDiffusion
 from methods.ablations import (
     IDENTIFIER_COMMON_WORD,
     IDENTIFIER_RANDOM_STRING,
@@ -42,7 +42,7 @@ from methods.controls import REAL_IMAGES, UNTUNED
 from methods.dreambooth import DREAMBOOTH
 from methods.textual_inversion import TEXTUAL_INVERSION
 from tests.hand_tools import HandTools
-from tests.tiny_pipeline import save_tiny_pipeline
+from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_xl
 
 TINY = {"identifier": "sks", "steps": 2, "batch_size": 1}
 TINY_DREAMBOOTH = TINY | {"prior_images": 2, "prior_steps": 2, "learning_rate": 1e-3}
@@ -67,12 +67,13 @@ def job(method: Method, subject: Subject, backbone, requests=REQUESTS, seed: int
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory) -> Path:
-    return save_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny")
+def directory(request, tmp_path_factory) -> Path:
+    save = getattr(request, "param", save_tiny_pipeline)
+    return save(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
-def backbone(directory: Path) -> StableDiffusion:
+def backbone(directory: Path) -> LatentDiffusion:
     return load_backbone(
         str(directory), precision="fp32", device="cpu", sampler=Sampler("ddim", 2, 4.0)
     )
@@ -97,7 +98,7 @@ def teapot(dog: Subject) -> Subject:
 def asked(monkeypatch) -> list[dict]:
     """What is sampled, in order: the texts of the rows, and the seeds."""
     calls: list[dict] = []
-    encode, sample = StableDiffusion.encode, StableDiffusion.sample
+    encode, sample = LatentDiffusion.encode, LatentDiffusion.sample
     known: dict[bytes, str] = {}
 
     def recording_encode(self, texts, **options):
@@ -112,12 +113,12 @@ def asked(monkeypatch) -> list[dict]:
         calls.append(options | {"texts": texts, "blank": blank, "seeds": seeds})
         return sample(self, condition, seeds, **options)
 
-    monkeypatch.setattr(StableDiffusion, "encode", recording_encode)
-    monkeypatch.setattr(StableDiffusion, "sample", recording_sample)
+    monkeypatch.setattr(LatentDiffusion, "encode", recording_encode)
+    monkeypatch.setattr(LatentDiffusion, "sample", recording_sample)
     return calls
 
 
-def state(backbone: StableDiffusion) -> dict[str, torch.Tensor]:
+def state(backbone: LatentDiffusion) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{key}": tensor.clone()
         for name, module in backbone.modules().items()
@@ -125,7 +126,11 @@ def state(backbone: StableDiffusion) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("thorough", [False, True])
+@pytest.mark.parametrize(
+    ("directory", "thorough"),
+    [(save_tiny_pipeline, False), (save_tiny_pipeline, True), (save_tiny_xl, True)],
+    indirect=["directory"],
+)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_fits_generates_and_is_undone(backbone, directory, dog, name, thorough):
     before, method, loan = state(backbone), METHODS[name], Loan(backbone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,16 @@ import torch
 from PIL import Image
 
 from benchmark.api import Prompt, Request, Subject
+from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.latent_stage import Moments
 from benchmark.models.loading import load_backbone
 from benchmark.models.loan import Loan
-from benchmark.models.stable_diffusion import TEXT_ENCODER, StableDiffusion
 from methods.dreambooth import DreamBooth
 from methods.textual_inversion import TextualInversion
 from methods.training import Loss, Optimisation, Term, fixed_conditions, seeded, train
 from tests.hand_tools import HandTools
 from tests.reference import finetuning
-from tests.tiny_pipeline import save_tiny_pipeline
+from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_xl
 
 TINY = DreamBooth(
     identifier="sks",
@@ -36,11 +37,13 @@ TINY = DreamBooth(
 @pytest.fixture(scope="module", params=["v_prediction", "epsilon"])
 def directory(request, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("models") / request.param
+    if request.param == "xl":
+        return save_tiny_xl(place)
     return save_tiny_pipeline(place, prediction_type=request.param)
 
 
 @pytest.fixture
-def backbone(directory: Path) -> StableDiffusion:
+def backbone(directory: Path) -> LatentDiffusion:
     return load_backbone(str(directory), precision="fp32", device="cpu")
 
 
@@ -77,14 +80,14 @@ def recorded(monkeypatch) -> tuple[list[finetuning.Given], list[float]]:
     return draws, losses
 
 
-def fit(method, subject: Subject, backbone: StableDiffusion, *, seed: int = 0) -> HandTools:
+def fit(method, subject: Subject, backbone: LatentDiffusion, *, seed: int = 0) -> HandTools:
     """Fit, and give what was told."""
     tools = HandTools(method, subject, seed)
     method.fit(subject, backbone, tools)
     return tools
 
 
-def terms(method, subject: Subject, backbone: StableDiffusion, *, seed: int = 0) -> list[Term]:
+def terms(method, subject: Subject, backbone: LatentDiffusion, *, seed: int = 0) -> list[Term]:
     return method.terms(subject, backbone.stages[0], HandTools(method, subject, seed))
 
 
@@ -92,7 +95,7 @@ def images(subject: Subject) -> torch.Tensor:
     return HandTools(TINY, subject).images(16)
 
 
-def weights(backbone: StableDiffusion) -> dict[str, torch.Tensor]:
+def weights(backbone: LatentDiffusion) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{key}": tensor.clone()
         for name, module in backbone.modules().items()
@@ -100,9 +103,14 @@ def weights(backbone: StableDiffusion) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("max_grad_norm", [0.0, 0.05])
-@pytest.mark.parametrize("prior_weight", [0.7, 0.0])
-@pytest.mark.parametrize("train_text_encoder", [False, True])
+@pytest.mark.parametrize(
+    ("directory", "train_text_encoder", "prior_weight", "max_grad_norm"),
+    [
+        *product(["v_prediction", "epsilon"], [False, True], [0.7, 0.0], [0.0, 0.05]),
+        *product(["xl"], [False, True], [0.7], [0.05]),
+    ],
+    indirect=["directory"],
+)
 def test_dreambooth_steps_are_the_papers(
     backbone, directory, subject, recorded, train_text_encoder, prior_weight, max_grad_norm
 ):
@@ -135,7 +143,7 @@ def test_dreambooth_steps_are_the_papers(
     np.testing.assert_allclose(unweighted, expected.terms, rtol=1e-5, atol=1e-5)
     found, compared, total = weights(backbone), 0, 0
     for name, weight in expected.weights.items():
-        sure = expected.smallest[name] > 1e-5
+        sure = expected.smallest[name] > 3e-5
         torch.testing.assert_close(found[name][sure], weight[sure], atol=1e-5, rtol=0)
         assert (found[name] - weight).abs().max() <= 6.1 * method.learning_rate
         compared, total = compared + int(sure.sum()), total + sure.numel()
@@ -147,6 +155,7 @@ def test_dreambooth_steps_are_the_papers(
     assert all(torch.equal(found[name], before[name]) for name in untouched)
 
 
+@pytest.mark.parametrize("directory", ["v_prediction", "epsilon", "xl"], indirect=True)
 def test_textual_inversion_steps_move_one_vector_and_nothing_else(
     backbone, directory, subject, recorded, monkeypatch
 ):
@@ -158,7 +167,7 @@ def test_textual_inversion_steps_move_one_vector_and_nothing_else(
     assert all(torch.equal(before[name], w) for name, w in weights(backbone).items())
     assert not any(p.requires_grad for m in backbone.modules().values() for p in m.parameters())
     assert {p for g in given for p in g.prompts} <= {"a sks", "a photo of a sks"}
-    vector, expected = finetuning.textual_inversion_steps(
+    vectors, expected = finetuning.textual_inversion_steps(
         directory,
         given,
         identifier="sks",
@@ -169,20 +178,22 @@ def test_textual_inversion_steps_move_one_vector_and_nothing_else(
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
     found = [told.losses[step]["instance"] for step in (1, 2, 3, 4)]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    encode, asked = StableDiffusion.encode, []
+    encode, asked = LatentDiffusion.encode, []
 
     def recording(self, texts, *, words=()):
         asked.append((texts, words))
         return encode(self, texts, words=words)
 
-    monkeypatch.setattr(StableDiffusion, "encode", recording)
+    monkeypatch.setattr(LatentDiffusion, "encode", recording)
     snow = Request(Prompt("a {} in the snow", "recontextualization"), 0, 5)
     method.generate(learned, subject, [snow], backbone, told)
     [(texts, [word])] = asked
     assert texts == ["", "a sks in the snow"] and word.text == "sks"
-    torch.testing.assert_close(word.vectors[TEXT_ENCODER], vector, atol=1e-5, rtol=0)
-    start = backbone.new_word("sks", init="dog").vectors[TEXT_ENCODER]
-    assert (vector - start.detach()).abs().max() > 0.005
+    start = backbone.new_word("sks", init="dog")
+    assert word.vectors.keys() == vectors.keys() == start.vectors.keys()
+    for name, vector in vectors.items():
+        torch.testing.assert_close(word.vectors[name], vector, atol=1e-5, rtol=0)
+        assert (vector - start.vectors[name].detach()).abs().max() > 0.005
 
 
 def test_drawn_latents_are_the_vaes_own_samples(backbone, directory, subject):
@@ -216,9 +227,9 @@ def test_prompts_are_encoded_once_unless_the_text_encoder_learns(
     backbone, subject, monkeypatch, train_text_encoder
 ):
     calls = []
-    encode = StableDiffusion.encode
+    encode = LatentDiffusion.encode
     monkeypatch.setattr(
-        StableDiffusion,
+        LatentDiffusion,
         "encode",
         lambda self, texts, **options: calls.append(texts) or encode(self, texts, **options),
     )

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from benchmark.api import CAPABILITIES, Sampler, UserError, Word
 from benchmark.models.identity import backbone_id, locate
 from benchmark.models.kinds import DIFFUSERS
+from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.loading import load_backbone
 from benchmark.models.precision import resolve_device, resolve_precision
 from benchmark.models.sampling import SCHEDULERS
-from benchmark.models.stable_diffusion import TEXT_ENCODER, StableDiffusion
 from tests.reference import finetuning
 from tests.tiny_pipeline import LENGTH, save_tiny_pipeline
 
@@ -44,7 +44,7 @@ def epsilon_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def backbone(directory: Path) -> StableDiffusion:
+def backbone(directory: Path) -> LatentDiffusion:
     return load_backbone(str(directory), precision="fp32", device="cpu")
 
 
@@ -65,7 +65,7 @@ def pipeline_images(pipe, scheduler: str, guidance: float, steps: int = 4) -> to
     ).images
 
 
-def state(backbone: StableDiffusion) -> dict[str, torch.Tensor]:
+def state(backbone: LatentDiffusion) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{key}": tensor.clone()
         for name, module in backbone.modules().items()
@@ -73,7 +73,7 @@ def state(backbone: StableDiffusion) -> dict[str, torch.Tensor]:
     }
 
 
-def sample(backbone: StableDiffusion, texts=TEXTS, seeds=SEEDS, **options) -> torch.Tensor:
+def sample(backbone: LatentDiffusion, texts=TEXTS, seeds=SEEDS, **options) -> torch.Tensor:
     """As methods draw: the empty text and each other one are encoded once, together."""
     rows = {text: row for row, text in enumerate(dict.fromkeys(["", *texts]))}
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_half_precision_is_summed_in_float32(directory, monkeypatch):
 def test_a_word_stands_in_for_one_token_only(backbone, directory):
     vector = torch.randn(16)
     before = state(backbone)
-    word = Word("sks", {TEXT_ENCODER: vector})
+    word = Word("sks", {"text_encoder": vector})
     found = backbone.encode(["a sks dog", "a dog"], words=[word]).embeddings
     assert all(torch.equal(before[key], value) for key, value in state(backbone).items())
     changed = finetuning.pipeline(directory)
@@ -315,7 +315,7 @@ def test_bad_input_is_named(backbone, directory, tmp_path):
     with pytest.raises(UserError, match="'zwx' is 3 tokens .* single token"):
         backbone.new_word("zwx", init="dog")
     with pytest.raises(UserError, match="no tokens for 's1'"):
-        backbone.encode(["a dog"], words=[Word("s1", {TEXT_ENCODER: torch.zeros(16)})])
+        backbone.encode(["a dog"], words=[Word("s1", {"text_encoder": torch.zeros(16)})])
     with pytest.raises(ValueError, match="1 texts, but 2 seeds"):
         backbone.sample(backbone.encode(["a dog"]), [1, 2])
     broken = save_tiny_pipeline(tmp_path / "broken")

@@ -13,12 +13,12 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file, save_file
 
 from benchmark.api import Sampler, UserError
-from benchmark.models.checkpoints import read_tokenizer
+from benchmark.models.checkpoints import read_tokenizers
 from benchmark.models.identity import WORKER_BYTES, backbone_id, worker_memory
+from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.loading import load_backbone
 from benchmark.models.loan import Loan
 from benchmark.models.single_file import clip_tokenizer
-from benchmark.models.stable_diffusion import StableDiffusion
 from tests.reference import finetuning
 from tests.tiny_pipeline import save_tiny_pipeline
 
@@ -49,11 +49,11 @@ def directory(plain: Path, tmp_path: Path) -> Path:
     return shutil.copytree(plain, tmp_path / "tiny")
 
 
-def loaded(directory: Path) -> StableDiffusion:
+def loaded(directory: Path) -> LatentDiffusion:
     return load_backbone(str(directory), precision="fp32", device="cpu")
 
 
-def weights(backbone: StableDiffusion) -> dict[str, torch.Tensor]:
+def weights(backbone: LatentDiffusion) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{key}": tensor
         for name, module in backbone.modules().items()
@@ -61,12 +61,12 @@ def weights(backbone: StableDiffusion) -> dict[str, torch.Tensor]:
     }
 
 
-def equal(ours: StableDiffusion, theirs: StableDiffusion) -> bool:
+def equal(ours: LatentDiffusion, theirs: LatentDiffusion) -> bool:
     first, second = weights(ours), weights(theirs)
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def spoil_and_settle(backbone: StableDiffusion) -> None:
+def spoil_and_settle(backbone: LatentDiffusion) -> None:
     loan = Loan(backbone)
     for tensor in weights(backbone).values():
         tensor.add_(1)
@@ -157,7 +157,7 @@ def test_the_names_of_old_checkpoints_are_read(directory, plain):
 def test_a_text_encoder_whose_settings_are_no_text_is_named(directory):
     (directory / "text_encoder" / "config.json").write_bytes(b"\xb6\xfa\xec")
     with pytest.raises(UserError, match=r"text_encoder/config\.json cannot be read as JSON"):
-        read_tokenizer(str(directory))
+        read_tokenizers(str(directory))
 
 
 def test_a_tokenizer_of_vocabulary_and_merges_is_read(directory):
@@ -179,7 +179,7 @@ def test_a_tokenizer_of_vocabulary_and_merges_is_read(directory):
     (folder / "special_tokens_map.json").write_text(json.dumps(marks))
     settings = {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer", "do_lower_case": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | marks))
-    found, expected = read_tokenizer(str(directory)), clip_tokenizer(pad="!")
+    [found], expected = read_tokenizers(str(directory)), clip_tokenizer(pad="!")
     for text in ("a sks dog", "An ohwx BACKPACK, it's 3!", ""):
         both = [t(text, padding="max_length", max_length=77).input_ids for t in (found, expected)]
         assert both[0] == both[1]
@@ -273,7 +273,7 @@ def test_a_link_that_leads_to_no_file_is_named(directory, target):
     with pytest.raises(UserError, match=r"unet/config\.json is no file that can be read"):
         backbone_id(str(directory))
     with pytest.raises(UserError, match=r"unet/config\.json is no file that can be read"):
-        read_tokenizer(str(directory))
+        read_tokenizers(str(directory))
 
 
 def test_a_folder_named_like_a_file_is_none(directory):
@@ -286,7 +286,7 @@ def test_a_folder_named_like_a_file_is_none(directory):
 def test_a_broken_tokenizer_is_named(directory, text):
     (directory / "tokenizer" / "tokenizer.json").write_text(text)
     with pytest.raises(UserError, match=r"tokenizer holds no tokenizer that can be read"):
-        read_tokenizer(str(directory))
+        read_tokenizers(str(directory))
     with pytest.raises(UserError, match="/tokenizer(/tokenizer.json)? (holds no|cannot be|should)"):
         loaded(directory)
 

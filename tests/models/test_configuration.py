@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from benchmark.api import UserError
-from benchmark.models.configuration import FILES, check_configuration, known
+from benchmark.models.configuration import check_configuration, known
+from benchmark.models.diffusers_layout import configuration_file
 from tests.tiny_pipeline import save_tiny_pipeline
 
+FILES = {part: configuration_file(part) for part in ("unet", "vae", "text_encoder", "scheduler")}
 BLOCKS = {
     "act_fn": "silu",
     "block_out_channels": [320, 640, 1280, 1280],

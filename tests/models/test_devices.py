@@ -3,53 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import CLIPTextModel
+from transformers import PreTrainedModel
 
 from benchmark.api import Sampler, Word
-from benchmark.models import latent_stage, stable_diffusion
-from benchmark.models.checkpoints import read_parts
-from benchmark.models.latent_stage import Moments, Texts
-from benchmark.models.stable_diffusion import TEXT_ENCODER, StableDiffusion, build_pipeline
-from tests.tiny_pipeline import save_tiny_pipeline
+from benchmark.models import latent_diffusion, latent_stage
+from benchmark.models.checkpoints import Parts, read_parts
+from benchmark.models.latent_diffusion import LatentDiffusion
+from benchmark.models.latent_stage import Moments
+from benchmark.models.loading import Wanted, family_module
+from tests.tiny_pipeline import WIDTH, WIDTH_2, save_tiny_pipeline, save_tiny_xl
 
 CUDA = torch.device("cuda", 0)
+WIDTHS = {"text_encoder": WIDTH, "text_encoder_2": WIDTH_2}
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return read_parts(str(save_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny")))
+@pytest.fixture(scope="module", params=[save_tiny_pipeline, save_tiny_xl])
+def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    return read_parts(str(request.param(tmp_path_factory.mktemp("models") / "tiny")))
 
 
 @pytest.fixture
-def backbone(parts: dict, monkeypatch: pytest.MonkeyPatch) -> Iterator[StableDiffusion]:
+def backbone(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Iterator[LatentDiffusion]:
     """On a GPU that is not there. In a test, every tensor is fake."""
-    for module in (latent_stage, stable_diffusion):  # a fake tensor has no numbers to look at
+    for module in (latent_stage, latent_diffusion):  # a fake tensor has no numbers to look at
         monkeypatch.setattr(module, "check_finite", lambda *_: None)
     with FakeTensorMode():
-        scheduler = DDPMScheduler.from_config(parts["noise_scheduler"].config)
-        scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(CUDA)
         with CUDA:
-            pipeline = build_pipeline(
-                unet=UNet2DConditionModel.from_config(parts["unet"].config),
-                vae=AutoencoderKL.from_config(parts["vae"].config),
-                text_encoder=CLIPTextModel(parts["text_encoder"].config),
-                tokenizer=parts["tokenizer"],
-                noise_scheduler=scheduler,
-            )
-        yield StableDiffusion("tiny@0", pipeline, 16, CUDA, "fp32", Sampler(), {})
+            modules = {name: remade(module) for name, module in parts.modules.items()}
+        wanted = Wanted("tiny", "tiny@0", str(CUDA), "fp32", Sampler(), 16)
+        yield family_module(parts.family).build(replace(parts, modules=modules), wanted)
+
+
+def remade(module: nn.Module) -> nn.Module:
+    kind = type(module)
+    if isinstance(module, PreTrainedModel):
+        return kind(module.config)
+    return kind.from_config(module.config)
 
 
 def test_every_tensor_is_on_the_device(backbone):
     [stage] = backbone.stages
     word = backbone.new_word("sks", init="dog")
-    assert word.vectors[TEXT_ENCODER].device == CUDA
+    assert {vector.device for vector in word.vectors.values()} == {CUDA}
     condition = backbone.encode(["a sks", "a dog"], words=[word])
-    assert condition.embeddings.device == CUDA
+    assert {tensor.device for tensor in condition._tensors()} == {CUDA}
     clean = stage.prepare(torch.rand(3, 3, 16, 16))  # on the CPU, where images are read
     assert clean.mean.device == clean.std.device == CUDA
     draw = stage.draw(clean, 2, torch.Generator())
@@ -57,7 +60,7 @@ def test_every_tensor_is_on_the_device(backbone):
     joined = draw.join(draw)[[0, 3]]
     losses = stage.loss(joined, condition)
     assert losses.shape == (2,) and losses.device == CUDA
-    predicted = stage.denoiser(draw.latents, draw.timesteps, condition.embeddings).sample
+    predicted = stage.denoiser(draw.latents, draw.timesteps, **condition.for_denoiser()).sample
     images = backbone._decode(predicted)
     assert images.shape == (2, 3, 16, 16) and images.device == CUDA
 
@@ -72,9 +75,10 @@ def test_a_tensor_on_the_cpu_is_noticed(backbone, stray):
     stage.loss(draw, condition)
     with pytest.raises(RuntimeError, match="[Dd]evice"):
         if stray == "word":
-            backbone.encode(["a sks"], words=[Word("sks", {TEXT_ENCODER: torch.zeros(16)})])
+            vectors = {name: torch.zeros(WIDTHS[name]) for name in backbone.text_encoders}
+            backbone.encode(["a sks"], words=[Word("sks", vectors)])
         elif stray == "condition":
-            stage.loss(draw, Texts(condition.embeddings.cpu()))
+            stage.loss(draw, replace(condition, embeddings=condition.embeddings.cpu()))
         else:
             vars(draw)[stray] = getattr(draw, stray).cpu()
             stage.loss(draw, condition)

@@ -13,9 +13,9 @@ from torch import Tensor
 from benchmark.api import Sampler, UserError
 from benchmark.models import halving
 from benchmark.models.halving import BatchSize, batches_taken, out_of_memory
+from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.loading import load_backbone
-from benchmark.models.stable_diffusion import StableDiffusion
-from tests.tiny_pipeline import save_tiny_pipeline
+from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_xl
 
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB."
 
@@ -113,9 +113,11 @@ def test_what_was_computed_is_let_go_before_it_is_tried_again() -> None:
 # A backbone ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
-    folder: Path = save_tiny_pipeline(tmp_path_factory.mktemp("tiny"))
+@pytest.fixture(scope="module", params=[save_tiny_pipeline, save_tiny_xl])
+def backbone(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> LatentDiffusion:
+    folder: Path = request.param(tmp_path_factory.mktemp("tiny"))
     return load_backbone(str(folder), precision="fp32", device="cpu", sampler=Sampler("ddim", 2))
 
 
@@ -133,12 +135,12 @@ def refuse(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, most: int) ->
     return took
 
 
-def images(backbone: StableDiffusion) -> Tensor:
+def images(backbone: LatentDiffusion) -> Tensor:
     return backbone.sample(backbone.encode(["a dog"] * 7), range(7))
 
 
 def test_images_are_those_of_the_smaller_batch_from_the_start(
-    backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+    backbone: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("benchmark.models.latent_stage.BATCH", 2)
@@ -155,7 +157,7 @@ def test_images_are_those_of_the_smaller_batch_from_the_start(
 
 
 def test_the_vae_takes_fewer_images_at_once_too(
-    backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+    backbone: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels, (stage,) = torch.rand(7, 3, 16, 16), backbone.stages
     with monkeypatch.context() as patch:
@@ -170,7 +172,7 @@ def test_the_vae_takes_fewer_images_at_once_too(
 
 
 def test_an_image_that_does_not_fit_is_said_and_the_backbone_stays_whole(
-    backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+    backbone: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduler = backbone.pipeline.scheduler
     with monkeypatch.context() as patch:

@@ -16,6 +16,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from benchmark.api import UserError
 from benchmark.models import hub
+from benchmark.models.families import INDEX
 from benchmark.models.hub import NAMED, HubModel, fetch_command, hub_model
 from benchmark.models.identity import backbone_id
 from benchmark.models.kinds import DIFFUSERS
@@ -56,6 +57,40 @@ LISTING_15 = [
 ]
 
 
+#: The same of Stable Diffusion XL's.
+LISTING_XL = [
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "sd_xl_base_1.0.safetensors",
+    "sd_xl_base_1.0_0.9vae.safetensors",
+    "sd_xl_offset_example-lora_1.0.safetensors",
+    *(
+        f"{folder}/{name}"
+        for folder in ("text_encoder", "text_encoder_2")
+        for name in (
+            "config.json",
+            "flax_model.msgpack",
+            "model.fp16.safetensors",
+            "model.onnx",
+            "model.onnx_data",
+            "model.safetensors",
+            "openvino_model.bin",
+        )
+    ),
+    "tokenizer/merges.txt",
+    "tokenizer_2/merges.txt",
+    "unet/config.json",
+    "unet/diffusion_flax_model.msgpack",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+    "unet/model.onnx_data",
+    "vae/diffusion_pytorch_model.fp16.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "vae_1_0/diffusion_pytorch_model.safetensors",
+    "vae_decoder/model.onnx",
+]
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and no way out."""
@@ -87,7 +122,7 @@ def put(cache: Path, repository: str, commit: str, source: Path) -> Path:
 
 
 def test_what_is_fetched_is_what_is_read_and_nothing_else():
-    options = {"allow_patterns": list(hub.PATTERNS), "ignore_patterns": list(hub.IGNORED)}
+    options = {"allow_patterns": list(hub.PATTERNS)}
     kept = set(filter_repo_objects(LISTING_15, **options))
     weights = {name for name in kept if name.endswith(".safetensors")}
     assert weights == {
@@ -97,6 +132,13 @@ def test_what_is_fetched_is_what_is_read_and_nothing_else():
     }
     assert {name for name in LISTING_15 if name.startswith(("tokenizer/", "scheduler/"))} <= kept
     assert not any(name.endswith((".bin", ".ckpt")) for name in kept)
+    xl = {n for n in filter_repo_objects(LISTING_XL, **options) if "token" not in n}
+    assert {name for name in xl if not name.endswith(".json")} == {
+        "text_encoder/model.safetensors",
+        "text_encoder_2/model.safetensors",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    }
     shards = [f"unet/diffusion_pytorch_model{v}-00001-of-00002.safetensors" for v in ("", ".fp16")]
     assert list(filter_repo_objects(shards, **options)) == shards[:1]
 
@@ -157,16 +199,27 @@ def remote(cache, tiny, monkeypatch) -> list[dict]:
 def test_what_is_not_here_is_fetched_once_at_its_commit(remote):
     DIFFUSERS.fetch("sd14")
     DIFFUSERS.fetch("sd14")
-    [asked] = remote
+    index, asked = remote
+    assert index["allow_patterns"] == [INDEX], "what it is goes before gigabytes"
     assert (asked["repository"], asked["revision"]) == NAMED["sd14"]
     assert asked["allow_patterns"] == list(hub.PATTERNS)
+
+
+def test_another_family_is_named_before_its_weights_are_fetched(remote, cache, tiny, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / INDEX).write_text('{"_class_name": "KandinskyV22Pipeline"}')
+    put(cache, "owner/name", COMMIT, other)
+    with pytest.raises(UserError, match="model 'owner/name': .*this is a KandinskyV22 model"):
+        DIFFUSERS.fetch("owner/name")
+    assert not remote, "what the cache holds is enough to know"
 
 
 def test_a_half_fetched_model_is_fetched_again(remote, cache, tiny):
     snapshot = put(cache, NAMED["sd14"][0], NAMED["sd14"][1], tiny)
     (snapshot / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     DIFFUSERS.fetch("sd14")
-    assert len(remote) == 1
+    assert len(remote) == 2
 
 
 def test_missing_weights_say_how_to_bring_them():
@@ -187,7 +240,7 @@ def test_the_command_that_brings_them_is_one_the_hubs_client_knows():
     done = subprocess.run([script, "download", "--help"], capture_output=True, text=True)
     options = {word for word in command.split() if word.startswith("--")}
     assert command.startswith("hf download ")
-    assert options == {"--revision", "--include", "--exclude"}
+    assert options == {"--revision", "--include"}
     assert all(option in done.stdout for option in options)
 
 

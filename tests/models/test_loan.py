@@ -20,9 +20,9 @@ from torch.nn.utils import parametrizations
 
 from benchmark.api import Sampler
 from benchmark.models import tensor_state
+from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.loading import load_backbone
 from benchmark.models.loan import Loan
-from benchmark.models.stable_diffusion import StableDiffusion
 from tests.tiny_pipeline import save_tiny_pipeline
 
 
@@ -32,7 +32,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def backbone(directory: Path) -> StableDiffusion:
+def backbone(directory: Path) -> LatentDiffusion:
     return load_backbone(str(directory), precision="fp32", device="cpu", sampler=Sampler(steps=2))
 
 
@@ -54,7 +54,7 @@ def process_put_back() -> Iterator[None]:
     nn.functional.scaled_dot_product_attention = attention
 
 
-def drawn(backbone: StableDiffusion) -> torch.Tensor:
+def drawn(backbone: LatentDiffusion) -> torch.Tensor:
     with torch.no_grad():
         return backbone.sample(backbone.encode(["a dog", "a sks dog"]), [1, 2])
 
@@ -71,99 +71,99 @@ class LoraLayer(nn.Module):
         return self.base(inputs) + self.down(inputs).sum()
 
 
-def attention(backbone: StableDiffusion) -> nn.Module:
+def attention(backbone: LatentDiffusion) -> nn.Module:
     blocks = backbone.pipeline.unet.down_blocks[1].attentions[0].transformer_blocks
     return blocks[0].attn2
 
 
-def inject(backbone: StableDiffusion) -> None:
+def inject(backbone: LatentDiffusion) -> None:
     for layer in ("to_q", "to_k", "to_v"):
         setattr(attention(backbone), layer, LoraLayer(getattr(attention(backbone), layer)))
 
 
-def add_tokens(backbone: StableDiffusion) -> None:
+def add_tokens(backbone: LatentDiffusion) -> None:
     backbone.pipeline.tokenizer.add_tokens(["dogg"])
 
 
-def resize(backbone: StableDiffusion) -> None:
+def resize(backbone: LatentDiffusion) -> None:
     add_tokens(backbone)
     encoder = backbone.pipeline.text_encoder
     encoder.resize_token_embeddings(len(backbone.pipeline.tokenizer))
 
 
-def freeu(backbone: StableDiffusion) -> None:
+def freeu(backbone: LatentDiffusion) -> None:
     backbone.pipeline.unet.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
 
 
-def other_processor(backbone: StableDiffusion) -> None:
+def other_processor(backbone: LatentDiffusion) -> None:
     processor = SimpleNamespace()
     attention(backbone).processor = processor
 
 
-def processor_state(backbone: StableDiffusion) -> None:
+def processor_state(backbone: LatentDiffusion) -> None:
     attention(backbone).processor.scale = 3.0
 
 
-def patch_forward(backbone: StableDiffusion) -> None:
+def patch_forward(backbone: LatentDiffusion) -> None:
     block = backbone.pipeline.unet.mid_block
     whole = block.forward
     block.forward = lambda *a, **k: whole(*a, **k) * 2
 
 
-def patch_sample(backbone: StableDiffusion) -> None:
+def patch_sample(backbone: LatentDiffusion) -> None:
     backbone.sample = MethodType(lambda self, *a, **k: torch.zeros(2, 3, 16, 16), backbone)
 
 
-def replace_parameter(backbone: StableDiffusion) -> None:
+def replace_parameter(backbone: LatentDiffusion) -> None:
     layer = backbone.pipeline.unet.conv_in
     layer.weight = nn.Parameter(torch.zeros_like(layer.weight))
 
 
-def other_block(backbone: StableDiffusion) -> None:
+def other_block(backbone: LatentDiffusion) -> None:
     backbone.pipeline.unet.mid_block = None
 
 
-def weight_norm(backbone: StableDiffusion) -> None:
+def weight_norm(backbone: LatentDiffusion) -> None:
     parametrizations.weight_norm(backbone.pipeline.unet.conv_in)
 
 
-def half(backbone: StableDiffusion) -> None:
+def half(backbone: LatentDiffusion) -> None:
     backbone.pipeline.unet.half()
 
 
-def own_storage(backbone: StableDiffusion) -> None:
+def own_storage(backbone: LatentDiffusion) -> None:
     weight = backbone.pipeline.unet.conv_in.weight
     weight.data = torch.zeros(1)
 
 
-def position_ids(backbone: StableDiffusion) -> None:
+def position_ids(backbone: LatentDiffusion) -> None:
     """A buffer that no state_dict has."""
     ids = dict(backbone.pipeline.text_encoder.named_buffers())
     [name] = ids.keys() - backbone.pipeline.text_encoder.state_dict().keys()
     ids[name].zero_()
 
 
-def schedule(backbone: StableDiffusion) -> None:
+def schedule(backbone: LatentDiffusion) -> None:
     backbone.pipeline.scheduler.register_to_config(prediction_type="sample")
 
 
-def betas(backbone: StableDiffusion) -> None:
+def betas(backbone: LatentDiffusion) -> None:
     backbone.pipeline.scheduler.alphas_cumprod.mul_(0.5)
 
 
-def patch_class(_backbone: StableDiffusion) -> None:
+def patch_class(_backbone: LatentDiffusion) -> None:
     UNet2DConditionModel.forward = lambda self, sample, *_, **__: (sample,)
 
 
-def patch_torch(_backbone: StableDiffusion) -> None:
+def patch_torch(_backbone: LatentDiffusion) -> None:
     nn.functional.scaled_dot_product_attention = lambda q, k, v, **_: v
 
 
-def unet(backbone: StableDiffusion) -> nn.Module:
+def unet(backbone: LatentDiffusion) -> nn.Module:
     return backbone.pipeline.unet
 
 
-Act = Callable[[StableDiffusion], object]
+Act = Callable[[LatentDiffusion], object]
 
 #: What fails the job, and how it is told.
 TOLD: list[tuple[Act, str]] = [
@@ -273,7 +273,7 @@ ALLOWED: list[Act] = [
 QUIETLY_HIDDEN: list[Act] = [schedule, betas, lambda b: b.encode(["a cat"])]
 
 
-def settled(backbone: StableDiffusion, act: Act, *, thorough: bool) -> list[str]:
+def settled(backbone: LatentDiffusion, act: Act, *, thorough: bool) -> list[str]:
     """Do it, settle; what is told. The backbone must draw to the bit what it drew before."""
     before = drawn(backbone)
     loan = Loan(backbone)
@@ -317,7 +317,7 @@ def test_so_is_what_is_private(backbone, number):
 def test_training_with_a_fused_optimiser_is_undone(backbone):
     """It writes to weights without telling their version counters."""
 
-    def step(backbone: StableDiffusion) -> None:
+    def step(backbone: LatentDiffusion) -> None:
         parameters = list(unet(backbone).requires_grad_(True).parameters())
         optimiser = torch.optim.AdamW(parameters, lr=1e-2, fused=True)
         sum(p.square().sum() for p in parameters).backward()

@@ -11,11 +11,12 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from benchmark.api import Sampler, UserError
 from benchmark.models import single_file, single_file_header
@@ -23,14 +24,25 @@ from benchmark.models.header import Header
 from benchmark.models.identity import SingleFile, backbone_id
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
+from benchmark.models.single_file_header import Description
 from tests.reference import ldm_layout
+from tests.tiny_pipeline import XL_SCHEDULER
 
 #: Parameters of the true models, as published with them.
 PARAMETERS = {
     "1": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
     "2": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},
+    "xl": {
+        "unet": 2_567_463_684,
+        "vae": 83_653_863,
+        "text_encoder": 123_060_480,
+        "text_encoder_2": 694_659_840,
+    },
 }
-#: Some tensors of `v1-5-pruned.safetensors` and `v2-1_768-ema-pruned.safetensors`.
+#: So many tensors of a U-Net.
+TENSORS = {"1": 686, "2": 686, "xl": 1680}
+#: Some tensors of `v1-5-pruned.safetensors`, `v2-1_768-ema-pruned.safetensors` and
+#: `sd_xl_base_1.0.safetensors`.
 SHAPES = {
     "1": {
         "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
@@ -53,6 +65,23 @@ SHAPES = {
         "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight": (3072, 1024),
         "cond_stage_model.model.positional_embedding": (77, 1024),
     },
+    "xl": {
+        "model.diffusion_model.label_emb.0.0.weight": (1280, 2816),
+        "model.diffusion_model.input_blocks.4.1.proj_in.weight": (640, 640),
+        "model.diffusion_model.input_blocks.4.1.transformer_blocks.1.attn2.to_k.weight": (
+            640,
+            2048,
+        ),
+        "model.diffusion_model.middle_block.1.transformer_blocks.9.norm1.weight": (1280,),
+        "model.diffusion_model.output_blocks.8.0.skip_connection.weight": (320, 640, 1, 1),
+        "conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight": (
+            77,
+            768,
+        ),
+        "conditioner.embedders.1.model.positional_embedding": (77, 1280),
+        "conditioner.embedders.1.model.text_projection": (1280, 1280),
+        "conditioner.embedders.1.model.transformer.resblocks.31.mlp.c_proj.bias": (1280,),
+    },
 }
 TEXTS, SEEDS = ["a sks dog", "a photo of a cat!"], [3, 4]
 
@@ -67,22 +96,32 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     first = channels | blocks | {"attention_head_dim": 4}
     second = channels | blocks | {"attention_head_dim": (2, 4), "use_linear_projection": True}
-    monkeypatch.setattr(single_file, "UNET", {"1": first, "2": second})
+    third = second | {
+        "cross_attention_dim": 32 + 40,
+        "transformer_layers_per_block": (1, 2),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 24 + 6 * 8,
+    }
+    monkeypatch.setattr(single_file, "UNET", {"1": first, "2": second, "xl": third})
     vae = {
         "block_out_channels": (32, 64),
         "layers_per_block": 2,
         "down_block_types": ("DownEncoderBlock2D",) * 2,
         "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "scaling_factor": 0.18215,
     }
     monkeypatch.setattr(single_file, "VAE", vae)
     text = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
     texts = {
         "1": text | {"num_hidden_layers": 2},
         "2": text | {"num_hidden_layers": 3, "hidden_act": "gelu"},
+        "xl": text | {"num_hidden_layers": 2},
     }
+    second = {"hidden_size": 40, "num_hidden_layers": 3, "hidden_act": "gelu"}
+    monkeypatch.setattr(single_file, "TEXT_ENCODER_2", text | second | {"projection_dim": 24})
     monkeypatch.setattr(single_file, "TEXT_ENCODER", texts)
     sizes = {("1", "epsilon"): 8, ("2", "epsilon"): 8, ("2", "v_prediction"): 12}
+    sizes |= {("xl", "epsilon"): 8}
     monkeypatch.setattr(single_file, "SAMPLE_SIZE", sizes)
 
 
@@ -91,53 +130,63 @@ class Original:
     """A model in the original layout, and diffusers' pipeline of the same weights."""
 
     weights: dict[str, torch.Tensor]
-    pipe: StableDiffusionPipeline
+    pipe: StableDiffusionPipeline | StableDiffusionXLPipeline
 
 
 def original(generation: str, prediction: str) -> Original:
     torch.manual_seed(0)
-    size = single_file.SAMPLE_SIZE[generation, prediction]
-    unet = UNet2DConditionModel(sample_size=size, **single_file.UNET[generation])
-    vae = AutoencoderKL(sample_size=2 * size, **single_file.VAE)
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408,
-            max_position_embeddings=77,
-            bos_token_id=49406,
-            eos_token_id=49407,
-            **single_file.TEXT_ENCODER[generation],
-        )
-    ).eval()
+    size, scaling = single_file.SAMPLE_SIZE[generation, prediction], 0.18215
+    parts = {
+        "unet": UNet2DConditionModel(sample_size=size, **single_file.UNET[generation]),
+        "tokenizer": single_file.clip_tokenizer(pad="!" if generation == "2" else "<|endoftext|>"),
+        "text_encoder": CLIPTextModel(configuration(single_file.TEXT_ENCODER[generation])).eval(),
+    }
+    kind, options = StableDiffusionPipeline, {"requires_safety_checker": False}
+    options |= {"safety_checker": None, "feature_extractor": None}
+    if generation == "xl":
+        second = CLIPTextModelWithProjection(configuration(single_file.TEXT_ENCODER_2)).eval()
+        parts |= {"text_encoder_2": second, "tokenizer_2": single_file.clip_tokenizer(pad="!")}
+        kind, options, scaling = StableDiffusionXLPipeline, {"add_watermarker": False}, 0.13025
+    vae = AutoencoderKL(sample_size=2 * size, scaling_factor=scaling, **single_file.VAE)
     with torch.no_grad():
-        text_encoder.get_input_embeddings().weight.mul_(30)
+        for name in parts.keys() & {"text_encoder", "text_encoder_2"}:
+            parts[name].get_input_embeddings().weight.mul_(30)
         vae.decoder.conv_out.weight.mul_(4)
-    pipe = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=single_file.clip_tokenizer(pad="!" if generation == "2" else "<|endoftext|>"),
-        unet=unet,
-        scheduler=DDIMScheduler(
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.012,
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=prediction,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction,
     )
+    pipe = kind(vae=vae, scheduler=scheduler, **parts, **options)
     pipe.set_progress_bar_config(disable=True)
-    return Original(in_original_layout(unet, vae, text_encoder, generation), pipe)
+    return Original(in_original_layout(pipe.components, generation), pipe)
 
 
-def in_original_layout(unet, vae, text_encoder, generation: str) -> dict[str, torch.Tensor]:
-    text = ldm_layout.original_text_encoder(text_encoder.state_dict(), generation)
+def configuration(settings: dict) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=49408,
+        max_position_embeddings=77,
+        bos_token_id=49406,
+        eos_token_id=49407,
+        **settings,
+    )
+
+
+def in_original_layout(parts: dict, generation: str) -> dict[str, torch.Tensor]:
+    if generation == "xl":
+        both = (parts[name].state_dict() for name in ("text_encoder", "text_encoder_2"))
+        text = ldm_layout.original_xl_text_encoders(*both)
+    else:
+        text = ldm_layout.original_text_encoder(parts["text_encoder"].state_dict(), generation)
     return {
-        **ldm_layout.original_unet(unet.state_dict(), unet.config.layers_per_block),
-        **ldm_layout.original_vae(vae.state_dict()),
+        **ldm_layout.original_unet(
+            parts["unet"].state_dict(), parts["unet"].config.layers_per_block
+        ),
+        **ldm_layout.original_vae(parts["vae"].state_dict()),
         **text,
         "betas": torch.zeros(1000),
         "model_ema.decay": torch.zeros(()),
@@ -156,6 +205,7 @@ def save(weights: dict[str, torch.Tensor], path: Path) -> Path:
         ("1", "epsilon", "@epsilon"),
         ("2", "epsilon", "@epsilon"),
         ("2", "v_prediction", "@v_prediction"),
+        ("xl", "epsilon", ""),
     ],
 )
 def test_images_are_those_of_the_pipeline_the_file_was_made_from(
@@ -163,6 +213,7 @@ def test_images_are_those_of_the_pipeline_the_file_was_made_from(
 ):
     made = original(generation, prediction)
     path = save(made.weights, tmp_path / "model.safetensors")
+    DIFFUSERS.fetch(f"{path}{said}")
     backbone = load_backbone(f"{path}{said}", precision="fp32", device="cpu")
     side = 24 if prediction == "v_prediction" else 16
     expected = made.pipe(
@@ -176,7 +227,8 @@ def test_images_are_those_of_the_pipeline_the_file_was_made_from(
     assert images.shape == expected.shape == (2, 3, side, side)
     assert (images - expected).abs().max() < 1e-4
     assert (images[0] - images[1]).abs().max() > 0.05
-    for name in ("unet", "vae", "text_encoder"):
+    assert made.pipe.vae.config.scaling_factor == backbone.pipeline.vae.config.scaling_factor
+    for name in backbone.modules():
         ours, theirs = (
             getattr(owner, name).state_dict() for owner in (backbone.pipeline, made.pipe)
         )
@@ -184,17 +236,18 @@ def test_images_are_those_of_the_pipeline_the_file_was_made_from(
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-@pytest.mark.parametrize("generation", ["1", "2"])
+@pytest.mark.parametrize("generation", PARAMETERS)
 def test_the_true_configurations_have_the_true_models_sizes_and_names(monkeypatch, generation):
-    prediction = "epsilon" if generation == "1" else "v_prediction"
+    prediction = "v_prediction" if generation == "2" else "epsilon"
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**single_file.UNET[generation])
-        vae = AutoencoderKL(**single_file.VAE)
-        text_encoder = CLIPTextModel(single_file._text_configuration(generation))
-        weights = in_original_layout(unet, vae, text_encoder, generation)
+        parts = single_file.empty_modules(generation, prediction)
+        parts |= {name: parts[name].to("meta") for name in parts}
+        weights = in_original_layout(parts, generation)
         for name, shape in SHAPES[generation].items():
             assert tuple(weights[name].shape) == shape
-        assert len([name for name in weights if name.startswith("model.diffusion_model.")]) == 686
+        assert (
+            len([name for name in weights if name.startswith("model.diff")]) == TENSORS[generation]
+        )
         assert len([name for name in weights if name.startswith("first_stage_model.")]) == 248
         monkeypatch.setattr(single_file, "load_file", lambda path: weights)
         shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -202,8 +255,14 @@ def test_the_true_configurations_have_the_true_models_sizes_and_names(monkeypatc
         monkeypatch.setattr(single_file_header, "read_header", lambda path: header)
         parts = single_file.read_single_file(SingleFile(Path("true.safetensors"), prediction))
     for name, count in PARAMETERS[generation].items():
-        assert sum(p.numel() for p in parts[name].parameters()) == count
-    assert parts["unet"].config.sample_size == (64 if generation == "1" else 96)
+        assert sum(p.numel() for p in parts.modules[name].parameters()) == count
+    sizes = {"1": 64, "2": 96, "xl": 128}
+    assert parts.modules["unet"].config.sample_size == sizes[generation]
+
+
+def test_the_schedule_of_an_xl_is_the_published_one():
+    found = single_file_header.scheduler_of(Description("xl", "epsilon", False))
+    assert found == {key: XL_SCHEDULER[key] for key in found}
 
 
 def test_what_a_file_cannot_say_has_to_be_said(tiny, tmp_path):
@@ -231,7 +290,15 @@ def test_broken_and_foreign_files_are_named(tiny, tmp_path):
         return str(caught.value)
 
     unet = {k: v for k, v in made.weights.items() if k.startswith("model.")}
-    assert "no whole Stable Diffusion 1 or 2" in refusal("unet", unet)
+    assert "no whole Stable Diffusion 1 or 2 or Stable Diffusion XL" in refusal("unet", unet)
+    foreign = {
+        "conditioner.embedders.0.model.ln_final.bias": "Stable Diffusion XL refiner",
+        "model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight": "Stable Diffusion 3",
+        "double_blocks.0.img_attn.norm.key_norm.scale": "FLUX",
+    }
+    for tensor, family in foreign.items():
+        said = refusal("other", {tensor: torch.zeros(1)})
+        assert f"this is a {family} model; known are Stable Diffusion 1 or 2, " in said
     lost = "model.diffusion_model.output_blocks.1.0.in_layers.0.weight"
     partial = {k: v for k, v in made.weights.items() if k != lost}
     assert "not of Stable Diffusion 1's shape" in refusal("partial", partial)

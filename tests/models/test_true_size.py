@@ -13,8 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmark.api import Sampler
 from benchmark.config.suite import load_suite
-from benchmark.models.identity import backbone_id, worker_memory
+from benchmark.models.identity import WORKER_BYTES, backbone_id, worker_memory
+from benchmark.runs.machine import free_memory
+from benchmark.runs.plan import plan
+from benchmark.runs.selection import method_names
 from benchmark.scoring.encoder_tables import protocol_tables
 from benchmark.scoring.kinds import identify
 from benchmark.scoring.scorer import scoring_of
@@ -71,13 +75,17 @@ def python_m(*arguments: str, cwd: Path) -> None:
     subprocess.run([sys.executable, "-m", *arguments], cwd=cwd, env=environment, check=True)
 
 
-@pytest.mark.slow  # writes 5 GB and draws with 860 million parameters: minutes
-def test_they_are_written_and_run(tmp_path: Path) -> None:
-    (tmp_path / "mine" / "cat").mkdir(parents=True)
-    (tmp_path / "mine" / "subjects.toml").write_text('[cat]\nclass_noun = "cat"\nlive = true\n')
+def save_subject(folder: Path) -> None:
+    (folder / "cat").mkdir(parents=True)
+    (folder / "subjects.toml").write_text('[cat]\nclass_noun = "cat"\nlive = true\n')
     for i in range(2):
         pixels = np.random.default_rng(i).integers(0, 256, (128, 128, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "mine" / "cat" / f"{i}.png")
+        Image.fromarray(pixels).save(folder / "cat" / f"{i}.png")
+
+
+@pytest.mark.slow  # writes 5 GB and draws with 860 million parameters: minutes
+def test_they_are_written_and_run(tmp_path: Path) -> None:
+    save_subject(tmp_path / "mine")
     python_m("tests.true_size", "true-size", cwd=tmp_path)
     python_m(
         *("benchmark", "run", "--suite", "true-size/suite.toml", "--data", "mine", "--out", "run"),
@@ -96,3 +104,35 @@ def test_they_are_written_and_run(tmp_path: Path) -> None:
         assert float(row["images_per_s"]) > 0
         assert float(row["left_mb"]) < 60
         assert float(row["peak_memory_mb"]) > 4000
+
+
+#: Of Stable Diffusion XL.
+XL_PARAMETERS = 2_567_463_684 + 83_653_863 + 123_060_480 + 694_659_840
+
+
+@pytest.mark.slow  # hashes 7 GB
+def test_an_xl_of_true_size_is_planned(tmp_path: Path) -> None:
+    save_subject(tmp_path / "mine")
+    true_size.save_hollow_xl(tmp_path / "xl")
+    suite = load_suite("dreambench-sdxl").with_images(tmp_path / "mine").on(str(tmp_path / "xl"))
+    grid = plan(suite, method_names(suite, ["all", "identifiers"]))
+    assert {job.fit.backbone.id for job in grid.jobs if job.fit.backbone} == {
+        backbone_id(str(tmp_path / "xl"))
+    }
+    assert worker_memory(str(tmp_path / "xl")) == 16 * XL_PARAMETERS + WORKER_BYTES
+
+
+@pytest.mark.slow  # 2.6 billion parameters at 1024 pixels, on a CPU: minutes, 13 GB
+def test_an_xl_of_true_size_draws_and_takes_a_training_pass() -> None:
+    if (free_memory() or 0) < 14 * 10**9:
+        pytest.skip("needs 14 GB of free memory")
+    backbone = true_size.random_xl(1024, Sampler("euler", 2, 1.0))
+    [stage] = backbone.stages
+    with torch.no_grad():
+        condition = backbone.encode(["a sks dog"])
+        assert condition.embeddings.shape == (1, 77, 2048) and condition.pooled.shape == (1, 1280)
+        images = backbone.sample(condition, [1])
+        assert images.shape == (1, 3, 1024, 1024) and images.std() > 0
+        clean = stage.prepare(torch.rand(1, 3, 1024, 1024))
+        loss = stage.loss(stage.draw(clean, 1, torch.Generator().manual_seed(0)), condition)
+    assert loss.shape == (1,) and torch.isfinite(loss).all()

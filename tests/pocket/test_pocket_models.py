@@ -323,9 +323,9 @@ def test_denoised_renders_are_measured_against_the_renders_themselves() -> None:
 
     scheduler = DDPMScheduler(prediction_type="sample", clip_sample=False)
     backbone = SimpleNamespace(
-        encode=lambda texts: SimpleNamespace(embeddings=torch.zeros(len(texts), 1, 1)),
+        encode=lambda texts: SimpleNamespace(for_denoiser=lambda: {"texts": len(texts)}),
         pipeline=SimpleNamespace(
-            unet=lambda noised, *_: SimpleNamespace(sample=torch.full_like(noised, 0.6)),
+            unet=lambda noised, *_, texts: SimpleNamespace(sample=torch.full_like(noised, 0.6)),
             vae=SimpleNamespace(
                 encode=encode,
                 decode=lambda latents: SimpleNamespace(sample=latents / 2),

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 
 @dataclass
@@ -34,24 +36,36 @@ class Result:
     smallest: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def pipeline(directory: Path) -> StableDiffusionPipeline:
-    pipe = StableDiffusionPipeline.from_pretrained(
-        directory, use_safetensors=True, requires_safety_checker=False
-    )
-    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+def pipeline(directory: Path) -> Pipeline:
+    if (directory / "text_encoder_2").is_dir():
+        pipe = StableDiffusionXLPipeline.from_pretrained(directory, use_safetensors=True)
+    else:
+        pipe = StableDiffusionPipeline.from_pretrained(
+            directory, use_safetensors=True, requires_safety_checker=False
+        )
+    for module in (pipe.unet, pipe.vae, *text_encoders(pipe).values()):
         module.float()
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def alphas_cumprod(pipe: StableDiffusionPipeline) -> np.ndarray:
+def text_encoders(pipe: Pipeline) -> dict[str, torch.nn.Module]:
+    found = {name: getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2")}
+    return {name: encoder for name, encoder in found.items() if encoder is not None}
+
+
+def tokenizers(pipe: Pipeline) -> list:
+    return [getattr(pipe, n.replace("text_encoder", "tokenizer")) for n in text_encoders(pipe)]
+
+
+def alphas_cumprod(pipe: Pipeline) -> np.ndarray:
     """Of the "scaled linear" schedule: betas whose square roots are evenly spaced."""
     c = pipe.scheduler.config
     roots = np.linspace(c.beta_start**0.5, c.beta_end**0.5, c.num_train_timesteps)
     return np.cumprod(1 - roots**2)
 
 
-def noised(pipe: StableDiffusionPipeline, given: Given) -> tuple[torch.Tensor, torch.Tensor]:
+def noised(pipe: Pipeline, given: Given) -> tuple[torch.Tensor, torch.Tensor]:
     """The noisy latents and what the U-Net should say about them."""
     alpha_bar = alphas_cumprod(pipe)[given.timesteps.numpy()]
     alpha = torch.tensor(alpha_bar**0.5, dtype=torch.float32).view(-1, 1, 1, 1)
@@ -62,21 +76,45 @@ def noised(pipe: StableDiffusionPipeline, given: Given) -> tuple[torch.Tensor, t
     return noisy, given.noise
 
 
-def token_ids(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
-    return pipe.tokenizer(
+def token_ids(pipe: Pipeline, prompts: list[str], tokenizer=None) -> torch.Tensor:
+    tokenizer = tokenizer or pipe.tokenizer
+    return tokenizer(
         prompts,
         padding="max_length",
-        max_length=pipe.tokenizer.model_max_length,
+        max_length=tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
     ).input_ids
 
 
-def term_loss(pipe: StableDiffusionPipeline, given: Given) -> torch.Tensor:
+def term_loss(pipe: Pipeline, given: Given) -> torch.Tensor:
     noisy, target = noised(pipe, given)
-    conditions = pipe.text_encoder(token_ids(pipe, given.prompts))[0]
-    predicted = pipe.unet(noisy, given.timesteps, conditions).sample
+    if isinstance(pipe, StableDiffusionXLPipeline):
+        predicted = predicted_by_xl(pipe, noisy, given)
+    else:
+        conditions = pipe.text_encoder(token_ids(pipe, given.prompts))[0]
+        predicted = pipe.unet(noisy, given.timesteps, conditions).sample
     return ((predicted - target) ** 2).mean()
+
+
+def predicted_by_xl(
+    pipe: StableDiffusionXLPipeline, noisy: torch.Tensor, given: Given
+) -> torch.Tensor:
+    """The last but one hidden states of both text encoders, the pooled text of the second, and the
+    whole image's size."""
+    states = []
+    for tokenizer, encoder in zip(tokenizers(pipe), text_encoders(pipe).values(), strict=True):
+        ids = token_ids(pipe, given.prompts, tokenizer)
+        read = encoder(ids, output_hidden_states=True)
+        states.append(read.hidden_states[-2])
+    side = noisy.shape[-1] * pipe.vae_scale_factor
+    sizes = torch.tensor([[side, side, 0, 0, side, side]] * len(noisy), dtype=torch.float32)
+    return pipe.unet(
+        noisy,
+        given.timesteps,
+        encoder_hidden_states=torch.cat(states, dim=2),
+        added_cond_kwargs={"text_embeds": read.text_embeds, "time_ids": sizes},
+    ).sample
 
 
 def dreambooth_steps(
@@ -95,9 +133,10 @@ def dreambooth_steps(
     """
     pipe = pipeline(directory)
     named = {f"unet.{k}": v for k, v in pipe.unet.named_parameters()}
-    if train_text_encoder:
-        named |= {f"text_encoder.{k}": v for k, v in pipe.text_encoder.named_parameters()}
-    pipe.text_encoder.requires_grad_(train_text_encoder)
+    for name, encoder in text_encoders(pipe).items():
+        if train_text_encoder:
+            named |= {f"{name}.{k}": v for k, v in encoder.named_parameters()}
+        encoder.requires_grad_(train_text_encoder)
     optimiser = torch.optim.AdamW(
         named.values(), lr=learning_rate, weight_decay=weight_decay, foreach=False, fused=False
     )
@@ -111,12 +150,14 @@ def dreambooth_steps(
             result.terms[-1].append(prior_loss.item())
             loss = loss + prior_weight * prior_loss
         loss.backward()
+        learning = [parameter for parameter in named.values() if parameter.grad is not None]
         for name, parameter in named.items():
-            size = parameter.grad.abs()
+            size = torch.zeros(()) if parameter.grad is None else parameter.grad.abs()
+            size = size.expand_as(parameter)
             result.smallest[name] = torch.minimum(result.smallest.get(name, size), size)
         if max_grad_norm:
-            norm = sum((p.grad.double() ** 2).sum() for p in named.values()) ** 0.5
-            for parameter in named.values():
+            norm = sum((p.grad.double() ** 2).sum() for p in learning) ** 0.5
+            for parameter in learning:
                 parameter.grad.mul_(min(1.0, max_grad_norm / (float(norm) + 1e-6)))
         optimiser.step()
         result.losses.append(loss.item())
@@ -132,29 +173,38 @@ def textual_inversion_steps(
     class_noun: str,
     learning_rate: float,
     weight_decay: float,
-) -> tuple[torch.Tensor, list[float]]:
-    """The learned vector and the losses: the vector is written into the table before each step."""
+) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The learned vectors, by text encoder, and the losses.
+
+    The vectors are written into the tables before each step.
+    """
     pipe = pipeline(directory)
     pipe.unet.requires_grad_(False)
-    pipe.text_encoder.requires_grad_(False)
-    table = pipe.text_encoder.get_input_embeddings().weight
-    new, noun = (
-        pipe.tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in (identifier, class_noun)
-    )
-    vector = torch.nn.Parameter(table[noun].clone())
+    tables, new, vectors = {}, {}, {}
+    for tokenizer, (name, encoder) in zip(
+        tokenizers(pipe), text_encoders(pipe).items(), strict=True
+    ):
+        encoder.requires_grad_(False)
+        tables[name] = encoder.get_input_embeddings().weight
+        new[name], noun = (
+            tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in (identifier, class_noun)
+        )
+        vectors[name] = torch.nn.Parameter(tables[name][noun].clone())
     optimiser = torch.optim.AdamW(
-        [vector], lr=learning_rate, weight_decay=weight_decay, foreach=False, fused=False
+        vectors.values(), lr=learning_rate, weight_decay=weight_decay, foreach=False, fused=False
     )
     losses = []
     for given in steps:
-        with torch.no_grad():
-            table[new] = vector
-        table.requires_grad_(True)
-        table.grad = None
+        for name, table in tables.items():
+            with torch.no_grad():
+                table[new[name]] = vectors[name]
+            table.requires_grad_(True)
+            table.grad = None
         loss = term_loss(pipe, given)
         loss.backward()
-        vector.grad = table.grad[new].clone()
-        table.requires_grad_(False)
+        for name, table in tables.items():
+            vectors[name].grad = table.grad[new[name]].clone()
+            table.requires_grad_(False)
         optimiser.step()
         losses.append(loss.item())
-    return vector.detach(), losses
+    return {name: vector.detach() for name, vector in vectors.items()}, losses

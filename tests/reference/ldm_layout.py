@@ -47,6 +47,8 @@ def original_unet(weights: Weights, layers: int) -> Weights:
         fixed = {
             "time_embedding.linear_1": "time_embed.0",
             "time_embedding.linear_2": "time_embed.2",
+            "add_embedding.linear_1": "label_emb.0.0",
+            "add_embedding.linear_2": "label_emb.0.2",
             "conv_in": "input_blocks.0.0",
             "conv_norm_out": "out.0",
             "conv_out": "out.2",
@@ -102,33 +104,49 @@ def original_vae(weights: Weights) -> Weights:
 
 
 def original_text_encoder(weights: Weights, generation: str) -> Weights:
-    bare = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
     if generation == "1":
-        prefix = "cond_stage_model.transformer.text_model."
-        length = len(bare["embeddings.position_embedding.weight"])
-        found = {prefix + name: tensor for name, tensor in bare.items()}
-        return found | {f"{prefix}embeddings.position_ids": torch.arange(length)[None]}
+        return clip_layout(weights, "cond_stage_model.transformer.")
+    found = open_clip_layout(weights, "cond_stage_model.model.")
+    # The last layer, which Stable Diffusion 2 does not use.
+    for name in [n for n in found if ".resblocks.0." in n]:
+        found[name.replace("resblocks.0.", "resblocks.23.")] = torch.ones_like(found[name])
+    return found
+
+
+def original_xl_text_encoders(first: Weights, second: Weights) -> Weights:
+    return clip_layout(first, "conditioner.embedders.0.transformer.") | open_clip_layout(
+        second, "conditioner.embedders.1.model."
+    )
+
+
+def clip_layout(weights: Weights, prefix: str) -> Weights:
+    bare = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
+    length = len(bare["embeddings.position_embedding.weight"])
+    found = {f"{prefix}text_model.{name}": tensor for name, tensor in bare.items()}
+    return found | {f"{prefix}text_model.embeddings.position_ids": torch.arange(length)[None]}
+
+
+def open_clip_layout(weights: Weights, prefix: str) -> Weights:
+    bare = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
     width = bare["final_layer_norm.bias"].shape[0]
+    projection = bare.pop("text_projection.weight", torch.zeros(width, width))
     found = {
         "token_embedding.weight": bare.pop("embeddings.token_embedding.weight"),
         "positional_embedding": bare.pop("embeddings.position_embedding.weight"),
         "ln_final.weight": bare.pop("final_layer_norm.weight"),
         "ln_final.bias": bare.pop("final_layer_norm.bias"),
-        "text_projection": torch.zeros(width, width),
+        "text_projection": projection.T,  # there a plain matrix, x @ projection
         "logit_scale": torch.zeros(()),
     }
     for name, tensor in bare.items():
         number, rest = re.fullmatch(r"encoder\.layers\.(\d+)\.(.*)", name).groups()
         block = f"transformer.resblocks.{number}"
-        if projection := re.fullmatch(r"self_attn\.q_proj\.(weight|bias)", rest):
+        if qkv := re.fullmatch(r"self_attn\.q_proj\.(weight|bias)", rest):
             parts = [bare[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
-            found[f"{block}.attn.in_proj_{projection[1]}"] = torch.cat(parts)
+            found[f"{block}.attn.in_proj_{qkv[1]}"] = torch.cat(parts)
         elif not re.search(r"self_attn\.[kv]_proj", rest):
             found[f"{block}.{renamed(rest, OPEN_CLIP)}"] = tensor
-    # The last layer, which Stable Diffusion 2 does not use.
-    for name in [n for n in found if n.startswith("transformer.resblocks.0.")]:
-        found[name.replace("resblocks.0.", "resblocks.23.")] = torch.ones_like(found[name])
-    return {f"cond_stage_model.model.{name}": tensor for name, tensor in found.items()}
+    return {prefix + name: tensor for name, tensor in found.items()}
 
 
 def renamed(name: str, names: dict[str, str]) -> str:

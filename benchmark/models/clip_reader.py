@@ -1,0 +1,66 @@
+"""A CLIP text encoder and the tokenizer before it: what the families that read by CLIP share.
+
+reader = ClipReader("text_encoder", tokenizer, text_encoder, "sd15@0123456789ab")
+with reader.learned([word]):                            # the word's vector in its token's place
+    embeddings = reader.encoder(reader.ids(["a sks dog"]))[0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from benchmark.api import Word
+from benchmark.models.tokens import padded_ids, plain_ids, word_id
+
+
+@dataclass(eq=False)
+class ClipReader:
+    """Of one text encoder."""
+
+    name: str  #: of the text encoder, in `Backbone.text_encoders` and in a word's vectors
+    tokenizer: CLIPTokenizer
+    encoder: CLIPTextModel | CLIPTextModelWithProjection
+    model: str  #: for messages
+    _rows: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
+
+    def ids(self, texts: Sequence[str]) -> Tensor:
+        """(n, length) int64, padded, on the encoder's device. Raises UserError naming a text."""
+        return torch.stack([self._row(text) for text in texts]).to(self.encoder.device)
+
+    def token(self, word: str) -> int:
+        """The id of `word`. Raises UserError unless it is a single token."""
+        return word_id(self.tokenizer, word, self.model)
+
+    def new_vector(self, init: str) -> nn.Parameter:
+        """(width,) the embedding of `init`; of one of several tokens, their mean."""
+        table = self.encoder.get_input_embeddings().weight.detach()
+        ids = plain_ids(self.tokenizer, init, self.model)
+        return nn.Parameter(table[ids].mean(dim=0).clone())
+
+    @contextmanager
+    def learned(self, words: Sequence[Word]) -> Iterator[None]:
+        """Within, each word's token is embedded as the word's vector, the table left alone."""
+        vectors = {self.token(word.text): word.vectors[self.name] for word in words}
+
+        def substitute(_module: nn.Module, inputs: tuple[Tensor], embedded: Tensor) -> Tensor:
+            for token_id, vector in vectors.items():
+                chosen = (inputs[0] == token_id).unsqueeze(-1)
+                embedded = torch.where(chosen, vector.to(embedded.dtype), embedded)
+            return embedded
+
+        handle = self.encoder.get_input_embeddings().register_forward_hook(substitute)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _row(self, text: str) -> Tensor:
+        if text not in self._rows:
+            self._rows[text] = torch.tensor(padded_ids(self.tokenizer, text, self.model))
+        return self._rows[text]

@@ -1,0 +1,121 @@
+"""The families of models that are known, as `families.toml` declares them. No torch here.
+
+    family = family_of(Path("my-model"))    # UserError: this is a Kandinsky model; ...
+    family.weights                          # ("text_encoder", "text_encoder_2", "unet", "vae")
+
+Which family a model is of, it says itself: its `model_index.json` names a pipeline's class.
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from codecs import BOM_UTF8
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmark.api import UserError
+from benchmark.store.files import json_of, read_bytes
+
+INDEX = "model_index.json"
+OWN = "bring the model's own file"
+FLAX = "Flax"  #: before a class: the same model in another library
+
+
+class WrongFamily(UserError):
+    """A model of a family that is not known."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of a family before one of its models is loaded; see `families.toml`."""
+
+    module: str  #: of `benchmark.models`, its code
+    name: str
+    pipelines: tuple[str, ...]
+    texts: Mapping[str, str]  #: text encoder -> its tokenizer
+    models: tuple[str, ...]
+    capabilities: frozenset[str]
+    scheduler: Mapping[str, Any]
+    always: Mapping[str, Any] = field(default_factory=dict)
+    unsaid: Mapping[str, Any] = field(default_factory=dict)
+    index: tuple[str, ...] = ()
+    named: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The parts that have weights, each a folder."""
+        return (*self.texts, *self.models)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Every part's."""
+        return ("scheduler", *self.texts, *self.texts.values(), *self.models)
+
+    def completed(self, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+        """A scheduler's configuration as the family takes it."""
+        return {**self.unsaid, **scheduler, **self.always}
+
+
+@functools.cache
+def families() -> dict[str, Family]:
+    """By the names of their modules."""
+    text = Path(__file__).with_suffix(".toml").read_text("utf-8")
+    return {module: _declared(module, table) for module, table in tomllib.loads(text).items()}
+
+
+def _declared(module: str, table: dict[str, Any]) -> Family:
+    lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
+    named = {name: tuple(place) for name, place in table.get("named", {}).items()}
+    capabilities = frozenset(table["capabilities"])
+    return Family(module=module, **(table | lists | {"named": named, "capabilities": capabilities}))
+
+
+def class_of(name: object) -> str:
+    """A class by its name in a configuration; `FlaxPNDMScheduler` is `PNDMScheduler`."""
+    return str(name).removeprefix(FLAX)
+
+
+def known_families() -> str:
+    """Their names, for a message."""
+    return ", ".join(family.name for family in families().values())
+
+
+def family_of(directory: Path) -> Family:
+    """That of a model in diffusers' layout: the one that its index names.
+
+    Where there is none, it is the family of which most folders are there. Raises WrongFamily.
+    """
+    index = directory / INDEX
+    said = read_configuration(index).get("_class_name") if index.is_file() else None
+    if said is None:
+        return max(families().values(), key=lambda family: _present(directory, family))
+    named = class_of(said)
+    for family in families().values():
+        if named in family.pipelines:
+            return family
+    raise WrongFamily(
+        f"{index}: this is a {named.removesuffix('Pipeline')} model ({named}); known are "
+        f"{known_families()}"
+    )
+
+
+def _present(directory: Path, family: Family) -> int:
+    return sum((directory / folder).is_dir() for folder in family.folders)
+
+
+def read_configuration(path: Path) -> dict[str, Any]:
+    """The JSON object at `path`. Raises UserError naming it."""
+    try:
+        text = read_bytes(path)
+        if text.startswith(BOM_UTF8):  # the libraries that read it too do not take one
+            raise ValueError("it begins with a byte order mark: save it as UTF-8 without one")
+        content = json_of(text)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}: {OWN}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} should hold a JSON object, not {type(content).__name__}")
+    return content

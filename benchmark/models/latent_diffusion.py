@@ -1,0 +1,211 @@
+"""A U-Net on the latents of a VAE as a Backbone: what the families that are drawn so share.
+
+A family's module says how texts are read (`read`) and which of diffusers' pipelines draws.
+
+backbone = load_backbone("pocket")                      # from benchmark.models.loading
+condition = backbone.encode(["a dog in the snow"])
+images = backbone.sample(condition, [7])                # (1, 3, 64, 64) in [0, 1]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline
+from torch import Generator, Tensor, nn
+
+from benchmark.api import Sampler, Word
+from benchmark.models import latent_stage
+from benchmark.models.checkpoints import Parts
+from benchmark.models.clip_reader import ClipReader
+from benchmark.models.finite import check_finite
+from benchmark.models.halving import SMALLER, BatchSize
+from benchmark.models.latent_stage import LatentCondition, LatentStage, vae_batch
+from benchmark.models.loading import Wanted
+from benchmark.models.precision import autocast
+from benchmark.models.resolution import drawn_size
+from benchmark.models.sampling import build_scheduler
+
+#: Texts as the readers of a model give them to its U-Net, one row a text.
+Read = Callable[[Sequence[ClipReader], Sequence[str]], LatentCondition]
+
+
+@dataclass(eq=False)
+class LatentDiffusion:
+    """diffusers' pipeline with float32 weights, as a Backbone."""
+
+    id: str
+    pipeline: DiffusionPipeline  #: its `scheduler` is the forward process
+    readers: Sequence[ClipReader]
+    read: Read
+    resolution: int
+    device: torch.device
+    precision: str
+    sampler: Sampler
+    scheduler: Mapping[str, Any]  #: the model's own configuration, from which samplers are built
+    decoding: str = ""  #: the VAE's precision when it decodes; by default that of the others
+    #: The weights as they lie in the files, mapped: "unet.conv_in.weight" -> on the CPU, as stored.
+    stored_weights: Mapping[str, Tensor] = field(repr=False, default_factory=dict)
+    stages: tuple[LatentStage, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        parts = self.pipeline
+        stage = LatentStage(
+            "unet", self.resolution, parts.unet, parts.vae, parts.scheduler, self.precision
+        )
+        self.stages = (stage,)
+
+    @property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        return {reader.name: reader.encoder for reader in self.readers}
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Every module, by diffusers' names of them."""
+        return {"unet": self.pipeline.unet, "vae": self.pipeline.vae, **self.text_encoders}
+
+    # Texts -----------------------------------------------------------------------------------
+
+    def encode(self, texts: Sequence[str], *, words: Sequence[Word] = ()) -> LatentCondition:
+        """One row a text; the embeddings of a word's tokens are replaced, the tables left alone."""
+        with ExitStack() as stack:
+            for reader in self.readers:
+                stack.enter_context(reader.learned(words))
+            stack.enter_context(autocast(self.device, self.precision))
+            return self.read(self.readers, texts)
+
+    def new_word(self, text: str, *, init: str) -> Word:
+        """`text` has to be one token of each vocabulary; of an `init` of several, the mean."""
+        for reader in self.readers:
+            reader.token(text)
+        return Word(text, {reader.name: reader.new_vector(init) for reader in self.readers})
+
+    # Images ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: LatentCondition,
+        seeds: Sequence[int],
+        *,
+        unconditional: LatentCondition | None = None,
+        sampler: Sampler | None = None,
+    ) -> Tensor:
+        """Images of diffusers' pipeline, with a CPU generator for each.
+
+        With a guidance of 1 or less there is none, and no unconditional pass. Raises UserError for
+        latents and images that are not finite, and if memory does not do for one image.
+        """
+        if len(condition) != len(seeds):
+            raise ValueError(f"{len(condition)} texts, but {len(seeds)} seeds")
+        sampler = sampler or self.sampler
+        blank = self.encode([""]) if unconditional is None else unconditional
+
+        def drawn(size: int) -> Tensor:
+            images = [torch.empty(0, 3, self.resolution, self.resolution)]
+            for start in range(0, len(seeds), size):
+                rows = slice(start, start + size)
+                latents = self._latents(condition[rows], blank, seeds[rows], sampler)
+                images.append(self._decode(latents).cpu())
+            return torch.cat(images)
+
+        return BatchSize("sampling", latent_stage.BATCH, SMALLER).halved(len(seeds), drawn)
+
+    def _latents(
+        self,
+        condition: LatentCondition,
+        unconditional: LatentCondition,
+        seeds: Sequence[int],
+        sampler: Sampler,
+    ) -> Tensor:
+        given = condition.for_pipeline()
+        if sampler.guidance > 1:
+            blank = unconditional[[0] * len(seeds)].for_pipeline()
+            given |= {f"negative_{name}": tensor for name, tensor in blank.items()}
+        scheduler = self.pipeline.scheduler
+        self.pipeline.scheduler = build_scheduler(sampler, self.scheduler)
+        try:
+            with _float32_output(self.pipeline.unet), autocast(self.device, self.precision):
+                latents: Tensor = self.pipeline(
+                    **given,
+                    height=self.resolution,
+                    width=self.resolution,
+                    num_inference_steps=sampler.steps,
+                    guidance_scale=sampler.guidance,
+                    generator=[Generator().manual_seed(seed) for seed in seeds],
+                    output_type="latent",
+                ).images
+        finally:
+            self.pipeline.scheduler = scheduler
+        check_finite(
+            f"latents drawn by scheduler '{sampler.scheduler}' in {self.precision}",
+            latents,
+            "choose another scheduler or precision (fp32), or train more gently: learned weights "
+            "may have diverged",
+        )
+        return latents
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        # By hand, since the pipeline would decode the whole batch at once.
+        vae, precision = self.pipeline.vae, self.decoding or self.precision
+        scaled = latents / vae.config.scaling_factor
+
+        def decoded(size: int) -> Tensor:
+            chunks = scaled.split(size)
+            return torch.cat([vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
+
+        with autocast(self.device, precision):
+            batch = BatchSize("decoding", vae_batch(self.resolution), SMALLER)
+            images = batch.halved(len(scaled), decoded)
+        way_out = "choose another precision: fp32 or bf16"
+        check_finite(f"the VAE's images in {precision}", images, way_out)
+        return (images.float() / 2 + 0.5).clamp(0, 1)
+
+
+def assemble(
+    pipeline: DiffusionPipeline, read: Read, parts: Parts, wanted: Wanted, *, decoding: str = ""
+) -> LatentDiffusion:
+    """The backbone that draws by `pipeline`, made of `parts`, from texts that `read` reads."""
+    pipeline.set_progress_bar_config(disable=True)
+    texts = parts.family.texts.items()
+    return LatentDiffusion(
+        id=wanted.id,
+        pipeline=pipeline,
+        readers=tuple(
+            ClipReader(name, parts.tokenizers[words], parts.modules[name], wanted.id)
+            for name, words in texts
+        ),
+        read=read,
+        resolution=size_of(pipeline, wanted),
+        device=torch.device(wanted.device),
+        precision=wanted.precision,
+        sampler=wanted.sampler,
+        scheduler=parts.scheduler,
+        decoding=decoding,
+        stored_weights=parts.stored,
+    )
+
+
+def size_of(pipeline: DiffusionPipeline, wanted: Wanted) -> int:
+    """Height and width of its images in pixels, as wanted, else its own. Raises UserError."""
+    return drawn_size(wanted.resolution, pipeline.unet.config, pipeline.vae.config)
+
+
+def forward_process(parts: Parts, device: str) -> DDPMScheduler:
+    """How noise is added in training: the same timesteps whatever sampler draws."""
+    scheduler = DDPMScheduler.from_config(parts.scheduler)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+    return scheduler
+
+
+@contextmanager
+def _float32_output(unet: nn.Module) -> Iterator[None]:
+    """Within, `unet` gives float32: autocast gives half, too coarse for the scheduler's sums."""
+    handle = unet.register_forward_hook(lambda _module, _inputs, output: (output[0].float(),))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,98 @@
+"""Runs on a tiny model of another family than the other tests', by the methods of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmark.api import UserError
+from benchmark.config.suite import load_suite
+from benchmark.grid import run_grid
+from benchmark.runs.plan import plan
+from methods.dreambooth import DreamBooth
+from methods.textual_inversion import TextualInversion
+from tests import toy
+from tests.tiny_pipeline import save_tiny_xl
+from tests.toy import ONE
+
+SETTINGS = """
+[methods.dreambooth]
+steps = 2
+learning_rate = 1e-3
+train_text_encoder = true
+prior_images = 2
+prior_steps = 2
+[methods.textual-inversion]
+steps = 2
+"""
+#: The tiny models read twelve tokens.
+SNOW, HAT = "a {} in the snow", "a {} in a hat"
+METHODS = ("dreambooth", "textual-inversion")
+
+
+@pytest.fixture
+def suite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    # What is drawn in a report hangs on no more than what is compared here, and takes its time.
+    monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
+    monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
+    file = toy.write_world(tmp_path)
+    text = file.read_text().replace('kind = "tests.toy:KIND"\n', "")
+    text = text.replace('model = "colours"', f'model = "{tmp_path / "model"}"')
+    file.write_text(text.replace("[protocol]\n", f"{SETTINGS}[protocol]\n", 1))
+    return file
+
+
+def no_fit(*_: object) -> None:
+    raise AssertionError("nothing is to be fitted")
+
+
+def images(path: Path) -> dict[str, np.ndarray]:
+    found = sorted((path / "images").rglob("*.png"))
+    return {str(file.relative_to(path)): np.asarray(Image.open(file), int) for file in found}
+
+
+def test_kept_weights_draw_further_prompts_as_if_asked_at_once(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny_xl(tmp_path / "model")
+    suite = load_suite(str(suite_file))
+
+    def run(name: str, prompts: list[str]) -> dict[str, np.ndarray]:
+        grid = plan(suite, [*METHODS], subjects=["dog-red"], prompts=prompts)
+        assert run_grid(grid, tmp_path / name, resources=ONE, keep_weights=True) == 0
+        return images(tmp_path / name)
+
+    expected = run("at-once", [SNOW, HAT])
+    first = run("kept", [SNOW])
+    for method in (DreamBooth, TextualInversion):
+        monkeypatch.setattr(method, "fit", no_fit)
+    found = run("kept", [SNOW, HAT])
+    assert found.keys() == expected.keys() > first.keys()
+    for name, image in expected.items():  # drawn in another batch: the last digits may differ
+        assert np.abs(found[name] - image).max() <= 1
+    learned = [image for name, image in expected.items() if "untuned" not in name]
+    assert len({image.tobytes() for image in learned}) == len(learned)
+
+
+def test_another_family_is_named_when_a_run_is_planned(suite_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text('{"_class_name": "KandinskyPipeline"}')
+    suite = load_suite(str(suite_file))
+    with pytest.raises(UserError, match="this is a Kandinsky model .*; known are Stable Diffusion"):
+        plan(suite, [*METHODS])
+
+
+def test_a_text_that_one_text_encoder_would_cut_is_refused_when_a_run_is_planned(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    directory = save_tiny_xl(tmp_path / "model")
+    limit = directory / "tokenizer_2" / "tokenizer_config.json"
+    limit.write_text(limit.read_text().replace('"model_max_length": 12', '"model_max_length": 5'))
+    suite = load_suite(str(suite_file))
+    grid = plan(suite, [*METHODS], prompts=[SNOW])
+    with pytest.raises(UserError, match="reads 5: shorten it"):
+        run_grid(grid, tmp_path / "run", resources=ONE)
