@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +18,14 @@ from benchmark.api import UserError
 from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
 from benchmark.models.precision import resolve_device
-from benchmark.runs.agenda import Agenda, Task, Work, work_left
+from benchmark.runs.agenda import Agenda, Task, Work
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.existing_run import (
-    Existing,
     check_images,
     check_scoring,
     extra_metrics,
     is_scored,
-    joined,
     joined_plan,
-    joined_suite,
-    missing,
     read_existing,
 )
 from benchmark.runs.local_worker import ThisMachine
@@ -37,94 +33,23 @@ from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
 from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid
 from benchmark.runs.progress import Display, print_memory, print_plan, print_scale
+from benchmark.runs.ready import Ready
 from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.runs.shared import (
     Shard,
     SharedAgenda,
-    State,
     at_work,
-    failed_since,
 )
 from benchmark.runs.texts import check_captions, check_prompts
-from benchmark.runs.time_left import Forecast
 from benchmark.runs.workers import execute, keep_error
 from benchmark.runs.workplace import Workplace
-from benchmark.store.directory import PAGE, REPORT, SUITE, Plan, RunDirectory
-from benchmark.store.files import WriteError, read_text, remove_leftovers
+from benchmark.store.directory import REPORT, SUITE, RunDirectory
+from benchmark.store.files import WriteError, remove_leftovers
 from benchmark.store.records import Job, JobRecord, Model, Prior
 
 if TYPE_CHECKING:
     from benchmark.results.run import Run
     from benchmark.store.contents import Contents
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A grid beside what its run directory holds: what is left to do."""
-
-    grid: Grid
-    existing: Existing
-    jobs: tuple[Job, ...]
-    assessment: Assessment
-    left: list[Work]
-    forecast: Forecast
-
-    @classmethod
-    def of(cls, grid: Grid, path: Path, keep_weights: bool) -> _Ready:
-        """Raises UserError if the directory is another's, or if `grid` would change what it has."""
-        existing = read_existing(RunDirectory(path), keep_weights=keep_weights)
-        jobs = joined(grid, existing)
-        check_images(jobs, grid.settled, existing)
-        assessment = Assessment.of(grid.suite, extra_metrics(grid.suite.protocol, existing))
-        check_scoring(assessment.scoring, existing)
-        left = work_left(jobs, grid.priors, assessment.scoring, existing)
-        check_captions(assessment, [work.task for work in left if isinstance(work.task, Job)])
-        return cls(grid, existing, jobs, assessment, left, _forecast(grid, existing))
-
-    def write_plan(self) -> None:
-        """Forget what was altered, and write what is asked for."""
-        protocol = self.grid.suite.protocol
-        self.existing.forget_altered()
-        self.existing.directory.write_plan(
-            self._plan, suite=self._suite, protocols={protocol.label: protocol.dump_toml()}
-        )
-
-    @property
-    def _plan(self) -> Plan:
-        return joined_plan(self.jobs, self.grid.settled, self.grid.suite.protocol, self.existing)
-
-    @property
-    def _suite(self) -> str:
-        return joined_suite(self.grid, self.jobs, self.existing)
-
-    @property
-    def whole(self) -> bool:
-        """Whether the run directory holds all that is asked for, as it was written."""
-        return not self.left and not self.existing.contents.altered
-
-    @property
-    def reported(self) -> bool:
-        """Whether it holds all that is asked for, a report of that, and nothing newer."""
-        directory = self.existing.directory
-        if not self.whole or self._plan != self.existing.plan:
-            return False
-        if self._suite != read_text(directory.path / SUITE):
-            return False
-        reports = [directory.path / name for name in (REPORT, PAGE)]
-        written = directory.written_last()
-        return all(one.is_file() and one.stat().st_mtime_ns > written for one in reports)
-
-    def state(self, task: Task, began: float) -> State:
-        """How it stands with `task` by now: failed, if that was since `began`."""
-        directory, scoring = self.existing.directory, self.assessment.scoring
-        if isinstance(task, Prior):
-            return "open" if directory.prior_record(task.key) is None else "done"
-        record = directory.job_record(task.name)
-        if record is not None and not missing(task, record):
-            scored = directory.score_record(scoring.protocol, task.name)
-            if is_scored(record, scored, scoring):
-                return "done"
-        return "failed" if failed_since(directory, task, began) else "open"
 
 
 def run_grid(
@@ -141,7 +66,7 @@ def run_grid(
     is kept. Raises UserError if `path` cannot be written to, belongs to something else, or holds
     images or scores that `grid` would change.
     """
-    ready = _Ready.of(grid, path, keep_weights)
+    ready = Ready.of(grid, path, keep_weights)
     memory = None if dry_run else _fetch(grid, ready.left)
     venue = resources.cluster or ThisMachine(resources.slots(len(ready.left), memory=memory))
     outlook = Outlook(ready.jobs, ready.left, path, ready.forecast.seconds)
@@ -171,10 +96,12 @@ def run_grid(
         if resources.shard is not None:
             return _run_shard(ready, resources.shard, display, work)
         with ready.existing.locked():
-            if ready.reported:
+            whole = ready.is_done()
+            if whole and ready.is_reported():
                 print(f"report: {path / REPORT}, as it was: nothing is new")
                 return 0
-            ready.write_plan()
+            if not whole:
+                ready.write_plan()
             agenda = Agenda(ready.left, ready.forecast.seconds)
             failed = work(agenda)
             if undone := len(agenda.waiting):
@@ -182,7 +109,7 @@ def run_grid(
                     f"no worker was left: {display.finished} of {len(ready.jobs)} jobs are done, "
                     f"{undone} tasks are not; the same command goes on"
                 )
-            known = ready.existing.contents if ready.whole else None
+            known = ready.existing.contents if whole else None
             return report(ready.existing.directory, failed, len(ready.jobs), known)
     except KeyboardInterrupt:
         done = f"{display.finished} of {len(ready.jobs)} jobs are done and kept in {path}"
@@ -191,7 +118,7 @@ def run_grid(
 
 
 def _run_shard(
-    ready: _Ready, shard: Shard, display: Display, work: Callable[[Agenda], list[str]]
+    ready: Ready, shard: Shard, display: Display, work: Callable[[Agenda], list[str]]
 ) -> int:
     """Do what nobody else does of what is left; the last process to end writes the report."""
     directory = RunDirectory(ready.existing.directory.path.absolute())
@@ -291,14 +218,6 @@ def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
             examiner.directory.clear_error(job.name)
             print(f"{done}  {len(scores)} scores of {len(record.images)} images", flush=True)
     return failed
-
-
-def _forecast(grid: Grid, existing: Existing) -> Forecast:
-    """How long things take, by the suite's estimate and by what `existing` says they took."""
-    forecast = Forecast(grid.suite)
-    priors = [existing.priors[key] for key in grid.priors if key in existing.priors]
-    forecast.learn_existing(existing.jobs.values(), existing.scores.values(), priors)
-    return forecast
 
 
 def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:

@@ -32,7 +32,7 @@ from benchmark.models.diffusers_layout import (
     variant,
     weight_files,
 )
-from benchmark.models.families import Family, family_of, read_configuration
+from benchmark.models.families import OWN, Family, family_of, read_configuration
 from benchmark.models.hub import NAMED
 from benchmark.models.identity import SingleFile, locate
 
@@ -137,8 +137,13 @@ def _tokenizer(folder: Path, text_encoder: Path) -> CLIPTokenizer:
     # The libraries raise errors of many kinds, and plain Exceptions, for files that are broken.
     except Exception as error:
         raise UserError(f"{folder} holds no tokenizer that can be read: {error!r:.200}") from error
-    settings = transformers.CLIPTextConfig.from_dict(read_configuration(text_encoder))
-    length = settings.max_position_embeddings
+    content = read_configuration(text_encoder)
+    try:
+        length = transformers.CLIPTextConfig.from_dict(content).max_position_embeddings
+    # The same goes for values of another kind.
+    except Exception as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{text_encoder} is no text encoder's: {words:.200}: {OWN}") from error
     tokenizer.model_max_length = min(tokenizer.model_max_length, length)
     return tokenizer
 
