@@ -15,6 +15,7 @@ from benchmark.grid import run_grid
 from benchmark.runs.agenda import Agenda, Task, work_left
 from benchmark.runs.attempt import Event, Failed, Finished, Lost, Started, attempt
 from benchmark.runs.existing_run import missing, read_existing
+from benchmark.runs.local_worker import ThisMachine
 from benchmark.runs.luggage import luggage_of, unpacked
 from benchmark.runs.machine import Resources
 from benchmark.runs.node import Node
@@ -115,6 +116,16 @@ def test_a_task_whose_worker_is_lost_is_done_by_another_and_given_up_after_three
         assert failed.error == "3 workers were lost that were at it: the node is gone"
     done = [event.task.label for event in events if isinstance(event, Finished)]
     assert len(done) == len(set(done)) == 3 + 2, "the other jobs, and two sets of prior images"
+
+
+def test_a_machine_has_all_its_room_again_when_its_workers_have_ended(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    workplace = workplace_of(grid_of(suite_file), tmp_path)
+    with ThisMachine(("", "")).serving(workplace, []) as place:
+        place.hire()
+        assert place.vacant == 1
+    assert place.vacant == 2
 
 
 class Deserted(Cluster):
