@@ -184,10 +184,18 @@ def test_what_nodes_lack_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path / "driver")
     grid = grid_of(toy.write_world(Path.cwd()), "tests.toy:PAINT")
     Path("plugin_of_mine.py").write_text("import tests.toy\nMINE = tests.toy.PAINT\n")
+    package = Path("package_of_mine")
+    (package / "__pycache__").mkdir(parents=True)
+    for name in ("__init__.py", "later.py", "data.bin", "__pycache__/later.pyc"):
+        (package / name).touch()
+    Path("notes.txt").touch()
     monkeypatch.syspath_prepend(str(Path.cwd()))
     __import__("plugin_of_mine")
+    __import__("package_of_mine")
     luggage = luggage_of(grid.suite, subjects={"dog-red"})
-    assert luggage.code == {"plugin_of_mine.py": Path("plugin_of_mine.py").read_bytes()}
+    sent = {"plugin_of_mine.py", *(f"package_of_mine/{n}" for n in ("__init__.py", "data.bin"))}
+    assert luggage.code.keys() == {*sent, "package_of_mine/later.py"}
+    assert luggage.code["plugin_of_mine.py"] == Path("plugin_of_mine.py").read_bytes()
     there = unpacked(luggage, grid.suite, tmp_path / "node")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "driver").rename(tmp_path / "gone")
