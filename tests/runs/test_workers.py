@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.api import UserError
+from benchmark.cli.options import WorkerOptions
 from benchmark.grid import run_grid
 from benchmark.runs.agenda import Agenda, Task, work_left
 from benchmark.runs.attempt import Event, Failed, Finished, Lost, Started, attempt
@@ -204,6 +205,12 @@ def test_what_nodes_lack_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     digests = {subject.name: subject.digest for subject in there.data.load().subjects}
     planned = {job.subject: job.references_digest for job in grid.jobs}
     assert planned.items() <= digests.items()
+
+
+def test_what_is_a_clusters_is_refused_without_one() -> None:
+    for options in (WorkerOptions(worker_cpus=4.0), WorkerOptions(worker_gpus=0.0)):
+        with pytest.raises(UserError, match="are a cluster's: add --on ray"), options.resources():
+            pass
 
 
 def test_a_node_that_computes_otherwise_is_told_by_what_differs() -> None:
