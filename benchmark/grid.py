@@ -21,6 +21,7 @@ from benchmark.models.precision import resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.existing_run import (
+    check_beside,
     check_images,
     check_scoring,
     extra_metrics,
@@ -36,6 +37,7 @@ from benchmark.runs.progress import Display, print_memory, print_plan, print_sca
 from benchmark.runs.ready import Ready
 from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.runs.shared import (
+    Party,
     Shard,
     SharedAgenda,
     at_work,
@@ -50,6 +52,8 @@ from benchmark.store.records import Job, JobRecord, Model, Prior
 if TYPE_CHECKING:
     from benchmark.results.run import Run
     from benchmark.store.contents import Contents
+
+_READINGS = 5  #: of a directory that others write to, until what is altered is taken for so
 
 
 def run_grid(
@@ -124,12 +128,7 @@ def _run_shard(
     directory = RunDirectory(ready.existing.directory.path.absolute())
     with at_work(directory, shard) as party:
         with directory.locked(shared=True):
-            if directory.plan_digest() != ready.existing.contents.plan_digest:
-                again = read_existing(directory)
-                check_images(ready.jobs, ready.grid.settled, again)
-                ready = replace(ready, existing=again)
-            if party.others:
-                ready.existing.contents.check()
+            ready = _beside(ready, party)
             ready.write_plan()
         agenda = SharedAgenda(
             ready.left,
@@ -138,15 +137,45 @@ def _run_shard(
             state=partial(ready.state, began=party.began),
             listen=display,
         )
-        failed = work(agenda)
-        with directory.locked(shared=True):
-            if others := party.others:
-                party.leave()
-                count = f"{len(others)} other process{'es' * (len(others) > 1)}"
-                print(f"{count} still at work here: the last one to end writes the report")
-                return int(bool(failed))
-            remove_leftovers(directory.path)
-            return report(ready.existing.directory, failed, len(ready.jobs))
+        while True:
+            failed = work(agenda)
+            with directory.locked(shared=True):
+                if others := party.others:
+                    party.leave()
+                    count = f"{len(others)} other process{'es' * (len(others) > 1)}"
+                    print(f"{count} still at work here: the last one to end writes the report")
+                    return int(bool(failed))
+                if not agenda.waiting:
+                    return _report_shards(ready, party, failed)
+            agenda.look_again()  # whoever was at them has ended or died since
+
+
+def _beside(ready: Ready, party: Party) -> Ready:
+    """`ready` beside what others have written since it was read. Raises UserError as they do."""
+    directory, existing = ready.existing.directory, ready.existing
+    others, readings = party.others, 0
+    while directory.plan_digest() != existing.contents.plan_digest or (
+        # As others write, a file may be newer than the record that was read of it.
+        others and existing.contents.altered and readings < _READINGS
+    ):
+        existing, readings = read_existing(directory), readings + 1
+    if others:
+        existing.contents.check()
+        check_beside(ready.grid, existing)
+    check_images(ready.jobs, ready.grid.settled, existing)
+    check_scoring(ready.assessment.scoring, existing)
+    return replace(ready, existing=existing)
+
+
+def _report_shards(ready: Ready, party: Party, failed: Sequence[str]) -> int:
+    """Write the report of what all have done; refuse to mix what they have made differently."""
+    directory = ready.existing.directory
+    remove_leftovers(directory.path)
+    party.claims.tidy()
+    existing = read_existing(directory)
+    check_images(ready.jobs, ready.grid.settled, existing)
+    check_scoring(ready.assessment.scoring, existing)
+    return report(directory, failed, len(ready.jobs), existing.contents)
 
 
 def score_run(
