@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,8 @@ class Sampler:
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MOST_STEPS:
             raise UserError(f"a sampler takes 1 to {MOST_STEPS} steps, not {self.steps:.6g}")
+        if not math.isfinite(self.guidance):
+            raise UserError(f"a sampler's guidance is {self.guidance}: it should be finite")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -299,8 +302,11 @@ class BackboneKind(Protocol):
         """Raise UserError if `model` cannot be sampled so."""
         ...
 
-    # Optional: `check_texts(model, texts)`, which raises UserError for a text that `model`, whose
-    # files are here, cannot read to its end: so it is refused before anything trains.
+    # Optional: `check_resolution(model, resolution)`, which raises UserError if `model` draws no
+    # images of so many pixels (None: of its own size). And two whose files are here:
+    # `check_texts(model, texts)`, for a text that it cannot read to its end, and
+    # `check_words(model, words)`, for a word that it cannot learn. So these are refused before
+    # anything trains.
 
     def load(
         self,
@@ -418,8 +424,9 @@ class Method(Protocol):
         """What is to be drawn before `fit`. No torch is imported by it."""
         ...
 
-    # Optional: `texts(subject, requests)`, every text that `fit` and `generate` have encoded. Where
-    # the backbone cannot read one to its end, that is said before anything trains.
+    # Optional: `texts(subject, requests)`, every text that `fit` and `generate` have encoded, and
+    # `words(subject)`, every word that `fit` learns. Where the backbone cannot read a text to its
+    # end, or cannot learn a word, that is said before anything trains.
 
     def fit(self, subject: Subject, backbone: Any, tools: Tools) -> Weights:
         """Learn `subject`. Raises what it likes: a failed job does not stop the grid.

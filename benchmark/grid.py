@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +18,15 @@ from benchmark.api import UserError
 from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
 from benchmark.models.precision import resolve_device
-from benchmark.runs.agenda import Agenda, Task, Work, work_left
+from benchmark.runs.agenda import Agenda, Task, Work
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.existing_run import (
-    Existing,
+    check_beside,
     check_images,
     check_scoring,
     extra_metrics,
     is_scored,
-    joined,
     joined_plan,
-    joined_suite,
-    missing,
     read_existing,
 )
 from benchmark.runs.local_worker import ThisMachine
@@ -37,19 +34,18 @@ from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
 from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid
 from benchmark.runs.progress import Display, print_memory, print_plan, print_scale
+from benchmark.runs.ready import Ready
 from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.runs.shared import (
+    Party,
     Shard,
     SharedAgenda,
-    State,
     at_work,
-    failed_since,
 )
 from benchmark.runs.texts import check_captions, check_prompts
-from benchmark.runs.time_left import Forecast
 from benchmark.runs.workers import execute, keep_error
 from benchmark.runs.workplace import Workplace
-from benchmark.store.directory import SUITE, RunDirectory
+from benchmark.store.directory import REPORT, SUITE, RunDirectory
 from benchmark.store.files import WriteError, remove_leftovers
 from benchmark.store.records import Job, JobRecord, Model, Prior
 
@@ -57,51 +53,7 @@ if TYPE_CHECKING:
     from benchmark.results.run import Run
     from benchmark.store.contents import Contents
 
-
-@dataclass(frozen=True)
-class _Ready:
-    """A grid beside what its run directory holds: what is left to do."""
-
-    grid: Grid
-    existing: Existing
-    jobs: tuple[Job, ...]
-    assessment: Assessment
-    left: list[Work]
-    forecast: Forecast
-
-    @classmethod
-    def of(cls, grid: Grid, path: Path, keep_weights: bool) -> _Ready:
-        """Raises UserError if the directory is another's, or if `grid` would change what it has."""
-        existing = read_existing(RunDirectory(path), keep_weights=keep_weights)
-        jobs = joined(grid, existing)
-        check_images(jobs, grid.settled, existing)
-        assessment = Assessment.of(grid.suite, extra_metrics(grid.suite.protocol, existing))
-        check_scoring(assessment.scoring, existing)
-        left = work_left(jobs, grid.priors, assessment.scoring, existing)
-        check_captions(assessment, [work.task for work in left if isinstance(work.task, Job)])
-        return cls(grid, existing, jobs, assessment, left, _forecast(grid, existing))
-
-    def write_plan(self) -> None:
-        """Forget what was altered, and write what is asked for."""
-        protocol = self.grid.suite.protocol
-        self.existing.forget_altered()
-        self.existing.directory.write_plan(
-            joined_plan(self.jobs, self.grid.settled, protocol, self.existing),
-            suite=joined_suite(self.grid, self.jobs, self.existing),
-            protocols={protocol.label: protocol.dump_toml()},
-        )
-
-    def state(self, task: Task, began: float) -> State:
-        """How it stands with `task` by now: failed, if that was since `began`."""
-        directory, scoring = self.existing.directory, self.assessment.scoring
-        if isinstance(task, Prior):
-            return "open" if directory.prior_record(task.key) is None else "done"
-        record = directory.job_record(task.name)
-        if record is not None and not missing(task, record):
-            scored = directory.score_record(scoring.protocol, task.name)
-            if is_scored(record, scored, scoring):
-                return "done"
-        return "failed" if failed_since(directory, task, began) else "open"
+_READINGS = 5  #: of a directory that others write to, until what is altered is taken for so
 
 
 def run_grid(
@@ -118,7 +70,7 @@ def run_grid(
     is kept. Raises UserError if `path` cannot be written to, belongs to something else, or holds
     images or scores that `grid` would change.
     """
-    ready = _Ready.of(grid, path, keep_weights)
+    ready = Ready.of(grid, path, keep_weights)
     memory = None if dry_run else _fetch(grid, ready.left)
     venue = resources.cluster or ThisMachine(resources.slots(len(ready.left), memory=memory))
     outlook = Outlook(ready.jobs, ready.left, path, ready.forecast.seconds)
@@ -148,7 +100,12 @@ def run_grid(
         if resources.shard is not None:
             return _run_shard(ready, resources.shard, display, work)
         with ready.existing.locked():
-            ready.write_plan()
+            whole = ready.is_done()
+            if whole and ready.is_reported():
+                print(f"report: {path / REPORT}, as it was: nothing is new")
+                return 0
+            if not whole:
+                ready.write_plan()
             agenda = Agenda(ready.left, ready.forecast.seconds)
             failed = work(agenda)
             if undone := len(agenda.waiting):
@@ -156,8 +113,7 @@ def run_grid(
                     f"no worker was left: {display.finished} of {len(ready.jobs)} jobs are done, "
                     f"{undone} tasks are not; the same command goes on"
                 )
-            same = not ready.left and not ready.existing.contents.altered
-            known = ready.existing.contents if same else None
+            known = ready.existing.contents if whole else None
             return report(ready.existing.directory, failed, len(ready.jobs), known)
     except KeyboardInterrupt:
         done = f"{display.finished} of {len(ready.jobs)} jobs are done and kept in {path}"
@@ -166,18 +122,13 @@ def run_grid(
 
 
 def _run_shard(
-    ready: _Ready, shard: Shard, display: Display, work: Callable[[Agenda], list[str]]
+    ready: Ready, shard: Shard, display: Display, work: Callable[[Agenda], list[str]]
 ) -> int:
     """Do what nobody else does of what is left; the last process to end writes the report."""
     directory = RunDirectory(ready.existing.directory.path.absolute())
     with at_work(directory, shard) as party:
         with directory.locked(shared=True):
-            if directory.plan_digest() != ready.existing.contents.plan_digest:
-                again = read_existing(directory)
-                check_images(ready.jobs, ready.grid.settled, again)
-                ready = replace(ready, existing=again)
-            if party.others:
-                ready.existing.contents.check()
+            ready = _beside(ready, party)
             ready.write_plan()
         agenda = SharedAgenda(
             ready.left,
@@ -186,15 +137,45 @@ def _run_shard(
             state=partial(ready.state, began=party.began),
             listen=display,
         )
-        failed = work(agenda)
-        with directory.locked(shared=True):
-            if others := party.others:
-                party.leave()
-                count = f"{len(others)} other process{'es' * (len(others) > 1)}"
-                print(f"{count} still at work here: the last one to end writes the report")
-                return int(bool(failed))
-            remove_leftovers(directory.path)
-            return report(ready.existing.directory, failed, len(ready.jobs))
+        while True:
+            failed = work(agenda)
+            with directory.locked(shared=True):
+                if others := party.others:
+                    party.leave()
+                    count = f"{len(others)} other process{'es' * (len(others) > 1)}"
+                    print(f"{count} still at work here: the last one to end writes the report")
+                    return int(bool(failed))
+                if not agenda.waiting:
+                    return _report_shards(ready, party, failed)
+            agenda.look_again()  # whoever was at them has ended or died since
+
+
+def _beside(ready: Ready, party: Party) -> Ready:
+    """`ready` beside what others have written since it was read. Raises UserError as they do."""
+    directory, existing = ready.existing.directory, ready.existing
+    others, readings = party.others, 0
+    while directory.plan_digest() != existing.contents.plan_digest or (
+        # As others write, a file may be newer than the record that was read of it.
+        others and existing.contents.altered and readings < _READINGS
+    ):
+        existing, readings = read_existing(directory), readings + 1
+    if others:
+        existing.contents.check()
+        check_beside(ready.grid, existing)
+    check_images(ready.jobs, ready.grid.settled, existing)
+    check_scoring(ready.assessment.scoring, existing)
+    return replace(ready, existing=existing)
+
+
+def _report_shards(ready: Ready, party: Party, failed: Sequence[str]) -> int:
+    """Write the report of what all have done; refuse to mix what they have made differently."""
+    directory = ready.existing.directory
+    remove_leftovers(directory.path)
+    party.claims.tidy()
+    existing = read_existing(directory)
+    check_images(ready.jobs, ready.grid.settled, existing)
+    check_scoring(ready.assessment.scoring, existing)
+    return report(directory, failed, len(ready.jobs), existing.contents)
 
 
 def score_run(
@@ -266,14 +247,6 @@ def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
             examiner.directory.clear_error(job.name)
             print(f"{done}  {len(scores)} scores of {len(record.images)} images", flush=True)
     return failed
-
-
-def _forecast(grid: Grid, existing: Existing) -> Forecast:
-    """How long things take, by the suite's estimate and by what `existing` says they took."""
-    forecast = Forecast(grid.suite)
-    priors = [existing.priors[key] for key in grid.priors if key in existing.priors]
-    forecast.learn_existing(existing.jobs.values(), existing.scores.values(), priors)
-    return forecast
 
 
 def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:

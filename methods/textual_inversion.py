@@ -67,8 +67,12 @@ class TextualInversion:
         return None
 
     def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
-        """What is learned from, and what is drawn."""
-        return [*self._learned(), *self._drawn(subject, requests)]
+        """What is learned from, on from which noun, and what is drawn."""
+        return [*self._learned(), subject.class_noun, *self._drawn(subject, requests)]
+
+    def words(self, subject: Subject) -> list[str]:
+        """The one that is learned."""
+        return [self.word]
 
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Learn the word's vectors; no weight of `backbone` moves. Raises UserError."""

@@ -118,6 +118,14 @@ DRAWN = PriorRecord(
 Value = Callable[[Job, Request, str], float | Unscored]
 
 
+def text_of(run: Path) -> str:
+    """The text of its report, as `write_report` writes it beside figures, tables and page."""
+    from benchmark.report.sections import report_text
+    from benchmark.results.run import read_run
+
+    return report_text(read_run(run), figures=())
+
+
 @dataclass(frozen=True)
 class World:
     """What all jobs of a made-up run have in common; `job` and `fit` replace fields by name."""

@@ -111,6 +111,16 @@ def test_no_method_and_no_metric_is_named_outside_its_declaration() -> None:
         assert not constants(path) & names, path
 
 
+@pytest.mark.parametrize("method", ["resolve", "expanduser"])
+def test_paths_are_read_in_one_place_since_these_methods_raise_what_nobody_expects(
+    method: str,
+) -> None:
+    for path in ROOT.glob("benchmark/**/*.py"):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        found = [n for n in nodes if isinstance(n, ast.Attribute) and n.attr == method]
+        assert not found or path.name == "files.py", path
+
+
 def test_no_family_of_models_is_named_outside_their_room() -> None:
     tables = tomllib.loads((ROOT / "benchmark/models/families.toml").read_text())
     names = {name for table in tables.values() for name in (*table["named"], *table["pipelines"])}
@@ -120,16 +130,6 @@ def test_no_family_of_models_is_named_outside_their_room() -> None:
         if path.parent.name not in ("models", "pocket"):
             assert not constants(path) & names, path
             assert not re.search(r"stable.?diffusion|sdxl", " ".join(constants(path)), re.I), path
-
-
-@pytest.mark.parametrize("method", ["resolve", "expanduser"])
-def test_paths_are_read_in_one_place_since_these_methods_raise_what_nobody_expects(
-    method: str,
-) -> None:
-    for path in ROOT.glob("benchmark/**/*.py"):
-        nodes = ast.walk(ast.parse(path.read_text()))
-        found = [n for n in nodes if isinstance(n, ast.Attribute) and n.attr == method]
-        assert not found or path.name == "files.py", path
 
 
 def test_the_datasets_are_data() -> None:

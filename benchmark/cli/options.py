@@ -192,12 +192,18 @@ class WorkerOptions:
         ),
     ] = None
     worker_cpus: Annotated[
-        float, typer.Option(metavar="N", min=0.01, help="With --on ray: CPU cores a worker.")
-    ] = 1.0
+        float | None,
+        typer.Option(metavar="N", min=0.01, help="With --on ray: CPU cores a worker; else 1."),
+    ] = None
     worker_gpus: Annotated[
-        float,
-        typer.Option(metavar="N", min=0, help="With --on ray: GPUs a worker, such as 1 or 0.5."),
-    ] = 0.0
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="With --on ray: GPUs a worker, such as 0.5, or 0 for CPUs; else 1 if the cluster "
+            "has any.",
+        ),
+    ] = None
     mixed: Annotated[
         bool,
         typer.Option(
@@ -233,9 +239,8 @@ class WorkerOptions:
                 "--workers, --gpus and --shard are this machine's: with --on ray, say what each "
                 "worker gets by --worker-cpus and --worker-gpus"
             )
-        options = ClusterOptions(
-            self.address, self.worker_cpus, self.worker_gpus, self.mixed, self.shared
-        )
+        cpus = 1.0 if self.worker_cpus is None else self.worker_cpus
+        options = ClusterOptions(self.address, cpus, self.worker_gpus, self.mixed, self.shared)
         with joined(options) as cluster:
             yield Resources(job_timeout=self.job_timeout, cluster=cluster)
 
@@ -243,9 +248,11 @@ class WorkerOptions:
         """Which part of a grid this machine does; None: all of it. Raises UserError."""
         from benchmark.runs.shared import Shard
 
-        if self.address or self.mixed or self.shared or self.worker_gpus:
+        shares = (self.worker_cpus, self.worker_gpus) != (None, None)
+        if self.address or self.mixed or self.shared or shares:
             raise UserError(
-                "--address, --worker-gpus, --mixed and --shared are a cluster's: add --on ray"
+                "--address, --worker-cpus, --worker-gpus, --mixed and --shared are a cluster's: "
+                "add --on ray"
             )
         return Shard.read(text) if text else None
 

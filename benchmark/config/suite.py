@@ -88,7 +88,7 @@ class SamplerChoice(Table):
 
     scheduler: str = "ddim"  #: one that the backbone knows
     steps: int = Field(gt=0)
-    guidance: float = Field(ge=0)
+    guidance: float = Field(ge=0, allow_inf_nan=False)
 
     def sampler(self) -> Sampler:
         """What is chosen, as a backbone takes it."""

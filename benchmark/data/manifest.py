@@ -31,6 +31,8 @@ _LETTERS = "take letters, digits, -, _, ."
 #: Commas and brackets would not pass through `--subjects`.
 _SUBJECT = re.compile(r"\w[\w.+-]*( [\w.+-]+)*")
 
+_DETERMINERS = ("a", "an", "the", "my", "your", "his", "her", "its", "our", "their", "this", "that")
+
 #: Text that names something: two Unicode forms of it are the same. Keys of tables are read so too.
 Text = Annotated[str, AfterValidator(plain_text)]
 
@@ -44,8 +46,8 @@ def once(names: list[str]) -> list[str]:
 
 
 def _class_noun(noun: str) -> str:
-    article, _, rest = noun.partition(" ")
-    if article.lower() in ("a", "an", "the") and rest:
+    first, _, rest = noun.partition(" ")
+    if first.lower() in _DETERMINERS and rest:
         raise ValueError(f"prompts have the article: did you mean '{rest.strip()}'?")
     return noun
 
@@ -235,7 +237,7 @@ def file_sha256(path: Path) -> str:
     try:
         return hashlib.sha256(read_bytes(path)).hexdigest()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        raise UserError(f"{path}: {error.strerror}: repair it or take it away") from error
 
 
 def some(problems: list[str]) -> str:

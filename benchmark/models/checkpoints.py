@@ -33,7 +33,7 @@ from benchmark.models.diffusers_layout import (
     variant,
     weight_files,
 )
-from benchmark.models.families import Family, families, family_of, read_configuration
+from benchmark.models.families import OWN, Family, families, family_of, read_configuration
 from benchmark.models.identity import SingleFile, locate, locate_here
 from benchmark.models.tokens import Tokenizer
 
@@ -156,10 +156,15 @@ def _tokenizer(folder: Path, text_encoder: Path, most: int | None) -> Tokenizer:
     # The libraries raise errors of many kinds, and plain Exceptions, for files that are broken.
     except Exception as error:
         raise UserError(f"{folder} holds no tokenizer that can be read: {error!r:.200}") from error
-    length = most
+    length = most or math.inf
     if not t5:
-        length = transformers.CLIPTextConfig.from_dict(settings).max_position_embeddings
-    tokenizer.model_max_length = min(tokenizer.model_max_length, length or math.inf)
+        try:
+            length = transformers.CLIPTextConfig.from_dict(settings).max_position_embeddings
+        # The same goes for values of another kind.
+        except Exception as error:
+            words = " ".join(str(error).split())
+            raise UserError(f"{text_encoder} is no text encoder's: {words:.200}: {OWN}") from error
+    tokenizer.model_max_length = min(tokenizer.model_max_length, length)
     return tokenizer
 
 

@@ -9,6 +9,7 @@ understood stands in `known.toml`.
 from __future__ import annotations
 
 import functools
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,18 +17,19 @@ from typing import Any
 
 from benchmark.api import UserError
 from benchmark.models.diffusers_layout import configuration_file, weight_files
-from benchmark.models.families import INDEX, Family, class_of, family_of, read_configuration
+from benchmark.models.families import INDEX, OWN, Family, class_of, family_of, read_configuration
 from benchmark.models.header import read_header
 
 #: What a U-Net of so many more input channels than the VAE makes is for.
 MORE_CHANNELS = {5: " (it is for inpainting)", 4: " (it is for editing an image)"}
 #: What diffusers and transformers take where a configuration does not say.
-DEFAULTS = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "unet": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 1280},
     "vae": {"latent_channels": 4},
     "text_encoder": {"hidden_size": 512, "projection_dim": 512},
     "t5_encoder": {"d_model": 512},
     "transformer": {"in_channels": 16, "joint_attention_dim": 4096, "pooled_projection_dim": 2048},
+    "scheduler": {"num_train_timesteps": 1000, "trained_betas": None},
 }
 #: A U-Net's second embedding: of a pooled text, and of so many sizes.
 POOLED, SIZES = "text_time", 6
@@ -89,8 +91,8 @@ def check_configuration(directory: Path) -> None:
             raise UserError(f"{path}: {fault}")
         filled[part] = DEFAULTS.get(_like(family, part), {}) | configuration
     _check_index(directory, family)
-    denoiser, misfits = next(pair for pair in MISFITS.items() if pair[0] in filled)
-    for fault in misfits(filled, [filled[part] for part in family.texts]):
+    denoiser = family.denoiser
+    for fault in MISFITS[denoiser](filled, [filled[part] for part in family.texts]):
         raise UserError(f"{directory} is no {family.name}: {fault}: {REGULAR}")
     entry = understood(family, denoiser)["entry"]
     _check_entry(directory / denoiser, entry, filled[denoiser]["in_channels"])
@@ -100,7 +102,9 @@ def check_configuration(directory: Path) -> None:
 
 
 def _faults(understood: Mapping[str, Any], configuration: Mapping[str, Any]) -> Iterator[str]:
-    named = configuration.get("_class_name", (configuration.get("architectures") or [None])[0])
+    architectures = configuration.get("architectures") or [None]
+    first = architectures if isinstance(architectures, str) else architectures[0]
+    named = configuration.get("_class_name", first)
     if named is not None and class_of(named) not in understood["classes"]:
         yield f"it is a {named}, none of {', '.join(understood['classes'])}: {REGULAR}"
     for key, needed in understood["must"].items():
@@ -113,6 +117,8 @@ def _faults(understood: Mapping[str, Any], configuration: Mapping[str, Any]) -> 
             choices = understood["choices"][key]
             if value not in choices:
                 yield f"its {key} is {value!r}, none of {', '.join(map(str, choices))}: {REGULAR}"
+        elif key in understood.get("numbers", ()) and not _positive(value):
+            yield f"its {key} is {value!r}, and should be a number above 0: {OWN}"
         elif key in understood["wanted"]:
             yield f"its {key} is {value!r}: it wants {understood['wanted'][key]}: {REGULAR}"
         elif key not in understood["obeyed"] and key not in understood["ignored"]:
@@ -120,6 +126,11 @@ def _faults(understood: Mapping[str, Any], configuration: Mapping[str, Any]) -> 
                 f"its {key} = {value!r} is not understood, and would be left out: remove it if "
                 "the model draws alike without it"
             )
+
+
+def _positive(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value < math.inf  # type: ignore[operator]
 
 
 def _check_index(directory: Path, family: Family) -> None:
@@ -162,6 +173,9 @@ def _unet_misfits(
                 f"its U-Net takes a second embedding of width {takes}, and a pooled text of "
                 f"{pooled} and {SIZES} sizes of {size} are given"
             )
+    steps, betas = parts["scheduler"]["num_train_timesteps"], parts["scheduler"]["trained_betas"]
+    if betas is not None and len(betas) != steps:
+        yield f"its scheduler has {len(betas)} trained_betas for {steps} timesteps"
 
 
 def _transformer_misfits(

@@ -9,16 +9,18 @@ Which family a model is of, it says itself: its `model_index.json` names a pipel
 from __future__ import annotations
 
 import functools
-import json
 import tomllib
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmark.api import UserError
+from benchmark.store.files import json_of, read_bytes
 
 INDEX = "model_index.json"
+OWN = "bring the model's own file"
 FLAX = "Flax"  #: before a class: the same model in another library
 
 
@@ -55,6 +57,11 @@ class Family:
     def folders(self) -> tuple[str, ...]:
         """Every part's."""
         return ("scheduler", *self.texts, *self.texts.values(), *self.models)
+
+    @property
+    def denoiser(self) -> str:
+        """The part that learns."""
+        return self.models[0]
 
     @property
     def learners(self) -> tuple[str, ...]:
@@ -116,9 +123,12 @@ def _present(directory: Path, family: Family) -> int:
 def read_configuration(path: Path) -> dict[str, Any]:
     """The JSON object at `path`. Raises UserError naming it."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        text = read_bytes(path)
+        if text.startswith(BOM_UTF8):  # the libraries that read it too do not take one
+            raise ValueError("it begins with a byte order mark: save it as UTF-8 without one")
+        content = json_of(text)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+        raise UserError(f"{path} cannot be read as JSON: {error}: {OWN}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} should hold a JSON object, not {type(content).__name__}")
     return content

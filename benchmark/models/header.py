@@ -11,6 +11,8 @@ from pathlib import Path
 
 from benchmark.api import UserError
 
+FLOATS = ("F", "BF")  #: the formats of floating-point numbers begin so: F32, BF16, F8_E4M3
+
 
 @dataclass(frozen=True)
 class Header:
@@ -18,6 +20,7 @@ class Header:
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]  #: tensor -> its shape
+    whole_numbers: frozenset[str]  #: the tensors of whole numbers, or of truth values
     metadata: Mapping[str, str]  #: what the file says of itself
 
 
@@ -28,7 +31,9 @@ def read_header(path: Path) -> Header:
     try:
         with safe_open(path, framework="numpy") as tensors:
             names = tensors.keys()
-            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
-            return Header(path, shapes, tensors.metadata() or {})
+            found = {name: tensors.get_slice(name) for name in names}
+            shapes = {name: tuple(tensor.get_shape()) for name, tensor in found.items()}
+            whole = {n for n, tensor in found.items() if not tensor.get_dtype().startswith(FLOATS)}
+            return Header(path, shapes, frozenset(whole), tensors.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no safetensors file: {error}") from error

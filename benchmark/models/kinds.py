@@ -15,7 +15,9 @@ from typing import Any, ClassVar
 from benchmark.api import Backbone, Sampler, UserError
 from benchmark.models import identity
 from benchmark.models.configuration import check_configuration, scheduler_configuration
-from benchmark.models.families import Family, families, family_of
+from benchmark.models.diffusers_layout import configuration_file
+from benchmark.models.families import Family, families, family_of, read_configuration
+from benchmark.models.resolution import drawn_size
 from benchmark.models.sampling import check_sampler
 from benchmark.models.single_file_header import describe, scheduler_of
 
@@ -33,13 +35,17 @@ class Diffusers:
     def fetch(self, model: str) -> None:
         """See to it that the files of `model` are here, understood and whole.
 
-        New weights are looked through for numbers that are not finite: that loads torch. Raises
-        UserError saying how to bring the files, or what is wrong with them.
+        Headers tell whether every weight is there and has a place; new weights are looked through
+        for numbers that are not finite. Both load torch. Raises UserError saying how to bring the
+        files, or what is wrong with them.
         """
         from benchmark.models.finite import check_weights
+        from benchmark.models.whole import check_whole
 
         identity.fetch(model)
         _check(model)
+        if model != "pocket":  # ours, which the tests look through
+            check_whole(model)
         check_weights(model)
 
     def memory(self, model: str) -> int:
@@ -67,6 +73,21 @@ class Diffusers:
             sampler, usual.completed(usual.scheduler) if place is None else _scheduler(place)
         )
 
+    def check_resolution(self, model: str, resolution: int | None) -> None:
+        """Raise UserError if `model` draws no images of so many pixels; None: of its own size.
+
+        A single file, and a pinned model that is not here, are of their families' sizes.
+        """
+        place = identity.locate_here(model)
+        if isinstance(place, Path):
+            part = family_of(place).denoiser
+            files = (place / configuration_file(name) for name in (part, "vae"))
+            denoiser, vae = map(read_configuration, files)
+            try:
+                drawn_size(resolution, denoiser, vae, part=part)
+            except UserError as error:
+                raise UserError(f"model '{model}': {error}") from error
+
     def rare_words(self, model: str) -> dict[str, int]:
         """Words of one token that can stand for a subject, rarest first, and their tokens' ids."""
         from benchmark.models import rare_words
@@ -78,6 +99,15 @@ class Diffusers:
         from benchmark.models.rare_words import single_token
 
         return single_token(model, word)
+
+    def check_words(self, model: str, words: Sequence[str]) -> None:
+        """Raise UserError for one that cannot be learned: it is not a single token of `model`."""
+        from benchmark.models.checkpoints import read_tokenizers
+        from benchmark.models.tokens import word_id
+
+        for tokenizer in read_tokenizers(model, of_words=True):
+            for word in words:
+                word_id(tokenizer, word, model)
 
     def check_texts(self, model: str, texts: Sequence[str]) -> None:
         """Raise UserError for one that is too long for `model`, or that it has no tokens for."""

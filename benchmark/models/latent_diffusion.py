@@ -9,7 +9,6 @@ images = backbone.sample(condition, [7])                # (1, 3, 64, 64) in [0, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,21 +18,16 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Generator, Tensor, nn
 
-from benchmark.api import Sampler, UserError, Word
+from benchmark.api import Sampler, Word
 from benchmark.models import latent_stage
 from benchmark.models.checkpoints import Parts
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
-from benchmark.models.latent_stage import (
-    LatentCondition,
-    LatentStage,
-    pixels_per_latent,
-    scaling,
-    vae_batch,
-)
+from benchmark.models.latent_stage import LatentCondition, LatentStage, scaling, vae_batch
 from benchmark.models.loading import Wanted
 from benchmark.models.noising import process_of
 from benchmark.models.precision import autocast
+from benchmark.models.resolution import drawn_size
 from benchmark.models.sampling import build_scheduler
 from benchmark.models.text_reader import TextReader
 
@@ -201,7 +195,7 @@ def assemble(
             for name, words in family.texts.items()
         ),
         read=read,
-        resolution=drawn_size(wanted, pipeline),
+        resolution=size_of(pipeline, wanted),
         device=torch.device(wanted.device),
         precision=wanted.precision,
         sampler=wanted.sampler,
@@ -211,43 +205,17 @@ def assemble(
     )
 
 
+def size_of(pipeline: DiffusionPipeline, wanted: Wanted) -> int:
+    """Height and width of its images in pixels, as wanted, else its own. Raises UserError."""
+    part, denoiser = denoiser_of(pipeline)
+    return drawn_size(wanted.resolution, denoiser.config, pipeline.vae.config, part=part)
+
+
 def forward_process(parts: Parts, device: str) -> DDPMScheduler:
     """How noise is added in training: the same timesteps whatever sampler draws."""
     scheduler = DDPMScheduler.from_config(parts.scheduler)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
     return scheduler
-
-
-def drawn_size(wanted: Wanted, pipeline: DiffusionPipeline) -> int:
-    """Height and width in pixels, as wanted, else what the pipeline draws unasked.
-
-    Raises UserError if it cannot draw what is wanted, or is of oblong images.
-    """
-    asked, factor = wanted.resolution, pixels_per_latent(pipeline.vae)
-    name, denoiser = denoiser_of(pipeline)
-    # diffusers' pipelines draw multiples of 8 pixels, and a transformer takes whole patches.
-    step = math.lcm(8, factor * (denoiser.config.get("patch_size") or 1))
-    if asked is not None:
-        if asked < step or asked % step:
-            raise UserError(
-                f"backbone.resolution is {asked}, but the model draws heights and widths by the "
-                f"{step} pixels: choose a multiple of {step}"
-            )
-        most = denoiser.config.get("pos_embed_max_size")
-        if most and asked > most * factor * denoiser.config.patch_size:
-            raise UserError(
-                f"backbone.resolution is {asked}, but the model knows places in images of at most "
-                f"{most * factor * denoiser.config.patch_size} pixels: choose no more"
-            )
-        return asked
-    size = denoiser.config.sample_size
-    sides = set(size) if isinstance(size, list | tuple) else {size}
-    if None in sides or len(sides) != 1:
-        raise UserError(
-            f"model '{wanted.model}': sample_size in {name}/config.json is {size!r}, which is no "
-            "square: set resolution in the suite's [backbone]"
-        )
-    return int(sides.pop()) * factor
 
 
 def denoiser_of(pipeline: DiffusionPipeline) -> tuple[str, Any]:

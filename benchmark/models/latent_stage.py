@@ -124,11 +124,6 @@ class LatentStage:
         return errors.mean(dim=(1, 2, 3))
 
 
-def pixels_per_latent(vae: AutoencoderKL) -> int:
-    """So many pixels high and wide is what one latent stands for."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
 def scaling(vae: AutoencoderKL) -> tuple[float, float]:
     """Scale and shift: a denoiser works on `(latents - shift) * scale`."""
     return vae.config.scaling_factor, vae.config.shift_factor or 0.0

@@ -32,11 +32,11 @@ FLOW_MATCHING = frozenset({"FlowMatchEulerDiscreteScheduler"})
 #: those of the others evenly.
 LEADING = frozenset({"DDIMScheduler", "DDPMScheduler", "PNDMScheduler"})
 #: These rescale the noise levels if the model was trained with no signal at the last timestep.
-#: The first three then divide by that signal.
-ZERO_SIGNAL = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler")
 RESCALING = frozenset(
     {
-        *ZERO_SIGNAL,
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "LCMScheduler",
         "EulerDiscreteScheduler",
         "EulerAncestralDiscreteScheduler",
         "DPMSolverMultistepScheduler",
@@ -133,10 +133,10 @@ def _check_signal(class_name: str, configuration: Mapping[str, Any], at_last: bo
             f"the model was trained with rescale_betas_zero_snr, which {class_name} leaves out: "
             "choose ddim, ddpm, dpm++ or euler"
         )
-    predicted = configuration.get("prediction_type", "epsilon")
-    if class_name in ZERO_SIGNAL and at_last and predicted == "epsilon":
+    if at_last and configuration.get("prediction_type", "epsilon") == "epsilon":
         raise UserError(
-            f"with rescale_betas_zero_snr there is no image in the last timestep, and {class_name} "
-            "divides by it where a model predicts epsilon: correct prediction_type in "
-            "scheduler_config.json if the model predicts v, or choose euler or dpm++"
+            "with rescale_betas_zero_snr there is no image in the last timestep, and the noise "
+            "that a model predicts there tells none: correct prediction_type in "
+            "scheduler_config.json if the model predicts v, or rescale_betas_zero_snr if it was "
+            "not trained so"
         )

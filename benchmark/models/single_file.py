@@ -30,8 +30,10 @@ from transformers import (
 
 from benchmark.api import UserError
 from benchmark.models.checkpoints import Parts
+from benchmark.models.finite import READ
+from benchmark.models.header import read_header
 from benchmark.models.identity import SingleFile
-from benchmark.models.single_file_header import describe, scheduler_of
+from benchmark.models.single_file_header import Description, describe, scheduler_of
 
 #: diffusers' settings of each; what is not here is its default.
 UNET: dict[str, dict[str, Any]] = {
@@ -118,18 +120,9 @@ def read_single_file(file: SingleFile) -> Parts:
     what it predicts: the shape is the same for both.
     """
     description = describe(file)
-    generation, family = description.generation, description.family
-    modules = empty_modules(generation, description.prediction)
-    weights = load_file(file.path)
-    try:
-        for name, found in _converted(generation, modules, weights):
-            _fill(modules[name], found)
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise UserError(
-            f"{file.path} is not of Stable Diffusion {generation.upper()}'s shape: "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from error
-    tokenizers = zip(family.texts.values(), PAD[generation], strict=True)
+    family = description.family
+    modules = _filled(file, description, load_file(file.path))
+    tokenizers = zip(family.texts.values(), PAD[description.generation], strict=True)
     return Parts(
         family,
         modules,
@@ -137,6 +130,37 @@ def read_single_file(file: SingleFile) -> Parts:
         scheduler_of(description),
         {},
     )
+
+
+def check_single_file(file: SingleFile) -> None:
+    """Raise UserError as `read_single_file`, and for weights that are no floats, by the header."""
+    header = read_header(file.path)
+    for name in sorted(header.whole_numbers):
+        if name.startswith(READ) and not name.endswith(UNUSED):
+            raise UserError(
+                f"{file.path}: {name} holds whole numbers: its weights are packed: bring the "
+                "model as its authors give it"
+            )
+    with torch.device("meta"):
+        weights = {name: torch.empty(shape) for name, shape in header.shapes.items()}
+        _filled(file, describe(file), weights)
+
+
+def _filled(
+    file: SingleFile, description: Description, weights: dict[str, Tensor]
+) -> dict[str, nn.Module]:
+    """The modules by name, made of the `weights` of `file`. Raises UserError for another shape."""
+    generation = description.generation
+    modules = empty_modules(generation, description.prediction)
+    try:
+        for name, found in _converted(generation, modules, weights):
+            _fill(modules[name], found)
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise UserError(
+            f"{file.path} is not of Stable Diffusion {generation.upper()}'s shape: "
+            f"{' '.join(str(error).split())[:200]}: bring a whole checkpoint"
+        ) from error
+    return modules
 
 
 def empty_modules(generation: str, prediction: str) -> dict[str, nn.Module]:

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch import Tensor
 
 from benchmark.models.checkpoints import Parts
-from benchmark.models.latent_diffusion import LatentDiffusion, assemble, drawn_size, forward_process
+from benchmark.models.latent_diffusion import LatentDiffusion, assemble, forward_process, size_of
 from benchmark.models.loading import Wanted
 from benchmark.models.rows import TensorRows
 from benchmark.models.text_reader import TextReader
@@ -70,9 +70,7 @@ def build(parts: Parts, wanted: Wanted) -> LatentDiffusion:
         add_watermarker=False,
         **parts.index,
     )
-    reading = Reading(
-        drawn_size(wanted, pipeline), bool(pipeline.config.force_zeros_for_empty_prompt)
-    )
+    reading = Reading(size_of(pipeline, wanted), bool(pipeline.config.force_zeros_for_empty_prompt))
     decoding = decoding_precision(pipeline.vae, wanted.precision)
     return assemble(pipeline, reading, parts, wanted, decoding=decoding)
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from benchmark.api import UserError, Word
+from benchmark.api import Word
 from benchmark.models.rows import TensorRows
-from benchmark.models.tokens import Tokenizer, padded_ids, plain_ids
+from benchmark.models.tokens import Tokenizer, padded_ids, plain_ids, word_id
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,13 +51,7 @@ class TextReader:
 
     def token(self, word: str) -> int:
         """The id of `word`. Raises UserError unless it is a single token."""
-        ids = plain_ids(self.tokenizer, word, self.model)
-        if len(ids) != 1:
-            raise UserError(
-                f"'{word}' is {len(ids)} tokens of '{self.model}', but one vector is learned: "
-                "choose a word that is a single token"
-            )
-        return ids[0]
+        return word_id(self.tokenizer, word, self.model)
 
     def new_vector(self, init: str) -> nn.Parameter:
         """(width,) the embedding of `init`; of one of several tokens, their mean."""

@@ -20,6 +20,17 @@ def plain_ids(words: Tokenizer, text: str, model: str) -> list[int]:
     return ids
 
 
+def word_id(words: Tokenizer, word: str, model: str) -> int:
+    """The one token of a word that is to be learned. Raises UserError if it is several."""
+    ids = plain_ids(words, word, model)
+    if len(ids) != 1:
+        raise UserError(
+            f"'{word}' is {len(ids)} tokens of '{model}', but one vector is learned: choose a word "
+            "that is a single token"
+        )
+    return ids[0]
+
+
 def padded_ids(words: Tokenizer, text: str, model: str) -> list[int]:
     """The ids of `text` with both marks, padded to what the encoder reads. Raises UserError."""
     length = words.model_max_length

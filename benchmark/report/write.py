@@ -24,6 +24,7 @@ from benchmark.results.merge import SOURCES, check_folder, join, sources_toml
 from benchmark.results.run import Run, run_of
 from benchmark.results.scores import scores_csv
 from benchmark.results.statistics import summary_csv
+from benchmark.store.directory import PAGE, REPORT
 from benchmark.store.files import remove_leftovers, write_atomically, writing
 from benchmark.store.names import folder_name
 from benchmark.store.reading import read_contents
@@ -94,10 +95,10 @@ def write_report_of(run: Run) -> Path:
     if grid := _grid(run):
         files["figures/grid.png"] = grid
     text = report_text(run, figures={*figures, *(["grid"] if grid else [])})
-    files["index.html"] = page_html(text, figures=vectors, content=gallery(run))
+    files[PAGE] = page_html(text, figures=vectors, content=gallery(run))
     with writing(run.directory):
-        _replace(run.directory, files | {"report.md": text})
-    return run.directory / "report.md"
+        _replace(run.directory, files | {REPORT: text})
+    return run.directory / REPORT
 
 
 def _figures(run: Run, views: dict[str, Run]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from benchmark.store.directory import (
     RunDirectory,
     protocol_path,
 )
-from benchmark.store.files import read_bytes, toml_of
+from benchmark.store.files import read_bytes, sha256, toml_of
 from benchmark.store.reading import read_contents
 from benchmark.store.records import (
     Job,
@@ -115,6 +115,35 @@ def check_images(jobs: Sequence[Job], settled: Mapping[str, Any], existing: Exis
             raise UserError(
                 f"{existing.directory.path} holds images made with {what} {before[what]!r}, "
                 f"and now it is {value!r}: {_WAY_OUT}"
+            )
+
+
+def check_beside(grid: Grid, existing: Existing) -> None:
+    """Refuse `grid` if it would mix others' images or scores with those that somebody is making.
+
+    What is there decides that, as `check_images` says, and here also what was only asked for.
+    """
+    plan = existing.plan
+    if plan is None:
+        return
+    others = _suite_before(existing).get("methods", {})
+    before, now = dict(plan.settled), dict(grid.settled)
+    for method in others.keys() & grid.suite.methods.keys():
+        for key in others[method].keys() | grid.suite.methods[method].keys():
+            what = f"setting '{key}' of method '{method}'"
+            before[what] = others[method].get(key)
+            now[what] = grid.suite.methods[method].get(key)
+    protocol = grid.suite.protocol
+    path = protocol_path(protocol.label)
+    if path in plan.files:
+        what = f"protocol '{protocol.label}' of SHA-256"
+        before[what] = ", ".join(plan.files[path])
+        now[what] = sha256(protocol.dump_toml().encode())
+    for what in sorted(before.keys() & now.keys()):
+        if before[what] != now[what]:
+            raise UserError(
+                f"others are at work in {existing.directory.path} with {what} {before[what]!r}, "
+                f"and here it is {now[what]!r}: {_WAY_OUT}"
             )
 
 

@@ -53,7 +53,10 @@ class ThisMachine:
     def serving(self, workplace: Workplace, jobs: Sequence[Job]) -> Iterator[ThisMachine]:
         """Itself, at work for one run directory."""
         self.workplace = workplace
-        yield self
+        try:
+            yield self
+        finally:
+            self._taken.clear()  # by then all workers have ended
 
     def hire(self) -> LocalWorker:
         assert self.workplace is not None

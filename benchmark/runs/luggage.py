@@ -33,7 +33,8 @@ def luggage_of(suite: Suite, *, subjects: Collection[str]) -> Luggage:
     """What `suite` needs beside the package, once its plugins are imported here.
 
     Images of `subjects`; of a data set without a manifest, which is read as a folder, of all.
-    Plugins are the modules that were imported from the working folder, without other files there.
+    Plugins are what was imported from the working folder: modules, and packages with all that
+    their folders hold. Other files there are left out.
     """
     return Luggage(_data(suite, subjects), _code(Path.cwd()))
 
@@ -53,14 +54,24 @@ def _data(suite: Suite, subjects: Collection[str]) -> Parcel:
 
 
 def _code(folder: Path) -> Parcel:
-    found = {}
+    found: set[Path] = set()
     for name, module in list(sys.modules.items()):
         file = Path(getattr(module, "__file__", None) or "/")
         if name.partition(".")[0] in _OURS or file.suffix != ".py":
             continue
         if file.is_relative_to(folder) and not file.is_relative_to(sys.prefix):
-            found[file.relative_to(folder).as_posix()] = file.read_bytes()
-    return found
+            found |= _beside(file) if hasattr(module, "__path__") else {file}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(found)}
+
+
+def _beside(file: Path) -> set[Path]:
+    """All files of a package, by its `__init__.py`, but for hidden and compiled ones."""
+    files = (path for path in file.parent.rglob("*") if path.is_file())
+    return {
+        path
+        for path in files
+        if not any(p.startswith((".", "__pycache__")) for p in path.relative_to(file.parent).parts)
+    }
 
 
 def unpacked(luggage: Luggage, suite: Suite, folder: Path) -> Suite:

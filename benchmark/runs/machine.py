@@ -87,6 +87,11 @@ def visible_gpus() -> tuple[Slot, ...]:
     return tuple(named or map(str, range(count)))[:count]
 
 
+def hide_gpus() -> None:
+    """Have this process and those that it starts see no GPU; before CUDA is started."""
+    os.environ[VISIBLE] = ""
+
+
 def chosen_gpus(numbers: Sequence[int] | None) -> tuple[Slot, ...]:
     """The visible GPUs with these numbers, counted from 0; None: all. Raises UserError."""
     visible = visible_gpus()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.api import UserError
+from benchmark.runs.machine import hide_gpus
 from benchmark.store.files import write_atomically
 from benchmark.store.provenance import provenance
 
@@ -40,12 +41,14 @@ class Node:
         return ""
 
 
-def this_node() -> Node:
-    """The machine that this runs on, with what its process sees of it."""
+def this_node(*, gpus: bool) -> Node:
+    """The machine that this runs on, with what its process sees of it, GPUs only if wanted."""
     import torch
 
     from benchmark.models.precision import resolve_device, resolve_precision
 
+    if not gpus:
+        hide_gpus()
     about = provenance()
     device = resolve_device("auto")
     processor = torch.cuda.get_device_name() if device == "cuda" else about["processor"]

@@ -9,11 +9,13 @@ worker writes there itself.
 
 from __future__ import annotations
 
+import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmark.api import UserError
@@ -22,13 +24,14 @@ from benchmark.runs.box import in_words
 from benchmark.runs.luggage import luggage_of
 from benchmark.runs.node import Mark, Node, marked, this_node
 from benchmark.runs.parcel import packed, prior_files
-from benchmark.runs.ray_worker import Beginning, Post, RayWorker
+from benchmark.runs.ray_worker import Beginning, Post, RayWorker, end_all
 from benchmark.runs.workplace import Workplace
 from benchmark.store.records import Job
 
 _HOW = "pip install '.[ray]' brings Ray here; without it, workers are on this machine"
 _AGAIN = 5.0  # seconds between two looks at which nodes there are
 _FIRST = 300.0  # seconds that the first node may take to answer
+_KNOCK = 10.0  # seconds that the cluster's head may take to answer
 _ALONE = 600.0  # seconds that a run waits for nodes when there are none left
 #: Bytes of main memory for what is on its way, where a cluster is started here.
 _ON_ITS_WAY = 2 * 2**30
@@ -40,7 +43,7 @@ class ClusterOptions:
 
     address: str | None = None  #: of its head, "auto" for one at work here; None: one of its own
     worker_cpus: float = 1.0
-    worker_gpus: float = 0.0
+    worker_gpus: float | None = None  #: None: one, if any node has one
     mixed: bool = False  #: whether nodes of other devices and versions are used too
     shared: bool = False  #: whether every node sees the run directory
 
@@ -86,17 +89,19 @@ class Cluster:
 
         self.workplace = workplace
         luggage = luggage_of(workplace.suite, subjects={job.subject for job in jobs})
-        fetches = any(job.fit.precision is not None for job in jobs)
+        backbone = next((job.fit.backbone for job in jobs if job.fit.backbone), None)
+        gpus = bool(self.options.worker_gpus)
         mark: AbstractContextManager[Mark | None] = (
             marked(workplace.directory.path) if self.options.shared else nullcontext()
         )
         with mark as seen:
-            self._beginning = ray.put(Beginning(workplace, ray.put(luggage), fetches, seen))
+            scoring = workplace.examiner.assessment.scoring
+            beginning = Beginning(workplace, ray.put(luggage), backbone, scoring, gpus, seen)
+            self._beginning = ray.put(beginning)
             try:
                 yield self
             finally:
-                for worker in [*self._coming, *self._there]:
-                    worker.end()
+                end_all([*self._coming, *self._there])
 
     # Place -----------------------------------------------------------------------------------
 
@@ -161,7 +166,8 @@ class Cluster:
         self._looked = time.monotonic()
         self._capacities = _capacities(self.options)
         for name in self._capacities.keys() - self._nodes.keys():
-            self._nodes[name] = self._remote(name, ray.remote(this_node)).remote()
+            look = self._remote(name, ray.remote(this_node))
+            self._nodes[name] = look.remote(gpus=bool(self.options.worker_gpus))
         for name, capacity in self._capacities.items():
             if self._suits(name):
                 self._fill(name, capacity)
@@ -201,8 +207,17 @@ class Cluster:
         workers = [*self._coming, *self._there, *self._hired]
         for _ in range(capacity - sum(worker.node == name for worker in workers)):
             post = self._remote(name, ray.remote(Post)).remote(self._beginning)
-            ready, shared = post.ready.remote(), self.options.shared
-            self._coming.append(RayWorker(name, post, self.workplace, shared, self._prior, ready))
+            self._coming.append(
+                RayWorker(
+                    name,
+                    post,
+                    self.workplace,
+                    shared=self.options.shared,
+                    priors=self._prior,
+                    ready=post.ready.remote(),
+                    refuse=self._refuse,
+                )
+            )
 
     def _remote(self, name: str, what: Any) -> Any:
         """`what`, a class or function of Ray's, with a worker's share of the node called `name`."""
@@ -210,7 +225,7 @@ class Cluster:
 
         return what.options(
             num_cpus=self.options.worker_cpus,
-            num_gpus=self.options.worker_gpus,
+            num_gpus=self.options.worker_gpus or 0.0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(name, soft=False),
         )
 
@@ -219,7 +234,7 @@ def _capacities(options: ClusterOptions) -> dict[str, int]:
     """How many workers each node has room for, by Ray's id of it; those that have none left out."""
     import ray
 
-    wanted = {"CPU": options.worker_cpus, "GPU": options.worker_gpus}
+    wanted = {"CPU": options.worker_cpus, "GPU": options.worker_gpus or 0.0}
     alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     found = {
         name: min(int(resources.get(kind, 0) / need) for kind, need in wanted.items() if need)
@@ -255,40 +270,63 @@ def joined(options: ClusterOptions) -> Iterator[Cluster]:
         import ray
     except ImportError:
         raise UserError(f"--on ray: Ray is not installed: {_HOW}") from None
-    own: dict[str, Any] = {} if options.address else {"object_store_memory": _ON_ITS_WAY}
+    _join(options.address)
     try:
-        ray.init(
-            address=options.address,
-            log_to_driver=False,
-            logging_level="ERROR",
-            include_dashboard=False if not options.address else None,
-            **own,
-        )
-    except ConnectionError as error:
-        raise UserError(
-            f"--address {options.address}: no Ray cluster answers there with the token that this "
-            f"process has ({error}): `ray start --head` starts one and prints its address; all of "
-            "a cluster have RAY_AUTH_MODE=token and the same ~/.ray/auth_token, or neither"
-        ) from error
-    try:
+        if options.worker_gpus is None:
+            options = replace(options, worker_gpus=float("GPU" in ray.cluster_resources()))
         yield Cluster(options, _first_node(options))
     finally:
         ray.shutdown()
 
 
+def _join(address: str | None) -> None:
+    """Join the cluster at `address`, or start one; SIGTERM stays what it was. Raises UserError."""
+    import ray
+
+    own: dict[str, Any] = {"object_store_memory": _ON_ITS_WAY, "include_dashboard": False}
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        if address and address != "auto":
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_KNOCK).close()
+        ray.init(
+            address=address or "local",  # without one it would join one that is at work here
+            log_to_driver=False,
+            logging_level="ERROR",
+            **({} if address else own),
+        )
+    # Ray says so if the versions of Ray or Python differ, or if there is no such address.
+    except (OSError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"--address {address or '(none)'}: no Ray cluster that this process can join ({said}): "
+            "`ray start --head` starts one and prints its address, HOST:PORT; all of a cluster "
+            "have one version of Ray and Python, and RAY_AUTH_MODE=token and the same "
+            "~/.ray/auth_token, or neither"
+        ) from error
+    signal.signal(signal.SIGTERM, before)  # Ray's own would end the run as if it had crashed
+
+
 def _first_node(options: ClusterOptions) -> Node:
     """What the first node that has room for a worker is like."""
     import ray
-    from ray.exceptions import GetTimeoutError
+    from ray.exceptions import GetTimeoutError, RayTaskError
 
-    asked = {"num_cpus": options.worker_cpus, "num_gpus": options.worker_gpus}
-    reference = ray.remote(this_node).options(**asked).remote()
+    gpus = options.worker_gpus or 0.0
+    asked = f"a worker of {options.worker_cpus:g} CPUs and {gpus:g} GPUs"
+    way_out = "`ray status` says what there is; ask for less with --worker-cpus and --worker-gpus"
+    if not _capacities(options):
+        if options.address is None:
+            raise UserError(f"this machine is too small for {asked}: {way_out}")
+        print(f"waiting {_FIRST:g} s for a node with room for {asked}", file=sys.stderr, flush=True)
+    share = ray.remote(this_node).options(num_cpus=options.worker_cpus, num_gpus=gpus)
+    reference = share.remote(gpus=bool(gpus))
     try:
         node: Node = ray.get(reference, timeout=_FIRST)
     except GetTimeoutError:
+        raise UserError(f"no node of the cluster has room for {asked}: {way_out}") from None
+    except RayTaskError as error:
         raise UserError(
-            f"no node of the cluster has room for a worker of {options.worker_cpus:g} CPUs and "
-            f"{options.worker_gpus:g} GPUs: `ray status` says what there is; ask for less with "
-            "--worker-cpus and --worker-gpus"
-        ) from None
+            f"a node cannot say what it is: {in_words(error.cause or error)}"
+        ) from error
     return node

@@ -109,6 +109,7 @@ def plan(
     chosen = _select(suite, subjects or suite.data.subjects, evaluation.prompts)
     rows = _rows(suite, names, controls, chosen.subjects)
     _check_counts(rows, chosen.subjects)
+    _check_identifiers(rows, chosen.subjects)
     device = resolve_device("auto")
     base = _base(suite, device)
     _check_backbone(suite, rows, chosen.subjects)
@@ -211,7 +212,7 @@ def _select(suite: Suite, names: Sequence[str], prompts: Sequence[str]) -> Selec
 
 
 def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subject]) -> None:
-    """Refuse methods that the backbone cannot serve, and samplers that it does not know."""
+    """Refuse methods that the backbone cannot serve, sizes that it cannot draw, odd samplers."""
     kind, model = suite.backbone.load_kind(), suite.backbone.model
     capabilities = kind.capabilities(model)
     for row in rows:
@@ -222,6 +223,8 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
                 f"{', '.join(sorted(capabilities)) or 'nothing'}: choose another --backbone or "
                 "leave the method out"
             )
+    if check_resolution := getattr(kind, "check_resolution", None):
+        check_resolution(model, suite.backbone.resolution)
     try:
         kind.check_sampler(model, suite.sampler.sampler())
     except UserError as error:
@@ -249,6 +252,19 @@ def _check_counts(rows: Sequence[Row], subjects: Sequence[Subject]) -> None:
                     f"method '{row.name}' asks for {row.settings[SUBJECT_IMAGES]} images of "
                     f"subject '{subject.name}', which has {len(subject.images)}: ask for fewer, or "
                     "leave the subject out"
+                )
+
+
+def _check_identifiers(rows: Sequence[Row], subjects: Sequence[Subject]) -> None:
+    """Refuse an identifier that the class has too: what is learned of it would be the class's."""
+    for row in rows:
+        identifier = str(row.settings.get("identifier") or "").casefold()
+        for subject in subjects:
+            if identifier in subject.class_noun.casefold().split():
+                raise UserError(
+                    f"class_noun '{subject.class_noun}' of subject '{subject.name}' holds the "
+                    f"identifier '{identifier}' of method '{row.name}': take it out, or choose "
+                    "another identifier"
                 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,6 +21,7 @@ from benchmark.store.records import Job, JobRecord, Prior, PriorRecord, Scoring
 
 _ESTIMATING = 0.05  #: of the time, at most so much goes into estimating what is left
 _SCALES = (8, 64)  #: workers that a plan is drawn up for
+_NAMED = 3  #: tasks at most, of which the bar says how far each is
 _SHOWN = 3  #: of a protocol's metrics, the first so many are on the line of a finished job
 
 
@@ -73,8 +75,9 @@ def print_scale(outlook: Outlook) -> None:
     else:
         each = [f"{n}: {duration(outlook.wall(n))}" for n in _SCALES]
         print(f"work        {duration(outlook.work)} of one worker; with {', with '.join(each)}")
-    if outlook.disk is not None:
-        print(f"disk        about {outlook.disk / 1e6:.0f} MB")
+    disk = outlook.disk
+    size = "unknown until there is an image" if disk is None else f"about {disk / 1e6:.0f} MB"
+    print(f"disk        {size}")
 
 
 def _phases(left: Sequence[Work]) -> str:
@@ -121,10 +124,12 @@ class Display:
         )
         self._estimate: float | None = None  # seconds for what is left, one after the other
         self._estimate_again = 0.0
+        self._began, self._ended = time.monotonic(), 0  # tasks that were done since then
         self.failed: list[Task] = []
         self.finished = self._done  #: jobs
 
     def __enter__(self) -> Display:
+        self._began = time.monotonic()
         self._bar.start()
         return self
 
@@ -147,6 +152,7 @@ class Display:
             case Finished():
                 self._learn(event)
                 self._end(event.task)
+                self._ended += 1
                 self.finished += isinstance(event.task, Job)
                 self._say(self._line(event))
             case Elsewhere():
@@ -165,8 +171,22 @@ class Display:
             self._task,
             completed=self._done + sum(one.fraction for one in self._running.values()),
             left=duration(self._seconds_left()),
-            doing="; ".join(one.doing for one in self._running.values() if one.doing),
+            doing=self._doing(),
         )
+
+    def _doing(self) -> str:
+        """`fit 3/50; draw 1/4`, or of many workers how many are at what: `12 fit, 2 draw`."""
+        doing = [one.doing for one in self._running.values() if one.doing]
+        if len(doing) <= _NAMED:
+            return "; ".join(doing)
+        counted = Counter(one.phase for one in self._running.values() if one.phase)
+        return ", ".join(f"{count} {phase}" for phase, count in counted.most_common())
+
+    def _pace(self) -> str:
+        """`8 workers, 310 tasks/h`; the worker of the task that has just ended among them."""
+        workers = len(self._running) + 1
+        hourly = 3600 * self._ended / max(1.0, time.monotonic() - self._began)
+        return f"{workers} worker{'s' * (workers > 1)}, {hourly:.0f} tasks/h"
 
     def _learn(self, event: Finished) -> None:
         match event.record:
@@ -194,7 +214,9 @@ class Display:
             if name in event.means
         )
         left = self._seconds_left()
-        until = f"  ({duration(left)} left)" if self._left and left is not None else ""
+        until = (
+            f"  ({duration(left)} left; {self._pace()})" if self._left and left is not None else ""
+        )
         return f"{self._count()} {event.task.label}  {event.seconds:.1f} s  {scores}{until}"
 
     def _seconds_left(self) -> float | None:
@@ -213,10 +235,12 @@ class _Running:
     """A task that a worker is at: since when, in which phase, and how far its fit is."""
 
     start: float
+    phase: str = ""
     doing: str = ""
     fraction: float = 0.0
 
     def step(self, event: Stepped) -> None:
+        self.phase = event.phase
         self.doing = f"{event.phase} {event.done}/{event.steps}" if event.steps > 1 else event.phase
         if event.phase in ("fit", "prior images"):
             self.fraction = event.done / max(1, event.steps)

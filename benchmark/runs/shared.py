@@ -116,6 +116,10 @@ class SharedAgenda(Agenda):
         """Whether something waits for prior images that others are drawing."""
         return any(w.waits_for in self._coming for w in self.waiting.values())
 
+    def look_again(self) -> None:
+        """Ask for everything at once that was another's."""
+        self._not_before.clear()
+
     def put_back(self, task: Task) -> None:
         self._party.claims.give_back(_name(task))
         super().put_back(task)

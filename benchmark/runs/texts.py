@@ -1,14 +1,15 @@
 """Whether every text is read to its end, asked before anything is trained or drawn.
 
 A text encoder reads so many tokens, and the libraries cut what comes after them: two prompts that
-differ there would be one.
+differ there would be one. And whether every word that is to be learned can be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from benchmark.api import PRIOR_PROMPT, Method, Subject, UserError
+from benchmark.api import PRIOR_PROMPT, Method, UserError
 from benchmark.config.suite import Suite
 from benchmark.runs.agenda import Work
 from benchmark.runs.score import Assessment
@@ -19,38 +20,37 @@ def check_prompts(suite: Suite, left: Sequence[Work]) -> None:
     """Refuse what the backbone cannot read of what methods learn and draw. Raises UserError.
 
     The backbone's files have to be here. Asked are those methods and kinds of backbones that have
-    `texts` and `check_texts`.
+    `texts` and `check_texts`, `words` and `check_words`.
     """
-    check = getattr(suite.backbone.load_kind(), "check_texts", None)
-    if check is None:
-        return
     subjects = {subject.name: subject for subject in suite.data.load().subjects}
     texts: dict[str, None] = {}
+    words: dict[str, None] = {}
     for task in (work.task for work in left if work.draws):
         if isinstance(task, Prior):
             texts[PRIOR_PROMPT.text(task.class_noun)] = None
         elif task.fit.backbone is not None:
-            method = suite.method(task.method)
-            texts |= dict.fromkeys(_texts(task, method, subjects[task.subject]))
-    if texts:
-        check(suite.backbone.model, list(texts))
+            method, subject = suite.method(task.method), subjects[task.subject]
+            texts |= dict.fromkeys(_listed("texts", task, method, subject, task.requests))
+            words |= dict.fromkeys(_listed("words", task, method, subject))
+    kind, model = suite.backbone.load_kind(), suite.backbone.model
+    for check, listed in (("check_words", words), ("check_texts", texts)):
+        if listed and hasattr(kind, check):
+            getattr(kind, check)(model, list(listed))
 
 
-def _texts(job: Job, method: Method, subject: Subject) -> list[str]:
-    """What `method` has encoded in `job`, if it says so. Raises UserError if that is no text."""
-    if not hasattr(method, "texts"):
+def _listed(what: str, job: Job, method: Method, *about: Any) -> list[str]:
+    """What a method's `what` lists, if it has that. Raises UserError if it is no text."""
+    if not hasattr(method, what):
         return []
+    of = f"{what} of method '{job.method}' for subject '{job.subject}'"
     try:
-        texts = list(method.texts(subject, job.requests))
+        listed = list(getattr(method, what)(*about))
     except Exception as error:  # whatever a plugin raises, before anything is trained
-        raise UserError(
-            f"texts of method '{job.method}' for subject '{subject.name}' raises "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    for text in texts:
+        raise UserError(f"{of} raises {type(error).__name__}: {error}") from error
+    for text in listed:
         if not isinstance(text, str):
-            raise UserError(f"texts of method '{job.method}' has {text!r}, which is no text")
-    return texts
+            raise UserError(f"{of} has {text!r}, which is no text")
+    return listed
 
 
 def check_captions(assessment: Assessment, jobs: Iterable[Job]) -> None:

@@ -13,6 +13,7 @@ the same machine, takes it over. Times are those of the file system, so clocks n
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -29,6 +30,8 @@ FOLDER = "claims"
 #: Where the processes that are at work have claims of their own.
 PROCESSES = "processes"
 VOID_AFTER = 600.0  #: seconds
+#: How a file system says that it has no hard links.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Owner:
     """A process on a machine."""
 
     host: str
+    machine: str  #: which one that is, and which container: their names need not differ
     process: int
     since: str  #: when it began, as the machine says: numbers of processes are used again
     name: str  #: of its claims alone
@@ -44,11 +48,12 @@ class Owner:
     def this(cls) -> Owner:
         """This process."""
         process = os.getpid()
-        return cls(platform.node(), process, _beginning(process), uuid.uuid4().hex)
+        since = _beginning(process)
+        return cls(platform.node(), _machine(), process, since, uuid.uuid4().hex)
 
     def dead(self) -> bool:
         """Whether it ran on this machine and does no more."""
-        return self.host == platform.node() and self.since != _beginning(self.process)
+        return self.machine == _machine() and self.since != _beginning(self.process)
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
@@ -60,6 +65,15 @@ def _owner(text: str) -> Owner | None:
         return Owner(**json.loads(text))
     except (ValueError, TypeError):
         return None
+
+
+def _machine() -> str:
+    """What no other machine has, nor another container of this one, whose processes are numbered
+    anew; off Linux the machine's name."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return platform.node()
 
 
 def _beginning(process: int) -> str:
@@ -93,8 +107,17 @@ class Claims:
             mine.unlink(missing_ok=True)
 
     def _linked(self, mine: Path, path: Path) -> bool:
-        with suppress(FileExistsError):
+        try:
             os.link(mine, path)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            raise UserError(
+                f"--shard: the disk of {self.directory} knows no hard links, by which processes "
+                "tell who is at what: choose an --out on another disk, or run without --shard"
+            ) from error
         return mine.stat().st_nlink > 1  # what NFS answers may be lost, and the link be there
 
     def _removed(self, path: Path, mine: Path) -> bool:
@@ -121,9 +144,17 @@ class Claims:
         return dead or now - path.stat().st_mtime > self.void_after
 
     def give_back(self, name: str) -> None:
-        """`name` is done, or nobody's again."""
+        """`name` is done, or nobody's again; a claim that was taken over stays the other one's."""
         self._mine.discard(name)
-        self._path(name).unlink(missing_ok=True)
+        if self._holds(name):
+            self._path(name).unlink(missing_ok=True)
+
+    def _holds(self, name: str) -> bool:
+        """Whether the claim is still this process's."""
+        try:
+            return _owner(self._path(name).read_text()) == self.owner
+        except FileNotFoundError:
+            return False
 
     def now(self) -> float:
         """Seconds, by the clock of the disk."""
@@ -148,6 +179,17 @@ class Claims:
                     found[name] = str(_owner(text) or "somebody")
         return found
 
+    def tidy(self) -> None:
+        """Remove the claims that are void, and what the dead had begun to write of others.
+
+        Nobody else may be taking any.
+        """
+        now = self.now()
+        for path in (self.directory / FOLDER).rglob("*.*"):
+            with suppress(FileNotFoundError):
+                if path.is_file() and self._void(path, path.read_text(), now):
+                    path.unlink()
+
     def processes(self) -> list[str]:
         """The other processes that are at work, in words."""
         found = self.others()
@@ -161,8 +203,9 @@ class Claims:
         def touch() -> None:
             while not stop.wait(self.void_after / 20):
                 for name in [*self._mine]:
-                    with suppress(OSError):  # taken over: the other one does it too
-                        os.utime(self._path(name))
+                    with suppress(OSError):  # the disk does not answer now: the next time
+                        if self._holds(name):
+                            os.utime(self._path(name))
 
         thread = threading.Thread(target=touch, name="claims", daemon=True)
         thread.start()
@@ -172,7 +215,8 @@ class Claims:
             stop.set()
             thread.join()
             for name in [*self._mine]:
-                self.give_back(name)
+                with suppress(OSError):  # a disk that is gone; the claim is void before long
+                    self.give_back(name)
 
     def _path(self, name: str) -> Path:
         return self.directory / FOLDER / f"{name}.claim"

@@ -73,6 +73,7 @@ _PATIENCE = 60  # seconds that a lock which others hold for a moment is waited f
 #: The first line of a file of scores.
 HEADER = ",".join(SCORE_COLUMNS) + "\n"
 PLAN, SUITE, RECORDS, SCORES = "run.json", "suite.toml", "records.jsonl", "scores.csv"
+REPORT, PAGE = "report.md", "index.html"
 #: In `Plan.files`, in place of a digest: the file need not be there.
 ABSENT = ""
 #: The same where nobody knows what the file was.
@@ -222,6 +223,13 @@ class RunDirectory:
         """The SHA-256 of run.json; an empty string if there is none."""
         path = self.path / PLAN
         return file_digest(path).hex() if path.is_file() else ""
+
+    def written_last(self) -> int:
+        """When the newest of run.json and the records was written, in nanoseconds."""
+        records = (
+            path for folder in ("jobs", "scores") for path in (self.path / folder).rglob("*.json")
+        )
+        return max(path.stat().st_mtime_ns for path in (self.path / PLAN, *records))
 
     def write_plan(self, plan: Plan, *, suite: str, protocols: dict[str, str]) -> None:
         """Write run.json, suite.toml, and each protocol's TOML by its label."""

@@ -19,7 +19,9 @@ LONGEST = 100  #: bytes of a folder's name, which leaves room for suffixes
 #: What a folder's name ends in if it is not the name itself.
 _MARK = re.compile(r"-([0-9a-f]{6}|[0-9a-f]{16})$")
 #: Soft hyphen, zero width space, word joiner, byte order mark. Joiners shape letters, and stay.
-_UNSEEN = "\u00ad\u200b\u2060\ufeff"
+_UNSEEN = "\u00ad\u200b\u200e\u200f\u2060\ufeff" + "".join(
+    map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A)))  # they turn text round
+)
 #: Windows opens these devices in every folder, whatever stands after a dot.
 _DEVICE = re.compile(r"^(con|prn|aux|nul|(?:com|lpt)[\d¹²³])(?=\.|$)", re.IGNORECASE)
 

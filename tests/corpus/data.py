@@ -363,6 +363,18 @@ FOLDERS = (
         refused(read, "did you mean 'dog'?"),
     ),
     Case(
+        "a class noun with a pronoun",
+        OWN,
+        described(DESCRIBED.replace('"dog"', '"my dog"')),
+        refused(read, "did you mean 'dog'?"),
+    ),
+    Case(
+        "a class noun that turns text round",
+        OWN,
+        described(DESCRIBED.replace('"dog"', '"\u202edog"')),
+        refused(read, "class_noun", "characters that are no text"),
+    ),
+    Case(
         "a class noun that begins like an article",
         OWN,
         described(DESCRIBED.replace('"dog"', '"anteater"')),
@@ -499,6 +511,12 @@ TEXT = (
         }.items()
     ),
     Case("a suite's suffix in upper case", OWN, suite(""), loads),
+    Case(
+        "a guidance without bound, which makes NaN",
+        OWN,
+        suite("[sampler]\nguidance = inf\n"),
+        refused(load, "sampler.guidance", "finite"),
+    ),
 )
 
 CASES: tuple[Case, ...] = (*PHOTOGRAPHS, *FOLDERS, *CHECKPOINTS, *TEXT)

@@ -60,27 +60,66 @@ def forgets(file: str, key: str) -> Callable[[Path], None]:
     return change
 
 
-def weight(part: str, ends: str, change: Callable[[torch.Tensor], torch.Tensor]):
-    """Replace the weights of a part whose names end so."""
+Weights = dict[str, torch.Tensor]
+
+
+def weights(part: str, change: Callable[[Weights], Weights]) -> Callable[[Path], None]:
+    """Change the weights of a part."""
 
     def changed(directory: Path) -> None:
         [path] = (directory / part).glob("*.safetensors")
-        found = load_file(path)
+        save_file(change(load_file(path)), path, {"format": "pt"})
+
+    return changed
+
+
+def weight(
+    part: str, ends: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Callable[[Path], None]:
+    """Replace the weights of a part whose names end so."""
+
+    def changed(found: Weights) -> Weights:
         chosen = {name: change(tensor) for name, tensor in found.items() if name.endswith(ends)}
         assert chosen
-        save_file(found | chosen, path, {"format": "pt"})
+        return found | chosen
+
+    return weights(part, changed)
+
+
+def written(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Write a file otherwise."""
+
+    def changed(directory: Path) -> None:
+        (directory / file).write_bytes(change((directory / file).read_bytes()))
 
     return changed
 
 
 def adds(part: str, name: str) -> Callable[[Path], None]:
     """Add a weight that the configuration has no place for."""
+    return weights(part, lambda found: found | {name: torch.zeros(2)})
 
-    def changed(directory: Path) -> None:
-        [path] = (directory / part).glob("*.safetensors")
-        save_file(load_file(path) | {name: torch.zeros(2)}, path, {"format": "pt"})
 
-    return changed
+def lacks(part: str, name: str) -> Callable[[Path], None]:
+    """Take a weight out."""
+    return weights(part, lambda found: {key: found[key] for key in found if key != name})
+
+
+def renames(part: str, *pairs: tuple[str, str]) -> Callable[[Path], None]:
+    """Call weights otherwise: in each pair, what of a name is replaced, and by what.
+
+    "" is put before every name.
+    """
+
+    def change(found: Weights) -> Weights:
+        named = {}
+        for name, tensor in found.items():
+            for now, then in pairs:
+                name = name.replace(now, then) if now else then + name.removeprefix(then)
+            named[name] = tensor
+        return named
+
+    return weights(part, change)
 
 
 def one(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -125,10 +164,10 @@ def single(generation: str, metadata: dict[str, str] | None = None, **more: tupl
 
 @dataclass(frozen=True)
 class Refused:
-    """Planning or, if `stage` says so, a later stage refuses it, in these words."""
+    """It is refused in these words, and when it is to be."""
 
     words: tuple[str, ...]
-    stage: str = "plan"
+    stage: str = "plan"  #: or "fetch", before the first job; or "draw"
     sampler: Sampler = Sampler("ddim", 20, 1.0)
 
     def __call__(self, made: str) -> None:
@@ -144,19 +183,20 @@ class Refused:
 
     def _go(self, made: str) -> None:
         DIFFUSERS.capabilities(made)
+        DIFFUSERS.check_resolution(made, None)
         DIFFUSERS.check_sampler(made, self.sampler)
         if self.stage == "plan":
             return
         DIFFUSERS.fetch(made)
-        assert self.stage in ("load", "draw"), "the files were taken"
+        assert self.stage == "draw", "the files were taken"
         backbone = load_backbone(made, precision="fp32", device="cpu")
-        assert self.stage == "draw", "the model was loaded"
         backbone.sample(backbone.encode(["a dog"]), [1], sampler=self.sampler)
 
 
 def taken(made: str) -> None:
     """Planned, loaded and drawn from."""
     DIFFUSERS.capabilities(made)
+    DIFFUSERS.check_resolution(made, None)
     DIFFUSERS.fetch(made)
     backbone = load_backbone(made, precision="fp32", device="cpu")
     images = backbone.sample(backbone.encode(["a dog"]), [1], sampler=Sampler("ddim", 2, 1.0))

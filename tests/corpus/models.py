@@ -13,15 +13,18 @@ from tests.corpus.model_recipes import (
     adds,
     as_large_as_diffusers,
     forgets,
+    lacks,
     model,
     new_token,
     one,
     predicts,
+    renames,
     says,
     single,
     taken,
     unclear,
     weight,
+    written,
 )
 
 DIFFUSERS_ISSUES = "https://github.com/huggingface/diffusers/issues"
@@ -67,6 +70,12 @@ CASES: tuple[Case, ...] = (
         f"{DIFFUSERS_ISSUES}/3851",
         model(ZERO),
         Refused(("rescale_betas_zero_snr", "prediction_type"), sampler=Sampler("ddim", 4)),
+    ),
+    Case(
+        "epsilon times 4096, all that its scheduler has for infinite noise",
+        f"{DIFFUSERS_ISSUES}/4195",
+        model(ZERO),
+        Refused(("scheduler 'euler'", "prediction_type"), sampler=Sampler("euler", 20)),
     ),
     Case(
         "a sampler that leaves zero signal out",
@@ -121,13 +130,19 @@ CASES: tuple[Case, ...] = (
         "a model of oblong images",
         f"{DIFFUSERS_ISSUES}/10139",
         model(says(UNET, sample_size=[8, 12])),
-        Refused(("sample_size", "[8, 12]", "[backbone]"), stage="load"),
+        Refused(("sample_size", "[8, 12]", "[backbone]")),
     ),
     Case(
         "a model that does not say its size",
         "https://github.com/huggingface/optimum/pull/1223",
         model(forgets(UNET, "sample_size")),
-        Refused(("sample_size", "resolution"), stage="load"),
+        Refused(("sample_size", "resolution")),
+    ),
+    Case(
+        "a size below nothing",
+        OWN,
+        model(says(UNET, sample_size=-8)),
+        Refused(("sample_size", "-8", "[backbone]")),
     ),
     # What a single file says of itself
     Case(
@@ -249,7 +264,88 @@ CASES: tuple[Case, ...] = (
         "weights without a place",
         "https://github.com/smthemex/ComfyUI_Hallo2/issues/6",
         model(adds("unet", "add_embedding.linear_1.weight")),
-        Refused(("unet", "add_embedding.linear_1.weight", "no place"), stage="load"),
+        Refused(("unet", "add_embedding.linear_1.weight", "no place"), stage="fetch"),
+    ),
+    Case(
+        "a weight that is not there",
+        f"{DIFFUSERS_ISSUES}/7936",
+        model(lacks("text_encoder", "final_layer_norm.bias")),
+        Refused(("text_encoder lacks 1 weights, final_layer_norm.bias",), stage="fetch"),
+    ),
+    Case(
+        "a weight of another shape",
+        f"{WEBUI}/5116",
+        model(weight("unet", "conv_out.bias", lambda tensor: torch.zeros(7))),
+        Refused(("conv_out.bias is [7], and its configuration has [4]",), stage="fetch"),
+    ),
+    Case(
+        "weights packed as bytes",
+        "https://github.com/huggingface/optimum-quanto/issues/354",
+        model(weight("unet", "conv_out.weight", lambda tensor: tensor.to(torch.int8))),
+        Refused(("conv_out.weight holds whole numbers", "packed"), stage="fetch"),
+    ),
+    Case(
+        "old names of a VAE's attention and of a text encoder",
+        OWN,
+        model(
+            renames(
+                "vae",
+                (".to_q.", ".query."),
+                (".to_k.", ".key."),
+                (".to_v.", ".value."),
+                (".to_out.0.", ".proj_attn."),
+            ),
+            renames("text_encoder", ("", "text_model.")),
+        ),
+        taken,
+    ),
+    Case(
+        "a configuration that makes no module",
+        OWN,
+        model(says(UNET, block_out_channels=[8, 16, 32])),
+        Refused((UNET, "makes no UNet2DConditionModel", "block_out_channels"), stage="fetch"),
+    ),
+    Case(
+        "a scale that is no number",
+        OWN,
+        model(says(VAE, scaling_factor=math.nan)),
+        Refused((VAE, "scaling_factor is nan", "a number above 0")),
+    ),
+    Case(
+        "a number in quotes",
+        OWN,
+        model(says(UNET, in_channels="4")),
+        Refused((UNET, "in_channels is '4'", "a number above 0")),
+    ),
+    Case(
+        "a noise schedule that samplers do not know",
+        OWN,
+        model(says(SCHEDULER, beta_schedule="cosine")),
+        Refused((SCHEDULER, "beta_schedule is 'cosine'", "squaredcos_cap_v2")),
+    ),
+    Case(
+        "trained betas for other timesteps",
+        OWN,
+        model(says(SCHEDULER, trained_betas=[0.1, 0.2])),
+        Refused(("2 trained_betas for 1000 timesteps",)),
+    ),
+    Case(
+        "a pointer of Git LFS in a configuration's place",
+        "https://github.com/nicolaus-huang/ProcessPainter/issues/4",
+        model(written(UNET, lambda _: b"version https://git-lfs.github.com/spec/v1\n")),
+        Refused((UNET, "cannot be read as JSON", "bring the model's own file")),
+    ),
+    Case(
+        "a configuration with a byte order mark, which the libraries do not read",
+        OWN,
+        model(written(UNET, lambda content: b"\xef\xbb\xbf" + content)),
+        Refused((UNET, "byte order mark", "save it as UTF-8 without one")),
+    ),
+    Case(
+        "a configuration in UTF-16",
+        OWN,
+        model(written(TEXTS, lambda content: content.decode().encode("utf-16"))),
+        Refused((TEXTS, "UTF-16", "save it as UTF-8")),
     ),
     Case(
         "a noise schedule of flow matching",

@@ -169,6 +169,13 @@ def planned(suite: Suite) -> object:
     return plan(suite, ["textual-inversion"], subjects=["dog"])
 
 
+def with_identifier(word: str) -> object:
+    suite = load_suite("pocket")
+    backbone = suite.backbone.model_copy(update={"identifier": word})
+    suite = suite.model_copy(update={"backbone": backbone})
+    return plan(suite, ["dreambooth"], subjects=["dog"])
+
+
 TEXTS = (
     Case("a text that just fits", OWN, lambda _: FITS, accepted),
     Case(
@@ -212,6 +219,22 @@ TEXTS = (
         OWN,
         templates("a {0}"),
         refused(planned, "'a {0}'", "needs {} once"),
+    ),
+    Case(
+        "a word to be learned that is several tokens",
+        "https://github.com/rinongal/textual_inversion/issues/18",
+        lambda _: "xyzzy",
+        refused(
+            lambda word: DIFFUSERS.check_words("pocket", [word]),
+            "'xyzzy' is 5 tokens of 'pocket'",
+            "choose a word",
+        ),
+    ),
+    Case(
+        "an identifier that the class noun has too",
+        OWN,
+        lambda _: "dog",
+        refused(with_identifier, "class_noun 'dog'", "holds the identifier 'dog'", "another"),
     ),
 )
 

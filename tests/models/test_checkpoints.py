@@ -19,6 +19,7 @@ from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.loading import load_backbone
 from benchmark.models.loan import Loan
 from benchmark.models.single_file import clip_tokenizer
+from benchmark.models.whole import check_whole
 from tests.reference import finetuning
 from tests.tiny_pipeline import save_tiny_pipeline
 
@@ -158,6 +159,18 @@ def test_a_text_encoder_whose_settings_are_no_text_is_named(directory):
     (directory / "text_encoder" / "config.json").write_bytes(b"\xb6\xfa\xec")
     with pytest.raises(UserError, match=r"text_encoder/config\.json cannot be read as JSON"):
         read_tokenizers(str(directory))
+
+
+def test_a_text_encoder_whose_settings_are_of_another_kind_is_named(directory):
+    path = directory / "text_encoder" / "config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"max_position_embeddings": "many"}))
+    with pytest.raises(UserError, match=r"text_encoder/config\.json is no text encoder's"):
+        read_tokenizers(str(directory))
+
+
+def test_the_shipped_model_has_every_weight_and_no_other():
+    check_whole("pocket")
 
 
 def test_a_tokenizer_of_vocabulary_and_merges_is_read(directory):

@@ -222,6 +222,25 @@ def test_each_vocabulary_has_its_table_and_its_limit(copy, directory):
         DIFFUSERS.capabilities(str(copy))
 
 
+def test_every_part_is_whole_and_each_word_a_token_before_the_first_job(copy):
+    DIFFUSERS.fetch(str(copy))
+    DIFFUSERS.check_words(str(copy), ["sks", "ohwx"])
+    with pytest.raises(UserError, match="'zwx' is 3 tokens"):
+        DIFFUSERS.check_words(str(copy), ["zwx"])
+    DIFFUSERS.check_resolution(str(copy), 24)
+    with pytest.raises(UserError, match="resolution is 20, .*choose a multiple of 8"):
+        DIFFUSERS.check_resolution(str(copy), 20)
+    weights = copy / "text_encoder_2/model.safetensors"
+    found = load_file(weights)
+    lost = found.pop("text_projection.weight")
+    save_file(found, weights, {"format": "pt"})
+    with pytest.raises(UserError, match="text_encoder_2 lacks 1 weights, text_projection.weight"):
+        DIFFUSERS.fetch(str(copy))
+    save_file(found | {"text_projection.weight": lost[:-1].clone()}, weights, {"format": "pt"})
+    with pytest.raises(UserError, match=r"text_projection.weight is \[19, 24\], and its config"):
+        DIFFUSERS.fetch(str(copy))
+
+
 def test_the_named_model_is_known_without_being_here(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert DIFFUSERS.identify("sdxl") == "sdxl@462165984030"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -36,8 +37,38 @@ EULER = SD | {
     "timestep_spacing": "leading",
     "use_karras_sigmas": False,
 }
+LCM = {
+    "_class_name": "LCMScheduler",
+    "_diffusers_version": "0.24.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "clip_sample_range": 1.0,
+    "dynamic_thresholding_ratio": 0.995,
+    "num_train_timesteps": 1000,
+    "original_inference_steps": 50,
+    "prediction_type": "epsilon",
+    "rescale_betas_zero_snr": False,
+    "sample_max_value": 1.0,
+    "thresholding": False,
+    "timestep_spacing": "leading",
+    "trained_betas": None,
+}
+DPM = SD | {
+    "_class_name": "DPMSolverMultistepScheduler",
+    "algorithm_type": "dpmsolver++",
+    "clip_sample": False,
+    "dynamic_thresholding_ratio": 0.995,
+    "lower_order_final": True,
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "solver_order": 2,
+    "solver_type": "midpoint",
+    "thresholding": False,
+}
 #: scheduler/scheduler_config.json of the models that the comments name, as these repositories of
-#: GitHub hold it; where no repository stands, from a model's card or a library's documentation.
+#: GitHub hold it, or of the Hugging Face hub (hf.co), at a commit.
 SHIPPED = {
     # Stable Diffusion 1.4: wswplay/stable-diffusion-v1-4
     "1.4": PNDM | {"_diffusers_version": "0.4.0.dev0"},
@@ -103,44 +134,77 @@ SHIPPED = {
         "prediction_type": "v_prediction",
         "skip_prk_steps": True,
     },
-    # SD-Turbo and other few-step models: Euler that begins at the last timestep
-    "turbo": EULER | {"timestep_spacing": "trailing"},
-    # A model with an LCM LoRA merged into it, saved with its scheduler
-    "lcm": EULER
+    # SD-Turbo: hf.co/stabilityai/sd-turbo at b335f733
+    "turbo": EULER
     | {
-        "_class_name": "LCMScheduler",
-        "_diffusers_version": "0.24.0",
-        "clip_sample_range": 1.0,
-        "dynamic_thresholding_ratio": 0.995,
-        "original_inference_steps": 50,
-        "rescale_betas_zero_snr": False,
-        "thresholding": False,
+        "_diffusers_version": "0.24.0.dev0",
+        "sigma_max": None,
+        "sigma_min": None,
+        "timestep_spacing": "trailing",
+        "timestep_type": "discrete",
+    },
+    # An LCM LoRA merged into a model: hf.co/viccpoes/dreamshaper-8-lcm_v7_neuronx at 7c59357b
+    "lcm": LCM
+    | {
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
         "timestep_scaling": 10.0,
     },
-    # Small models that were distilled with DPM-Solver++
-    "dpm++": SD
+    # LCM Dreamshaper: hf.co/SimianLuo/LCM_Dreamshaper_v7 at db41ea3a
+    "lcm-dreamshaper": LCM
+    | {"_diffusers_version": "0.22.0.dev0", "set_alpha_to_one": True, "steps_offset": 0},
+    # Before that key was known, and with clipping: hf.co/ckpt/LCM_Dreamshaper_v7 at 89522e5c
+    "lcm-first": {key: value for key, value in LCM.items() if key != "original_inference_steps"}
+    | {"clip_sample": True, "set_alpha_to_one": True, "steps_offset": 0},
+    # A fine-tuned model saved with DPM-Solver++: hf.co/mekrod/vmp1e-5 at 602c735e
+    "dpm++": DPM | {"_diffusers_version": "0.10.2"},
+    # With the keys of later versions, -Infinity among them: hf.co/Androidonnxfork/test at 5e3e8f70
+    "dpm++-later": DPM
     | {
-        "_class_name": "DPMSolverMultistepScheduler",
-        "algorithm_type": "dpmsolver++",
-        "lower_order_final": True,
-        "prediction_type": "epsilon",
-        "solver_order": 2,
-        "solver_type": "midpoint",
-        "thresholding": False,
+        "_diffusers_version": "0.19.0.dev0",
+        "lambda_min_clipped": -math.inf,
         "timestep_spacing": "linspace",
         "use_karras_sigmas": False,
         "variance_type": None,
     },
-    # pseudo-journey-v2: no signal in the last timestep
-    "zero-snr": SD
-    | {
-        "_class_name": "DDIMScheduler",
-        "_diffusers_version": "0.8.0",
+    # No signal in the last timestep: hf.co/bghira/pseudo-flex-base at main
+    "zero-snr": {
+        "_class_name": "DDPMScheduler",
+        "_diffusers_version": "0.17.0.dev0",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
         "clip_sample": False,
+        "clip_sample_range": 1.0,
+        "num_train_timesteps": 1000,
         "prediction_type": "v_prediction",
         "rescale_betas_zero_snr": True,
-        "skip_prk_steps": True,
         "timestep_spacing": "trailing",
+    },
+    # The same, sampled by Euler's method: hf.co/ptx0/terminus-lite-base-v1 at 66792746
+    "zero-snr-euler": EULER
+    | {
+        "_diffusers_version": "0.24.0.dev0",
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+    },
+    # jungletada/ReGe
+    "unipc": SD
+    | {
+        "_class_name": "UniPCMultistepScheduler",
+        "_diffusers_version": "0.20.0.dev0",
+        "clip_sample": False,
+        "disable_corrector": [],
+        "lower_order_final": True,
+        "predict_x0": True,
+        "prediction_type": "epsilon",
+        "solver_order": 2,
+        "solver_p": None,
+        "solver_type": "bh2",
+        "timestep_spacing": "linspace",
+        "use_karras_sigmas": False,
     },
 }
 TEXTS, SEEDS = ["a dog", "a sks dog in the snow"], [1, 2]

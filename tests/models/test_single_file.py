@@ -22,6 +22,7 @@ from benchmark.api import Sampler, UserError
 from benchmark.models import single_file, single_file_header
 from benchmark.models.header import Header
 from benchmark.models.identity import SingleFile, backbone_id
+from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
 from benchmark.models.single_file_header import Description
 from tests.reference import ldm_layout
@@ -212,6 +213,7 @@ def test_images_are_those_of_the_pipeline_the_file_was_made_from(
 ):
     made = original(generation, prediction)
     path = save(made.weights, tmp_path / "model.safetensors")
+    DIFFUSERS.fetch(f"{path}{said}")
     backbone = load_backbone(f"{path}{said}", precision="fp32", device="cpu")
     side = 24 if prediction == "v_prediction" else 16
     expected = made.pipe(
@@ -249,7 +251,7 @@ def test_the_true_configurations_have_the_true_models_sizes_and_names(monkeypatc
         assert len([name for name in weights if name.startswith("first_stage_model.")]) == 248
         monkeypatch.setattr(single_file, "load_file", lambda path: weights)
         shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        header = Header(Path("true.safetensors"), shapes, {})
+        header = Header(Path("true.safetensors"), shapes, frozenset(), {})
         monkeypatch.setattr(single_file_header, "read_header", lambda path: header)
         parts = single_file.read_single_file(SingleFile(Path("true.safetensors"), prediction))
     for name, count in PARAMETERS[generation].items():
@@ -303,6 +305,12 @@ def test_broken_and_foreign_files_are_named(tiny, tmp_path):
     lost = "model.diffusion_model.output_blocks.1.0.in_layers.0.weight"
     partial = {k: v for k, v in made.weights.items() if k != lost}
     assert "not of Stable Diffusion 1's shape" in refusal("partial", partial)
+    with pytest.raises(UserError, match="not of Stable Diffusion 1's shape.* bring a whole check"):
+        DIFFUSERS.fetch(str(tmp_path / "partial.safetensors"))  # by the header alone
+    packed = made.weights | {lost: made.weights[lost].to(torch.int8)}
+    with pytest.raises(UserError, match=f"{lost} holds whole numbers: its weights are packed"):
+        DIFFUSERS.fetch(str(save(packed, tmp_path / "packed.safetensors")))
+    DIFFUSERS.fetch(str(save(made.weights, tmp_path / "whole.safetensors")))
     entry = "model.diffusion_model.input_blocks.0.0.weight"
     inpainting = made.weights | {entry: torch.zeros(32, 9, 3, 3)}
     assert "takes 9 channels and its VAE makes 4: it is for inpainting" in refusal("i", inpainting)

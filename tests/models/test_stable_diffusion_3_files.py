@@ -226,3 +226,26 @@ def test_the_named_models_are_known_without_being_here(model, monkeypatch, tmp_p
     with pytest.raises(UserError, match="reads 77"):
         DIFFUSERS.check_texts(model, ["a sks dog " * 77])
     assert DIFFUSERS.token(model, "sks") == 48136
+
+
+def test_weights_and_sizes_are_checked_before_anything_runs(copy):
+    model = str(copy)
+    DIFFUSERS.fetch(model)
+    DIFFUSERS.check_resolution(model, None)
+    DIFFUSERS.check_words(model, ["sks"])
+    with pytest.raises(UserError, match="'teapots' is . tokens of"):
+        DIFFUSERS.check_words(model, ["teapots"])
+    with pytest.raises(UserError, match="model '.*': backbone.resolution is 40, .* most 32 pixels"):
+        DIFFUSERS.check_resolution(model, 40)
+    says(copy / "transformer/config.json", sample_size=5)
+    with pytest.raises(UserError, match="sample_size in transformer/config.json is 5, which makes"):
+        DIFFUSERS.check_resolution(model, None)
+    [file] = (copy / "text_encoder_3").glob("*.safetensors")
+    weights = load_file(file)
+    both = weights | {"encoder.embed_tokens.weight": weights["shared.weight"].clone()}
+    save_file(both, file, {"format": "pt"})
+    DIFFUSERS.fetch(model)
+    norm = "encoder.final_layer_norm.weight"
+    save_file({k: v for k, v in weights.items() if k != norm}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=f"text_encoder_3 lacks 1 weights, {norm} among them"):
+        DIFFUSERS.fetch(model)

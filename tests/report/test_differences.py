@@ -5,9 +5,8 @@ import re
 import pytest
 
 from benchmark.report.differences import few_subjects
-from benchmark.report.write import write_report
 from benchmark.results.significance import Difference
-from tests.made_up_run import SUITE, World, write_run
+from tests.made_up_run import SUITE, World, text_of, write_run
 
 SUBJECTS = [f"dog-{i}" for i in range(8)]
 ALL = (
@@ -45,7 +44,7 @@ def value(job, request, metric):
 def report_of(tmp_path, **grid):
     grid = {"methods": ALL, "subjects": SUBJECTS} | grid
     world = World(suite=SUITE + f"[groups]\nall = {list(ALL)}\n")
-    return write_report(write_run(tmp_path / "run", value, world=world, **grid)).read_text()
+    return text_of(write_run(tmp_path / "run", value, world=world, **grid))
 
 
 def section(text, title):
@@ -208,7 +207,7 @@ def test_seeds(tmp_path):
         tmp_path / "run", seeded, methods=("dreambooth", "untuned"), subjects=SUBJECTS[:3],
         seeds=(0, 2),
     )  # fmt: skip
-    rows = cells(section(write_report(run).read_text(), "Seed to seed"))
+    rows = cells(section(text_of(run), "Seed to seed"))
     metrics = ["DINO", "CLIP-I", "CLIP-T", "PRES", "prior DIV", "DIV"]
     assert rows[0] == ["method", *metrics, "seeds", "subjects"]
     assert rows[1] == ["dreambooth", *["0.141"] * 6, "2", "3"]  # 0.2 over the root of 2

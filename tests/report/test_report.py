@@ -21,6 +21,7 @@ from tests.made_up_run import (
     metric,
     remove_job,
     repaint,
+    text_of,
     write_run,
 )
 from tests.starvation import starved
@@ -126,7 +127,7 @@ def test_the_main_table(run):
 
 
 def test_the_ablations_tables(tmp_path):
-    text = write_report(make_run(tmp_path / "toy", subjects=SUBJECTS[:2])).read_text()
+    text = text_of(make_run(tmp_path / "toy", subjects=SUBJECTS[:2]))
     assert cells(table_of(section(text, "Ablation: Prior-preservation loss"))) == cells(PRIOR_TABLE)
     assert cells(table_of(section(text, "Ablation: Class noun"))) == cells(CLASS_NOUN_TABLE)
     assert "Means over 2 subjects. Intervals need 3 subjects, so none" in text
@@ -182,9 +183,7 @@ def test_every_link_leads_to_a_picture(run):
 
 @pytest.mark.parametrize("method", ["real-images", "untuned", "dreambooth", "textual-inversion"])
 def test_any_method_alone(tmp_path, method):
-    text = write_report(
-        make_run(tmp_path / "toy", methods=[method], subjects=["cat-a"])
-    ).read_text()
+    text = text_of(make_run(tmp_path / "toy", methods=[method], subjects=["cat-a"]))
     assert "# toy: 1 method on 1 subject\n" in text
     assert "Means over 1 subject. Intervals need 3 subjects" in text
     assert "**0" not in text  # nothing is the best of one
@@ -201,7 +200,7 @@ def test_images_without_a_score_are_counted_and_never_averaged(tmp_path):
         return 0.3 + 0.1 * request.index
 
     run = make_run(tmp_path / "toy", methods=["dreambooth", "untuned"], value=value)
-    text = write_report(run).read_text()
+    text = text_of(run)
     fidelity = {
         row[0]: row for row in cells(table_of(section(text, "Subject and prompt fidelity")))
     }
@@ -225,14 +224,14 @@ def test_a_report_says_nothing_of_scores_where_all_are_there(run):
 def test_methods_with_different_subjects_are_told_apart(tmp_path):
     run = make_run(tmp_path / "toy", methods=["dreambooth", "untuned"])
     remove_job(run, "dreambooth", "owl-c")
-    text = write_report(run).read_text()
+    text = text_of(run)
     assert "Not every method has every subject** (dreambooth 3 of 4)" in text
 
 
 def test_a_method_above_the_upper_bound_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(VALUES, "copycat", (0.95, 0.9, 0.2, 0.9, 0.1, 0.1))
     run = make_run(tmp_path / "toy", methods=["copycat", "untuned", "real-images"])
-    assert "Likely copies: copycat above real-images in DINO." in write_report(run).read_text()
+    assert "Likely copies: copycat above real-images in DINO." in text_of(run)
 
 
 def test_a_metric_stands_where_it_says_what_it_is_about(tmp_path):
@@ -246,7 +245,7 @@ def test_a_metric_stands_where_it_says_what_it_is_about(tmp_path):
         scorings=(replace(SCORING, metrics=metrics),),
         value=lambda job, request, name: 0.5 + 0.1 * (job.method == "dreambooth"),
     )
-    text = write_report(run).read_text()
+    text = text_of(run)
     header, first, *_ = cells(table_of(section(text, "Subject and prompt fidelity")))
     assert header == ["method", "DINO ↑", "CLIP-I ↑", "DINOv2 ↑", "CLIP-T ↑", "subjects"]
     assert first[3] == "**0.600 [0.600, 0.600]**"
@@ -321,7 +320,7 @@ def test_hostile_names_stay_text(tmp_path, monkeypatch):
         subjects=SUBJECTS[:1],
         scorings=(replace(SCORING, metrics=METRICS | {"evil": metric(HOSTILE, HOSTILE)}),),
     )
-    text = write_report(run).read_text()
+    text = text_of(run)
     lines = [line for line in text.splitlines() if line.startswith("| evil")]
     assert lines
     for line in lines:

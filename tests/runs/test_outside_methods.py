@@ -94,8 +94,15 @@ def test_what_a_method_changes_in_its_process_reaches_no_other_method(
 
 def test_an_interrupted_worker_process_ends_and_what_is_done_is_kept(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "benchmark", "run", "--methods", "tests.toy:SLOW"]
-    command += ["--no-controls", "--workers", "1", "--out", str(run)]
+    command = [sys.executable, "-m", "benchmark", "run", "--methods"]
+    command += [
+        "tests.toy:SLOW,tests.toy:HANGS",
+        "--no-controls",
+        "--workers",
+        "1",
+        "--out",
+        str(run),
+    ]
     command += ["--suite", str(toy.write_world(tmp_path))]
     paths = os.pathsep.join([str(Path(toy.__file__).parent.parent), *filter(None, sys.path)])
     process = subprocess.Popen(
@@ -113,7 +120,7 @@ def test_an_interrupted_worker_process_ends_and_what_is_done_is_kept(tmp_path: P
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "of 3 jobs are done and kept" in errors
+    assert "of 6 jobs are done and kept" in errors
     with pytest.raises(ProcessLookupError):
         for _ in range(100):  # nobody is left of its group, soon
             os.killpg(process.pid, 0)

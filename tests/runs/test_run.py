@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -382,3 +383,31 @@ def test_a_dry_run_shows_the_phases_and_writes_nothing(
     todo = "2 sets of prior images (40), 6 fits, 30 images to draw, 30 to score\n"
     assert f"to do       {todo}" in output
     assert "time left   unknown" in output
+
+
+def test_a_finished_run_is_reported_once(
+    suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    grid = grid_of(suite_file, "tests.toy:PAINT")
+
+    def again() -> bool:
+        """Whether the same command wrote the report anew."""
+        before = (run / "report.md").stat().st_mtime_ns if run.exists() else 0
+        assert run_grid(grid, run, resources=ONE) == 0
+        return (run / "report.md").stat().st_mtime_ns > before
+
+    assert again()
+    assert not again()
+    assert f"report: {run / 'report.md'}, as it was: nothing is new" in capsys.readouterr().out
+    (run / "index.html").unlink()
+    assert again(), "a part of it is missing"
+    suite_file.write_text(suite_file.read_text().replace("description =", "description = 'new' #"))
+    grid = replace(grid, suite=load_suite(str(suite_file)))
+    assert again(), "the suite says something else"
+    assert not again()
+    grid = grid_of(suite_file, "tests.toy:PAINT", "real-images")
+    assert again(), "there are more jobs"
+    (next(run.glob("images/**/*.png"))).write_bytes(b"")
+    assert again(), "an image was altered, and is drawn anew"
+    assert not again()

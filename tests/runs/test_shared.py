@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -15,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from benchmark.api import UserError
+from benchmark.config.suite import load_suite
 from benchmark.grid import run_grid
 from benchmark.runs.machine import Resources
+from benchmark.runs.plan import plan
 from benchmark.runs.shared import Shard
 from benchmark.store.claims import PROCESSES, Claims, Owner
 from benchmark.store.directory import RunDirectory
@@ -40,7 +43,7 @@ def test_a_shard_leaves_what_another_process_is_at_and_the_last_one_reports(
 ) -> None:
     grid = grid_of(suite_file, "tests.toy:PRIMED", "untuned")
     run, whole = tmp_path / "run", tmp_path / "whole"
-    far = Claims(run, owner=replace(Owner.this(), host="far"))
+    far = Claims(run, owner=replace(Owner.this(), host="far", machine="far"))
     assert far.take(f"{PROCESSES}/far") and far.take("jobs/untuned/dog-red-s0")
     assert run_grid(grid, run, resources=FIRST) == 0
     assert "1 other process still at work here: the last one" in capsys.readouterr().out
@@ -83,7 +86,7 @@ def test_who_ends_before_others_is_gone_when_the_next_one_looks(
 ) -> None:
     """Else two that end at once would each leave the report to the other."""
     run, seen = tmp_path / "run", []
-    far = Claims(run, owner=replace(Owner.this(), host="far"))
+    far = Claims(run, owner=replace(Owner.this(), host="far", machine="far"))
     assert far.take(f"{PROCESSES}/far")
     locked = RunDirectory.locked
 
@@ -96,6 +99,81 @@ def test_who_ends_before_others_is_gone_when_the_next_one_looks(
     monkeypatch.setattr(RunDirectory, "locked", watched)
     assert run_grid(grid_of(suite_file, "untuned"), run, resources=FIRST) == 0
     assert [len(others) for others in seen] == [1, 0], "as it began, and as it ended"
+
+
+def test_what_another_process_left_undone_is_done_before_the_report(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies between this one's last look at the tasks and its look at who is at work."""
+    run, looks = tmp_path / "run", []
+    far = Claims(run, owner=replace(Owner.this(), host="far", machine="far"))
+    assert far.take(f"{PROCESSES}/far") and far.take("jobs/untuned/dog-red-s0")
+    locked = RunDirectory.locked
+
+    @contextmanager
+    def watched(directory: RunDirectory, **how: bool) -> Iterator[None]:
+        with locked(directory, **how):
+            looks.append(len(records(run)))
+            if len(looks) == 2:
+                far.give_back("jobs/untuned/dog-red-s0")
+                far.give_back(f"{PROCESSES}/far")
+            yield
+
+    monkeypatch.setattr(RunDirectory, "locked", watched)
+    assert run_grid(grid_of(suite_file, "untuned"), run, resources=FIRST) == 0
+    assert looks == [0, 2, 3] and (run / "report.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "what"),
+    [
+        (
+            'model = "colours"',
+            'model = "inks"',
+            "with backbone 'colours@.*', and here it is 'inks@",
+        ),
+        ("[groups]", "[methods.'tests.toy:RAISES']\nsteps = 4\n[groups]", "'steps' of method"),
+        ("clip_i = {}", "clip_i = { factor = 2.0 }", "with protocol 'toy-1' of SHA-256"),
+    ],
+)
+def test_a_shard_that_asks_for_something_else_is_refused_before_the_first_job_is_done(
+    suite_file: Path, tmp_path: Path, was: str, now: str, what: str
+) -> None:
+    run, other = tmp_path / "run", suite_file.with_name("other.toml")
+    other.write_text(suite_file.read_text().replace(was, now))
+    far = Claims(run, owner=replace(Owner.this(), host="far", machine="far"))
+    assert far.take(f"{PROCESSES}/far")
+    first, second = (
+        plan(load_suite(str(file)), ["tests.toy:RAISES"], subjects=["dog-blue"])
+        for file in (suite_file, other)
+    )
+    assert run_grid(first, run, resources=FIRST) == 1 and not records(run)
+    with pytest.raises(UserError, match=f"others are at work in .*{what}"):
+        run_grid(second, run, resources=SECOND)
+
+
+def test_what_was_made_otherwise_meanwhile_is_in_no_report(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by another version of a method, which no plan shows."""
+    run, newer, looks = tmp_path / "run", tmp_path / "newer", []
+    with monkeypatch.context() as patch:
+        patch.setattr(toy.Paint, "version", "2")
+        assert run_grid(grid_of(suite_file, "tests.toy:PAINT"), newer, resources=ONE) == 0
+    locked = RunDirectory.locked
+
+    @contextmanager
+    def watched(directory: RunDirectory, **how: bool) -> Iterator[None]:
+        with locked(directory, **how):
+            looks.append(directory)
+            if len(looks) == 2:
+                shutil.copytree(newer / "jobs", run / "jobs", dirs_exist_ok=True)
+            yield
+
+    monkeypatch.setattr(RunDirectory, "locked", watched)
+    with pytest.raises(UserError, match="images made with version of method .* '2', .* '1'"):
+        run_grid(grid_of(suite_file, "tests.toy:PAINT"), run, resources=FIRST)
+    assert not (run / "report.md").exists()
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/", "-1/2"])

@@ -99,6 +99,15 @@ def test_a_run_refuses_what_its_backbone_cannot_learn_from(tmp_path: Path) -> No
         run_grid(plan(suite, ["textual-inversion"]), tmp_path / "run")
 
 
+def test_a_run_refuses_a_word_that_its_backbone_cannot_learn(tmp_path: Path) -> None:
+    suite = pocket(tmp_path, "a {} in the snow")
+    settings = {"textual-inversion": {"identifier": "xyzzy"}}
+    suite = suite.model_copy(update={"methods": settings})
+    with pytest.raises(UserError, match="'xyzzy' is 5 tokens of 'pocket', but one vector"):
+        run_grid(plan(suite, ["textual-inversion"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_images_of_other_tools_are_refused_with_their_prompt(tmp_path: Path) -> None:
     suite = pocket(tmp_path, FITS + " cat")
     prompt = suite.data.load().prompts_live[0]

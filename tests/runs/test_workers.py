@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from benchmark.api import UserError
+from benchmark.cli.options import WorkerOptions
 from benchmark.grid import run_grid
 from benchmark.runs.agenda import Agenda, Task, work_left
 from benchmark.runs.attempt import Event, Failed, Finished, Lost, Started, attempt
 from benchmark.runs.existing_run import missing, read_existing
+from benchmark.runs.local_worker import ThisMachine
 from benchmark.runs.luggage import luggage_of, unpacked
 from benchmark.runs.machine import Resources
 from benchmark.runs.node import Node
@@ -117,6 +119,16 @@ def test_a_task_whose_worker_is_lost_is_done_by_another_and_given_up_after_three
     assert len(done) == len(set(done)) == 3 + 2, "the other jobs, and two sets of prior images"
 
 
+def test_a_machine_has_all_its_room_again_when_its_workers_have_ended(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    workplace = workplace_of(grid_of(suite_file), tmp_path)
+    with ThisMachine(("", "")).serving(workplace, []) as place:
+        place.hire()
+        assert place.vacant == 1
+    assert place.vacant == 2
+
+
 class Deserted(Cluster):
     """A cluster that nobody comes to."""
 
@@ -173,10 +185,18 @@ def test_what_nodes_lack_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path / "driver")
     grid = grid_of(toy.write_world(Path.cwd()), "tests.toy:PAINT")
     Path("plugin_of_mine.py").write_text("import tests.toy\nMINE = tests.toy.PAINT\n")
+    package = Path("package_of_mine")
+    (package / "__pycache__").mkdir(parents=True)
+    for name in ("__init__.py", "later.py", "data.bin", "__pycache__/later.pyc"):
+        (package / name).touch()
+    Path("notes.txt").touch()
     monkeypatch.syspath_prepend(str(Path.cwd()))
     __import__("plugin_of_mine")
+    __import__("package_of_mine")
     luggage = luggage_of(grid.suite, subjects={"dog-red"})
-    assert luggage.code == {"plugin_of_mine.py": Path("plugin_of_mine.py").read_bytes()}
+    sent = {"plugin_of_mine.py", *(f"package_of_mine/{n}" for n in ("__init__.py", "data.bin"))}
+    assert luggage.code.keys() == {*sent, "package_of_mine/later.py"}
+    assert luggage.code["plugin_of_mine.py"] == Path("plugin_of_mine.py").read_bytes()
     there = unpacked(luggage, grid.suite, tmp_path / "node")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "driver").rename(tmp_path / "gone")
@@ -185,6 +205,12 @@ def test_what_nodes_lack_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     digests = {subject.name: subject.digest for subject in there.data.load().subjects}
     planned = {job.subject: job.references_digest for job in grid.jobs}
     assert planned.items() <= digests.items()
+
+
+def test_what_is_a_clusters_is_refused_without_one() -> None:
+    for options in (WorkerOptions(worker_cpus=4.0), WorkerOptions(worker_gpus=0.0)):
+        with pytest.raises(UserError, match="are a cluster's: add --on ray"), options.resources():
+            pass
 
 
 def test_a_node_that_computes_otherwise_is_told_by_what_differs() -> None:

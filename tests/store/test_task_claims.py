@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -14,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.api import UserError
 from benchmark.store.claims import Claims, Owner
 
+FAR = replace(Owner.this(), host="far", machine="far")
+GONE = replace(Owner.this(), since="0")
 NAMES = [f"jobs/m/s-s{i}" for i in range(100)]
 
 
@@ -54,7 +58,7 @@ def test_a_claim_is_ones_own_until_it_is_given_back(tmp_path: Path) -> None:
 def test_a_claim_that_nobody_touches_is_taken_over_and_one_that_is_touched_is_not(
     tmp_path: Path,
 ) -> None:
-    far = Claims(tmp_path, 1.0, replace(Owner.this(), host="far"))
+    far = Claims(tmp_path, 1.0, FAR)
     near = Claims(tmp_path, 1.0)
     with far.kept_alive():
         assert far.take("jobs/a")
@@ -86,8 +90,7 @@ def test_of_two_that_find_a_void_claim_the_slower_leaves_the_quickers_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The quicker one takes it over between the slower one's look and its step."""
-    gone = replace(Owner.this(), since="0")
-    assert Claims(tmp_path, owner=gone).take("jobs/a")
+    assert Claims(tmp_path, owner=GONE).take("jobs/a")
     quick, slow = Claims(tmp_path), Claims(tmp_path)
     look = Claims._void
 
@@ -113,3 +116,46 @@ def test_what_is_no_claim_of_ours_holds_until_it_is_old(tmp_path: Path) -> None:
     assert not claims.take("jobs/a") and claims.others() == {"jobs/a": "somebody"}
     os.utime(path, (0, time.time() - 6))
     assert claims.take("jobs/a")
+
+
+def test_a_claim_that_was_taken_over_meanwhile_stays_the_other_ones(tmp_path: Path) -> None:
+    """As by a process that stood still for longer than its claim holds."""
+    slow, quick = Claims(tmp_path, 1.0), Claims(tmp_path, 1.0)
+    path = tmp_path / "claims/jobs/a.claim"
+    assert slow.take("jobs/a")
+    os.utime(path, (0, time.time() - 2))
+    assert quick.take("jobs/a")
+    os.utime(path, (0, touched := time.time() - 0.5))
+    with slow.kept_alive():
+        time.sleep(0.2)
+    assert path.stat().st_mtime == pytest.approx(touched), "not touched for the other one"
+    slow.give_back("jobs/a")
+    assert slow.others() == {"jobs/a": str(quick.owner)}
+
+
+def test_a_process_of_another_container_is_not_taken_for_a_dead_one_of_this(tmp_path: Path) -> None:
+    """Containers of one name, in which processes have the same numbers."""
+    container = replace(GONE, machine="another")
+    assert Claims(tmp_path, owner=container).take("jobs/a")
+    assert not Claims(tmp_path).take("jobs/a")
+
+
+def test_void_claims_are_tidied_away_and_no_others(tmp_path: Path) -> None:
+    claims, gone, far = (Claims(tmp_path, owner=o) for o in (Owner.this(), GONE, FAR))
+    assert claims.take("jobs/a") and gone.take("jobs/b") and far.take("jobs/c")
+    (tmp_path / "claims/jobs/d.claim.1f.tmp").write_text(json.dumps(vars(GONE)))
+    claims.tidy()
+    left = {path.name for path in (tmp_path / "claims").rglob("*") if path.is_file()}
+    assert left == {"a.claim", "c.claim"}
+
+
+def test_a_disk_without_hard_links_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(UserError, match=f"the disk of {tmp_path} knows no hard links"):
+        Claims(tmp_path).take("jobs/a")
+    assert not list(tmp_path.rglob("*.tmp"))

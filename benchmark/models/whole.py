@@ -1,0 +1,97 @@
+"""Whether a model's files hold every weight that it has a place for, and no other.
+
+    check_whole("my-model")     # UserError: file, tensor, and the way out
+
+Told by the files' headers: the modules are built without memory, and no weight is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from torch import nn
+
+from benchmark.api import UserError
+from benchmark.models.checkpoints import UNUSED
+from benchmark.models.configuration import understood
+from benchmark.models.diffusers_layout import configuration_file, weight_files
+from benchmark.models.families import family_of, read_configuration
+from benchmark.models.header import read_header
+from benchmark.models.identity import SingleFile, locate
+
+#: What diffusers and transformers once called some weights, and what they call them now.
+RENAMED = (
+    ("text_model.", ""),
+    (".query.", ".to_q."),
+    (".key.", ".to_k."),
+    (".value.", ".to_v."),
+    (".proj_attn.", ".to_out.0."),
+)
+WAY_OUT = "bring the weights and the configuration of one model"
+
+
+def check_whole(model: str) -> None:
+    """Raise UserError for a weight that is missing, has no place or another shape, or is no float.
+
+    `model` is as in `identity.locate`, and its configuration is understood.
+    """
+    place = locate(model)
+    if isinstance(place, SingleFile):
+        from benchmark.models.single_file import check_single_file
+
+        check_single_file(place)
+        return
+    family = family_of(place)
+    for part in family.weights:
+        name = understood(family, part)["classes"][0]
+        for fault in _faults(place / part, _module(name, place / configuration_file(part))):
+            raise UserError(f"model '{model}': {fault}: {WAY_OUT}")
+
+
+def _module(name: str, path: Path) -> nn.Module:
+    """The module of this class and configuration, without memory. Raises UserError."""
+    configuration = read_configuration(path)
+    try:
+        with torch.device("meta"):
+            if hasattr(diffusers, name):
+                module: nn.Module = getattr(diffusers, name).from_config(configuration)
+                return module
+            kind: Any = getattr(transformers, name)
+            return kind(kind.config_class.from_dict(configuration))
+    # Whatever the libraries raise for a configuration that makes no module.
+    except Exception as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{path} makes no {name}: {words:.200}: bring the model's own") from error
+
+
+def _faults(folder: Path, module: nn.Module) -> Iterator[str]:
+    places = {_now(name): tensor.shape for name, tensor in module.state_dict().items()}
+    # Of a weight that has several names, the file may have one alone.
+    named = {_now(name) for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    spare = places.keys() - named
+    for file in weight_files(folder):
+        if file.suffix != ".safetensors":  # the index of shards
+            continue
+        header = read_header(file)
+        for name, shape in sorted(header.shapes.items()):
+            wanted = places.pop(_now(name), None)
+            if wanted is None:
+                if not UNUSED.fullmatch(name):
+                    yield f"{file} holds {name}, which its configuration has no place for"
+            elif shape != wanted:
+                yield f"{file}: {name} is {list(shape)}, and its configuration has {list(wanted)}"
+            elif name in header.whole_numbers:
+                yield f"{file}: {name} holds whole numbers: its weights are packed"
+    if lacking := places.keys() - spare:
+        yield f"{folder} lacks {len(lacking)} weights, {min(lacking)} among them"
+
+
+def _now(name: str) -> str:
+    for old, new in RENAMED:
+        name = name.replace(old, new)
+    return name
