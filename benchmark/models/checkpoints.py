@@ -6,7 +6,6 @@ parts.modules["unet"], parts.tokenizers["tokenizer"]    # by the names of their 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -128,38 +127,47 @@ def _mapped_weights(directory: Path, modules: Mapping[str, nn.Module]) -> dict[s
         for file in weight_files(directory / name):
             if file.suffix == ".safetensors":  # the index of shards is none
                 stored |= load_file(file)
-        # Of a weight that has several names, the file may have the first alone.
-        whole, least = module.state_dict().keys(), dict(module.named_parameters()).keys()
-        if least <= stored.keys() <= whole:
+        stored |= _tied(module, stored)
+        if stored.keys() == module.state_dict().keys():
             found |= {f"{name}.{key}": tensor for key, tensor in stored.items()}
     return found
 
 
+def _tied(module: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What has several names in a module and one in its file, by those that the file lacks."""
+    names: dict[int, str] = {}
+    state = module.state_dict()
+    for name in stored.keys() & state.keys():
+        names[state[name].data_ptr()] = name
+    return {
+        name: stored[names[tensor.data_ptr()]]
+        for name, tensor in state.items()
+        if name not in stored and tensor.data_ptr() in names
+    }
+
+
 def _tokenizers(directory: Path, family: Family) -> dict[str, Tokenizer]:
     return {
-        name: _tokenizer(
-            directory / name, directory / configuration_file(text_encoder), family.tokens
-        )
+        name: _tokenizer(family, directory / name, directory / configuration_file(text_encoder))
         for text_encoder, name in family.texts.items()
     }
 
 
-def _tokenizer(folder: Path, text_encoder: Path, most: int | None) -> Tokenizer:
-    """That in `folder`, for as many tokens as the text encoder of this configuration reads.
-
-    That is `most` where it has no limit of its own.
-    """
-    settings = read_configuration(text_encoder)
-    t5 = settings.get("model_type") == "t5"
+def _tokenizer(family: Family, folder: Path, text_encoder: Path) -> Tokenizer:
+    """That in `folder`, for as many tokens as the text encoder of this configuration reads."""
+    configuration = read_configuration(text_encoder)
+    of_t5 = configuration.get("model_type") == "t5"
+    kind: type[Tokenizer] = T5TokenizerFast if of_t5 else CLIPTokenizer
     try:
-        tokenizer = (T5TokenizerFast if t5 else CLIPTokenizer).from_pretrained(folder)
+        tokenizer = kind.from_pretrained(folder)
     # The libraries raise errors of many kinds, and plain Exceptions, for files that are broken.
     except Exception as error:
         raise UserError(f"{folder} holds no tokenizer that can be read: {error!r:.200}") from error
-    length = most or math.inf
-    if not t5:
+    if of_t5:
+        length = family.tokens or tokenizer.model_max_length  # T5 sets no limit itself
+    else:
         try:
-            length = transformers.CLIPTextConfig.from_dict(settings).max_position_embeddings
+            length = transformers.CLIPTextConfig.from_dict(configuration).max_position_embeddings
         # The same goes for values of another kind.
         except Exception as error:
             words = " ".join(str(error).split())

@@ -52,6 +52,7 @@ def understood(family: Family, part: str) -> dict[str, Any]:
         "must": {},
         **own,
         "obeyed": [*common["obeyed"], *obeyed],
+        "choices": common["choices"] | own.get("choices", {}),
         "wanted": {key: what for key, what in common["wanted"].items() if key not in obeyed},
     }
 

@@ -9,8 +9,8 @@ images = backbone.sample(condition, [7])                # (1, 3, 64, 64) in [0, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.latent_stage import LatentCondition, LatentStage, scaling, vae_batch
 from benchmark.models.loading import Wanted
 from benchmark.models.noising import process_of
-from benchmark.models.precision import autocast
+from benchmark.models.precision import autocast, float32_output
 from benchmark.models.resolution import drawn_size
 from benchmark.models.sampling import build_scheduler
 from benchmark.models.text_reader import TextReader
@@ -137,7 +137,7 @@ class LatentDiffusion:
         self.pipeline.scheduler = build_scheduler(sampler, self.scheduler)
         try:
             [stage] = self.stages
-            with _float32_output(stage.denoiser), autocast(self.device, self.precision):
+            with float32_output(stage.denoiser), autocast(self.device, self.precision):
                 latents: Tensor = self.pipeline(
                     **given,
                     height=self.resolution,
@@ -222,13 +222,3 @@ def denoiser_of(pipeline: DiffusionPipeline) -> tuple[str, Any]:
     """What `pipeline` calls its denoiser, and that."""
     name = "unet" if hasattr(pipeline, "unet") else "transformer"
     return name, getattr(pipeline, name)
-
-
-@contextmanager
-def _float32_output(denoiser: nn.Module) -> Iterator[None]:
-    """Within, it gives float32: autocast gives half, too coarse for the scheduler's sums."""
-    handle = denoiser.register_forward_hook(lambda _module, _inputs, output: (output[0].float(),))
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -8,7 +8,7 @@ from transformers import CLIPTokenizer, T5TokenizerFast
 
 from benchmark.api import UserError
 
-Tokenizer: TypeAlias = "CLIPTokenizer | T5TokenizerFast"
+Tokenizer: TypeAlias = CLIPTokenizer | T5TokenizerFast
 
 
 def plain_ids(words: Tokenizer, text: str, model: str) -> list[int]:
