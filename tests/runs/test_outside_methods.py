@@ -118,7 +118,7 @@ def test_an_interrupted_worker_process_ends_and_what_is_done_is_kept(tmp_path: P
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=90)
     assert process.returncode == 130
     assert "of 6 jobs are done and kept" in errors
     with pytest.raises(ProcessLookupError):
