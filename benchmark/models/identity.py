@@ -19,7 +19,7 @@ from benchmark.models.diffusers_layout import (
     index_settings,
 )
 from benchmark.models.header import read_header
-from benchmark.models.hub import NAMED, HubModel, hub_model, is_here, snapshot
+from benchmark.models.hub import CASCADES, NAMED, HubCascade, HubModel, hub_model, is_here, snapshot
 from benchmark.store.files import expanded, file_digest, resolved
 
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
@@ -55,8 +55,9 @@ def locate(model: str) -> Path | SingleFile:
     path = expanded(model)
     if not path.is_dir():
         raise UserError(
-            f"unknown model '{model}': no such directory; known: pocket, {', '.join(NAMED)}, a "
-            "directory in diffusers' layout, owner/name on the Hugging Face hub, FILE.safetensors"
+            f"unknown model '{model}': no such directory; known: pocket, "
+            f"{', '.join((*NAMED, *CASCADES))}, a directory in diffusers' layout, owner/name on "
+            "the Hugging Face hub, FILE.safetensors"
         )
     try:
         check_layout(path)
@@ -65,8 +66,8 @@ def locate(model: str) -> Path | SingleFile:
     return path
 
 
-def _on_hub(model: str) -> HubModel | None:
-    if model.partition("@")[0] not in NAMED and expanded(model).exists():
+def _on_hub(model: str) -> HubModel | HubCascade | None:
+    if model.partition("@")[0] not in (*NAMED, *CASCADES) and expanded(model).exists():
         return None
     return hub_model(model)
 

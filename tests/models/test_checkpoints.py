@@ -157,7 +157,7 @@ def test_the_names_of_old_checkpoints_are_read(directory, plain):
 def test_a_text_encoder_whose_settings_are_no_text_is_named(directory):
     (directory / "text_encoder" / "config.json").write_bytes(b"\xb6\xfa\xec")
     with pytest.raises(UserError, match=r"text_encoder/config\.json cannot be read as JSON"):
-        read_tokenizer(str(directory))
+        read_tokenizers(str(directory))
 
 
 def test_a_tokenizer_of_vocabulary_and_merges_is_read(directory):
