@@ -343,3 +343,59 @@ def test_a_vocabulary_of_sentencepiece_says_what_reads_it(copy):
 
 def test_the_pockets_tokenizer_is_clips(of_clip):
     assert isinstance(load(of_clip).reader.tokenizer, CLIPTokenizer)
+
+
+#: T5 version 1.1 XXL's encoder, as repositories of GitHub quote it.
+PUBLISHED_T5 = {
+    "architectures": ["T5EncoderModel"],
+    "classifier_dropout": 0.0,
+    "d_ff": 10240,
+    "d_kv": 64,
+    "d_model": WIDTH,  # that which the tiny U-Nets read
+    "decoder_start_token_id": 0,
+    "dense_act_fn": "gelu_new",
+    "dropout_rate": 0.1,
+    "eos_token_id": 1,
+    "feed_forward_proj": "gated-gelu",
+    "initializer_factor": 1.0,
+    "is_encoder_decoder": True,
+    "is_gated_act": True,
+    "layer_norm_epsilon": 1e-06,
+    "model_type": "t5",
+    "num_decoder_layers": 24,
+    "num_heads": 64,
+    "num_layers": 24,
+    "output_past": True,
+    "pad_token_id": 0,
+    "relative_attention_max_distance": 128,
+    "relative_attention_num_buckets": 32,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "transformers_version": "4.41.2",
+    "use_cache": True,
+    "vocab_size": 32128,
+}
+#: Of the super-resolution's U-Net beside its sizes, as diffusers' scripts/convert_if.py makes it.
+PUBLISHED_UNET = {
+    "act_fn": "gelu",
+    "addition_embed_type": "text",
+    "attention_head_dim": 64,
+    "class_embed_type": "timestep",
+    "cross_attention_norm": "group_norm",
+    "encoder_hid_dim_type": None,  # of earlier versions, which knew one alone
+    "mid_block_scale_factor": 1 / 0.7071,
+    "only_cross_attention": True,
+    "projection_class_embeddings_input_dim": None,
+    "resnet_out_scale_factor": 1 / 0.7071,
+    "resnet_skip_time_act": True,
+    "resnet_time_scale_shift": "scale_shift",
+    "time_embedding_act_fn": "gelu",
+    "upcast_attention": False,
+    "use_linear_projection": False,
+}
+
+
+def test_what_the_published_models_say_is_understood(copy):
+    (copy / "base/text_encoder/config.json").write_text(json.dumps(PUBLISHED_T5))
+    says(copy / "super_resolution/unet/config.json", **PUBLISHED_UNET)
+    assert DIFFUSERS.capabilities(str(copy)) == set(CAPABILITIES)

@@ -175,5 +175,6 @@ def test_a_first_stage_of_true_size_takes_a_training_pass() -> None:
     stage = PixelStage("base", 64, unet, DDPMScheduler(beta_schedule="squaredcos_cap_v2"), "bf16")
     with torch.no_grad():
         draw = stage.draw(stage.prepare(torch.rand(1, 3, 64, 64)), 1, torch.Generator())
-        loss = stage.loss(draw, EncodedTexts(torch.randn(1, 77, 4096)))
+        states = torch.randn(1, 77, 4096, dtype=torch.bfloat16)
+        loss = stage.loss(draw, EncodedTexts(states))
     assert loss.shape == (1,) and torch.isfinite(loss).all()
