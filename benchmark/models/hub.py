@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmark.api import UserError
 from benchmark.models.diffusers_layout import SENTENCES, check_layout, stages_of, variant
 from benchmark.models.families import INDEX, WrongFamily, families, family_of
-from benchmark.store.files import replacing
+from benchmark.store.files import WriteError, replacing, resolved
 
 #: Name -> (repository, commit). Commits are pinned: a score names what it was measured on.
 NAMED = {
@@ -132,7 +132,7 @@ def _cached(model: HubModel | HubCascade) -> Path | None:
 
     try:
         return _fetched(model, local_files_only=True)
-    except WrongFamily:
+    except (WrongFamily, WriteError):
         raise
     except (LocalEntryNotFoundError, UserError):
         return None  # not there, or not all of it
@@ -177,9 +177,9 @@ def _brought_together(model: HubCascade, local_files_only: bool) -> Path:
     directory = Path(constants.HF_HUB_CACHE) / "cascades" / model.name / model.commit
     for stage, one in model.stages.items():
         place = _brought(one, patterns(_parts(model.name, stage)), local_files_only)
-        directory.mkdir(parents=True, exist_ok=True)
-        with replacing(directory / stage) as link:
-            link.symlink_to(place, target_is_directory=True)
+        if resolved(directory / stage) != resolved(place):
+            with replacing(directory / stage) as link:
+                link.symlink_to(place, target_is_directory=True)
     return directory
 
 

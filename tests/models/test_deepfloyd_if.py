@@ -132,6 +132,16 @@ def test_images_are_those_of_diffusers_two_pipelines(
     assert (images[0] - images[2]).abs().max() > 0.1
 
 
+@pytest.mark.parametrize(("precision", "apart"), [("bf16", 0.15), ("fp16", 0.03)])
+def test_images_in_half_precision_are_nearly_the_same(directory, precision, apart):
+    sampler = Sampler("ddpm", 3, 2.0)
+    drawn = []
+    for used in ("fp32", precision):
+        found = loading.load_backbone(str(directory), precision=used, device="cpu")
+        drawn.append(found.sample(found.encode(TEXTS), SEEDS, sampler=sampler))
+    assert 0 < (drawn[0] - drawn[1]).abs().mean() < apart
+
+
 def test_what_makes_larger_has_settings_of_its_own(backbone, directory):
     sampler = Sampler(
         "own",
@@ -299,6 +309,7 @@ def test_no_safety_checker_or_watermarker_is_read(copy):
         ("base/text_encoder/config.json", {"new": 1}, "its new = 1 is not understood"),
         ("base/scheduler/scheduler_config.json", {"prediction_type": "sample"}, "none of epsilon"),
         ("super_resolution/scheduler/scheduler_config.json", {"thresholding": False}, "be True"),
+        ("base/scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler"}, "is a DDIMSch"),
         ("base/model_index.json", {"unet": ["diffusers", "UNet2DModel"]}, "is a UNet2DModel"),
         ("base/model_index.json", {"_class_name": "KandinskyPipeline"}, "a IFPipeline belongs"),
         ("base/tokenizer/tokenizer.json", {"added_tokens": [{"id": 99, "content": "<x>"}]}, "<x>"),
