@@ -140,6 +140,9 @@ class Sampler:
         for steps in (self.steps, self.super_resolution_steps):
             if steps is not None and not 1 <= steps <= MOST_STEPS:
                 raise UserError(f"a sampler takes 1 to {MOST_STEPS} steps, not {steps:.6g}")
+        noise = self.super_resolution_noise
+        if noise is not None and not 0 <= noise <= 1:
+            raise UserError(f"super_resolution_noise is {noise:.6g}: it should be from 0 to 1")
 
     def enlarging(self) -> Sampler:
         """How what was drawn is made larger."""

@@ -157,6 +157,12 @@ def test_what_makes_larger_has_settings_of_its_own(backbone, directory):
     assert (images - pipeline_images(directory, "own", 5.0)).abs().max() > 0.01
 
 
+def test_a_sampler_takes_no_more_noise_than_all() -> None:
+    for noise in (-0.1, 1.5, float("nan")):
+        with pytest.raises(UserError, match="super_resolution_noise is .*: it should be from 0 to"):
+            Sampler(super_resolution_noise=noise)
+
+
 def test_one_with_a_text_encoder_of_clips_reads_as_long_as_its_tokenizer(of_clip):
     backbone = load(of_clip)
     assert backbone.encode(TEXTS).embeddings.shape == (3, 12, WIDTH)
