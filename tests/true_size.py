@@ -26,10 +26,10 @@ from typing import Any
 
 import tomli_w
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPTextModel, PreTrainedModel
+from transformers import CLIPTextModel, PreTrainedModel, T5Config, T5EncoderModel
 
 from benchmark.api import Backbone, Sampler
 from benchmark.config.protocol import Protocol, load_protocol
@@ -40,7 +40,7 @@ from benchmark.models.diffusers_layout import stem
 from benchmark.models.families import families
 from benchmark.models.loading import Wanted, family_module
 from benchmark.models.single_file_header import SCHEDULER
-from tests.tiny_pipeline import XL_SCHEDULER
+from tests.tiny_pipeline import IF_SCHEDULER, XL_SCHEDULER, sentences
 
 PIPELINE, ENCODERS, PROTOCOL, SUITE = (
     "stable-diffusion",
@@ -116,10 +116,88 @@ def save_hollow_xl(directory: Path) -> None:
     (directory / "model_index.json").write_text(json.dumps(index))
 
 
+#: DeepFloyd IF's first U-Net as its configuration says, quoted in public for IF-I-XL-v1.0: widths,
+#: layers, and the width of T5 version 1.1 XXL; the rest as diffusers' scripts/convert_if.py has it.
+IF_BASE: dict[str, Any] = {
+    "sample_size": 64,
+    "in_channels": 3,
+    "out_channels": 6,
+    "block_out_channels": (704, 1408, 2112, 2816),
+    "layers_per_block": 3,
+    "down_block_types": ("ResnetDownsampleBlock2D", *("SimpleCrossAttnDownBlock2D",) * 3),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": (*("SimpleCrossAttnUpBlock2D",) * 3, "ResnetUpsampleBlock2D"),
+    "cross_attention_dim": 2816,
+    "encoder_hid_dim": 4096,
+    "addition_embed_type": "text",
+    "attention_head_dim": 64,
+    "cross_attention_norm": "group_norm",
+    "resnet_time_scale_shift": "scale_shift",
+    "act_fn": "gelu",
+}
+#: Its super-resolution: what the same script says. Its widths and layers are not public; these make
+#: the 1.2 billion parameters of IF-II-L-v1.0's card.
+IF_LARGER: dict[str, Any] = IF_BASE | {
+    "sample_size": 256,
+    "in_channels": 6,
+    "block_out_channels": (160, 320, 640, 1280),
+    "layers_per_block": (2, 4, 8, 8),
+    "down_block_types": (*("ResnetDownsampleBlock2D",) * 3, "SimpleCrossAttnDownBlock2D"),
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", *("ResnetUpsampleBlock2D",) * 3),
+    "cross_attention_dim": 1280,
+    "class_embed_type": "timestep",
+    "only_cross_attention": True,
+    "time_embedding_dim": 1280,
+    "time_embedding_act_fn": "gelu",
+    "resnet_skip_time_act": True,
+    "resnet_out_scale_factor": 1 / 0.7071,
+    "mid_block_scale_factor": 1 / 0.7071,
+}
+#: T5 version 1.1 XXL.
+T5_XXL = T5Config(
+    vocab_size=32128,
+    d_model=4096,
+    d_kv=64,
+    d_ff=10240,
+    num_layers=24,
+    num_heads=64,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+)
+
+
+def cascade_parts() -> dict[str, Any]:
+    """DeepFloyd IF's three models, by the folder each lies in."""
+    return {
+        "base/unet": UNet2DConditionModel(**IF_BASE),
+        "super_resolution/unet": UNet2DConditionModel(**IF_LARGER),
+        "base/text_encoder": T5EncoderModel(T5_XXL),
+    }
+
+
+def save_hollow_cascade(directory: Path) -> None:
+    """DeepFloyd IF as `save_hollow_xl` has XL: 21 GB of nothing, with a small tokenizer."""
+    with torch.device("meta"):
+        parts = cascade_parts()
+    for name, module in parts.items():
+        if isinstance(module, PreTrainedModel):
+            module.config.architectures = [type(module).__name__]
+            module.config.save_pretrained(directory / name)
+        else:
+            module.save_config(directory / name)
+        save_hollow(module, directory / name / f"{stem((directory / name).name)}.safetensors")
+    sentences().save_pretrained(directory / "base" / "tokenizer")
+    for stage, most in (("base", 1.5), ("super_resolution", 1.0)):
+        scheduler = DDPMScheduler(**IF_SCHEDULER | {"sample_max_value": most})
+        scheduler.save_pretrained(directory / stage / "scheduler")
+    noising = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    noising.save_pretrained(directory / "super_resolution" / "image_noising_scheduler")
+
+
 def save_hollow(module: nn.Module, path: Path) -> None:
-    """A safetensors file of the module's tensors in float16, all of them zeros."""
+    """A safetensors file of the module's parameters in float16, all of them zeros."""
     header, end = {}, 0
-    for name, tensor in module.state_dict().items():
+    for name, tensor in module.named_parameters():  # each once, under whatever names it has
         begin, end = end, end + 2 * tensor.numel()
         header[name] = {"dtype": "F16", "shape": [*tensor.shape], "data_offsets": [begin, end]}
     text = json.dumps(header).encode()

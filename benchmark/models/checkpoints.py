@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,17 +17,19 @@ import diffusers
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tokenizers import normalizers
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, T5TokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from benchmark.api import UserError
 from benchmark.models.configuration import (
     check_configuration,
-    scheduler_configuration,
+    scheduler_configurations,
     understood,
 )
 from benchmark.models.diffusers_layout import (
+    SENTENCES,
     configuration_file,
     index_settings,
     variant,
@@ -35,6 +38,7 @@ from benchmark.models.diffusers_layout import (
 from benchmark.models.families import OWN, Family, family_of, read_configuration
 from benchmark.models.hub import NAMED
 from benchmark.models.identity import SingleFile, locate
+from benchmark.models.tokens import Tokenizer
 
 #: In the files of a part, but of no use here; weights that a module lacks otherwise are refused.
 UNUSED = re.compile(
@@ -49,11 +53,16 @@ class Parts:
 
     family: Family
     modules: Mapping[str, nn.Module]
-    tokenizers: Mapping[str, CLIPTokenizer]
-    scheduler: Mapping[str, Any]  #: the configuration that samplers are built from
+    tokenizers: Mapping[str, Tokenizer]
+    schedulers: Mapping[str, Mapping[str, Any]]  #: their configurations
     index: Mapping[str, Any]  #: what the model's index says that changes images
     #: The weights as they lie in the files, mapped: "unet.conv_in.weight" -> on the CPU, as stored.
     stored: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def scheduler(self) -> Mapping[str, Any]:
+        """The configuration that samplers are built from."""
+        return self.schedulers[self.family.schedulers[0]]
 
 
 def read_parts(model: str) -> Parts:
@@ -79,12 +88,12 @@ def read_parts(model: str) -> Parts:
     return parts
 
 
-def read_tokenizers(model: str) -> list[CLIPTokenizer]:
+def read_tokenizers(model: str) -> list[Tokenizer]:
     """The tokenizers of `model` alone; for a name on the hub's list no weights need be there."""
     from benchmark.models.single_file import clip_tokenizer
 
     if model.partition("@")[0] in NAMED:
-        return [clip_tokenizer()]  # all of them read CLIP's vocabulary
+        return [clip_tokenizer()]  # all of them read CLIP's vocabulary; a cascade is none
     place = locate(model)
     if isinstance(place, SingleFile):
         return [clip_tokenizer()]
@@ -94,12 +103,12 @@ def read_tokenizers(model: str) -> list[CLIPTokenizer]:
 def _read_directory(directory: Path) -> Parts:
     disable_progress_bar()
     family = family_of(directory)
-    modules = {part: _read_weights(family, directory / part) for part in family.weights}
+    modules = {part: _read_weights(family, directory, part) for part in family.weights}
     return Parts(
         family,
         modules,
         _tokenizers(directory, family),
-        scheduler_configuration(directory),
+        scheduler_configurations(directory),
         index_settings(directory),
         _mapped_weights(directory, modules),
     )
@@ -118,38 +127,73 @@ def _mapped_weights(directory: Path, modules: Mapping[str, nn.Module]) -> dict[s
         for file in weight_files(directory / name):
             if file.suffix == ".safetensors":  # the index of shards is none
                 stored |= load_file(file)
+        stored |= _tied(module, stored)
         if stored.keys() == module.state_dict().keys():
             found |= {f"{name}.{key}": tensor for key, tensor in stored.items()}
     return found
 
 
-def _tokenizers(directory: Path, family: Family) -> dict[str, CLIPTokenizer]:
+def _tied(module: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What has several names in a module and one in its file, by those that the file lacks."""
+    names: dict[int, str] = {}
+    state = module.state_dict()
+    for name in stored.keys() & state.keys():
+        names[state[name].data_ptr()] = name
     return {
-        name: _tokenizer(directory / name, directory / configuration_file(text_encoder))
+        name: stored[names[tensor.data_ptr()]]
+        for name, tensor in state.items()
+        if name not in stored and tensor.data_ptr() in names
+    }
+
+
+def _tokenizers(directory: Path, family: Family) -> dict[str, Tokenizer]:
+    return {
+        name: _tokenizer(family, directory / name, directory / configuration_file(text_encoder))
         for text_encoder, name in family.texts.items()
     }
 
 
-def _tokenizer(folder: Path, text_encoder: Path) -> CLIPTokenizer:
+def _tokenizer(family: Family, folder: Path, text_encoder: Path) -> Tokenizer:
     """That in `folder`, for as many tokens as the text encoder of this configuration reads."""
+    configuration = read_configuration(text_encoder)
+    of_t5 = configuration.get("model_type") == "t5"
+    if of_t5 and not (folder / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
+        raise UserError(
+            f"{folder / SENTENCES} takes another library to read: pip install sentencepiece "
+            "protobuf"
+        )
+    kind: type[Tokenizer] = T5TokenizerFast if of_t5 else CLIPTokenizer
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder)
+        tokenizer = kind.from_pretrained(folder)
     # The libraries raise errors of many kinds, and plain Exceptions, for files that are broken.
     except Exception as error:
         raise UserError(f"{folder} holds no tokenizer that can be read: {error!r:.200}") from error
-    content = read_configuration(text_encoder)
-    try:
-        length = transformers.CLIPTextConfig.from_dict(content).max_position_embeddings
-    # The same goes for values of another kind.
-    except Exception as error:
-        words = " ".join(str(error).split())
-        raise UserError(f"{text_encoder} is no text encoder's: {words:.200}: {OWN}") from error
+    if of_t5:
+        length = family.tokens or tokenizer.model_max_length  # T5 sets no limit itself
+    else:
+        length = _clip_length(text_encoder, configuration)
     tokenizer.model_max_length = min(tokenizer.model_max_length, length)
+    if of_t5 and family.lowercase:  # CLIP's does so of itself
+        backend = tokenizer.backend_tokenizer
+        own = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
     return tokenizer
 
 
-def _read_weights(family: Family, folder: Path) -> nn.Module:
-    name = understood(family, folder.name)["classes"][0]
+def _clip_length(path: Path, configuration: Mapping[str, Any]) -> int:
+    """How many tokens a CLIP text encoder of the `configuration` at `path` reads."""
+    try:
+        settings = transformers.CLIPTextConfig.from_dict(dict(configuration))
+    # The same goes for values of another kind.
+    except Exception as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{path} is no text encoder's: {words:.200}: {OWN}") from error
+    return int(settings.max_position_embeddings)
+
+
+def _read_weights(family: Family, directory: Path, part: str) -> nn.Module:
+    folder = directory / part
+    name = understood(family, part, read_configuration(folder / "config.json"))["classes"][0]
     ours = hasattr(diffusers, name)  # and told not to copy what the files' mapping can give
     kind = getattr(diffusers if ours else transformers, name)
     module, loading = kind.from_pretrained(

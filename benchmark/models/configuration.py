@@ -28,6 +28,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "vae": {"latent_channels": 4},
     "text_encoder": {"hidden_size": 512, "projection_dim": 512},
     "scheduler": {"num_train_timesteps": 1000, "trained_betas": None},
+    "t5_encoder": {"d_model": 512},
 }
 #: A U-Net's second embedding: of a pooled text, and of so many sizes.
 POOLED, SIZES = "text_time", 6
@@ -40,32 +41,49 @@ def known() -> dict[str, dict[str, Any]]:
     return tomllib.loads(Path(__file__).with_name("known.toml").read_text("utf-8"))
 
 
-def understood(family: Family, part: str) -> dict[str, Any]:
+def understood(family: Family, part: str, configuration: Mapping[str, Any]) -> dict[str, Any]:
     """What of a part's configuration is understood in a family: `known.toml`, as it differs."""
     own = family.parts.get(part, {})
-    common = known()[_like(family, part)]
-    obeyed = [*common["obeyed"], *own.get("obeyed", [])]
-    return {**common, "must": {}, **own, "obeyed": obeyed}
+    common, obeyed = known()[_like(family, part, configuration)], own.get("obeyed", [])
+    return {
+        **common,
+        "must": {},
+        **own,
+        "obeyed": [*common["obeyed"], *obeyed],
+        "choices": common["choices"] | own.get("choices", {}),
+        "wanted": {key: what for key, what in common["wanted"].items() if key not in obeyed},
+    }
 
 
-def _like(family: Family, part: str) -> str:
-    return str(family.parts.get(part, {}).get("like", part))
+def _like(family: Family, part: str, configuration: Mapping[str, Any]) -> str:
+    """The table of `known.toml` for a part of this configuration."""
+    like = family.parts.get(part, {}).get("like", part.rpartition("/")[2])
+    if isinstance(like, dict):
+        first = next(iter(like.values()))
+        return str(like.get(configuration.get("model_type"), first))
+    return str(like)
 
 
-def scheduler_configuration(directory: Path) -> dict[str, Any]:
-    """That of the model in `directory`, as its family takes it.
+def scheduler_configurations(directory: Path) -> dict[str, dict[str, Any]]:
+    """Those of the model in `directory`, by their folders, as its family takes them.
 
-    Its class is both if model_index.json names another.
+    The class of one is both if model_index.json names another.
     """
-    configuration = read_configuration(directory / configuration_file("scheduler"))
-    index = directory / INDEX
+    family = family_of(directory)
+    return {part: family.completed(_scheduler(directory, part)) for part in family.schedulers}
+
+
+def _scheduler(directory: Path, part: str) -> dict[str, Any]:
+    configuration = read_configuration(directory / configuration_file(part))
+    stage, _, name = part.rpartition("/")
+    index = directory / stage / INDEX
     if index.is_file():
-        listed = (read_configuration(index).get("scheduler") or [None])[-1]
+        listed = (read_configuration(index).get(name) or [None])[-1]
         own = configuration.get("_class_name")
         if listed and class_of(listed) != class_of(own):
             both = f"{listed} in model_index.json and {own} in scheduler_config.json"
             configuration["_class_name"] = both
-    return family_of(directory).completed(configuration)
+    return configuration
 
 
 def check_configuration(directory: Path) -> None:
@@ -76,18 +94,24 @@ def check_configuration(directory: Path) -> None:
     """
     family = family_of(directory)
     filled = {}
-    for part in (*family.weights, "scheduler"):
+    for part in (*family.weights, *family.schedulers):
         path = directory / configuration_file(part)
         configuration = read_configuration(path)
-        for fault in _faults(understood(family, part), configuration):
+        for fault in _faults(understood(family, part, configuration), configuration):
             raise UserError(f"{path}: {fault}")
-        filled[part] = DEFAULTS.get(_like(family, part), {}) | configuration
-    _check_index(directory, family)
-    for fault in _misfits(filled, [filled[part] for part in family.texts]):
-        raise UserError(f"{directory} is no {family.name}: {fault}: {REGULAR}")
-    _check_entry(directory, filled["unet"]["in_channels"])
+        filled[part] = DEFAULTS.get(_like(family, part, configuration), {}) | configuration
+    for part in family.schedulers:
+        _check_betas(directory / configuration_file(part), filled[part])
+    for stage in family.stages or ("",):
+        _check_index(directory, stage, family)
+    unets = {part: filled[part] for part in family.models if part.endswith("unet")}
+    for part, unet in unets.items():
+        for fault in _misfits(unet, filled.get("vae"), [filled[part] for part in family.texts]):
+            raise UserError(f"{directory} is no {family.name}: {fault}: {REGULAR}")
+        _check_entry(directory / part, unet["in_channels"])
     for text_encoder, tokenizer in family.texts.items():
-        _check_vocabulary(directory / text_encoder, directory / tokenizer)
+        table = understood(family, text_encoder, filled[text_encoder])["table"]
+        _check_vocabulary(directory / text_encoder, table, directory / tokenizer)
 
 
 def _faults(understood: Mapping[str, Any], configuration: Mapping[str, Any]) -> Iterator[str]:
@@ -122,35 +146,41 @@ def _positive(value: object) -> bool:
     return number and 0 < value < math.inf  # type: ignore[operator]
 
 
-def _check_index(directory: Path, family: Family) -> None:
-    """model_index.json, where there is one, names parts of the classes that are read."""
-    path = directory / INDEX
+def _check_index(directory: Path, stage: str, family: Family) -> None:
+    """A stage's model_index.json, where there is one, names parts of the classes that are read."""
+    path = directory / stage / INDEX
     if not path.is_file():
         return
-    for part, named in read_configuration(path).items():
-        if part not in (*family.weights, "scheduler") or not isinstance(named, list):
+    for name, named in read_configuration(path).items():
+        part = f"{stage}/{name}" if stage else name
+        if part not in (*family.weights, *family.schedulers) or not isinstance(named, list):
             continue
-        classes = understood(family, part)["classes"]
+        configuration = read_configuration(directory / configuration_file(part))
+        classes = understood(family, part, configuration)["classes"]
         if class_of(named[-1]) not in classes:
             raise UserError(
-                f"{path}: its {part} is a {named[-1]}, none of {', '.join(classes)}: {REGULAR}"
+                f"{path}: its {name} is a {named[-1]}, none of {', '.join(classes)}: {REGULAR}"
             )
 
 
 def _misfits(
-    parts: Mapping[str, Mapping[str, Any]], text_encoders: Sequence[Mapping[str, Any]]
+    unet: Mapping[str, Any],
+    vae: Mapping[str, Any] | None,
+    text_encoders: Sequence[Mapping[str, Any]],
 ) -> Iterator[str]:
-    unet, vae = parts["unet"], parts["vae"]
-    takes, gives, latents = unet["in_channels"], unet["out_channels"], vae["latent_channels"]
-    if takes != latents:
-        purpose = MORE_CHANNELS.get(takes - latents, "")
-        yield f"its U-Net takes {takes} channels and its VAE makes {latents}{purpose}"
-    if gives != latents:
-        yield f"its U-Net gives {gives} channels and its VAE makes {latents}"
-    widths = [text_encoder["hidden_size"] for text_encoder in text_encoders]
-    if unet["cross_attention_dim"] != sum(widths):
+    """How a U-Net fits neither its VAE, if it works on latents, nor its text encoders."""
+    if vae is not None:
+        takes, gives, latents = unet["in_channels"], unet["out_channels"], vae["latent_channels"]
+        if takes != latents:
+            purpose = MORE_CHANNELS.get(takes - latents, "")
+            yield f"its U-Net takes {takes} channels and its VAE makes {latents}{purpose}"
+        if gives != latents:
+            yield f"its U-Net gives {gives} channels and its VAE makes {latents}"
+    widths = [one.get("hidden_size") or one["d_model"] for one in text_encoders]
+    reads = unet.get("encoder_hid_dim") or unet["cross_attention_dim"]
+    if reads != sum(widths):
         yield (
-            f"its U-Net reads texts of width {unet['cross_attention_dim']}, its text "
+            f"its U-Net reads texts of width {reads}, its text "
             f"{'encoder makes' if len(widths) == 1 else 'encoders make'} "
             f"{' and '.join(map(str, widths))}"
         )
@@ -162,13 +192,16 @@ def _misfits(
                 f"its U-Net takes a second embedding of width {takes}, and a pooled text of "
                 f"{pooled} and {SIZES} sizes of {size} are given"
             )
-    steps, betas = parts["scheduler"]["num_train_timesteps"], parts["scheduler"]["trained_betas"]
+
+
+def _check_betas(path: Path, scheduler: Mapping[str, Any]) -> None:
+    steps, betas = scheduler["num_train_timesteps"], scheduler["trained_betas"]
     if betas is not None and len(betas) != steps:
-        yield f"its scheduler has {len(betas)} trained_betas for {steps} timesteps"
+        raise UserError(f"{path}: it has {len(betas)} trained_betas for {steps} timesteps: {OWN}")
 
 
-def _check_entry(directory: Path, channels: int) -> None:
-    path, shape = _weight(directory / "unet", "conv_in.weight")
+def _check_entry(unet: Path, channels: int) -> None:
+    path, shape = _weight(unet, "conv_in.weight")
     if shape is not None and shape[1] != channels:
         raise UserError(
             f"{path}: conv_in.weight takes {shape[1]} channels, and unet/config.json says "
@@ -176,9 +209,9 @@ def _check_entry(directory: Path, channels: int) -> None:
         )
 
 
-def _check_vocabulary(text_encoder: Path, tokenizer: Path) -> None:
-    """Every token has a row in the text encoder's table."""
-    path, shape = _weight(text_encoder, "embeddings.token_embedding.weight")
+def _check_vocabulary(text_encoder: Path, table: str, tokenizer: Path) -> None:
+    """Every token has a row in the text encoder's `table`."""
+    path, shape = _weight(text_encoder, table)
     if shape is None:
         return  # the weights are another model's, which loading says
     for file, token, number in _tokens(tokenizer):
@@ -224,5 +257,7 @@ def _named(content: dict[str, Any], name: str) -> Iterator[tuple[str, int]]:
     vocabulary = content.get("model", {}).get("vocab", {}) if name == "tokenizer.json" else {}
     if name in ("vocab.json", "added_tokens.json"):
         vocabulary = content
+    if isinstance(vocabulary, list):  # of sentencepiece: tokens and how rare they are
+        vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
     for token, number in vocabulary.items():
         yield token, int(number)

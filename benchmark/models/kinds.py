@@ -7,14 +7,14 @@ its own, which `benchmark.models.loading` chooses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmark.api import Backbone, Sampler, UserError
 from benchmark.models import identity
-from benchmark.models.configuration import check_configuration, scheduler_configuration
+from benchmark.models.configuration import check_configuration, scheduler_configurations
 from benchmark.models.diffusers_layout import configuration_file
 from benchmark.models.families import Family, families, family_of, read_configuration
 from benchmark.models.resolution import drawn_size
@@ -67,19 +67,25 @@ class Diffusers:
 
         A pinned model that is not here is taken to have the usual scheduler of its family.
         """
-        place = identity.locate_here(model)
-        usual = _family(model)
-        check_sampler(
-            sampler, usual.completed(usual.scheduler) if place is None else _scheduler(place)
-        )
+        place, family = identity.locate_here(model), _family(model)
+        if family.samplers and sampler.scheduler not in family.samplers:
+            raise UserError(
+                f"scheduler '{sampler.scheduler}' does not draw {family.name}: choose one of "
+                f"{', '.join(family.samplers)}"
+            )
+        configurations = _schedulers(family, place)
+        check_sampler(sampler, configurations[0])
+        if family.stages:
+            check_sampler(sampler.enlarging(), configurations[1])
 
     def check_resolution(self, model: str, resolution: int | None) -> None:
         """Raise UserError if `model` draws no images of so many pixels; None: of its own size.
 
-        A single file, and a pinned model that is not here, are of their families' sizes.
+        A single file, and a pinned model that is not here, are of their families' sizes; pixel
+        models are of their own.
         """
         place = identity.locate_here(model)
-        if isinstance(place, Path):
+        if isinstance(place, Path) and {"unet", "vae"} <= {*family_of(place).weights}:
             files = (place / configuration_file(part) for part in ("unet", "vae"))
             unet, vae = map(read_configuration, files)
             try:
@@ -156,10 +162,13 @@ def _family(model: str) -> Family:
     return next((family for family in families().values() if name in family.named), first)
 
 
-def _scheduler(place: Path | identity.SingleFile) -> Mapping[str, Any]:
+def _schedulers(family: Family, place: Path | identity.SingleFile | None) -> list[dict[str, Any]]:
+    """The configurations of a model's schedulers; of one that is not here, the usual ones."""
+    if place is None:
+        return [family.completed(family.scheduler) for _ in family.schedulers]
     if isinstance(place, identity.SingleFile):
-        return scheduler_of(describe(place))
-    return scheduler_configuration(place)
+        return [scheduler_of(describe(place))]
+    return list(scheduler_configurations(place).values())
 
 
 DIFFUSERS = Diffusers()

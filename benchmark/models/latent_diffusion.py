@@ -9,8 +9,8 @@ images = backbone.sample(condition, [7])                # (1, 3, 64, 64) in [0, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,17 +21,17 @@ from torch import Generator, Tensor, nn
 from benchmark.api import Sampler, Word
 from benchmark.models import latent_stage
 from benchmark.models.checkpoints import Parts
-from benchmark.models.clip_reader import ClipReader
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.latent_stage import LatentCondition, LatentStage, vae_batch
 from benchmark.models.loading import Wanted
-from benchmark.models.precision import autocast
+from benchmark.models.precision import autocast, float32_output
 from benchmark.models.resolution import drawn_size
 from benchmark.models.sampling import build_scheduler
+from benchmark.models.text_reader import TextReader
 
 #: Texts as the readers of a model give them to its U-Net, one row a text.
-Read = Callable[[Sequence[ClipReader], Sequence[str]], LatentCondition]
+Read = Callable[[Sequence[TextReader], Sequence[str]], LatentCondition]
 
 
 @dataclass(eq=False)
@@ -40,7 +40,7 @@ class LatentDiffusion:
 
     id: str
     pipeline: DiffusionPipeline  #: its `scheduler` is the forward process
-    readers: Sequence[ClipReader]
+    readers: Sequence[TextReader]
     read: Read
     resolution: int
     device: torch.device
@@ -128,7 +128,7 @@ class LatentDiffusion:
         scheduler = self.pipeline.scheduler
         self.pipeline.scheduler = build_scheduler(sampler, self.scheduler)
         try:
-            with _float32_output(self.pipeline.unet), autocast(self.device, self.precision):
+            with float32_output(self.pipeline.unet), autocast(self.device, self.precision):
                 latents: Tensor = self.pipeline(
                     **given,
                     height=self.resolution,
@@ -175,7 +175,7 @@ def assemble(
         id=wanted.id,
         pipeline=pipeline,
         readers=tuple(
-            ClipReader(name, parts.tokenizers[words], parts.modules[name], wanted.id)
+            TextReader(name, parts.tokenizers[words], parts.modules[name], wanted.id)
             for name, words in texts
         ),
         read=read,
@@ -199,13 +199,3 @@ def forward_process(parts: Parts, device: str) -> DDPMScheduler:
     scheduler = DDPMScheduler.from_config(parts.scheduler)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
     return scheduler
-
-
-@contextmanager
-def _float32_output(unet: nn.Module) -> Iterator[None]:
-    """Within, `unet` gives float32: autocast gives half, too coarse for the scheduler's sums."""
-    handle = unet.register_forward_hook(lambda _module, _inputs, output: (output[0].float(),))
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -7,12 +7,15 @@ Importing this loads no torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from benchmark.api import UserError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 #: Name -> torch's name of it. Weights are always float32.
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -51,3 +54,13 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(
         device.type, dtype=getattr(torch, PRECISIONS[precision]), enabled=precision != "fp32"
     )
+
+
+@contextmanager
+def float32_output(unet: nn.Module) -> Iterator[None]:
+    """Within, `unet` gives float32: autocast gives half, too coarse for the scheduler's sums."""
+    handle = unet.register_forward_hook(lambda _module, _inputs, output: (output[0].float(),))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import CLIPTokenizer
-
 from benchmark.models.checkpoints import read_tokenizers
+from benchmark.models.families import families
 from benchmark.models.hub import NAMED
 from benchmark.models.identity import locate
+from benchmark.models.tokens import Tokenizer
 
 LETTERS = 3  #: at most, as in the paper
 END_OF_WORD = "</w>"  #: closes CLIP's whole words; other tokens are pieces of words
+BEGINNING = "\N{LOWER ONE EIGHTH BLOCK}"  #: opens T5's words
+#: Of T5's tokens the paper takes these; further ones are rarer, and mostly pieces of web pages.
+OF_T5 = range(5000, 10001)
 #: In a model's directory: words that were put into its vocabulary to stand for subjects, a line
 #: each. Without it they are looked for.
 IDENTIFIERS = "identifiers.txt"
@@ -26,9 +29,8 @@ def rare_words(model: str) -> dict[str, int]:
     Each is one token in all of the model's vocabularies; the ids are those of the first.
     """
     tokenizer, *others = read_tokenizers(model)
-    own = _own(model)
-    ids = tokenizer.convert_tokens_to_ids([word + END_OF_WORD for word in own])
-    found = dict(zip(own, ids, strict=True)) if own else rarest(tokenizer)
+    named = {word: number for word in _own(model) if (number := _single(word, tokenizer))}
+    found = named or rarest(tokenizer)
     return {
         word: number
         for word, number in found.items()
@@ -42,20 +44,22 @@ def single_token(model: str, word: str) -> int | None:
     return None if None in found else found[0]
 
 
-def _single(word: str, tokenizer: CLIPTokenizer) -> int | None:
+def _single(word: str, tokenizer: Tokenizer) -> int | None:
     ids = tokenizer(word, add_special_tokens=False).input_ids
     return ids[0] if len(ids) == 1 else None
 
 
-def rarest(tokenizer: CLIPTokenizer) -> dict[str, int]:
+def rarest(tokenizer: Tokenizer) -> dict[str, int]:
     """All words of one token and at most three letters a to z, rarest first, and their tokens' ids.
 
-    A token's id is the rank of its byte pair's merge, the most frequent pairs first: the higher,
-    the rarer. Each word encodes to its token and that decodes to the word.
+    The most frequent tokens have the lowest ids: CLIP's are the ranks of merges, T5's the order of
+    probabilities. Each word encodes to its token and that decodes to the word.
     """
     found = {}
     for token, number in tokenizer.get_vocab().items():
         word = token.removesuffix(END_OF_WORD)
+        if token.startswith(BEGINNING) and number in OF_T5:
+            word = token.removeprefix(BEGINNING)
         if word == token or len(word) > LETTERS or not (word.isascii() and word.isalpha()):
             continue
         encoded = tokenizer(word, add_special_tokens=False).input_ids
@@ -68,5 +72,8 @@ def _own(model: str) -> list[str]:
     if model.partition("@")[0] in NAMED:  # none of them has any, and none need be here
         return []
     place = locate(model)
-    listed = place / IDENTIFIERS if isinstance(place, Path) else None
-    return listed.read_text("utf-8").split() if listed is not None and listed.is_file() else []
+    if not isinstance(place, Path):
+        return []
+    stages = (stage for family in families().values() for stage in family.stages)
+    listed = (place / stage / IDENTIFIERS for stage in ("", *stages))
+    return next((file.read_text("utf-8").split() for file in listed if file.is_file()), [])

@@ -60,9 +60,15 @@ def build_scheduler(sampler: Sampler, configuration: Mapping[str, Any]) -> Any:
 
 
 def _chosen(sampler: Sampler, configuration: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """diffusers' class, and the settings laid over the configuration."""
+    """diffusers' class, and the settings laid over the configuration.
+
+    Only a model's own scheduler draws with a variance that the model learned: the others do not
+    know it, or draw what was trained since, without it (`pixel_stage.py`).
+    """
     if sampler.scheduler in SCHEDULERS:
-        return SCHEDULERS[sampler.scheduler]
+        class_name, settings = SCHEDULERS[sampler.scheduler]
+        learned = str(configuration.get("variance_type")).startswith("learned")
+        return class_name, settings | ({"variance_type": "fixed_small"} if learned else {})
     if sampler.scheduler != OWN:
         raise UserError(
             f"unknown scheduler '{sampler.scheduler}'; known: {', '.join(SCHEDULERS)}, and {OWN}, "

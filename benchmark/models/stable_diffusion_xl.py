@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from benchmark.models.checkpoints import Parts
-from benchmark.models.clip_reader import ClipReader
 from benchmark.models.latent_diffusion import LatentDiffusion, assemble, forward_process, size_of
 from benchmark.models.loading import Wanted
 from benchmark.models.rows import TensorRows
+from benchmark.models.text_reader import TextReader
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Reading:
     #: Whether the empty text is nothing but zeros, as where the model was taught without a text.
     zeros_for_empty: bool
 
-    def __call__(self, readers: Sequence[ClipReader], texts: Sequence[str]) -> SizedTexts:
+    def __call__(self, readers: Sequence[TextReader], texts: Sequence[str]) -> SizedTexts:
         states, pooled = zip(*(_read(reader, texts) for reader in readers), strict=True)
         side = self.resolution
         sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32)
@@ -61,7 +61,7 @@ class Reading:
         )
 
 
-def _read(reader: ClipReader, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+def _read(reader: TextReader, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """(n, length, width) the last but one hidden states; and what the text encoder makes of them.
 
     Taken by a hook of our own: those of transformers stay on the model.

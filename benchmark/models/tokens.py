@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from transformers import CLIPTokenizer
+from typing import TypeAlias
+
+from transformers import CLIPTokenizer, T5TokenizerFast
 
 from benchmark.api import UserError
 
+Tokenizer: TypeAlias = CLIPTokenizer | T5TokenizerFast
 
-def plain_ids(words: CLIPTokenizer, text: str, model: str) -> list[int]:
+
+def plain_ids(words: Tokenizer, text: str, model: str) -> list[int]:
     """The ids of `text` without the marks for start and end. Raises UserError naming `model`."""
     ids: list[int] = words(text, add_special_tokens=False).input_ids
     # Stable Diffusion 2 pads with "!", a special token that is a word as well.
@@ -16,7 +20,7 @@ def plain_ids(words: CLIPTokenizer, text: str, model: str) -> list[int]:
     return ids
 
 
-def word_id(words: CLIPTokenizer, word: str, model: str) -> int:
+def word_id(words: Tokenizer, word: str, model: str) -> int:
     """The one token of a word that is to be learned. Raises UserError if it is several."""
     ids = plain_ids(words, word, model)
     if len(ids) != 1:
@@ -27,7 +31,7 @@ def word_id(words: CLIPTokenizer, word: str, model: str) -> int:
     return ids[0]
 
 
-def padded_ids(words: CLIPTokenizer, text: str, model: str) -> list[int]:
+def padded_ids(words: Tokenizer, text: str, model: str) -> list[int]:
     """The ids of `text` with both marks, padded to what the encoder reads. Raises UserError."""
     length = words.model_max_length
     ids: list[int] = words(text, padding="max_length", max_length=length).input_ids

@@ -48,8 +48,9 @@ def check_whole(model: str) -> None:
         return
     family = family_of(place)
     for part in family.weights:
-        name = understood(family, part)["classes"][0]
-        for fault in _faults(place / part, _module(name, place / configuration_file(part))):
+        path = place / configuration_file(part)
+        name = understood(family, part, read_configuration(path))["classes"][0]
+        for fault in _faults(place / part, _module(name, path)):
             raise UserError(f"model '{model}': {fault}: {WAY_OUT}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from benchmark.runs.plan import plan
 from methods.dreambooth import DreamBooth
 from methods.textual_inversion import TextualInversion
 from tests import toy
-from tests.tiny_pipeline import save_tiny_xl
+from tests.tiny_pipeline import save_tiny_cascade, save_tiny_xl
 from tests.toy import ONE
 
 SETTINGS = """
@@ -54,10 +55,23 @@ def images(path: Path) -> dict[str, np.ndarray]:
     return {str(file.relative_to(path)): np.asarray(Image.open(file), int) for file in found}
 
 
+@pytest.mark.parametrize(
+    ("save", "more"),
+    [
+        (save_tiny_xl, ""),
+        (save_tiny_cascade, "super_resolution_steps = 2\nsuper_resolution_noise = 0.0\n"),
+    ],
+)
 def test_kept_weights_draw_further_prompts_as_if_asked_at_once(
-    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suite_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    save: Callable[[Path], Path],
+    more: str,
 ) -> None:
-    save_tiny_xl(tmp_path / "model")
+    save(tmp_path / "model")
+    table = "[methods.dreambooth]\n"
+    suite_file.write_text(suite_file.read_text().replace(table, table + more))
     suite = load_suite(str(suite_file))
 
     def run(name: str, prompts: list[str]) -> dict[str, np.ndarray]:
@@ -96,3 +110,18 @@ def test_a_text_that_one_text_encoder_would_cut_is_refused_when_a_run_is_planned
     grid = plan(suite, [*METHODS], prompts=[SNOW])
     with pytest.raises(UserError, match="reads 5: shorten it"):
         run_grid(grid, tmp_path / "run", resources=ONE)
+
+
+def test_what_only_a_cascade_understands_is_refused_when_a_run_is_planned(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    save_tiny_xl(tmp_path / "model")
+    text = suite_file.read_text()
+    setting = "super_resolution_steps = 2\n"
+    for table, message in (
+        ("[sampler]\n", r"the suite's \[sampler\] has super_resolution_steps"),
+        ("[methods.dreambooth]\n", "'dreambooth' needs super-resolution"),
+    ):
+        suite_file.write_text(text.replace(table, table + setting))
+        with pytest.raises(UserError, match=message):
+            plan(load_suite(str(suite_file)), [*METHODS])

@@ -1,6 +1,6 @@
-"""A CLIP text encoder and the tokenizer before it: what the families that read by CLIP share.
+"""A text encoder and the tokenizer before it: what all families share.
 
-reader = ClipReader("text_encoder", tokenizer, text_encoder, "sd15@0123456789ab")
+reader = TextReader("text_encoder", tokenizer, text_encoder, "sd15@0123456789ab")
 with reader.learned([word]):                            # the word's vector in its token's place
     embeddings = reader.encoder(reader.ids(["a sks dog"]))[0]
 """
@@ -8,24 +8,39 @@ with reader.learned([word]):                            # the word's vector in i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import PreTrainedModel
 
 from benchmark.api import Word
-from benchmark.models.tokens import padded_ids, plain_ids, word_id
+from benchmark.models.rows import TensorRows
+from benchmark.models.tokens import Tokenizer, padded_ids, plain_ids, word_id
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedTexts(TensorRows):
+    """A condition: n texts as a U-Net reads them."""
+
+    embeddings: Tensor  #: (n, length, width) float32
+
+    def for_denoiser(self) -> dict[str, Any]:
+        return {"encoder_hidden_states": self.embeddings}
+
+    def for_pipeline(self) -> dict[str, Tensor]:
+        return {"prompt_embeds": self.embeddings}
 
 
 @dataclass(eq=False)
-class ClipReader:
+class TextReader:
     """Of one text encoder."""
 
     name: str  #: of the text encoder, in `Backbone.text_encoders` and in a word's vectors
-    tokenizer: CLIPTokenizer
-    encoder: CLIPTextModel | CLIPTextModelWithProjection
+    tokenizer: Tokenizer
+    encoder: PreTrainedModel
     model: str  #: for messages
     _rows: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
 
@@ -54,11 +69,13 @@ class ClipReader:
                 embedded = torch.where(chosen, vector.to(embedded.dtype), embedded)
             return embedded
 
-        handle = self.encoder.get_input_embeddings().register_forward_hook(substitute)
-        try:
+        table = self.encoder.get_input_embeddings().weight
+        tables = (part for part in self.encoder.modules() if isinstance(part, nn.Embedding))
+        with ExitStack() as stack:
+            for part in tables:  # T5 has two of the same weight, and reads by the second
+                if part.weight is table:
+                    stack.callback(part.register_forward_hook(substitute).remove)
             yield
-        finally:
-            handle.remove()
 
     def _row(self, text: str) -> Tensor:
         if text not in self._rows:
