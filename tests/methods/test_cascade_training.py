@@ -123,7 +123,7 @@ def test_both_stages_learn_by_the_papers_loss(backbone, directory, subject, monk
             torch.testing.assert_close(found[sure], weight[sure], atol=1e-5, rtol=0)
             assert (found - weight).abs().max() <= 4.1 * rate
             compared, total = compared + int(sure.sum()), total + sure.numel()
-        assert compared > 0.3 * total
+        assert compared > 0.5 * total
 
 
 FIRST_ALONE = replace(
