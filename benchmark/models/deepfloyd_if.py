@@ -25,6 +25,7 @@ from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.loading import Wanted
 from benchmark.models.pixel_stage import Enlarging, PixelStage, noise_level
 from benchmark.models.precision import autocast, float32_output
+from benchmark.models.resolution import check_cascade_size
 from benchmark.models.sampling import build_scheduler
 from benchmark.models.text_reader import EncodedTexts, TextReader
 
@@ -172,11 +173,7 @@ def build(parts: Parts, wanted: Wanted) -> Cascade:
     """The model of these parts, in diffusers' pipelines, without watermark or safety checker."""
     units = {stage: parts.modules[f"{stage}/unet"] for stage in (BASE, LARGER)}
     sides = {stage: _side(unet, stage, wanted) for stage, unet in units.items()}
-    if wanted.resolution not in (None, sides[LARGER]):
-        raise UserError(
-            f"backbone.resolution is {wanted.resolution}, but the cascade draws {sides[LARGER]}: "
-            "leave it out"
-        )
+    check_cascade_size(wanted.resolution, {"sample_size": sides[LARGER]})
     forward = {
         name: _forward(configuration, wanted.device)
         for name, configuration in parts.schedulers.items()

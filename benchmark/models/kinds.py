@@ -17,7 +17,7 @@ from benchmark.models import identity
 from benchmark.models.configuration import check_configuration, scheduler_configurations
 from benchmark.models.diffusers_layout import configuration_file
 from benchmark.models.families import Family, families, family_of, read_configuration
-from benchmark.models.resolution import drawn_size
+from benchmark.models.resolution import check_cascade_size, drawn_size
 from benchmark.models.sampling import check_sampler
 from benchmark.models.single_file_header import describe, scheduler_of
 
@@ -81,17 +81,22 @@ class Diffusers:
     def check_resolution(self, model: str, resolution: int | None) -> None:
         """Raise UserError if `model` draws no images of so many pixels; None: of its own size.
 
-        A single file, and a pinned model that is not here, are of their families' sizes; pixel
-        models are of their own.
+        A single file, and a pinned model that is not here, are of their families' sizes.
         """
         place = identity.locate_here(model)
-        if isinstance(place, Path) and {"unet", "vae"} <= {*family_of(place).weights}:
-            files = (place / configuration_file(part) for part in ("unet", "vae"))
-            unet, vae = map(read_configuration, files)
-            try:
-                drawn_size(resolution, unet, vae)
-            except UserError as error:
-                raise UserError(f"model '{model}': {error}") from error
+        if not isinstance(place, Path):
+            return
+        family = family_of(place)
+        try:
+            if family.stages:
+                (*_, last) = family.stages
+                unet = read_configuration(place / configuration_file(f"{last}/unet"))
+                check_cascade_size(resolution, unet)
+            else:
+                files = (place / configuration_file(part) for part in ("unet", "vae"))
+                drawn_size(resolution, *map(read_configuration, files))
+        except UserError as error:
+            raise UserError(f"model '{model}': {error}") from error
 
     def rare_words(self, model: str) -> dict[str, int]:
         """Words of one token that can stand for a subject, rarest first, and their tokens' ids."""

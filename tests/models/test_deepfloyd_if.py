@@ -416,3 +416,11 @@ def test_what_the_published_models_say_is_understood(copy):
     (copy / "base/text_encoder/config.json").write_text(json.dumps(PUBLISHED_T5))
     says(copy / "super_resolution/unet/config.json", **PUBLISHED_UNET)
     assert DIFFUSERS.capabilities(str(copy)) == set(CAPABILITIES)
+
+
+def test_a_size_that_the_cascade_does_not_draw_is_refused_when_planning(directory):
+    own = json.loads((directory / "super_resolution/unet/config.json").read_text())["sample_size"]
+    DIFFUSERS.check_resolution(str(directory), None)
+    DIFFUSERS.check_resolution(str(directory), own)
+    with pytest.raises(UserError, match=f"backbone.resolution is 8, but the cascade draws {own}"):
+        DIFFUSERS.check_resolution(str(directory), 8)
