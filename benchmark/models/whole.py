@@ -7,6 +7,7 @@ Told by the files' headers: the modules are built without memory, and no weight 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,10 @@ def _module(name: str, path: Path) -> nn.Module:
 
 def _faults(folder: Path, module: nn.Module) -> Iterator[str]:
     places = {_now(name): tensor.shape for name, tensor in module.state_dict().items()}
+    names = defaultdict(set)  # of one weight, which a file may hold by any of them
+    for name, weight in module.named_parameters(remove_duplicate=False):
+        names[id(weight)].add(_now(name))
+    same = {name: others for others in names.values() for name in others}
     for file in weight_files(folder):
         if file.suffix != ".safetensors":  # the index of shards
             continue
@@ -85,6 +90,7 @@ def _faults(folder: Path, module: nn.Module) -> Iterator[str]:
                 yield f"{file}: {name} is {list(shape)}, and its configuration has {list(wanted)}"
             elif name in header.whole_numbers:
                 yield f"{file}: {name} holds whole numbers: its weights are packed"
+    places = {name: shape for name, shape in places.items() if same.get(name, {name}) <= {*places}}
     if places:
         yield f"{folder} lacks {len(places)} weights, {min(places)} among them"
 
