@@ -26,8 +26,9 @@ EDITS = ("byte", "cut", "empty", "remove", "swap")
 RECORDS = ("jobs", "scores", "prior")  #: folders whose JSON files are records
 
 #: What is made of the other files, and vouches for none.
-DERIVED = {"tables", "figures", "report.md", "index.html", "report.sha256", "summary.csv"}
-DERIVED |= {"run.lock"}
+DERIVED = {
+    *("tables", "figures", "report.md", "index.html", "report.sha256", "summary.csv", "run.lock")
+}
 
 
 def edit(world: World, *, seed: int, count: int | None) -> Tally:
