@@ -15,7 +15,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
@@ -131,12 +131,35 @@ class Sampler:
     scheduler: str = "ddim"
     steps: int = 20
     guidance: float = 4.0
+    #: Of a cascade, how what its first model drew is made larger; None: as it was drawn.
+    super_resolution_steps: int | None = None
+    super_resolution_guidance: float | None = None
+    #: How much noise lies on what is made larger: 0 least, 1 nothing else; None: the model's own.
+    super_resolution_noise: float | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= MOST_STEPS:
-            raise UserError(f"a sampler takes 1 to {MOST_STEPS} steps, not {self.steps:.6g}")
-        if not math.isfinite(self.guidance):
-            raise UserError(f"a sampler's guidance is {self.guidance}: it should be finite")
+        for steps in (self.steps, self.super_resolution_steps):
+            if steps is not None and not 1 <= steps <= MOST_STEPS:
+                raise UserError(f"a sampler takes 1 to {MOST_STEPS} steps, not {steps:.6g}")
+        for guidance in (self.guidance, self.super_resolution_guidance):
+            if guidance is not None and not math.isfinite(guidance):
+                raise UserError(f"a sampler's guidance is {guidance}: it should be finite")
+        noise = self.super_resolution_noise
+        if noise is not None and not 0 <= noise <= 1:
+            raise UserError(f"super_resolution_noise is {noise:.6g}: it should be from 0 to 1")
+
+    def enlarging(self) -> Sampler:
+        """How what was drawn is made larger."""
+        steps, guidance = self.super_resolution_steps, self.super_resolution_guidance
+        return replace(
+            self,
+            steps=self.steps if steps is None else steps,
+            guidance=self.guidance if guidance is None else guidance,
+        )
+
+    def said(self) -> dict[str, Any]:
+        """What it says, by name: without what it leaves to the model."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -147,7 +170,10 @@ class Sampler:
 TEXT_TO_IMAGE = "text-to-image"  #: `encode` and `sample`
 TRAINING = "training"  #: `stages`, each with `prepare`, `draw`, `loss` and a `denoiser`
 WORDS = "words"  #: `new_word`
-CAPABILITIES = (TEXT_TO_IMAGE, TRAINING, WORDS)
+#: A cascade: the stages after the first, and `Sampler`'s settings for these. Each makes larger what
+#: the one before it drew, and has `with_noise`.
+SUPER_RESOLUTION = "super-resolution"
+CAPABILITIES = (TEXT_TO_IMAGE, TRAINING, WORDS, SUPER_RESOLUTION)
 
 
 class Rows(Protocol):
@@ -188,6 +214,9 @@ class Stage(Protocol):
     name: str
     resolution: int  #: height and width of the images that it learns from, in pixels
     denoiser: nn.Module  #: what may be trained or adapted; float32 weights
+
+    # Of a stage that makes images larger: `with_noise(noise: float) -> Stage`, the same one, that
+    # learns from small images with so much noise on them, 0 the least and 1 nothing else.
 
     def prepare(self, images: Tensor) -> Clean:
         """(n, 3, resolution, resolution) float32 in [0, 1] -> what training takes, on the device.

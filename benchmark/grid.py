@@ -101,7 +101,7 @@ def run_grid(
             return _run_shard(ready, resources.shard, display, work)
         with ready.existing.locked():
             whole = ready.is_done()
-            if whole and ready.is_reported():
+            if whole and ready.existing.directory.is_reported():
                 print(f"report: {path / REPORT}, as it was: nothing is new")
                 return 0
             if not whole:
@@ -286,6 +286,7 @@ def report(
     if rows:
         run = run_of(contents)
         path = write_report_of(run)
+        directory.seal_report()
         print_table(run)
         print(f"report: {path}")
         print(f"to look at: {path.with_name('index.html')}")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from pydantic import Field
 
 from benchmark.api import (
+    SUPER_RESOLUTION,
     TEXT_TO_IMAGE,
     TRAINING,
     Backbone,
@@ -29,9 +30,12 @@ from benchmark.api import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from methods.training import Encode, Progress, Term
+
+#: The settings of what is trained after the first stage of a cascade begin with this.
+_LATER = "super_resolution_"
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,14 @@ class DreamBooth:
 
     The defaults are the paper's for Stable Diffusion where it gives them. `noun` is what stands
     beside the identifier (paper, section 4.4): the subject's class noun, a wrong one, or none.
+
+    Of a cascade the first model is trained, and with `super_resolution_steps` those that make
+    images larger, too: details of the subject that they do not know would be lost.
     """
 
     version: ClassVar[str] = "1"
     role: ClassVar[Role] = "method"
     draws: ClassVar[Draws] = "prompts"
-    needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, TRAINING})
-
     description: str = "fine-tuned on 'a [V] class', with prior preservation"
     variant_of: str | None = None  #: no setting
     identifier: Annotated[str, Field(pattern=r"\S")] | None = None  #: None: the suite's
@@ -65,12 +70,33 @@ class DreamBooth:
     #: What a live subject, or an object, is called if the noun is wrong.
     wrong_noun_live: Annotated[str, Field(pattern=r"\S")] = "teapot"
     wrong_noun_object: Annotated[str, Field(pattern=r"\S")] = "dog"
+    #: Of each stage of a cascade after the first; None: it is left as it is.
+    super_resolution_steps: Annotated[int, Ge(1)] | None = None
+    super_resolution_learning_rate: Annotated[float, Gt(0)] | None = None  #: None: as the first
+    #: How much noise lies on the small images, 0 least, 1 nothing else; None: as they are drawn.
+    super_resolution_noise: Annotated[float, Ge(0), Le(1)] | None = None
+    #: What they are called there: "identifier" as in the first stage, "noun" the class noun alone.
+    super_resolution_prompt: Literal["identifier", "noun"] | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """A cascade, if its later stages are to be trained."""
+        needs = frozenset({TEXT_TO_IMAGE, TRAINING})
+        return needs | {SUPER_RESOLUTION} if self.super_resolution_steps else needs
 
     def __post_init__(self) -> None:
         if self.noun == "none" and self.prior_weight:
             raise UserError(
                 "noun is 'none', so there is no class to preserve: set prior_weight to 0, "
                 f"not {self.prior_weight}"
+            )
+        idle = [name for name, value in vars(self).items() if _LATER in name and value is not None]
+        if idle and self.super_resolution_steps is None:
+            raise UserError(f"{idle[0]} is set, and nothing learns by it: set {_LATER}steps too")
+        if self.noun == "none" and self.super_resolution_prompt == "noun":
+            raise UserError(
+                "noun is 'none', so there is none for super_resolution_prompt = 'noun': choose "
+                "'identifier'"
             )
 
     def prior(self, subject: Subject) -> PriorImages | None:
@@ -82,36 +108,75 @@ class DreamBooth:
 
     def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
         """What is learned from, and what is drawn."""
-        prior = [self._prior_prompt(subject)] if self.prior_weight else []
-        return [self._prompt(subject), *prior, *self._drawn(subject, requests)]
+        learned = [self._prompt(subject)]
+        if self.prior_weight or self.super_resolution_prompt == "noun":
+            learned.append(self._prior_prompt(subject))
+        return [*learned, *self._drawn(subject, requests)]
 
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
-        """Fine-tune each stage of `backbone` on `subject`. Raises UserError without identifier."""
+        """Fine-tune `backbone` on `subject`, stage by stage. Raises UserError without identifier.
+
+        Text encoders learn with the first stage, which makes the image from the text.
+        """
+        trainings = self._trainings(subject, backbone)
+        done, steps = 0, sum(training.steps for training in trainings)
+        for training in trainings:
+            progress: Progress = tools.progress
+            if len(trainings) > 1:
+                progress = _part(progress, training.stage.name, done, steps)
+            self._train(training, subject, backbone, tools, progress)
+            done += training.steps
+        return self.trained_weights(backbone)
+
+    def _trainings(self, subject: Subject, backbone: Backbone) -> list[_Training]:
+        prompt, rate = self._prompt(subject), self.learning_rate
+        encoders = list(backbone.text_encoders.values()) if self.train_text_encoder else []
+        first, *later = self._trained_stages(backbone)
+        trainings = [_Training(first, prompt, self.steps, rate, encoders)]
+        if self.super_resolution_prompt == "noun":
+            prompt = self._prior_prompt(subject)
+        for stage in later:
+            assert self.super_resolution_steps is not None
+            if self.super_resolution_noise is not None:
+                stage = stage.with_noise(self.super_resolution_noise)
+            rate = self.super_resolution_learning_rate or self.learning_rate
+            trainings.append(_Training(stage, prompt, self.super_resolution_steps, rate, []))
+        return trainings
+
+    def _train(
+        self,
+        training: _Training,
+        subject: Subject,
+        backbone: Backbone,
+        tools: Tools,
+        progress: Progress,
+    ) -> None:
         from methods.training import Loss, Optimisation, fixed_conditions, learning, train
 
-        optimisation = Optimisation(
-            self.steps, self.learning_rate, self.weight_decay, self.max_grad_norm
-        )
-        encoders = list(backbone.text_encoders.values()) if self.train_text_encoder else []
-        for number, stage in enumerate(backbone.stages):
-            terms = self.terms(subject, stage, tools)
-            encode: Encode = backbone.encode
-            if not self.train_text_encoder:
-                encode = fixed_conditions(backbone, [p for term in terms for p in term.prompts])
-            trained = [stage.denoiser, *encoders]
-            with learning(trained):
-                train(
-                    Loss(stage, terms, encode),
-                    [parameter for module in trained for parameter in module.parameters()],
-                    optimisation,
-                    backbone.precision,
-                    _part(tools.progress, number, backbone.stages),
-                )
-        return self.trained_weights(backbone)
+        stage = training.stage
+        terms = self.terms(subject, stage, tools, prompt=training.prompt)
+        encode: Encode = backbone.encode
+        if not training.encoders:
+            encode = fixed_conditions(backbone, [p for term in terms for p in term.prompts])
+        trained = [stage.denoiser, *training.encoders]
+        with learning(trained):
+            train(
+                Loss(stage, terms, encode),
+                [parameter for module in trained for parameter in module.parameters()],
+                Optimisation(
+                    training.steps, training.learning_rate, self.weight_decay, self.max_grad_norm
+                ),
+                backbone.precision,
+                progress,
+            )
+
+    def _trained_stages(self, backbone: Backbone) -> Sequence[Any]:
+        return backbone.stages if self.super_resolution_steps else backbone.stages[:1]
 
     def trained_weights(self, backbone: Backbone) -> dict[str, Tensor]:
         """The live weights of what is trained: "denoiser.unet.conv_in.weight" -> tensor."""
-        modules = {f"denoiser.{stage.name}": stage.denoiser for stage in backbone.stages}
+        stages = self._trained_stages(backbone)
+        modules = {f"denoiser.{stage.name}": stage.denoiser for stage in stages}
         if self.train_text_encoder:
             encoders = backbone.text_encoders.items()
             modules |= {f"text_encoder.{name}": encoder for name, encoder in encoders}
@@ -135,13 +200,18 @@ class DreamBooth:
         put_in_place(weights, self.trained_weights(backbone))
         return draw(backbone, self._drawn(subject, requests), requests)
 
-    def terms(self, subject: Subject, stage: Stage, tools: Tools) -> list[Term]:
-        """The instance term and, if `prior_weight` is not 0, the prior term of Eq. 2."""
+    def terms(
+        self, subject: Subject, stage: Stage, tools: Tools, *, prompt: str | None = None
+    ) -> list[Term]:
+        """The instance term and, if `prior_weight` is not 0, the prior term of Eq. 2.
+
+        `prompt`: what the subject is learned under, if not the instance prompt.
+        """
         from methods.training import Term, seeded
 
         instance = Term(
             stage.prepare(tools.images(stage.resolution)),
-            prompts=[self._prompt(subject)],
+            prompts=[prompt or self._prompt(subject)],
             generator=seeded(tools.seed, subject.name, "instance"),
             name="instance",
             batch_size=self.batch_size,
@@ -180,15 +250,23 @@ class DreamBooth:
         return [request.text(subject.class_noun, phrase) for request in requests]
 
 
-def _part(progress: Progress, number: int, stages: Sequence[Stage]) -> Progress:
-    """Of the training of stage `number`, as a part of all stages'."""
-    if len(stages) == 1:
-        return progress
-    name = stages[number].name
+@dataclass(frozen=True)
+class _Training:
+    """What one stage learns."""
 
-    def tell(done: int, steps: int, /, *, losses: Mapping[str, float] | None = None) -> None:
+    stage: Stage
+    prompt: str
+    steps: int
+    learning_rate: float
+    encoders: Sequence[nn.Module]  #: what learns with it
+
+
+def _part(progress: Progress, name: str, before: int, steps: int) -> Progress:
+    """Of the training of the stage called `name`, after `before` of all `steps`."""
+
+    def tell(done: int, _: int, /, *, losses: Mapping[str, float] | None = None) -> None:
         named = losses and {f"{name}: {term}": loss for term, loss in losses.items()}
-        progress(number * steps + done, len(stages) * steps, losses=named)
+        progress(before + done, steps, losses=named)
 
     return tell
 

@@ -3,6 +3,7 @@
 directory = save_tiny_pipeline(tmp_path, prediction_type="v_prediction")    # Stable Diffusion 1, 2
 directory = save_tiny_xl(tmp_path)                                          # Stable Diffusion XL
 directory = save_tiny_sd3(tmp_path)                                         # Stable Diffusion 3
+directory = save_tiny_cascade(tmp_path)                                     # DeepFloyd IF
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DDPMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    IFPipeline,
+    IFSuperResolutionPipeline,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -66,6 +70,15 @@ XL_SCHEDULER = {
     "timestep_spacing": "leading",
     "trained_betas": None,
     "use_karras_sigmas": False,
+}
+#: As in DeepFloyd/IF-I-XL-v1.0; of its super-resolution, another sample_max_value.
+IF_SCHEDULER = {
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "epsilon",
+    "variance_type": "learned_range",
+    "thresholding": True,
+    "dynamic_thresholding_ratio": 0.95,
+    "sample_max_value": 1.5,
 }
 
 
@@ -184,10 +197,10 @@ def save_tiny_sd3(directory: Path, *, seed: int = 0) -> Path:
     text_encoder_2 = CLIPTextModelWithProjection(
         text_configuration(second, WIDTH_2, projection_dim=POOLED, hidden_act="gelu")
     )
-    sentences = sentence_tokenizer()
+    third = sentences(("a", "photo", "of", "the", "dog", "cat"))
     text_encoder_3 = T5EncoderModel(
         T5Config(
-            vocab_size=len(sentences) + 3,
+            vocab_size=len(third) + 3,
             d_model=WIDTH_3,
             d_kv=8,
             d_ff=32,
@@ -210,20 +223,11 @@ def save_tiny_sd3(directory: Path, *, seed: int = 0) -> Path:
         text_encoder_2=text_encoder_2,
         tokenizer_2=second,
         text_encoder_3=text_encoder_3,
-        tokenizer_3=sentences,
+        tokenizer_3=third,
     )
     pipeline.to(torch.float16).save_pretrained(directory)
     (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD3_SCHEDULER))
     return directory
-
-
-def sentence_tokenizer() -> T5TokenizerFast:
-    """T5's kind of vocabulary: letters, and a few whole words."""
-    pieces = [f"▁{word}" for word in ("a", "photo", "of", "the", "dog", "cat")]
-    letters = [(letter, -5.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
-    marks = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    vocabulary = [*marks, *((piece, -1.0) for piece in pieces), *letters]
-    return T5TokenizerFast(vocab=vocabulary, extra_ids=0)
 
 
 def tiny_unet(**settings: Any) -> UNet2DConditionModel:
@@ -278,3 +282,88 @@ def exaggerate(vae: AutoencoderKL, *text_encoders: nn.Module) -> None:
     for text_encoder in text_encoders:
         text_encoder.get_input_embeddings().weight.mul_(30)
     vae.decoder.conv_out.weight.mul_(4)
+
+
+def save_tiny_cascade(directory: Path, *, clip: bool = False, seed: int = 0) -> Path:
+    """Save a DeepFloyd IF under `directory`, for images of 8 and then 16 pixels.
+
+    In two folders as float16 safetensors, each as its repository is; `clip`: with a text encoder of
+    CLIP's in the place of T5. The second one lists a text encoder, too, which is not there.
+    """
+    torch.manual_seed(seed)
+    words = tokenizer() if clip else sentences()
+    text_encoder = (
+        CLIPTextModel(text_configuration(words, WIDTH)) if clip else T5EncoderModel(T5_TINY)
+    )
+    with torch.no_grad():
+        text_encoder.get_input_embeddings().weight.mul_(30)
+    bare = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
+    base = IFPipeline(
+        tokenizer=words,
+        text_encoder=text_encoder,
+        unet=pixel_unet(sample_size=8, in_channels=3),
+        scheduler=DDPMScheduler(**IF_SCHEDULER),
+        requires_safety_checker=False,
+        **bare,
+    )
+    larger = IFSuperResolutionPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        unet=pixel_unet(
+            sample_size=16, in_channels=6, class_embed_type="timestep", only_cross_attention=True
+        ),
+        scheduler=DDPMScheduler(**IF_SCHEDULER | {"sample_max_value": 1.0}),
+        image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+        requires_safety_checker=False,
+        **bare,
+    )
+    base.to(torch.float16).save_pretrained(directory / "base")
+    larger.to(torch.float16).save_pretrained(directory / "super_resolution")
+    listed = directory / "super_resolution" / "model_index.json"
+    parts = {"text_encoder": ["transformers", "T5EncoderModel"]}
+    listed.write_text(json.dumps(json.loads(listed.read_text()) | parts))
+    return directory
+
+
+#: T5 version 1.1, as its XXL but for the sizes.
+T5_TINY = T5Config(
+    vocab_size=64,
+    d_model=WIDTH,
+    d_kv=8,
+    d_ff=32,
+    num_layers=2,
+    num_heads=2,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+)
+
+
+def pixel_unet(**settings: Any) -> UNet2DConditionModel:
+    """One of a cascade's two."""
+    return UNet2DConditionModel(
+        out_channels=6,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        cross_attention_dim=32,
+        encoder_hid_dim=WIDTH,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        attention_head_dim=8,
+        cross_attention_norm="group_norm",
+        resnet_time_scale_shift="scale_shift",
+        act_fn="gelu",
+        norm_num_groups=4,
+        **settings,
+    )
+
+
+def sentences(words: Sequence[str] = WORDS) -> T5TokenizerFast:
+    """T5's kind of vocabulary: each of `words` is one token, other words are letters."""
+    pieces = [f"▁{word}" for word in words] + ["▁", *"abcdefghijklmnopqrstuvwxyz"]
+    rare = [(piece, -3.0 - number / 10) for number, piece in enumerate(pieces)]
+    rare = [(piece, score if piece[1:] else -8.0) for piece, score in rare]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *rare]
+    return T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=512)

@@ -28,6 +28,7 @@ from benchmark.api import (
     CAPABILITIES,
     PIXELS,
     PRIOR,
+    SUPER_RESOLUTION,
     TEXT_TO_IMAGE,
     Batch,
     Draws,
@@ -210,7 +211,7 @@ class Easels:
 
     version: ClassVar[str] = "1"
 
-    can: frozenset[str] = frozenset(CAPABILITIES)
+    can: frozenset[str] = frozenset(CAPABILITIES) - {SUPER_RESOLUTION}
 
     def identify(self, model: str) -> str:
         return f"{model}@{hashlib.sha256(model.encode()).hexdigest()[:12]}"

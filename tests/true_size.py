@@ -29,6 +29,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DDPMScheduler,
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
@@ -52,7 +53,7 @@ from benchmark.models.families import families
 from benchmark.models.loading import Wanted, family_module
 from benchmark.models.single_file_header import SCHEDULER
 from benchmark.models.tokens import Tokenizer
-from tests.tiny_pipeline import SD3_SCHEDULER, XL_SCHEDULER, sentence_tokenizer
+from tests.tiny_pipeline import IF_SCHEDULER, SD3_SCHEDULER, XL_SCHEDULER, sentences
 
 PIPELINE, ENCODERS, PROTOCOL, SUITE = (
     "stable-diffusion",
@@ -140,14 +141,16 @@ SD3_VAE: dict[str, Any] = {
     "use_quant_conv": False,
     "use_post_quant_conv": False,
 }
-T5_XXL: dict[str, Any] = {
-    "d_model": 4096,
-    "d_ff": 10240,
-    "num_layers": 24,
-    "num_heads": 64,
-    "feed_forward_proj": "gated-gelu",
-    "vocab_size": 32128,
-}
+T5_XXL = T5Config(
+    vocab_size=32128,
+    d_model=4096,
+    d_kv=64,
+    d_ff=10240,
+    num_layers=24,
+    num_heads=64,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+)
 
 
 def sd3_parts() -> dict[str, nn.Module]:
@@ -160,17 +163,16 @@ def sd3_parts() -> dict[str, nn.Module]:
         "text_encoder_2": CLIPTextModelWithProjection(
             single_file.clip_configuration(single_file.TEXT_ENCODER_2)
         ),
-        "text_encoder_3": T5EncoderModel(T5Config(**T5_XXL)),
+        "text_encoder_3": T5EncoderModel(T5_XXL),
     }
 
 
 def sd3_tokenizers() -> dict[str, Tokenizer]:
     """T5's is a toy's: its vocabulary is nowhere in what is installed."""
-    words, sentences = single_file.clip_tokenizer, sentence_tokenizer()
-    sentences.model_max_length = 256
+    words = single_file.clip_tokenizer
     names, pads = ("tokenizer", "tokenizer_2"), single_file.PAD["xl"]
     clips = {name: words(pad=pad) for name, pad in zip(names, pads, strict=True)}
-    return clips | {"tokenizer_3": sentences}
+    return clips | {"tokenizer_3": sentences()}
 
 
 def save_hollow_sd3(directory: Path) -> None:
@@ -187,23 +189,88 @@ def save_hollow_parts(
     directory: Path, parts: dict[str, nn.Module], scheduler: dict[str, Any]
 ) -> None:
     """Configurations, and files of weights that hold nothing."""
-    for name, module in parts.items():
-        if isinstance(module, PreTrainedModel):
-            module.config.architectures = [type(module).__name__]
-            module.config.save_pretrained(directory / name)
-        else:
-            module.save_config(directory / name)
-        save_hollow(module, directory / name / f"{stem(name)}.safetensors")
+    save_hollow_modules(directory, parts)
     (directory / "scheduler").mkdir()
     (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
 
 
+def save_hollow_modules(directory: Path, parts: dict[str, nn.Module]) -> None:
+    """Those of `save_hollow_parts` that have weights."""
+    for name, module in parts.items():
+        folder = directory / name
+        if isinstance(module, PreTrainedModel):
+            module.config.architectures = [type(module).__name__]
+            module.config.save_pretrained(folder)
+        else:
+            module.save_config(folder)
+        save_hollow(module, folder / f"{stem(folder.name)}.safetensors")
+
+
+#: DeepFloyd IF's first U-Net as its configuration says, quoted in public for IF-I-XL-v1.0: widths,
+#: layers, and the width of T5 version 1.1 XXL; the rest as diffusers' scripts/convert_if.py has it.
+IF_BASE: dict[str, Any] = {
+    "sample_size": 64,
+    "in_channels": 3,
+    "out_channels": 6,
+    "block_out_channels": (704, 1408, 2112, 2816),
+    "layers_per_block": 3,
+    "down_block_types": ("ResnetDownsampleBlock2D", *("SimpleCrossAttnDownBlock2D",) * 3),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": (*("SimpleCrossAttnUpBlock2D",) * 3, "ResnetUpsampleBlock2D"),
+    "cross_attention_dim": 2816,
+    "encoder_hid_dim": 4096,
+    "addition_embed_type": "text",
+    "attention_head_dim": 64,
+    "cross_attention_norm": "group_norm",
+    "resnet_time_scale_shift": "scale_shift",
+    "act_fn": "gelu",
+}
+#: Its super-resolution: what the same script says. Its widths and layers are not public; these make
+#: the 1.2 billion parameters of IF-II-L-v1.0's card.
+IF_LARGER: dict[str, Any] = IF_BASE | {
+    "sample_size": 256,
+    "in_channels": 6,
+    "block_out_channels": (160, 320, 640, 1280),
+    "layers_per_block": (2, 4, 8, 8),
+    "down_block_types": (*("ResnetDownsampleBlock2D",) * 3, "SimpleCrossAttnDownBlock2D"),
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", *("ResnetUpsampleBlock2D",) * 3),
+    "cross_attention_dim": 1280,
+    "class_embed_type": "timestep",
+    "only_cross_attention": True,
+    "time_embedding_dim": 1280,
+    "time_embedding_act_fn": "gelu",
+    "resnet_skip_time_act": True,
+    "resnet_out_scale_factor": 1 / 0.7071,
+    "mid_block_scale_factor": 1 / 0.7071,
+}
+
+
+def cascade_parts() -> dict[str, Any]:
+    """DeepFloyd IF's three models, by the folder each lies in."""
+    return {
+        "base/unet": UNet2DConditionModel(**IF_BASE),
+        "super_resolution/unet": UNet2DConditionModel(**IF_LARGER),
+        "base/text_encoder": T5EncoderModel(T5_XXL),
+    }
+
+
+def save_hollow_cascade(directory: Path) -> None:
+    """DeepFloyd IF as `save_hollow_xl` has XL: 21 GB of nothing, with a small tokenizer."""
+    with torch.device("meta"):
+        parts = cascade_parts()
+    save_hollow_modules(directory, parts)
+    sentences().save_pretrained(directory / "base" / "tokenizer")
+    for stage, most in (("base", 1.5), ("super_resolution", 1.0)):
+        scheduler = DDPMScheduler(**IF_SCHEDULER | {"sample_max_value": most})
+        scheduler.save_pretrained(directory / stage / "scheduler")
+    noising = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    noising.save_pretrained(directory / "super_resolution" / "image_noising_scheduler")
+
+
 def save_hollow(module: nn.Module, path: Path) -> None:
-    """A safetensors file of the module's tensors in float16, all of them zeros."""
+    """A safetensors file of the module's parameters in float16, all of them zeros."""
     header, end = {}, 0
-    tensors = module.state_dict()
-    once = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
-    for name, tensor in ((name, tensors[name]) for name in tensors.keys() & once):
+    for name, tensor in module.named_parameters():  # each once, under whatever names it has
         begin, end = end, end + 2 * tensor.numel()
         header[name] = {"dtype": "F16", "shape": [*tensor.shape], "data_offsets": [begin, end]}
     text = json.dumps(header).encode()

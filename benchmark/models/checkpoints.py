@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ import diffusers
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tokenizers import normalizers
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, T5TokenizerFast
 from transformers.utils.logging import disable_progress_bar
@@ -23,16 +25,18 @@ from transformers.utils.logging import disable_progress_bar
 from benchmark.api import UserError
 from benchmark.models.configuration import (
     check_configuration,
-    scheduler_configuration,
+    scheduler_configurations,
     understood,
 )
 from benchmark.models.diffusers_layout import (
+    SENTENCES,
     configuration_file,
     index_settings,
     variant,
     weight_files,
 )
 from benchmark.models.families import OWN, Family, families, family_of, read_configuration
+from benchmark.models.hub import NAMED
 from benchmark.models.identity import SingleFile, locate, locate_here
 from benchmark.models.tokens import Tokenizer
 
@@ -50,10 +54,15 @@ class Parts:
     family: Family
     modules: Mapping[str, nn.Module]
     tokenizers: Mapping[str, Tokenizer]
-    scheduler: Mapping[str, Any]  #: the configuration that samplers are built from
+    schedulers: Mapping[str, Mapping[str, Any]]  #: their configurations
     index: Mapping[str, Any]  #: what the model's index says that changes images
     #: The weights as they lie in the files, mapped: "unet.conv_in.weight" -> on the CPU, as stored.
     stored: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def scheduler(self) -> Mapping[str, Any]:
+        """The configuration that samplers are built from."""
+        return self.schedulers[self.family.schedulers[0]]
 
 
 def read_parts(model: str) -> Parts:
@@ -82,15 +91,15 @@ def read_parts(model: str) -> Parts:
 def read_tokenizers(model: str, *, of_words: bool = False) -> list[Tokenizer]:
     """The tokenizers of `model` alone, or those before the text encoders that learn words.
 
-    A name on the hub's list need not be there: all of these read CLIP's vocabulary, and it is then
-    all that is read.
+    Of a model that is one repository and has a short name, what learns words reads CLIP's
+    vocabulary, which is here: its weights need not be.
     """
     from benchmark.models.single_file import clip_tokenizer
 
-    name = model.partition("@")[0]
-    named = next((family for family in families().values() if name in family.named), None)
-    if named is not None and (of_words or not named.tokens or locate_here(model) is None):
-        return [clip_tokenizer()]
+    if (name := model.partition("@")[0]) in NAMED:
+        family = next(family for family in families().values() if name in family.named)
+        if of_words or not family.tokens or locate_here(model) is None:
+            return [clip_tokenizer()]
     place = locate(model)
     if isinstance(place, SingleFile):
         return [clip_tokenizer()]
@@ -103,12 +112,12 @@ def read_tokenizers(model: str, *, of_words: bool = False) -> list[Tokenizer]:
 def _read_directory(directory: Path) -> Parts:
     disable_progress_bar()
     family = family_of(directory)
-    modules = {part: _read_weights(family, directory / part) for part in family.weights}
+    modules = {part: _read_weights(family, directory, part) for part in family.weights}
     return Parts(
         family,
         modules,
         _tokenizers(directory, family),
-        scheduler_configuration(directory),
+        scheduler_configurations(directory),
         index_settings(directory),
         _mapped_weights(directory, modules),
     )
@@ -157,6 +166,11 @@ def _tokenizer(family: Family, folder: Path, text_encoder: Path) -> Tokenizer:
     """That in `folder`, for as many tokens as the text encoder of this configuration reads."""
     configuration = read_configuration(text_encoder)
     of_t5 = configuration.get("model_type") == "t5"
+    if of_t5 and not (folder / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
+        raise UserError(
+            f"{folder / SENTENCES} takes another library to read: pip install sentencepiece "
+            "protobuf"
+        )
     kind: type[Tokenizer] = T5TokenizerFast if of_t5 else CLIPTokenizer
     try:
         tokenizer = kind.from_pretrained(folder)
@@ -166,18 +180,29 @@ def _tokenizer(family: Family, folder: Path, text_encoder: Path) -> Tokenizer:
     if of_t5:
         length = family.tokens or tokenizer.model_max_length  # T5 sets no limit itself
     else:
-        try:
-            length = transformers.CLIPTextConfig.from_dict(configuration).max_position_embeddings
-        # The same goes for values of another kind.
-        except Exception as error:
-            words = " ".join(str(error).split())
-            raise UserError(f"{text_encoder} is no text encoder's: {words:.200}: {OWN}") from error
+        length = _clip_length(text_encoder, configuration)
     tokenizer.model_max_length = min(tokenizer.model_max_length, length)
+    if of_t5 and family.lowercase:  # CLIP's does so of itself
+        backend = tokenizer.backend_tokenizer
+        own = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
     return tokenizer
 
 
-def _read_weights(family: Family, folder: Path) -> nn.Module:
-    name = understood(family, folder.name)["classes"][0]
+def _clip_length(path: Path, configuration: Mapping[str, Any]) -> int:
+    """How many tokens a CLIP text encoder of the `configuration` at `path` reads."""
+    try:
+        settings = transformers.CLIPTextConfig.from_dict(dict(configuration))
+    # The same goes for values of another kind.
+    except Exception as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{path} is no text encoder's: {words:.200}: {OWN}") from error
+    return int(settings.max_position_embeddings)
+
+
+def _read_weights(family: Family, directory: Path, part: str) -> nn.Module:
+    folder = directory / part
+    name = understood(family, part, read_configuration(folder / "config.json"))["classes"][0]
     ours = hasattr(diffusers, name)  # and told not to copy what the files' mapping can give
     kind = getattr(diffusers if ours else transformers, name)
     module, loading = kind.from_pretrained(

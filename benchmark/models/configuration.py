@@ -42,11 +42,10 @@ def known() -> dict[str, dict[str, Any]]:
     return tomllib.loads(Path(__file__).with_name("known.toml").read_text("utf-8"))
 
 
-def understood(family: Family, part: str) -> dict[str, Any]:
+def understood(family: Family, part: str, configuration: Mapping[str, Any]) -> dict[str, Any]:
     """What of a part's configuration is understood in a family: `known.toml`, as it differs."""
     own = family.parts.get(part, {})
-    common = known()[_like(family, part)]
-    obeyed = own.get("obeyed", [])
+    common, obeyed = known()[_like(family, part, configuration)], own.get("obeyed", [])
     return {
         **common,
         "must": {},
@@ -57,24 +56,35 @@ def understood(family: Family, part: str) -> dict[str, Any]:
     }
 
 
-def _like(family: Family, part: str) -> str:
-    return str(family.parts.get(part, {}).get("like", part))
+def _like(family: Family, part: str, configuration: Mapping[str, Any]) -> str:
+    """The table of `known.toml` for a part of this configuration."""
+    like = family.parts.get(part, {}).get("like", part.rpartition("/")[2])
+    if isinstance(like, dict):
+        first = next(iter(like.values()))
+        return str(like.get(configuration.get("model_type"), first))
+    return str(like)
 
 
-def scheduler_configuration(directory: Path) -> dict[str, Any]:
-    """That of the model in `directory`, as its family takes it.
+def scheduler_configurations(directory: Path) -> dict[str, dict[str, Any]]:
+    """Those of the model in `directory`, by their folders, as its family takes them.
 
-    Its class is both if model_index.json names another.
+    The class of one is both if model_index.json names another.
     """
-    configuration = read_configuration(directory / configuration_file("scheduler"))
-    index = directory / INDEX
+    family = family_of(directory)
+    return {part: family.completed(_scheduler(directory, part)) for part in family.schedulers}
+
+
+def _scheduler(directory: Path, part: str) -> dict[str, Any]:
+    configuration = read_configuration(directory / configuration_file(part))
+    stage, _, name = part.rpartition("/")
+    index = directory / stage / INDEX
     if index.is_file():
-        listed = (read_configuration(index).get("scheduler") or [None])[-1]
+        listed = (read_configuration(index).get(name) or [None])[-1]
         own = configuration.get("_class_name")
         if listed and class_of(listed) != class_of(own):
             both = f"{listed} in model_index.json and {own} in scheduler_config.json"
             configuration["_class_name"] = both
-    return family_of(directory).completed(configuration)
+    return configuration
 
 
 def check_configuration(directory: Path) -> None:
@@ -85,20 +95,25 @@ def check_configuration(directory: Path) -> None:
     """
     family = family_of(directory)
     filled = {}
-    for part in (*family.weights, "scheduler"):
+    for part in (*family.weights, *family.schedulers):
         path = directory / configuration_file(part)
         configuration = read_configuration(path)
-        for fault in _faults(understood(family, part), configuration):
+        for fault in _faults(understood(family, part, configuration), configuration):
             raise UserError(f"{path}: {fault}")
-        filled[part] = DEFAULTS.get(_like(family, part), {}) | configuration
-    _check_index(directory, family)
-    denoiser = family.denoiser
-    for fault in MISFITS[denoiser](filled, [filled[part] for part in family.texts]):
-        raise UserError(f"{directory} is no {family.name}: {fault}: {REGULAR}")
-    entry = understood(family, denoiser)["entry"]
-    _check_entry(directory / denoiser, entry, filled[denoiser]["in_channels"])
+        filled[part] = DEFAULTS.get(_like(family, part, configuration), {}) | configuration
+    for part in family.schedulers:
+        _check_betas(directory / configuration_file(part), filled[part])
+    for stage in family.stages or ("",):
+        _check_index(directory, stage, family)
+    text_encoders = [filled[part] for part in family.texts]
+    for part in family.denoisers:
+        kind = part.rpartition("/")[2]
+        for fault in MISFITS[kind](filled[part], filled.get("vae"), text_encoders):
+            raise UserError(f"{directory} is no {family.name}: {fault}: {REGULAR}")
+        entry = understood(family, part, filled[part])["entry"]
+        _check_entry(directory / part, entry, filled[part]["in_channels"])
     for text_encoder, tokenizer in family.texts.items():
-        table = understood(family, text_encoder)["table"]
+        table = understood(family, text_encoder, filled[text_encoder])["table"]
         _check_vocabulary(directory / text_encoder, table, directory / tokenizer)
 
 
@@ -134,35 +149,41 @@ def _positive(value: object) -> bool:
     return number and 0 < value < math.inf  # type: ignore[operator]
 
 
-def _check_index(directory: Path, family: Family) -> None:
-    """model_index.json, where there is one, names parts of the classes that are read."""
-    path = directory / INDEX
+def _check_index(directory: Path, stage: str, family: Family) -> None:
+    """A stage's model_index.json, where there is one, names parts of the classes that are read."""
+    path = directory / stage / INDEX
     if not path.is_file():
         return
-    for part, named in read_configuration(path).items():
-        if part not in (*family.weights, "scheduler") or not isinstance(named, list):
+    for name, named in read_configuration(path).items():
+        part = f"{stage}/{name}" if stage else name
+        if part not in (*family.weights, *family.schedulers) or not isinstance(named, list):
             continue
-        classes = understood(family, part)["classes"]
+        configuration = read_configuration(directory / configuration_file(part))
+        classes = understood(family, part, configuration)["classes"]
         if class_of(named[-1]) not in classes:
             raise UserError(
-                f"{path}: its {part} is a {named[-1]}, none of {', '.join(classes)}: {REGULAR}"
+                f"{path}: its {name} is a {named[-1]}, none of {', '.join(classes)}: {REGULAR}"
             )
 
 
 def _unet_misfits(
-    parts: Mapping[str, Mapping[str, Any]], text_encoders: Sequence[Mapping[str, Any]]
+    unet: Mapping[str, Any],
+    vae: Mapping[str, Any] | None,
+    text_encoders: Sequence[Mapping[str, Any]],
 ) -> Iterator[str]:
-    unet, vae = parts["unet"], parts["vae"]
-    takes, gives, latents = unet["in_channels"], unet["out_channels"], vae["latent_channels"]
-    if takes != latents:
-        purpose = MORE_CHANNELS.get(takes - latents, "")
-        yield f"its U-Net takes {takes} channels and its VAE makes {latents}{purpose}"
-    if gives != latents:
-        yield f"its U-Net gives {gives} channels and its VAE makes {latents}"
-    widths = [text_encoder["hidden_size"] for text_encoder in text_encoders]
-    if unet["cross_attention_dim"] != sum(widths):
+    """How a U-Net fits neither its VAE, if it works on latents, nor its text encoders."""
+    if vae is not None:
+        takes, gives, latents = unet["in_channels"], unet["out_channels"], vae["latent_channels"]
+        if takes != latents:
+            purpose = MORE_CHANNELS.get(takes - latents, "")
+            yield f"its U-Net takes {takes} channels and its VAE makes {latents}{purpose}"
+        if gives != latents:
+            yield f"its U-Net gives {gives} channels and its VAE makes {latents}"
+    widths = [one.get("hidden_size") or one["d_model"] for one in text_encoders]
+    reads = unet.get("encoder_hid_dim") or unet["cross_attention_dim"]
+    if reads != sum(widths):
         yield (
-            f"its U-Net reads texts of width {unet['cross_attention_dim']}, its text "
+            f"its U-Net reads texts of width {reads}, its text "
             f"{'encoder makes' if len(widths) == 1 else 'encoders make'} "
             f"{' and '.join(map(str, widths))}"
         )
@@ -174,16 +195,21 @@ def _unet_misfits(
                 f"its U-Net takes a second embedding of width {takes}, and a pooled text of "
                 f"{pooled} and {SIZES} sizes of {size} are given"
             )
-    steps, betas = parts["scheduler"]["num_train_timesteps"], parts["scheduler"]["trained_betas"]
+
+
+def _check_betas(path: Path, scheduler: Mapping[str, Any]) -> None:
+    steps, betas = scheduler.get("num_train_timesteps"), scheduler.get("trained_betas")
     if betas is not None and len(betas) != steps:
-        yield f"its scheduler has {len(betas)} trained_betas for {steps} timesteps"
+        raise UserError(f"{path}: it has {len(betas)} trained_betas for {steps} timesteps: {OWN}")
 
 
 def _transformer_misfits(
-    parts: Mapping[str, Mapping[str, Any]], text_encoders: Sequence[Mapping[str, Any]]
+    transformer: Mapping[str, Any],
+    vae: Mapping[str, Any] | None,
+    text_encoders: Sequence[Mapping[str, Any]],
 ) -> Iterator[str]:
     """Of one that reads some CLIP text encoders side by side, and then T5."""
-    transformer, latents = parts["transformer"], parts["vae"]["latent_channels"]
+    latents = (vae or {}).get("latent_channels")
     takes, gives = transformer["in_channels"], transformer.get("out_channels")
     if takes != latents:
         yield f"its transformer takes {takes} channels and its VAE makes {latents}"

@@ -13,18 +13,19 @@ from typing import Any
 from benchmark.api import UserError
 from benchmark.models.families import INDEX, Family, family_of, read_configuration
 
-SUFFIXES = (".safetensors", ".json", ".txt")  #: weights, configuration, vocabulary
+SUFFIXES = (".safetensors", ".json", ".txt", ".model")  #: weights, configuration, vocabulary
+SENTENCES = "spiece.model"  #: a vocabulary of the library sentencepiece
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
 def stem(part: str) -> str:
-    """What the weights of a part are called, before `.safetensors`."""
+    """What the weights of a part's folder are called, before `.safetensors`."""
     return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
 def configuration_file(part: str) -> str:
     """Where a part's configuration lies."""
-    return f"{part}/{'scheduler_' if part == 'scheduler' else ''}config.json"
+    return f"{part}/{'scheduler_' if part.endswith('scheduler') else ''}config.json"
 
 
 def check_layout(directory: Path) -> Family:
@@ -33,6 +34,9 @@ def check_layout(directory: Path) -> Family:
     Raises UserError naming the directory and what it lacks, or the family that is not known.
     """
     family = family_of(directory)
+    absent = [stage for stage in family.stages if not (directory / stage).is_dir()]
+    if absent:
+        raise UserError(f"{directory} lacks {' and '.join(absent)}: {stages_of(family)}")
     missing = [part for part in sorted(family.folders) if not (directory / part).is_dir()]
     if missing:
         raise UserError(f"no diffusers model in {directory}: it lacks {', '.join(missing)}")
@@ -49,12 +53,22 @@ def check_layout(directory: Path) -> Family:
     return family
 
 
+def stages_of(family: Family) -> str:
+    """Which models belong in which folder, for a message."""
+    stages = " and ".join(f"{pipeline} in {stage}/" for stage, pipeline in family.stages.items())
+    return f"{family.name} is a folder of its models, {stages}"
+
+
 def _configuration(family: Family) -> Iterator[list[list[str]]]:
     """What each part needs beside weights; of a tokenizer either form will do."""
-    for part in (*family.weights, "scheduler"):
+    for part in (*family.weights, *family.schedulers):
         yield [[configuration_file(part)]]
     for folder in family.texts.values():
-        yield [[f"{folder}/vocab.json", f"{folder}/merges.txt"], [f"{folder}/tokenizer.json"]]
+        yield [
+            [f"{folder}/vocab.json", f"{folder}/merges.txt"],
+            [f"{folder}/tokenizer.json"],
+            [f"{folder}/{SENTENCES}"],
+        ]
 
 
 def variant(folder: Path) -> str | None:

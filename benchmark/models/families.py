@@ -19,6 +19,9 @@ from typing import Any
 from benchmark.api import UserError
 from benchmark.store.files import json_of, read_bytes
 
+#: A repository of the Hugging Face hub, and a commit of it.
+Place = tuple[str, str]
+
 INDEX = "model_index.json"
 OWN = "bring the model's own file"
 FLAX = "Flax"  #: before a class: the same model in another library
@@ -42,10 +45,14 @@ class Family:
     always: Mapping[str, Any] = field(default_factory=dict)
     unsaid: Mapping[str, Any] = field(default_factory=dict)
     index: tuple[str, ...] = ()
+    schedulers: tuple[str, ...] = ("scheduler",)
+    stages: Mapping[str, str] = field(default_factory=dict)
+    samplers: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     tokens: int | None = None
+    lowercase: bool = False
     licence: str | None = None
-    named: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    named: Mapping[str, Place | Mapping[str, Place]] = field(default_factory=dict)
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -56,12 +63,12 @@ class Family:
     @property
     def folders(self) -> tuple[str, ...]:
         """Every part's."""
-        return ("scheduler", *self.texts, *self.texts.values(), *self.models)
+        return (*self.schedulers, *self.texts, *self.texts.values(), *self.models)
 
     @property
-    def denoiser(self) -> str:
-        """The part that learns."""
-        return self.models[0]
+    def denoisers(self) -> tuple[str, ...]:
+        """The parts that draw, and learn: one, or a cascade's in their order."""
+        return tuple(part for part in self.models if part != "vae")
 
     @property
     def learners(self) -> tuple[str, ...]:
@@ -82,9 +89,16 @@ def families() -> dict[str, Family]:
 
 def _declared(module: str, table: dict[str, Any]) -> Family:
     lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
-    named = {name: tuple(place) for name, place in table.get("named", {}).items()}
+    named = {name: _place(place) for name, place in table.get("named", {}).items()}
     capabilities = frozenset(table["capabilities"])
     return Family(module=module, **(table | lists | {"named": named, "capabilities": capabilities}))
+
+
+def _place(declared: Any) -> Place | dict[str, Place]:
+    if isinstance(declared, dict):
+        return {stage: (repository, commit) for stage, (repository, commit) in declared.items()}
+    repository, commit = declared
+    return repository, commit
 
 
 def class_of(name: object) -> str:
@@ -100,20 +114,35 @@ def known_families() -> str:
 def family_of(directory: Path) -> Family:
     """That of a model in diffusers' layout: the one that its index names.
 
-    Where there is none, it is the family of which most folders are there. Raises WrongFamily.
+    Where there is none, it is the family of which most folders are there, and if that is a cascade,
+    the indices of its stages name it. Raises WrongFamily.
     """
-    index = directory / INDEX
-    said = read_configuration(index).get("_class_name") if index.is_file() else None
+    said = _said(directory / INDEX)
     if said is None:
-        return max(families().values(), key=lambda family: _present(directory, family))
-    named = class_of(said)
+        found = max(families().values(), key=lambda family: _present(directory, family))
+        for stage, pipeline in found.stages.items():
+            check_pipeline(directory / stage / INDEX, pipeline)
+        return found
     for family in families().values():
-        if named in family.pipelines:
+        if said in family.pipelines:
             return family
     raise WrongFamily(
-        f"{index}: this is a {named.removesuffix('Pipeline')} model ({named}); known are "
+        f"{directory / INDEX}: this is a {said.removesuffix('Pipeline')} model ({said}); known are "
         f"{known_families()}"
     )
+
+
+def check_pipeline(index: Path, pipeline: str) -> None:
+    """Raise WrongFamily if the index, where there is one, names another class than `pipeline`."""
+    said = _said(index)
+    if said not in (None, pipeline):
+        raise WrongFamily(f"{index}: this is a {said}, and a {pipeline} belongs there")
+
+
+def _said(index: Path) -> str | None:
+    """The class that an index names; None if it names none, or is not there."""
+    said = read_configuration(index).get("_class_name") if index.is_file() else None
+    return None if said is None else class_of(said)
 
 
 def _present(directory: Path, family: Family) -> int:

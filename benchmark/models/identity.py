@@ -19,10 +19,12 @@ from benchmark.models.diffusers_layout import (
     index_settings,
 )
 from benchmark.models.header import read_header
-from benchmark.models.hub import NAMED, HubModel, hub_model, is_here, snapshot
+from benchmark.models.hub import CASCADES, NAMED, HubCascade, HubModel, hub_model, is_here, snapshot
 from benchmark.store.files import expanded, file_digest, resolved
 
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
+#: What comes with the package -> its folder there.
+SHIPPED = {"pocket": "generator", "pocket-cascade": "cascade"}
 #: What a single file predicts, where its shape does not tell: `model.safetensors@v_prediction`.
 PREDICTIONS = ("epsilon", "v_prediction")
 #: What a worker takes beside weights and optimiser: libraries, encoders, activations.
@@ -40,12 +42,13 @@ class SingleFile:
 def locate(model: str) -> Path | SingleFile:
     """Where `model` lies: a directory in diffusers' layout, or a single file.
 
-    `model` is "pocket", a name in `hub.NAMED`, a directory, a hub id (`owner/name`, both with
-    `@revision` if wanted), or a safetensors file (with `@epsilon` or `@v_prediction`). What is on
-    the hub is fetched unless its cache has it. Raises UserError naming what is missing.
+    `model` is a name in SHIPPED or `hub.CASCADES`, one in `hub.NAMED`, a directory, a hub id
+    (`owner/name`, these with `@revision` if wanted), or a safetensors file (with `@epsilon` or
+    `@v_prediction`). What is on the hub is fetched unless its cache has it. Raises UserError naming
+    what is missing.
     """
-    if model == "pocket":
-        return POCKET / "generator"
+    if model in SHIPPED:
+        return _shipped(model)
     single = _single_file(model)
     if single is not None:
         return single
@@ -55,7 +58,7 @@ def locate(model: str) -> Path | SingleFile:
     path = expanded(model)
     if not path.is_dir():
         raise UserError(
-            f"unknown model '{model}': no such directory; known: pocket, {', '.join(NAMED)}, a "
+            f"unknown model '{model}': no such directory; known: {', '.join(_names())}, a "
             "directory in diffusers' layout, owner/name on the Hugging Face hub, FILE.safetensors"
         )
     try:
@@ -65,8 +68,25 @@ def locate(model: str) -> Path | SingleFile:
     return path
 
 
-def _on_hub(model: str) -> HubModel | None:
-    if model.partition("@")[0] not in NAMED and expanded(model).exists():
+def _shipped(name: str) -> Path:
+    place = POCKET / SHIPPED[name]
+    if not place.is_dir():
+        raise UserError(
+            f"model '{name}' is not shipped yet: `python -m benchmark pretrain {place.name} "
+            "--output DIR` makes it in hours, on the text encoder that `pretrain generator` makes; "
+            f"then name DIR/{place.name}"
+        )
+    return place
+
+
+def _names() -> list[str]:
+    """What needs no path or repository."""
+    here = [name for name, folder in SHIPPED.items() if (POCKET / folder).is_dir()]
+    return [*here, *NAMED, *CASCADES]
+
+
+def _on_hub(model: str) -> HubModel | HubCascade | None:
+    if model.partition("@")[0] not in (*NAMED, *CASCADES) and expanded(model).exists():
         return None
     return hub_model(model)
 
@@ -89,7 +109,7 @@ def _single_file(model: str) -> SingleFile | None:
 
 def locate_here(model: str) -> Path | SingleFile | None:
     """As `locate`, but None for a pinned model of the hub that is not in its cache yet."""
-    hub = None if model == "pocket" else _on_hub(model)
+    hub = None if model in SHIPPED else _on_hub(model)
     return None if hub is not None and hub.commit and not is_here(hub) else locate(model)
 
 
@@ -118,7 +138,7 @@ def backbone_id(model: str) -> str:
     SHA-256 over the files that are read. The name of a model given as a path is its last part, so
     that the id is the same wherever the model lies. Raises UserError as `locate` does.
     """
-    hub = None if model == "pocket" else _on_hub(model)
+    hub = None if model in SHIPPED else _on_hub(model)
     if hub is not None:
         return f"{hub.name}@{(hub.commit or snapshot(hub).name)[:12]}"
     place = locate(model)
@@ -131,5 +151,5 @@ def backbone_id(model: str) -> str:
         digest.update(file_digest(path))
     for key, value in index_settings(place).items():
         digest.update(f"{key}={value!r}".encode())
-    name = model if model == "pocket" else resolved(place).name
+    name = model if model in SHIPPED else resolved(place).name
     return f"{name}@{digest.hexdigest()[:12]}"

@@ -7,17 +7,17 @@ its own, which `benchmark.models.loading` chooses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmark.api import Backbone, Sampler, UserError
 from benchmark.models import identity
-from benchmark.models.configuration import check_configuration, scheduler_configuration
+from benchmark.models.configuration import check_configuration, scheduler_configurations
 from benchmark.models.diffusers_layout import configuration_file
 from benchmark.models.families import Family, families, family_of, read_configuration
-from benchmark.models.resolution import drawn_size
+from benchmark.models.resolution import check_cascade_size, drawn_size
 from benchmark.models.sampling import check_sampler
 from benchmark.models.single_file_header import describe, scheduler_of
 
@@ -67,11 +67,16 @@ class Diffusers:
 
         A pinned model that is not here is taken to have the usual scheduler of its family.
         """
-        place = identity.locate_here(model)
-        usual = _family(model)
-        check_sampler(
-            sampler, usual.completed(usual.scheduler) if place is None else _scheduler(place)
-        )
+        place, family = identity.locate_here(model), _family(model)
+        if family.samplers and sampler.scheduler not in family.samplers:
+            raise UserError(
+                f"scheduler '{sampler.scheduler}' does not draw {family.name}: choose one of "
+                f"{', '.join(family.samplers)}"
+            )
+        configurations = _schedulers(family, place)
+        check_sampler(sampler, configurations[0])
+        if family.stages:
+            check_sampler(sampler.enlarging(), configurations[1])
 
     def check_resolution(self, model: str, resolution: int | None) -> None:
         """Raise UserError if `model` draws no images of so many pixels; None: of its own size.
@@ -79,14 +84,19 @@ class Diffusers:
         A single file, and a pinned model that is not here, are of their families' sizes.
         """
         place = identity.locate_here(model)
-        if isinstance(place, Path):
-            part = family_of(place).denoiser
-            files = (place / configuration_file(name) for name in (part, "vae"))
-            denoiser, vae = map(read_configuration, files)
-            try:
-                drawn_size(resolution, denoiser, vae, part=part)
-            except UserError as error:
-                raise UserError(f"model '{model}': {error}") from error
+        if not isinstance(place, Path):
+            return
+        family = family_of(place)
+        last = family.denoisers[-1]
+        denoiser = read_configuration(place / configuration_file(last))
+        try:
+            if family.stages:
+                check_cascade_size(resolution, denoiser)
+            else:
+                vae = read_configuration(place / configuration_file("vae"))
+                drawn_size(resolution, denoiser, vae, part=last)
+        except UserError as error:
+            raise UserError(f"model '{model}': {error}") from error
 
     def rare_words(self, model: str) -> dict[str, int]:
         """Words of one token that can stand for a subject, rarest first, and their tokens' ids."""
@@ -157,10 +167,13 @@ def _family(model: str) -> Family:
     return next((family for family in families().values() if name in family.named), first)
 
 
-def _scheduler(place: Path | identity.SingleFile) -> Mapping[str, Any]:
+def _schedulers(family: Family, place: Path | identity.SingleFile | None) -> list[dict[str, Any]]:
+    """The configurations of a model's schedulers; of one that is not here, the usual ones."""
+    if place is None:
+        return [family.completed(family.scheduler) for _ in family.schedulers]
     if isinstance(place, identity.SingleFile):
-        return scheduler_of(describe(place))
-    return scheduler_configuration(place)
+        return [scheduler_of(describe(place))]
+    return list(scheduler_configurations(place).values())
 
 
 DIFFUSERS = Diffusers()

@@ -19,8 +19,8 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Generator, Tensor, nn
 
 from benchmark.api import Sampler, Word
-from benchmark.models import latent_stage
 from benchmark.models.checkpoints import Parts
+from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.latent_stage import LatentCondition, LatentStage, scaling, vae_batch
@@ -107,20 +107,13 @@ class LatentDiffusion:
         With a guidance of 1 or less there is none, and no unconditional pass. Raises UserError for
         latents and images that are not finite, and if memory does not do for one image.
         """
-        if len(condition) != len(seeds):
-            raise ValueError(f"{len(condition)} texts, but {len(seeds)} seeds")
         sampler = sampler or self.sampler
         blank = self.encode([""]) if unconditional is None else unconditional
 
-        def drawn(size: int) -> Tensor:
-            images = [torch.empty(0, 3, self.resolution, self.resolution)]
-            for start in range(0, len(seeds), size):
-                rows = slice(start, start + size)
-                latents = self._latents(condition[rows], blank, seeds[rows], sampler)
-                images.append(self._decode(latents).cpu())
-            return torch.cat(images)
+        def drawn(rows: slice) -> Tensor:
+            return self._decode(self._latents(condition[rows], blank, seeds[rows], sampler))
 
-        return BatchSize("sampling", latent_stage.BATCH, SMALLER).halved(len(seeds), drawn)
+        return in_batches(len(condition), seeds, self.resolution, drawn)
 
     def _latents(
         self,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnAddedKVProcessor, AttnProcessor
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -92,4 +92,5 @@ def _plain_attention(module: nn.Module) -> None:
     if isinstance(module, PreTrainedModel):
         module.set_attn_implementation("eager")
     elif isinstance(module, UNet2DConditionModel):
-        module.set_attn_processor(AttnProcessor())
+        joint = any("AddedKV" in type(one).__name__ for one in module.attn_processors.values())
+        module.set_attn_processor(AttnAddedKVProcessor() if joint else AttnProcessor())

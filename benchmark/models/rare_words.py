@@ -8,12 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmark.models.checkpoints import read_tokenizers
+from benchmark.models.families import families
 from benchmark.models.hub import NAMED
 from benchmark.models.identity import locate
 from benchmark.models.tokens import Tokenizer
 
 LETTERS = 3  #: at most, as in the paper
 END_OF_WORD = "</w>"  #: closes CLIP's whole words; other tokens are pieces of words
+BEGINNING = "\N{LOWER ONE EIGHTH BLOCK}"  #: opens T5's words
+#: Of T5's tokens the paper takes these; further ones are rarer, and mostly pieces of web pages.
+OF_T5 = range(5000, 10001)
 #: In a model's directory: words that were put into its vocabulary to stand for subjects, a line
 #: each. Without it they are looked for.
 IDENTIFIERS = "identifiers.txt"
@@ -25,9 +29,8 @@ def rare_words(model: str) -> dict[str, int]:
     Each is one token in all vocabularies that words are learned in; the ids are those of the first.
     """
     tokenizer, *others = read_tokenizers(model, of_words=True)
-    own = _own(model)
-    ids = tokenizer.convert_tokens_to_ids([word + END_OF_WORD for word in own])
-    found = dict(zip(own, ids, strict=True)) if own else rarest(tokenizer)
+    named = {word: number for word in _own(model) if (number := _single(word, tokenizer))}
+    found = named or rarest(tokenizer)
     return {
         word: number
         for word, number in found.items()
@@ -49,12 +52,14 @@ def _single(word: str, tokenizer: Tokenizer) -> int | None:
 def rarest(tokenizer: Tokenizer) -> dict[str, int]:
     """All words of one token and at most three letters a to z, rarest first, and their tokens' ids.
 
-    A token's id is the rank of its byte pair's merge, the most frequent pairs first: the higher,
-    the rarer. Each word encodes to its token and that decodes to the word.
+    The most frequent tokens have the lowest ids: CLIP's are the ranks of merges, T5's the order of
+    probabilities. Each word encodes to its token and that decodes to the word.
     """
     found = {}
     for token, number in tokenizer.get_vocab().items():
         word = token.removesuffix(END_OF_WORD)
+        if token.startswith(BEGINNING) and number in OF_T5:
+            word = token.removeprefix(BEGINNING)
         if word == token or len(word) > LETTERS or not (word.isascii() and word.isalpha()):
             continue
         encoded = tokenizer(word, add_special_tokens=False).input_ids
@@ -67,5 +72,8 @@ def _own(model: str) -> list[str]:
     if model.partition("@")[0] in NAMED:  # none of them has any, and none need be here
         return []
     place = locate(model)
-    listed = place / IDENTIFIERS if isinstance(place, Path) else None
-    return listed.read_text("utf-8").split() if listed is not None and listed.is_file() else []
+    if not isinstance(place, Path):
+        return []
+    stages = (stage for family in families().values() for stage in family.stages)
+    listed = (place / stage / IDENTIFIERS for stage in ("", *stages))
+    return next((file.read_text("utf-8").split() for file in listed if file.is_file()), [])

@@ -45,3 +45,12 @@ def drawn_size(
             f"of {step} pixels: set resolution in the suite's [backbone]"
         )
     return side * factor
+
+
+def check_cascade_size(asked: int | None, unet: Mapping[str, Any]) -> None:
+    """Raise UserError if a cascade whose last U-Net this is does not draw `asked` pixels."""
+    own = unet.get("sample_size")
+    if asked not in (None, own):
+        raise UserError(
+            f"backbone.resolution is {asked}, but the cascade draws {own}: leave it out"
+        )

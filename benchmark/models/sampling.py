@@ -66,7 +66,9 @@ def build_scheduler(sampler: Sampler, configuration: Mapping[str, Any]) -> Any:
 def _chosen(sampler: Sampler, configuration: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """diffusers' class, and the settings laid over the configuration.
 
-    Which there are to choose from, the class of the model's own says.
+    Which there are to choose from, the class of the model's own says. Only a model's own scheduler
+    draws with a variance that the model learned: the others do not know it, or draw what was
+    trained since, without it (`pixel_stage.py`).
     """
     name = class_of(configuration.get("_class_name", ""))
     offered, others, kind, taught = SCHEDULERS, FLOW_SCHEDULERS, "scheduler", "diffusion"
@@ -74,7 +76,9 @@ def _chosen(sampler: Sampler, configuration: Mapping[str, Any]) -> tuple[str, di
         offered, others, kind = FLOW_SCHEDULERS, SCHEDULERS, "flow_scheduler"
         taught = "flow matching"
     if sampler.scheduler in offered:
-        return offered[sampler.scheduler]
+        class_name, settings = offered[sampler.scheduler]
+        learned = str(configuration.get("variance_type")).startswith("learned")
+        return class_name, settings | ({"variance_type": "fixed_small"} if learned else {})
     if sampler.scheduler in others:
         raise UserError(
             f"scheduler '{sampler.scheduler}' cannot draw from a model that was taught by "

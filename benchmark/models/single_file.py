@@ -127,7 +127,7 @@ def read_single_file(file: SingleFile) -> Parts:
         family,
         modules,
         {name: clip_tokenizer(pad=pad) for name, pad in tokenizers},
-        scheduler_of(description),
+        {"scheduler": scheduler_of(description)},
         {},
     )
 

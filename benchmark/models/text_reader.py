@@ -8,7 +8,7 @@ with reader.learned([word]):                            # the word's vector in i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,11 +70,13 @@ class TextReader:
                 embedded = torch.where(chosen, vector.to(embedded.dtype), embedded)
             return embedded
 
-        handle = self.encoder.get_input_embeddings().register_forward_hook(substitute)
-        try:
+        table = self.encoder.get_input_embeddings().weight
+        tables = (part for part in self.encoder.modules() if isinstance(part, nn.Embedding))
+        with ExitStack() as stack:
+            for part in tables:  # T5 has two of the same weight, and reads by the second
+                if part.weight is table:
+                    stack.callback(part.register_forward_hook(substitute).remove)
             yield
-        finally:
-            handle.remove()
 
     def _row(self, text: str) -> Tensor:
         if text not in self._rows:

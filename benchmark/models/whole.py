@@ -7,6 +7,7 @@ Told by the files' headers: the modules are built without memory, and no weight 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,9 @@ def check_whole(model: str) -> None:
         return
     family = family_of(place)
     for part in family.weights:
-        name = understood(family, part)["classes"][0]
-        for fault in _faults(place / part, _module(name, place / configuration_file(part))):
+        path = place / configuration_file(part)
+        name = understood(family, part, read_configuration(path))["classes"][0]
+        for fault in _faults(place / part, _module(name, path)):
             raise UserError(f"model '{model}': {fault}: {WAY_OUT}")
 
 
@@ -71,9 +73,10 @@ def _module(name: str, path: Path) -> nn.Module:
 
 def _faults(folder: Path, module: nn.Module) -> Iterator[str]:
     places = {_now(name): tensor.shape for name, tensor in module.state_dict().items()}
-    # Of a weight that has several names, the file may have one alone.
-    named = {_now(name) for name, _ in (*module.named_parameters(), *module.named_buffers())}
-    spare = places.keys() - named
+    names = defaultdict(set)  # of one weight, which a file may hold by any of them
+    for name, weight in module.named_parameters(remove_duplicate=False):
+        names[id(weight)].add(_now(name))
+    same = {name: others for others in names.values() for name in others}
     for file in weight_files(folder):
         if file.suffix != ".safetensors":  # the index of shards
             continue
@@ -87,8 +90,9 @@ def _faults(folder: Path, module: nn.Module) -> Iterator[str]:
                 yield f"{file}: {name} is {list(shape)}, and its configuration has {list(wanted)}"
             elif name in header.whole_numbers:
                 yield f"{file}: {name} holds whole numbers: its weights are packed"
-    if lacking := places.keys() - spare:
-        yield f"{folder} lacks {len(lacking)} weights, {min(lacking)} among them"
+    places = {name: shape for name, shape in places.items() if same.get(name, {name}) <= {*places}}
+    if places:
+        yield f"{folder} lacks {len(places)} weights, {min(places)} among them"
 
 
 def _now(name: str) -> str:

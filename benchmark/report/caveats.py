@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from dataclasses import asdict
 from typing import Any
 
 from benchmark.data.manifest import some
@@ -28,7 +27,7 @@ _REASONS = 20  #: the table of images without a score has so many rows; further 
 MAY_DIFFER: dict[str, Callable[[JobRecord], Any]] = {
     "backbone": lambda record: record.job.fit.backbone and record.job.fit.backbone.label,
     "backbone kind": lambda record: record.job.fit.backbone and _code_of(record.job.fit.backbone),
-    "sampler": lambda record: record.job.sampler and asdict(record.job.sampler),
+    "sampler": lambda record: record.job.sampler and record.job.sampler.said(),
     "precision": lambda record: record.job.fit.precision,
     "device": lambda record: record.provenance.get("device"),
     "commit": lambda record: record.provenance.get("commit"),

@@ -14,7 +14,7 @@ import os
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -175,7 +175,7 @@ def _job_json(run: Run, record: JobRecord) -> dict[str, Any]:
         "seed": str(job.seed),
         "images-per-prompt": str(job.images_per_prompt),
     }
-    sampler = {} if job.sampler is None else asdict(job.sampler)
+    sampler = {} if job.sampler is None else job.sampler.said()
     settings = {**fit.settings, **{f"sampler {key}": value for key, value in sampler.items()}}
     return {
         "settings": {

@@ -49,7 +49,11 @@ def what_was_run(run: Run) -> str:
         "backbone": found(run, "backbone"),
         "backbone kind": found(run, "backbone kind"),
         "sampler": [
-            f"scheduler {s.scheduler}, steps {s.steps}, guidance {s.guidance:g}" for s in samplers
+            ", ".join(
+                f"{name.replace('_', ' ')} {value:g}" if name != "scheduler" else f"{name} {value}"
+                for name, value in sampler.said().items()
+            )
+            for sampler in samplers
         ],
         "images per prompt": [str(job.images_per_prompt) for job in drawn],
         "images of the prior prompt": [str(job.prior_prompt_images) for job in drawn],

@@ -148,7 +148,7 @@ def conditions_of(run: Run) -> dict[str, Any]:
 def sampler_of(run: Run) -> dict[str, Any]:
     """How the evaluation images were drawn, or nothing. Raises UserError if jobs differ in it."""
     drawn = (r.job.sampler for r in run.records if r.job.sampler is not None)
-    return _same("sampler", map(asdict, drawn), run) or {}
+    return _same("sampler", (sampler.said() for sampler in drawn), run) or {}
 
 
 def provenance_of(run: Run, what: str) -> list[str]:

@@ -6,13 +6,14 @@ plan(load_suite("pocket"), ["dreambooth", "untuned"], subjects=["dog-biscuit"]).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmark.api import (
     SEEDS,
     SUBJECT_IMAGES,
+    SUPER_RESOLUTION,
     Method,
     PriorImages,
     Prompt,
@@ -197,7 +198,7 @@ def settled_by(model: Model, precision: str, sampler: Sampler | None) -> dict[st
         "backbone.version": model.version,
         "backbone.resolution": model.resolution,
         "backbone.precision": precision,
-        **{f"sampler.{k}": v for k, v in (asdict(sampler) if sampler else {}).items()},
+        **{f"sampler.{k}": v for k, v in (sampler.said() if sampler else {}).items()},
     }
 
 
@@ -225,8 +226,15 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
             )
     if check_resolution := getattr(kind, "check_resolution", None):
         check_resolution(model, suite.backbone.resolution)
+    sampler = suite.sampler.sampler()
+    enlarges = [name for name in sampler.said() if name.startswith("super_resolution")]
+    if enlarges and SUPER_RESOLUTION not in capabilities:
+        raise UserError(
+            f"the suite's [sampler] has {', '.join(enlarges)}, and backbone '{model}' is no "
+            "cascade: leave them out, or choose one"
+        )
     try:
-        kind.check_sampler(model, suite.sampler.sampler())
+        kind.check_sampler(model, sampler)
     except UserError as error:
         raise UserError(f"the suite's [sampler]: {error}") from error
     for row in rows:
@@ -337,7 +345,8 @@ def _fit(row: Row, subject: Subject, seed: int, base: Base | None, prior: Prior 
     return Fit(
         method=row.name.partition("[")[0],
         version=row.method.version,
-        settings=row.settings,
+        # A setting that says nothing decides nothing: one that is added later changes no key.
+        settings={key: value for key, value in row.settings.items() if value is not None},
         backbone=None if base is None else base.backbone,
         precision=None if base is None else base.precision,
         subject=subject.name,

@@ -221,7 +221,7 @@ class Display:
 
     def _seconds_left(self) -> float | None:
         now = time.monotonic()
-        if now >= self._estimate_again:
+        if self._estimate is None or now >= self._estimate_again:
             self._estimate = self._forecast.total(self._left.values())
             self._estimate_again = now + (time.monotonic() - now) / _ESTIMATING
         if self._estimate is None:

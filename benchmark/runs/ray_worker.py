@@ -70,7 +70,7 @@ class Post:
             self._folder, self._lock = _own_folder()
             try:
                 self._worker = self._begun()
-            except BaseException:
+            except BaseException:  # whatever it is goes on, once the folder is gone
                 self._tidy()
                 raise
         except (OSError, UserError) as error:

@@ -27,7 +27,7 @@ from benchmark.runs.score import Assessment
 from benchmark.runs.shared import State, failed_since
 from benchmark.runs.texts import check_captions
 from benchmark.runs.time_left import Forecast
-from benchmark.store.directory import PAGE, REPORT, SUITE, Plan, RunDirectory, protocol_path
+from benchmark.store.directory import SUITE, Plan, RunDirectory, protocol_path
 from benchmark.store.files import read_text
 from benchmark.store.records import Job, Prior
 
@@ -81,13 +81,6 @@ class Ready:
         texts[SUITE] = self._suite
         folder = self.existing.directory.path
         return all(read_text(folder / name) == text for name, text in texts.items())
-
-    def is_reported(self) -> bool:
-        """Whether there is a report, and no record is newer."""
-        directory = self.existing.directory
-        reports = [directory.path / name for name in (REPORT, PAGE)]
-        written = directory.written_last()
-        return all(one.is_file() and one.stat().st_mtime_ns > written for one in reports)
 
     def state(self, task: Task, began: float) -> State:
         """How it stands with `task` by now: failed, if that was since `began`."""

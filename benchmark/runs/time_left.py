@@ -60,9 +60,12 @@ class Forecast:
 
     def total(self, works: Iterable[Work]) -> float | None:
         """Seconds for all of `works`, one after the other; None if one of them is unknown."""
-        each = [self.seconds(work) for work in works]
-        known = [seconds for seconds in each if seconds is not None]
-        return sum(known) if len(known) == len(each) else None
+        total = 0.0
+        for work in works:
+            if (seconds := self.seconds(work)) is None:
+                return None
+            total += seconds
+        return total
 
     def seconds(self, work: Work) -> float | None:
         """Seconds for `work`; None if nothing says."""

@@ -11,6 +11,8 @@
         weights/<method>/<subject>-s<seed>.safetensors             with --keep-weights
         prior/<key>.safetensors, .json               prior images, shared by all jobs
         scores.csv                                   all scores, in the plan's order
+        report.md, index.html, tables/, figures/     the report
+        report.sha256                                whether it is of what is here
         claims/                                      with --shard, which process is at what
 
 Each record and run.json has a seal, and digests of the files that it vouches for: a record of its
@@ -74,6 +76,8 @@ _PATIENCE = 60  # seconds that a lock which others hold for a moment is waited f
 HEADER = ",".join(SCORE_COLUMNS) + "\n"
 PLAN, SUITE, RECORDS, SCORES = "run.json", "suite.toml", "records.jsonl", "scores.csv"
 REPORT, PAGE = "report.md", "index.html"
+#: What tells that these two are of what the directory holds.
+REPORTED = "report.sha256"
 #: In `Plan.files`, in place of a digest: the file need not be there.
 ABSENT = ""
 #: The same where nobody knows what the file was.
@@ -224,12 +228,19 @@ class RunDirectory:
         path = self.path / PLAN
         return file_digest(path).hex() if path.is_file() else ""
 
-    def written_last(self) -> int:
-        """When the newest of run.json and the records was written, in nanoseconds."""
-        records = (
-            path for folder in ("jobs", "scores") for path in (self.path / folder).rglob("*.json")
-        )
-        return max(path.stat().st_mtime_ns for path in (self.path / PLAN, *records))
+    def is_reported(self) -> bool:
+        """Whether the report is the one that was written of what is here, and is whole."""
+        path = self.path / REPORTED
+        return path.is_file() and path.read_bytes() == self._report_digest()
+
+    def seal_report(self) -> None:
+        """Take down that the report is of what is here: run.json vouches for scores and suite."""
+        write_atomically(self.path / REPORTED, self._report_digest())
+
+    def _report_digest(self) -> bytes:
+        files = (self.path / name for name in (PLAN, REPORT, PAGE))
+        found = [file.read_bytes() if file.is_file() else b"" for file in files]
+        return (sha256("".join(map(sha256, found)).encode()) + "\n").encode()
 
     def write_plan(self, plan: Plan, *, suite: str, protocols: dict[str, str]) -> None:
         """Write run.json, suite.toml, and each protocol's TOML by its label."""

@@ -58,8 +58,13 @@ def test_its_folder_holds_no_photographs_and_a_full_commit() -> None:
     assert commit in (folder / "NOTICE").read_text()
 
 
-SUITES = {"dreambench": (30, 25), "dreambench-mini": (3, 4), "dreambench-sdxl": (30, 25)}
-SUITES |= {"dreambench-sd35": (30, 25)}
+SUITES = {
+    "dreambench": (30, 25),
+    "dreambench-if": (30, 25),
+    "dreambench-mini": (3, 4),
+    "dreambench-sd35": (30, 25),
+    "dreambench-sdxl": (30, 25),
+}
 
 
 @pytest.mark.parametrize("name", SUITES)

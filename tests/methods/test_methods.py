@@ -193,22 +193,51 @@ def test_only_what_the_protocol_offers_is_touched(backbone, dog):
         assert len(job(METHODS[name], dog, bare)) == len(REQUESTS)
 
 
-def test_every_stage_of_a_cascade_is_trained(backbone, directory, dog):
+def test_later_stages_of_a_cascade_are_trained_where_that_is_asked_for(backbone, directory, dog):
     second = load_backbone(str(directory), precision="fp32", device="cpu", resolution=24)
     [first], [upscaler] = backbone.stages, second.stages
     backbone.stages = (first, replace(upscaler, name="upscaler"))
     before = [next(stage.denoiser.parameters()).clone() for stage in backbone.stages]
-    method = replace(METHODS["dreambooth"], steps=3)
+    alone = replace(METHODS["dreambooth"], steps=3, train_text_encoder=True)
+    tools = HandTools(alone, dog)
+    assert {key.split(".")[1] for key in alone.fit(dog, backbone, tools)} == {
+        *("unet", "text_encoder")
+    }
+    assert torch.equal(next(upscaler.denoiser.parameters()), before[1])
+    assert tools.asked == ["unet"] and tools.steps == [(i, 3) for i in range(1, 4)]
+    assert tools.losses[1].keys() == {"instance", "prior"}
+    assert alone.needs == {"text-to-image", "training"}
+    method = replace(alone, super_resolution_steps=2, super_resolution_learning_rate=1e-9)
+    text_encoder = backbone.text_encoders["text_encoder"]
+    after_first = text_encoder.get_input_embeddings().weight.clone()
     tools = HandTools(method, dog)
     weights = method.fit(dog, backbone, tools)
-    assert {key.split(".")[1] for key in weights} == {"unet", "upscaler"}
-    for stage, old in zip(backbone.stages, before, strict=True):
-        assert not torch.equal(next(stage.denoiser.parameters()), old)
+    assert {key.split(".")[1] for key in weights} == {"unet", "upscaler", "text_encoder"}
+    moved = (next(upscaler.denoiser.parameters()) - before[1]).abs().max()
+    assert 0 < moved < 1e-7, "at a rate of its own"
+    assert not torch.equal(text_encoder.get_input_embeddings().weight, after_first)
     assert tools.asked == ["unet", "upscaler"]
-    assert tools.steps == [(i, 6) for i in range(1, 7)]
+    assert tools.steps == [(i, 5) for i in range(1, 6)]
     assert tools.losses[1].keys() == {"unet: instance", "unet: prior"}
-    assert tools.losses[6].keys() == {"upscaler: instance", "upscaler: prior"}
+    assert tools.losses[5].keys() == {"upscaler: instance", "upscaler: prior"}
+    assert method.needs == {"text-to-image", "training", "super-resolution"}
 
+
+def test_settings_of_later_stages_that_nothing_learns_by_are_refused():
+    with pytest.raises(UserError, match="super_resolution_noise is set, and nothing learns by it"):
+        replace(DREAMBOOTH, super_resolution_noise=0.0)
+    with pytest.raises(UserError, match="noun is 'none', so there is none for super_resolution_p"):
+        replace(
+            DREAMBOOTH,
+            noun="none",
+            prior_weight=0.0,
+            super_resolution_steps=1,
+            super_resolution_prompt="noun",
+        )
+
+
+#: Settings of the later stages of a cascade.
+LATER = ("steps", "learning_rate", "noise", "prompt")
 
 PHRASES = {
     "dreambooth": ("sks dog", "sks teapot"),
@@ -310,6 +339,7 @@ def test_the_defaults_are_the_papers():
         "noun": "correct",
         "wrong_noun_live": "teapot",
         "wrong_noun_object": "dog",
+        **dict.fromkeys(f"super_resolution_{name}" for name in LATER),
     }
     inversion = settings(TEXTUAL_INVERSION)
     assert (inversion["learning_rate"], inversion["batch_size"]) == (5e-3, 2)

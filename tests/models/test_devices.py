@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +15,17 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers import PreTrainedModel
 
 from benchmark.api import Sampler, Word
-from benchmark.models import latent_diffusion, latent_stage
+from benchmark.models import deepfloyd_if, latent_diffusion, latent_stage
 from benchmark.models.checkpoints import Parts, read_parts
 from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.latent_stage import Moments
 from benchmark.models.loading import Wanted, family_module
-from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_sd3, save_tiny_xl
+from tests.tiny_pipeline import (
+    save_tiny_cascade,
+    save_tiny_pipeline,
+    save_tiny_sd3,
+    save_tiny_xl,
+)
 
 CUDA = torch.device("cuda", 0)
 
@@ -31,7 +38,14 @@ def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def backbone(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Iterator[LatentDiffusion]:
     """On a GPU that is not there. In a test, every tensor is fake."""
-    for module in (latent_stage, latent_diffusion):  # a fake tensor has no numbers to look at
+    with on_the_gpu(parts, monkeypatch) as found:
+        yield found
+
+
+@contextmanager
+def on_the_gpu(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    # A fake tensor has no numbers to look at.
+    for module in (latent_stage, latent_diffusion, deepfloyd_if):
         monkeypatch.setattr(module, "check_finite", lambda *_: None)
     # Of a number without a value, as a scheduler asks for, something stands for it.
     with FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True):
@@ -85,3 +99,21 @@ def test_a_tensor_on_the_cpu_is_noticed(backbone, stray):
         else:
             vars(draw)[stray] = getattr(draw, stray).cpu()
             stage.loss(draw, condition)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_every_tensor_of_a_cascade_is_on_the_device(clip, tmp_path, monkeypatch):
+    parts = read_parts(str(save_tiny_cascade(tmp_path / "tiny", clip=clip)))
+    with on_the_gpu(parts, monkeypatch) as backbone:
+        word = backbone.new_word("sks", init="dog")
+        condition = backbone.encode(["a sks", "a dog"], words=[word])
+        assert {tensor.device for tensor in condition._tensors()} == {CUDA}
+        for stage in backbone.stages:
+            clean = stage.prepare(torch.rand(3, 3, stage.resolution, stage.resolution))
+            draw = stage.draw(clean, 2, torch.Generator())
+            assert {tensor.device for tensor in (*clean._tensors(), *draw._tensors())} == {CUDA}
+            losses = stage.loss(draw, condition)
+            assert losses.shape == (2,) and losses.device == CUDA
+            stray = replace(draw, enlarged=draw.enlarged.cpu())
+            with pytest.raises(RuntimeError, match="[Dd]evice"):
+                stage.loss(stray, condition)

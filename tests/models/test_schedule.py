@@ -87,9 +87,9 @@ SD3, FLOW = families()["stable_diffusion_3"], diffusers.FlowMatchEulerDiscreteSc
     [
         (known()["unet"], diffusers.UNet2DConditionModel),
         (known()["vae"], diffusers.AutoencoderKL),
-        (understood(SD3, "transformer"), diffusers.SD3Transformer2DModel),
-        (understood(SD3, "vae"), diffusers.AutoencoderKL),
-        (understood(SD3, "scheduler"), FLOW),
+        (understood(SD3, "transformer", {}), diffusers.SD3Transformer2DModel),
+        (understood(SD3, "vae", {}), diffusers.AutoencoderKL),
+        (understood(SD3, "scheduler", {}), FLOW),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

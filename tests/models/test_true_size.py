@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -22,6 +23,8 @@ from benchmark.models.families import families
 from benchmark.models.identity import WORKER_BYTES, backbone_id, worker_memory
 from benchmark.models.latent_stage import Moments
 from benchmark.models.loading import Wanted, family_module
+from benchmark.models.pixel_stage import PixelStage
+from benchmark.models.text_reader import EncodedTexts
 from benchmark.runs.machine import free_memory
 from benchmark.runs.plan import plan
 from benchmark.runs.selection import method_names
@@ -189,4 +192,43 @@ def test_an_xl_of_true_size_draws_and_takes_a_training_pass() -> None:
         assert images.shape == (1, 3, 1024, 1024) and images.std() > 0
         clean = stage.prepare(torch.rand(1, 3, 1024, 1024))
         loss = stage.loss(stage.draw(clean, 1, torch.Generator().manual_seed(0)), condition)
+    assert loss.shape == (1,) and torch.isfinite(loss).all()
+
+
+#: Of DeepFloyd IF: its cards say 4.3 and 1.2 billion; the text encoder's file has 19 GB in float32.
+IF_PARAMETERS = {
+    "base/unet": 4_304_695_110,
+    "super_resolution/unet": 1_239_434_310,
+    "base/text_encoder": 4_762_310_656,
+}
+
+
+@pytest.mark.slow  # hashes 21 GB
+def test_a_cascade_of_true_size_is_planned(tmp_path: Path) -> None:
+    save_subject(tmp_path / "mine")
+    with torch.device("meta"):
+        parts = true_size.cascade_parts()
+    found = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    assert found == IF_PARAMETERS
+    model = str(tmp_path / "if")
+    true_size.save_hollow_cascade(tmp_path / "if")
+    suite = load_suite("dreambench-if").with_images(tmp_path / "mine").on(model)
+    grid = plan(suite, method_names(suite, ["all", "identifiers"]))
+    assert {job.fit.backbone.id for job in grid.jobs if job.fit.backbone} == {backbone_id(model)}
+    assert worker_memory(model) == 16 * sum(IF_PARAMETERS.values()) + WORKER_BYTES
+
+
+@pytest.mark.slow  # 4.3 billion parameters, on a CPU: minutes, 10 GB
+def test_a_first_stage_of_true_size_takes_a_training_pass() -> None:
+    if (free_memory() or 0) < 12 * 10**9:
+        pytest.skip("needs 12 GB of free memory")
+    with torch.device("meta"):
+        unet = true_size.cascade_parts()["base/unet"].to(torch.bfloat16)
+    true_size.drawn(unet.to_empty(device="cpu"))
+    unet.eval().requires_grad_(False)
+    stage = PixelStage("base", 64, unet, DDPMScheduler(beta_schedule="squaredcos_cap_v2"), "bf16")
+    with torch.no_grad():
+        draw = stage.draw(stage.prepare(torch.rand(1, 3, 64, 64)), 1, torch.Generator())
+        states = torch.randn(1, 77, 4096, dtype=torch.bfloat16)
+        loss = stage.loss(draw, EncodedTexts(states))
     assert loss.shape == (1,) and torch.isfinite(loss).all()

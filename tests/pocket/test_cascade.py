@@ -9,9 +9,16 @@ import torch
 from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline
 from safetensors.torch import load_file
 
-from benchmark.api import UserError
+from benchmark.api import Sampler, UserError
+from benchmark.models.kinds import DIFFUSERS
 from benchmark.pocket import pictures, pixels
-from benchmark.pocket.cascade import SHAPES, CascadeRecipe, export_cascade, pretrain_cascade
+from benchmark.pocket.cascade import (
+    SHAPES,
+    CascadeRecipe,
+    export_cascade,
+    pretrain_cascade,
+    save_cascade,
+)
 from benchmark.pocket.text_encoder import (
     TEXT_WIDTH,
     Texts,
@@ -127,3 +134,19 @@ def test_both_parts_become_pipelines_that_diffusers_reads(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="trained on another VAE or text encoder"):
         train_text_encoder(tokenizer, replace(RECIPE, batch=16, steps=4), work, "cpu")
         export_cascade(work, tmp_path / "more")
+
+
+def test_it_is_a_backbone_as_soon_as_its_weights_are_shipped(texts, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("benchmark.models.identity.POCKET", tmp_path)
+    with pytest.raises(UserError, match=r"'pocket-cascade' is not shipped yet: .*pretrain cascade"):
+        DIFFUSERS.identify("pocket-cascade")
+    unets = {name: shape.build(TEXT_WIDTH) for name, shape in SHAPES.items()}
+    save_cascade(texts, unets, tmp_path / "cascade")
+    assert DIFFUSERS.identify("pocket-cascade").startswith("pocket-cascade@")
+    backbone = DIFFUSERS.load("pocket-cascade", sampler=Sampler("ddim", 2, 3.0))
+    images = backbone.sample(backbone.encode(["a dog"]), [1])
+    assert images.shape == (1, 3, 64, 64)
+    assert [(stage.name, stage.resolution) for stage in backbone.stages] == [
+        ("base", 32),
+        ("super_resolution", 64),
+    ]

@@ -16,7 +16,7 @@ from benchmark.runs.plan import plan
 from methods.dreambooth import DreamBooth
 from methods.textual_inversion import TextualInversion
 from tests import toy
-from tests.tiny_pipeline import save_tiny_sd3, save_tiny_xl
+from tests.tiny_pipeline import save_tiny_cascade, save_tiny_sd3, save_tiny_xl
 from tests.toy import ONE
 
 SETTINGS = """
@@ -57,11 +57,24 @@ def images(path: Path) -> dict[str, np.ndarray]:
     return {str(file.relative_to(path)): np.asarray(Image.open(file), int) for file in found}
 
 
-@pytest.mark.parametrize("save", [save_tiny_xl, save_tiny_sd3])
+@pytest.mark.parametrize(
+    ("save", "more"),
+    [
+        (save_tiny_xl, ""),
+        (save_tiny_sd3, ""),
+        (save_tiny_cascade, "super_resolution_steps = 2\nsuper_resolution_noise = 0.0\n"),
+    ],
+)
 def test_kept_weights_draw_further_prompts_as_if_asked_at_once(
-    save: Callable[[Path], Path], suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suite_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    save: Callable[[Path], Path],
+    more: str,
 ) -> None:
     save(tmp_path / "model")
+    table = "[methods.dreambooth]\n"
+    suite_file.write_text(suite_file.read_text().replace(table, table + more))
     suite = load_suite(str(suite_file))
 
     def run(name: str, prompts: list[str]) -> dict[str, np.ndarray]:
@@ -117,4 +130,19 @@ def test_samplers_that_a_model_is_not_drawn_by_are_refused_when_a_run_is_planned
     ):
         suite_file.write_text(text.replace(old, new))
         with pytest.raises(UserError, match=f"{where}.*flow matching: choose flow-euler, or own"):
+            plan(load_suite(str(suite_file)), [*METHODS])
+
+
+def test_what_only_a_cascade_understands_is_refused_when_a_run_is_planned(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    save_tiny_xl(tmp_path / "model")
+    text = suite_file.read_text()
+    setting = "super_resolution_steps = 2\n"
+    for table, message in (
+        ("[sampler]\n", r"the suite's \[sampler\] has super_resolution_steps"),
+        ("[methods.dreambooth]\n", "'dreambooth' needs super-resolution"),
+    ):
+        suite_file.write_text(text.replace(table, table + setting))
+        with pytest.raises(UserError, match=message):
             plan(load_suite(str(suite_file)), [*METHODS])

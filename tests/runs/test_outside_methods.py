@@ -111,6 +111,8 @@ def test_an_interrupted_worker_process_ends_and_what_is_done_is_kept(tmp_path: P
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Tests that run in the background may have been told to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(run.glob("jobs/*/*.json")):

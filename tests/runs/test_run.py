@@ -16,6 +16,7 @@ import pytest
 from benchmark.api import UserError
 from benchmark.config.suite import load_suite
 from benchmark.grid import run_grid
+from benchmark.report.write import write_report
 from benchmark.runs import machine
 from benchmark.runs.agenda import Agenda, work_left
 from benchmark.runs.attempt import Event, Failed, Finished, Stepped
@@ -402,6 +403,14 @@ def test_a_finished_run_is_reported_once(
     assert f"report: {run / 'report.md'}, as it was: nothing is new" in capsys.readouterr().out
     (run / "index.html").unlink()
     assert again(), "a part of it is missing"
+    rows = next(run.glob("scores/**/*.csv"))
+    written, when = rows.read_bytes(), rows.stat()
+    rows.write_bytes(written.replace(b"0.9", b"0.1"))
+    write_report(run, as_found=True)
+    rows.write_bytes(written)
+    os.utime(rows, ns=(when.st_atime_ns, when.st_mtime_ns))
+    assert again(), "the report is of what was altered, and is no more"
+    assert not again()
     suite_file.write_text(suite_file.read_text().replace("description =", "description = 'new' #"))
     grid = replace(grid, suite=load_suite(str(suite_file)))
     assert again(), "the suite says something else"

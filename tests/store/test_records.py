@@ -332,7 +332,7 @@ def test_an_odd_value_anywhere_in_a_record_is_read_or_named(data: st.DataObject)
         assert str(error).startswith("here")
     else:
         if isinstance(found, ScoreRecord):
-            assert {name: found.scoring.key(name) for name in found.scoring.metrics}
+            assert all(found.scoring.key(name) for name in found.scoring.metrics)
         json.dumps(to_json(found))
 
 

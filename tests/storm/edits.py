@@ -25,6 +25,11 @@ COMMANDS = {
 EDITS = ("byte", "cut", "empty", "remove", "swap")
 RECORDS = ("jobs", "scores", "prior")  #: folders whose JSON files are records
 
+#: What is made of the other files, and vouches for none.
+DERIVED = {
+    *("tables", "figures", "report.md", "index.html", "report.sha256", "summary.csv", "run.lock")
+}
+
 
 def edit(world: World, *, seed: int, count: int | None) -> Tally:
     """Try every combination, or `count` of them."""
@@ -61,8 +66,7 @@ def kinds(run: Path) -> list[tuple[str, str]]:
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
         top = name.partition("/")[0]
-        derived = ("tables", "figures", "report.md", "index.html", "summary.csv", "run.lock")
-        if path.is_file() and top not in derived:
+        if path.is_file() and top not in DERIVED:
             found.setdefault((top, path.suffix), []).append(name)
     return [(names[0], names[-1]) for names in found.values()]
 

@@ -33,7 +33,7 @@ ASKED = ("--suite", "toy.toml", "--prompts", "accessory", "--images-per-prompt",
 #: What differs from run to run: what records say of time, machine and memory ...
 MEASURED = {"phases", "provenance", "peak_memory_mb", "steps_per_second", "seconds", "loading"}
 MEASURED |= {"seal", "files"}  # ... digests over these ...
-TOLD = ("report.md", "index.html", "tables/cost.", "figures/learning.")  # ... and what tells them
+TOLD = ("report.", "index.html", "tables/cost.", "figures/learning.")  # ... and what tells them
 Case = TypeVar("Case")
 LONGEST = 240.0  #: seconds of a run, on a machine that is busy with other things
 
