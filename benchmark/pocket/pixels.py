@@ -124,7 +124,9 @@ def variance_bound(
     def at(values: Tensor, where: Tensor) -> Tensor:
         return values[where].view(-1, 1, 1, 1)
 
-    now, before = at(kept, timesteps), at(kept, (timesteps - 1).clamp(min=0))
+    # At the last step all is 0 / 0, whose gradient would be NaN even where it is not taken.
+    earlier = timesteps.clamp(min=1)
+    now, before = at(kept, earlier), at(kept, earlier - 1)
     beta = 1 - now / before
     smallest, largest = ((1 - before) / (1 - now) * beta).log(), beta.log()
 

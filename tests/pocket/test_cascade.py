@@ -43,12 +43,15 @@ def test_the_bound_is_the_divergence_of_two_gaussians_which_torch_computes() -> 
     generator = torch.Generator().manual_seed(0)
     clean = torch.rand(5, 3, 4, 4, generator=generator) * 2 - 1
     noise, share = torch.randn(2, 5, 3, 4, 4, generator=generator)
-    share = share.clamp(-1, 1)
+    share = share.clamp(-1, 1).requires_grad_()
     timesteps = torch.tensor([0, 1, 40, 500, 998])
     schedule = DDPMScheduler(**pixels.NOISE)
     noisy = schedule.add_noise(clean, torch.randn(clean.shape, generator=generator), timesteps)
     found = pixels.variance_bound(schedule.alphas_cumprod, clean, noisy, timesteps, noise, share)
     assert found[0] == 0
+    [gradient] = torch.autograd.grad(found.sum(), share)
+    assert gradient.isfinite().all() and not gradient[0].any()
+    found, share = found.detach(), share.detach()
     plain = DDPMScheduler(**pixels.NOISE | {"thresholding": False, "clip_sample": True})
     kept = schedule.alphas_cumprod.double()
     for i, t in enumerate(timesteps.tolist()[1:], 1):
