@@ -29,10 +29,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "text_encoder": {"hidden_size": 512, "projection_dim": 512},
     "t5_encoder": {"d_model": 512},
     "transformer": {"in_channels": 16, "joint_attention_dim": 4096, "pooled_projection_dim": 2048},
+    "packed_transformer": {
+        "in_channels": 64,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 768,
+        "attention_head_dim": 128,
+        "axes_dims_rope": [16, 56, 56],
+    },
     "scheduler": {"num_train_timesteps": 1000, "trained_betas": None},
 }
 #: A U-Net's second embedding: of a pooled text, and of so many sizes.
 POOLED, SIZES = "text_time", 6
+PACKED = 4  #: so many places of latents are one of a packed transformer's
 REGULAR = "choose a text-to-image model"
 
 
@@ -107,8 +115,8 @@ def check_configuration(directory: Path) -> None:
         _check_index(directory, stage, family)
     text_encoders = [filled[part] for part in family.texts]
     for part in family.denoisers:
-        kind = part.rpartition("/")[2]
-        for fault in MISFITS[kind](filled[part], filled.get("vae"), text_encoders):
+        misfits = MISFITS[_like(family, part, filled[part])]
+        for fault in misfits(filled[part], filled.get("vae"), text_encoders):
             raise UserError(f"{directory} is no {family.name}: {fault}: {REGULAR}")
         entry = understood(family, part, filled[part])["entry"]
         _check_entry(directory / part, entry, filled[part]["in_channels"])
@@ -230,8 +238,44 @@ def _transformer_misfits(
         )
 
 
-#: What does not fit in a model, by its denoiser.
-MISFITS = {"unet": _unet_misfits, "transformer": _transformer_misfits}
+def _packed_misfits(
+    transformer: Mapping[str, Any],
+    vae: Mapping[str, Any] | None,
+    text_encoders: Sequence[Mapping[str, Any]],
+) -> Iterator[str]:
+    """Of one that takes 2 x 2 places as one, is told CLIP's pooled text, and reads T5."""
+    latents = (vae or {}).get("latent_channels", 0)
+    for verb, channels in (
+        ("takes", transformer["in_channels"]),
+        ("gives", transformer.get("out_channels") or transformer["in_channels"]),
+    ):
+        if channels != PACKED * latents:
+            yield (
+                f"its transformer {verb} {channels} channels, and {PACKED} places of what its VAE "
+                f"makes have {PACKED * latents}"
+            )
+    clip, t5 = text_encoders
+    if transformer["joint_attention_dim"] != t5["d_model"]:
+        yield (
+            f"its transformer reads texts of width {transformer['joint_attention_dim']}, and its "
+            f"T5 makes {t5['d_model']}"
+        )
+    if transformer["pooled_projection_dim"] != clip["hidden_size"]:
+        yield (
+            f"its transformer reads pooled texts of width {transformer['pooled_projection_dim']}, "
+            f"and its CLIP makes {clip['hidden_size']}"
+        )
+    axes, width = transformer["axes_dims_rope"], transformer["attention_head_dim"]
+    if sum(axes) != width:
+        yield f"its axes_dims_rope are {axes}, which do not add up to attention_head_dim, {width}"
+
+
+#: What does not fit in a model, by its denoiser's table in `known.toml`.
+MISFITS = {
+    "unet": _unet_misfits,
+    "transformer": _transformer_misfits,
+    "packed_transformer": _packed_misfits,
+}
 
 
 def _check_entry(denoiser: Path, entry: str, channels: int) -> None:

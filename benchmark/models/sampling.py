@@ -45,8 +45,11 @@ def check_sampler(sampler: Sampler, configuration: Mapping[str, Any]) -> None:
 
 
 def passes(sampler: Sampler) -> int:
-    """How often an image goes through the denoiser: with guidance, above 1, twice a step."""
-    return sampler.steps * (2 if sampler.guidance > 1 else 1)
+    """How often an image goes through the denoiser: with guidance, above 1, twice a step.
+
+    A model that is told its guidance goes once, which is not known here: too many.
+    """
+    return sampler.steps * (2 if sampler.guidance > 1 or sampler.true_guidance else 1)
 
 
 def build_scheduler(sampler: Sampler, configuration: Mapping[str, Any]) -> Any:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.api import (
+    EMBEDDED_GUIDANCE,
     SEEDS,
     SUBJECT_IMAGES,
     SUPER_RESOLUTION,
+    TRUE_GUIDANCE,
     Method,
     PriorImages,
     Prompt,
@@ -233,17 +235,32 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
             f"the suite's [sampler] has {', '.join(enlarges)}, and backbone '{model}' is no "
             "cascade: leave them out, or choose one"
         )
-    try:
-        kind.check_sampler(model, sampler)
-    except UserError as error:
-        raise UserError(f"the suite's [sampler]: {error}") from error
+    samplers = {"the suite's [sampler]": {sampler}}
     for row in rows:
         asked = [prior for s in subjects if (prior := _asked(row, s)) is not None]
-        for sampler in {prior.sampler for prior in asked}:
+        samplers[f"the prior images of method '{row.name}'"] = {prior.sampler for prior in asked}
+    for whose, chosen in samplers.items():
+        for sampler in chosen:
             try:
+                _check_guidance(sampler, capabilities)
                 kind.check_sampler(model, sampler)
             except UserError as error:
-                raise UserError(f"the prior images of method '{row.name}': {error}") from error
+                raise UserError(f"{whose}: {error}") from error
+
+
+def _check_guidance(sampler: Sampler, capabilities: frozenset[str]) -> None:
+    """Refuse a guidance that the backbone would draw without."""
+    if sampler.true_guidance is not None and TRUE_GUIDANCE not in capabilities:
+        raise UserError(
+            f"true_guidance is {sampler.true_guidance:g}, and the backbone has no second pass "
+            "beside that of guidance: leave it out, and set guidance"
+        )
+    told = EMBEDDED_GUIDANCE in capabilities or TRUE_GUIDANCE not in capabilities
+    if sampler.guidance > 1 and not told:
+        raise UserError(
+            f"guidance is {sampler.guidance:g}, and the backbone takes none: set it to 1, which is "
+            "none, and true_guidance if a second pass shall guide"
+        )
 
 
 def _check_counts(rows: Sequence[Row], subjects: Sequence[Subject]) -> None:

@@ -21,7 +21,13 @@ from methods.textual_inversion import TextualInversion
 from methods.training import Loss, Optimisation, Term, fixed_conditions, seeded, train
 from tests.hand_tools import HandTools
 from tests.reference import finetuning
-from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_sd3, save_tiny_xl
+from tests.tiny_pipeline import (
+    save_tiny_flux,
+    save_tiny_pipeline,
+    save_tiny_schnell,
+    save_tiny_sd3,
+    save_tiny_xl,
+)
 
 TINY = DreamBooth(
     identifier="sks",
@@ -33,7 +39,12 @@ TINY = DreamBooth(
     prior_steps=2,
 )
 #: Models of other families.
-SAVE = {"xl": save_tiny_xl, "sd3": save_tiny_sd3}
+SAVE = {
+    "xl": save_tiny_xl,
+    "sd3": save_tiny_sd3,
+    "flux": save_tiny_flux,
+    "schnell": save_tiny_schnell,
+}
 
 
 @pytest.fixture(scope="module", params=["v_prediction", "epsilon"])
@@ -46,7 +57,9 @@ def directory(request, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def backbone(directory: Path) -> LatentDiffusion:
-    return load_backbone(str(directory), precision="fp32", device="cpu", sampler=Sampler("own"))
+    return load_backbone(
+        str(directory), precision="fp32", device="cpu", sampler=Sampler("own"), resolution=16
+    )
 
 
 @pytest.fixture(scope="module")

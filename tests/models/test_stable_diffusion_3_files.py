@@ -10,7 +10,7 @@ import pytest
 from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
-from benchmark.api import CAPABILITIES, SUPER_RESOLUTION, Sampler, UserError
+from benchmark.api import TEXT_TO_IMAGE, TRAINING, WORDS, Sampler, UserError
 from benchmark.models.identity import backbone_id, worker_memory
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
@@ -33,7 +33,7 @@ def says(path: Path, **settings: object) -> None:
 
 def test_it_is_known_by_its_index_or_else_by_its_folders(copy):
     for _ in range(2):
-        assert DIFFUSERS.capabilities(str(copy)) == set(CAPABILITIES) - {SUPER_RESOLUTION}
+        assert DIFFUSERS.capabilities(str(copy)) == {TEXT_TO_IMAGE, TRAINING, WORDS}
         DIFFUSERS.check_sampler(str(copy), Sampler("own", 28, 4.5))
         assert isinstance(load_backbone(str(copy), device="cpu").pipeline, StableDiffusion3Pipeline)
         (copy / "model_index.json").unlink(missing_ok=True)
@@ -150,7 +150,7 @@ def test_what_the_published_model_says_is_understood(copy, part):
     tiny = json.loads(path.read_text())
     kept = {key: tiny[key] for key in (WIDTHS_OF_VAE if part == "vae" else WIDTHS) if key in tiny}
     path.write_text(json.dumps(PUBLISHED[part] | kept))
-    assert DIFFUSERS.capabilities(str(copy)) == set(CAPABILITIES) - {SUPER_RESOLUTION}
+    assert DIFFUSERS.capabilities(str(copy)) == {TEXT_TO_IMAGE, TRAINING, WORDS}
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_identifiers_are_single_tokens_of_clip_alone(directory):
 @pytest.mark.parametrize("model", ["sd35-medium", "sd35-large"])
 def test_the_named_models_are_known_without_being_here(model, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert DIFFUSERS.capabilities(model) == set(CAPABILITIES) - {SUPER_RESOLUTION}
+    assert DIFFUSERS.capabilities(model) == {TEXT_TO_IMAGE, TRAINING, WORDS}
     DIFFUSERS.check_sampler(model, Sampler("own", 28, 4.5))
     with pytest.raises(
         UserError, match="scheduler 'ddim' cannot draw .* choose flow-euler, or own"
