@@ -32,7 +32,7 @@ from benchmark.scoring.encoder_tables import protocol_tables
 from benchmark.scoring.kinds import identify
 from benchmark.scoring.scorer import scoring_of
 from tests import true_size
-from tests.tiny_pipeline import SD3_SCHEDULER
+from tests.tiny_pipeline import FLUX_SCHEDULER, SD3_SCHEDULER
 
 #: Of Stable Diffusion 1.5, as published with it.
 PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
@@ -174,6 +174,52 @@ def test_a_3_of_true_size_takes_a_training_pass_in_fake_tensors() -> None:
         condition = backbone.encode(["a sks dog", "a dog"])
         assert condition.embeddings.shape == (2, 77 + 256, 4096)
         assert condition.pooled.shape == (2, 2048)
+        clean = Moments(*(torch.zeros(2, 16, 128, 128, device=cuda) for _ in range(2)))
+        losses = stage.loss(stage.draw(clean, 2, torch.Generator()), condition)
+        assert losses.shape == (2,) and losses.device == cuda
+
+
+#: Of FLUX.1 dev; schnell has no embedding of guidance.
+FLUX_PARAMETERS = {
+    "transformer": 11_901_408_320,
+    "vae": 83_819_683,
+    "text_encoder": 123_060_480,
+    "text_encoder_2": 4_762_310_656,
+}
+GUIDANCE_EMBEDDING = 256 * 3072 + 3072 + 3072 * 3072 + 3072
+
+
+@pytest.mark.slow  # hashes 34 GB
+def test_a_flux_of_true_size_is_planned(tmp_path: Path) -> None:
+    save_subject(tmp_path / "mine")
+    directory = str(tmp_path / "flux")
+    true_size.save_hollow_flux(Path(directory))
+    suite = load_suite("dreambench-flux").with_images(tmp_path / "mine").on(directory)
+    grid = plan(suite, method_names(suite, ["all", "identifiers"]))
+    ids = {job.fit.backbone.id for job in grid.jobs if job.fit.backbone}
+    assert ids == {backbone_id(directory)}
+    assert worker_memory(directory) == 16 * sum(FLUX_PARAMETERS.values()) + WORKER_BYTES
+
+
+@pytest.mark.slow  # makes 17 billion parameters that are not there
+@pytest.mark.parametrize("name", ["flux", "flux_schnell"])
+def test_a_flux_of_true_size_takes_a_training_pass_in_fake_tensors(name: str) -> None:
+    cuda, dev = torch.device("cuda", 0), name == "flux"
+    with FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True):
+        with cuda:
+            modules = true_size.flux_parts(guidance_embeds=dev)
+        counts = {n: sum(p.numel() for p in module.parameters()) for n, module in modules.items()}
+        counts["transformer"] += 0 if dev else GUIDANCE_EMBEDDING
+        assert counts == FLUX_PARAMETERS
+        family = families()[name]
+        parts = Parts(family, modules, true_size.flux_tokenizers(), FLUX_SCHEDULER, {})
+        wanted = Wanted("flux", "flux@0", str(cuda), "fp32", Sampler("own"), None)
+        backbone = family_module(family).build(parts, wanted)
+        assert backbone.resolution == 1024
+        [stage] = backbone.stages
+        condition = backbone.encode(["a doi dog", "a dog"])
+        assert condition.embeddings.shape == (2, 512, 4096)
+        assert condition.pooled.shape == (2, 768)
         clean = Moments(*(torch.zeros(2, 16, 128, 128, device=cuda) for _ in range(2)))
         losses = stage.loss(stage.draw(clean, 2, torch.Generator()), condition)
         assert losses.shape == (2,) and losses.device == cuda
