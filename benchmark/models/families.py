@@ -44,7 +44,7 @@ class Family:
     scheduler: Mapping[str, Any]
     always: Mapping[str, Any] = field(default_factory=dict)
     unsaid: Mapping[str, Any] = field(default_factory=dict)
-    known_by: Mapping[str, Any] = field(default_factory=dict)
+    known_by: Mapping[str, bool] = field(default_factory=dict)
     index: tuple[str, ...] = ()
     schedulers: tuple[str, ...] = ("scheduler",)
     stages: Mapping[str, str] = field(default_factory=dict)
@@ -147,12 +147,12 @@ def family_of(directory: Path) -> Family:
 
 
 def _fits(directory: Path, family: Family) -> bool:
-    """Whether the denoiser's configuration, where there is one, has what the family is known by."""
+    """Whether the denoiser's configuration, where there is one, is what the family is known by."""
     path = directory / family.denoisers[0] / "config.json"
     if not family.known_by or not path.is_file():
         return True
     said = read_configuration(path)
-    return all(said.get(key, False) == value for key, value in family.known_by.items())
+    return all(bool(said.get(key)) == value for key, value in family.known_by.items())
 
 
 def check_pipeline(index: Path, pipeline: str) -> None:

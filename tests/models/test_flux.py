@@ -81,7 +81,7 @@ def test_a_word_is_learned_by_t5_and_read_as_it_is_written_by_clip(backbone, dir
         pipe.text_encoder_2.get_input_embeddings().weight[token] = vector
         length = finetuning.t5_length(pipe)
         expected, pooled, _ = pipe.encode_prompt(["a sks dog"], max_sequence_length=length)
-    torch.testing.assert_close(found.embeddings, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.embeddings, expected, atol=5e-5, rtol=1e-4)
     torch.testing.assert_close(found.pooled, pooled, atol=1e-5, rtol=1e-5)
     plain = backbone.encode(["a sks dog"])
     assert not torch.allclose(found.embeddings, plain.embeddings)
