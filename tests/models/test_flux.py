@@ -9,12 +9,13 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from benchmark.api import UserError, Word
+from benchmark.api import Sampler, UserError, Word
 from benchmark.models.flux import packed, places
 from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.latent_stage import LatentDraw
 from benchmark.models.loading import load_backbone
 from benchmark.models.noising import FlowMatching
+from benchmark.models.sampling import passes
 from tests.reference import finetuning
 from tests.tiny_pipeline import WIDTH, WIDTH_3, save_tiny_flux, save_tiny_schnell
 
@@ -92,6 +93,17 @@ def test_a_word_is_learned_by_t5_and_read_as_it_is_written_by_clip(backbone, dir
     }
     with pytest.raises(UserError, match="'zwx' is . tokens"):
         backbone.new_word("zwx", init="dog")
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, float("inf"), float("nan")])
+def test_a_second_pass_that_does_not_guide_is_refused(scale):
+    with pytest.raises(UserError, match="guidance is (.*does not guide|inf|nan).*: it should be"):
+        Sampler("own", 3, 1.0, true_guidance=scale)
+
+
+def test_a_second_pass_counts_in_how_long_drawing_takes():
+    assert passes(Sampler("own", 5, 1.0)) == 5
+    assert passes(Sampler("own", 5, 1.0, true_guidance=2.0)) == 10
 
 
 def test_latents_are_packed_and_placed_as_in_diffusers_pipeline():
