@@ -291,7 +291,7 @@ def random_xl(resolution: int, sampler: Sampler) -> Backbone:
     family = families()["stable_diffusion_xl"]
     words = zip(family.texts.values(), single_file.PAD["xl"], strict=True)
     tokenizers = {name: single_file.clip_tokenizer(pad=pad) for name, pad in words}
-    parts = Parts(family, modules, tokenizers, SCHEDULER, {})
+    parts = Parts(family, modules, tokenizers, {"scheduler": SCHEDULER}, {})
     wanted = Wanted("xl", "xl@0", "cpu", "bf16", sampler, resolution)
     return family_module(family).build(parts, wanted)
 
