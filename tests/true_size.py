@@ -172,7 +172,9 @@ def sd3_tokenizers() -> dict[str, Tokenizer]:
     words = single_file.clip_tokenizer
     names, pads = ("tokenizer", "tokenizer_2"), single_file.PAD["xl"]
     clips = {name: words(pad=pad) for name, pad in zip(names, pads, strict=True)}
-    return clips | {"tokenizer_3": sentences()}
+    third = sentences()
+    third.model_max_length = 256
+    return clips | {"tokenizer_3": third}
 
 
 def save_hollow_sd3(directory: Path) -> None:
