@@ -9,6 +9,7 @@ Both U-Nets read one text encoder, T5; any of CLIP's architecture does as well.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import T5EncoderModel
 
 from benchmark.api import Sampler, UserError, Word
 from benchmark.models import latent_stage
+from benchmark.models.aside import emptied, unused
 from benchmark.models.checkpoints import Parts
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
@@ -91,6 +93,10 @@ class Cascade:
             f"{LARGER}/unet": self.larger.pipeline.unet,
             f"{BASE}/text_encoder": self.reader.encoder,
         }
+
+    def set_aside(self, used: Sequence[nn.Module] | None = None) -> AbstractContextManager[None]:
+        """As `benchmark.api.Backbone` says."""
+        return emptied(unused(self.modules(), used, self.text_encoders))
 
     def encode(self, texts: Sequence[str], *, words: Sequence[Word] = ()) -> EncodedTexts:
         """One row a text; the embeddings of a word's tokens are replaced, the table left alone."""

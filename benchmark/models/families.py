@@ -50,6 +50,7 @@ class Family:
     samplers: tuple[str, ...] = ()
     tokens: int | None = None
     lowercase: bool = False
+    gradient_checkpointing: bool = False
     named: Mapping[str, Place | Mapping[str, Place]] = field(default_factory=dict)
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ images = backbone.sample(condition, [7])                # (1, 3, 64, 64) in [0, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 
 from benchmark.api import Sampler, Word
 from benchmark.models import latent_stage
+from benchmark.models.aside import emptied, unused
 from benchmark.models.checkpoints import Parts
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
@@ -66,6 +67,10 @@ class LatentDiffusion:
     def modules(self) -> dict[str, nn.Module]:
         """Every module, by diffusers' names of them."""
         return {"unet": self.pipeline.unet, "vae": self.pipeline.vae, **self.text_encoders}
+
+    def set_aside(self, used: Sequence[nn.Module] | None = None) -> AbstractContextManager[None]:
+        """As `benchmark.api.Backbone` says."""
+        return emptied(unused(self.modules(), used, self.text_encoders))
 
     # Texts -----------------------------------------------------------------------------------
 

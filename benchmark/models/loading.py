@@ -11,7 +11,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Protocol
 
-from diffusers import UNet2DConditionModel
+from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnAddedKVProcessor, AttnProcessor
 from torch import nn
 from transformers import PreTrainedModel
@@ -51,13 +51,15 @@ def load_backbone(
     precision: str = "auto",
     device: str = "auto",
     resolution: int | None = None,
+    gradient_checkpointing: bool = False,
 ) -> Backbone:
     """Load a model with float32 weights: "pocket", or another that `identity.locate` finds.
 
     `sampler` is by default a plain `Sampler()`; precision and device are resolved as in
     `benchmark.models.precision`; `resolution` is the height and width of the images in pixels, by
-    default the model's own. Raises UserError if the model or a part of it is missing or broken, or
-    cannot draw that size.
+    default the model's own. With `gradient_checkpointing` a backward pass computes activations
+    again, which then need not be kept. Raises UserError if the model or a part of it is missing or
+    broken, or cannot draw that size.
     """
     device = resolve_device(device)
     precision = resolve_precision(precision, device)
@@ -67,6 +69,8 @@ def load_backbone(
         if device == "cpu":
             _plain_attention(module)
         module.float().to(device).eval().requires_grad_(False)
+        if gradient_checkpointing:
+            checkpoint_gradients(module)
     wanted = Wanted(model, backbone_id(model), device, precision, sampler or Sampler(), resolution)
     return family_module(parts.family).build(parts, wanted)
 
@@ -75,6 +79,15 @@ def family_module(family: Family) -> Builder:
     """A family's code."""
     module: Builder = importlib.import_module(f"benchmark.models.{family.module}")  # type: ignore
     return module
+
+
+def checkpoint_gradients(module: nn.Module) -> None:
+    """In training its blocks keep what goes into them alone."""
+    if isinstance(module, PreTrainedModel):
+        # The other kind loses what hooks take out of a block.
+        module.gradient_checkpointing_enable({"use_reentrant": False})
+    elif isinstance(module, ModelMixin) and module._supports_gradient_checkpointing:
+        module.enable_gradient_checkpointing()
 
 
 def _plain_attention(module: nn.Module) -> None:
