@@ -29,6 +29,7 @@ from benchmark.api import (
     Word,
     checked_template,
 )
+from methods.optimisers import Optimiser, check_optimiser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +64,9 @@ class TextualInversion:
     )
     #: What a model that is told its guidance is told while it learns; None: what it usually is.
     training_guidance: Annotated[float, Ge(0)] | None = None
+    #: Into how many passes the rows of a step are split; None: it is one.
+    gradient_accumulation: Annotated[int, Ge(1)] | None = None
+    optimiser: Optimiser | None = None  #: None: AdamW with float32 moments
 
     @property
     def needs(self) -> frozenset[str]:
@@ -74,6 +78,10 @@ class TextualInversion:
         """None."""
         return None
 
+    def check_device(self, device: str) -> None:
+        """Raise UserError if the optimiser does not run there."""
+        check_optimiser(self.optimiser, device)
+
     def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
         """What is learned from, on from which noun, and what is drawn."""
         return [*self._learned(), subject.class_noun, *self._drawn(subject, requests)]
@@ -84,6 +92,7 @@ class TextualInversion:
 
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Learn the word's vectors; no weight of `backbone` moves. Raises UserError."""
+        from benchmark.models.aside import aside
         from methods.training import Loss, Optimisation, Term, seeded, train
 
         word = backbone.new_word(self.word, init=subject.class_noun)
@@ -97,13 +106,20 @@ class TextualInversion:
             name="instance",
             batch_size=self.batch_size,
         )
-        train(
-            Loss(stage, [term], lambda texts: backbone.encode(texts, words=[word])),
-            list(word.vectors.values()),
-            Optimisation(self.steps, self.learning_rate, self.weight_decay),
-            backbone.precision,
-            tools.progress,
-        )
+        with aside(backbone, [stage.denoiser, *backbone.text_encoders.values()]):
+            train(
+                Loss(stage, [term], lambda texts: backbone.encode(texts, words=[word])),
+                list(word.vectors.values()),
+                Optimisation(
+                    self.steps,
+                    self.learning_rate,
+                    self.weight_decay,
+                    passes=self.gradient_accumulation or 1,
+                    optimiser=self.optimiser,
+                ),
+                backbone.precision,
+                tools.progress,
+            )
         return {name: vector.detach() for name, vector in word.vectors.items()}
 
     def generate(

@@ -10,7 +10,7 @@ images = backbone.sample(condition, [7])                # (1, 3, 64, 64) in [0, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Generator, Tensor, nn
 
 from benchmark.api import Sampler, Word
+from benchmark.models.aside import emptied, unused
 from benchmark.models.checkpoints import Parts
 from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
@@ -82,12 +83,16 @@ class LatentDiffusion:
 
     def modules(self) -> dict[str, nn.Module]:
         """Every module, by diffusers' names of them."""
-        [stage] = self.stages
-        return {stage.name: stage.denoiser, "vae": stage.vae, **self.text_encoders}
+        name, denoiser = denoiser_of(self.pipeline)
+        return {name: denoiser, "vae": self.pipeline.vae, **self.text_encoders}
 
     @property
     def _learners(self) -> list[TextReader]:
         return [reader for reader in self.readers if reader.learns]
+
+    def set_aside(self, used: Sequence[nn.Module] | None = None) -> AbstractContextManager[None]:
+        """As `benchmark.api.Backbone` says."""
+        return emptied(unused(self.modules(), used, self.text_encoders))
 
     # Texts -----------------------------------------------------------------------------------
 
@@ -146,8 +151,8 @@ class LatentDiffusion:
         scheduler = self.pipeline.scheduler
         self.pipeline.scheduler = build_scheduler(sampler, self.scheduler)
         try:
-            [stage] = self.stages
-            with float32_output(stage.denoiser), autocast(self.device, self.precision):
+            _, denoiser = denoiser_of(self.pipeline)
+            with float32_output(denoiser), autocast(self.device, self.precision):
                 latents: Tensor = self.pipeline(
                     **given,
                     height=self.resolution,
