@@ -15,12 +15,13 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from torch import Tensor, nn
 
-from benchmark.api import Sampler
+from benchmark.api import EMBEDDED_GUIDANCE, TRUE_GUIDANCE, Sampler
 from benchmark.models.checkpoints import Parts
 from benchmark.models.latent_diffusion import LatentDiffusion, assemble
 from benchmark.models.latent_stage import LatentCondition
 from benchmark.models.loading import Wanted
 from benchmark.models.rows import TensorRows
+from benchmark.models.sampling import check_guidance
 from benchmark.models.text_reader import TextReader
 from benchmark.models.text_states import t5_states
 
@@ -84,6 +85,8 @@ class PackedCalls:
 
     def guidance(self, sampler: Sampler) -> dict[str, float]:
         """The one that is told, which the pipeline drops where none is, and the second pass's."""
+        told = frozenset() if self.told is None else frozenset({EMBEDDED_GUIDANCE})
+        check_guidance(sampler, told | {TRUE_GUIDANCE})
         return {
             "guidance_scale": sampler.guidance,
             "true_cfg_scale": sampler.true_guidance or 1.0,

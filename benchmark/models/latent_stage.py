@@ -21,6 +21,7 @@ from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.noising import Process
 from benchmark.models.precision import autocast
 from benchmark.models.rows import TensorRows
+from benchmark.models.sampling import check_guidance
 
 #: So many images are encoded, or drawn, at once ...
 BATCH = 16
@@ -54,7 +55,10 @@ class Calls(Protocol):
         ...
 
     def guidance(self, sampler: Sampler) -> dict[str, float]:
-        """What the pipeline is told of guidance, by its names for it."""
+        """What the pipeline is told of guidance, by its names for it.
+
+        Raises UserError for a guidance that it would draw without.
+        """
         ...
 
     def guided(self, sampler: Sampler) -> bool:
@@ -87,6 +91,7 @@ class PlainCalls:
         return predicted
 
     def guidance(self, sampler: Sampler) -> dict[str, float]:
+        check_guidance(sampler, frozenset())
         return {"guidance_scale": sampler.guidance}
 
     def guided(self, sampler: Sampler) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmark.api import Sampler, UserError
+from benchmark.api import EMBEDDED_GUIDANCE, TRUE_GUIDANCE, Sampler, UserError
 from benchmark.models.configuration import known
 from benchmark.models.families import class_of
 from benchmark.models.schedule import check_schedule
@@ -42,6 +42,21 @@ def check_sampler(sampler: Sampler, configuration: Mapping[str, Any]) -> None:
         check_schedule(class_name, {**configuration, **settings}, sampler.steps)
     except UserError as error:
         raise UserError(f"scheduler '{sampler.scheduler}': {error}") from error
+
+
+def check_guidance(sampler: Sampler, capabilities: frozenset[str]) -> None:
+    """Raise UserError for a guidance that a backbone of these `capabilities` would draw without."""
+    if sampler.true_guidance is not None and TRUE_GUIDANCE not in capabilities:
+        raise UserError(
+            f"true_guidance is {sampler.true_guidance:g}, and the backbone has no second pass "
+            "beside that of guidance: leave it out, and set guidance"
+        )
+    told = EMBEDDED_GUIDANCE in capabilities or TRUE_GUIDANCE not in capabilities
+    if sampler.guidance > 1 and not told:
+        raise UserError(
+            f"guidance is {sampler.guidance:g}, and the backbone takes none: set it to 1, which is "
+            "none, and true_guidance if a second pass shall guide"
+        )
 
 
 def passes(sampler: Sampler) -> int:

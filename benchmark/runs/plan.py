@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.api import (
-    EMBEDDED_GUIDANCE,
     SEEDS,
     SUBJECT_IMAGES,
     SUPER_RESOLUTION,
-    TRUE_GUIDANCE,
     Method,
     PriorImages,
     Prompt,
@@ -27,6 +25,7 @@ from benchmark.config.suite import Evaluation, Suite
 from benchmark.data.dataset import Dataset, choose_subjects, first_images, verify
 from benchmark.data.manifest import check_toml
 from benchmark.models.precision import resolve_device, resolve_precision
+from benchmark.models.sampling import check_guidance
 from benchmark.runs.selection import choose_prompts, method_names
 from benchmark.store.names import folder_name
 from benchmark.store.records import Fit, Job, Model, Prior, digest
@@ -242,25 +241,10 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
     for whose, chosen in samplers.items():
         for sampler in chosen:
             try:
-                _check_guidance(sampler, capabilities)
+                check_guidance(sampler, capabilities)
                 kind.check_sampler(model, sampler)
             except UserError as error:
                 raise UserError(f"{whose}: {error}") from error
-
-
-def _check_guidance(sampler: Sampler, capabilities: frozenset[str]) -> None:
-    """Refuse a guidance that the backbone would draw without."""
-    if sampler.true_guidance is not None and TRUE_GUIDANCE not in capabilities:
-        raise UserError(
-            f"true_guidance is {sampler.true_guidance:g}, and the backbone has no second pass "
-            "beside that of guidance: leave it out, and set guidance"
-        )
-    told = EMBEDDED_GUIDANCE in capabilities or TRUE_GUIDANCE not in capabilities
-    if sampler.guidance > 1 and not told:
-        raise UserError(
-            f"guidance is {sampler.guidance:g}, and the backbone takes none: set it to 1, which is "
-            "none, and true_guidance if a second pass shall guide"
-        )
 
 
 def _check_counts(rows: Sequence[Row], subjects: Sequence[Subject]) -> None:

@@ -60,7 +60,11 @@ def directory(request, tmp_path_factory) -> Path:
 @pytest.fixture
 def backbone(directory: Path) -> LatentDiffusion:
     return load_backbone(
-        str(directory), precision="fp32", device="cpu", sampler=Sampler("own"), resolution=16
+        str(directory),
+        precision="fp32",
+        device="cpu",
+        sampler=Sampler("own", guidance=1.0),
+        resolution=16,
     )
 
 

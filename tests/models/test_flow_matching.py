@@ -154,6 +154,17 @@ def test_the_models_own_schedule_is_obeyed(kind, copy, directory, backbone, chan
     assert (images - sample(backbone, sampler=usual(kind))).abs().max() > 1e-3
 
 
+def test_a_guidance_that_the_model_would_ignore_is_refused(kind, backbone):
+    refused = {
+        save_tiny_sd3: [Sampler("own", 3, 1.0, true_guidance=3.0)],
+        save_tiny_flux: [],
+        save_tiny_schnell: [Sampler("own", 3, 3.5), Sampler("own", 3, 3.5, true_guidance=3.0)],
+    }
+    for sampler in refused[kind.save]:
+        with pytest.raises(UserError, match="leave it out, and set guidance|set it to 1"):
+            sample(backbone, sampler=sampler)
+
+
 def test_other_sizes_are_drawn(kind, directory):
     """With the shift of the size, where the schedule has one."""
     for size in (24, 8):
