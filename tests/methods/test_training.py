@@ -304,6 +304,37 @@ def test_textual_inversion_steps_move_one_vector_and_nothing_else(
         assert (vector - start.vectors[name].detach()).abs().max() > 0.005
 
 
+@pytest.mark.parametrize("directory", ["flux"], indirect=True)
+@pytest.mark.parametrize("method", [TINY, TextualInversion(identifier="sks", steps=3)])
+def test_the_guidance_that_is_told_in_training_is_a_setting(
+    backbone, directory, subject, recorded, monkeypatch, method
+):
+    given, losses = recorded
+    loan = Loan(backbone)
+    fit(replace(method, training_guidance=3.5), subject, backbone)
+    loan.settle(thorough=False)
+    fit(method, subject, backbone)
+    loan.settle(thorough=False)
+    usual, again = losses[:3], losses[3:]
+    assert usual == again, "the family's default"
+    given.clear(), losses.clear()
+    fit(replace(method, training_guidance=1.0), subject, backbone)
+    pipe, terms = finetuning.pipeline(directory), len(given) // 3
+
+    def first() -> float:
+        with torch.no_grad():
+            parts = [finetuning.term_loss(pipe, one).item() for one in given[:terms]]
+        return parts[0] + sum(0.7 * part for part in parts[1:])
+
+    if method is TINY:
+        assert losses[0] != pytest.approx(first(), rel=1e-4)
+        monkeypatch.setattr(finetuning, "GUIDANCE", 1.0)
+        assert losses[0] == pytest.approx(first(), rel=1e-5)
+    assert all(
+        one != pytest.approx(told, rel=1e-4) for one, told in zip(losses, usual, strict=True)
+    )
+
+
 def test_drawn_latents_are_the_vaes_own_samples(backbone, directory, subject):
     method = replace(TINY, prior_weight=0.0, batch_size=1)
     [instance] = terms(method, subject, backbone, seed=3)
