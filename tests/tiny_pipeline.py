@@ -102,6 +102,11 @@ IF_SCHEDULER = {
 }
 
 
+def says(path: Path, **settings: object) -> None:
+    """Have a configuration say these, too."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
 def tokenizer(words: Sequence[str] = WORDS, pad: str = "<|endoftext|>") -> CLIPTokenizer:
     """A byte-pair vocabulary in which each of `words` is one token, other words are letters."""
     letters = "abcdefghijklmnopqrstuvwxyz"

@@ -25,10 +25,10 @@ from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.latent_stage import (
+    PLAIN,
     Calls,
     LatentCondition,
     LatentStage,
-    PlainCalls,
     scaling,
     vae_batch,
 )
@@ -57,7 +57,7 @@ class LatentDiffusion:
     precision: str
     sampler: Sampler
     scheduler: Mapping[str, Any]  #: the model's own configuration, from which samplers are built
-    calls: Calls = field(default_factory=PlainCalls)
+    calls: Calls = PLAIN
     decoding: str = ""  #: the VAE's precision when it decodes; by default that of the others
     #: The weights as they lie in the files, mapped: "unet.conv_in.weight" -> on the CPU, as stored.
     stored_weights: Mapping[str, Tensor] = field(repr=False, default_factory=dict)
@@ -193,11 +193,17 @@ class LatentDiffusion:
 
 
 def assemble(
-    pipeline: DiffusionPipeline, read: Read, parts: Parts, wanted: Wanted, **own: Any
+    pipeline: DiffusionPipeline,
+    read: Read,
+    parts: Parts,
+    wanted: Wanted,
+    *,
+    calls: Calls = PLAIN,
+    decoding: str = "",
 ) -> LatentDiffusion:
     """The backbone that draws by `pipeline`, made of `parts`, from texts that `read` reads.
 
-    `own`: `calls` and `decoding`, where they are not the usual ones.
+    `decoding`: the VAE's precision when it decodes; by default that of the others.
     """
     pipeline.set_progress_bar_config(disable=True)
     family = parts.family
@@ -221,7 +227,8 @@ def assemble(
         precision=wanted.precision,
         sampler=wanted.sampler,
         scheduler=parts.scheduler,
-        **own,
+        calls=calls,
+        decoding=decoding,
         stored_weights=parts.stored,
     )
 

@@ -7,7 +7,7 @@ losses = stage.loss(stage.draw(clean, 4, generator), condition)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -104,6 +104,9 @@ class PlainCalls:
         raise ValueError(f"the model is told no guidance, and was to be told {guidance}")
 
 
+PLAIN = PlainCalls()
+
+
 @dataclass(frozen=True, eq=False)
 class Moments(TensorRows):
     """n clean images, as mean and standard deviation of their latents.
@@ -134,7 +137,7 @@ class LatentStage:
     vae: AutoencoderKL
     process: Process
     precision: str
-    calls: Calls = field(default_factory=PlainCalls)
+    calls: Calls = PLAIN
 
     def with_guidance(self, guidance: float) -> LatentStage:
         """As `benchmark.api.Stage` says. Raises ValueError where the model is told none."""

@@ -14,7 +14,7 @@ from benchmark.api import TEXT_TO_IMAGE, TRAINING, WORDS, Sampler, UserError
 from benchmark.models.identity import backbone_id, worker_memory
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
-from tests.tiny_pipeline import LENGTH, save_tiny_xl
+from tests.tiny_pipeline import LENGTH, save_tiny_xl, says
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +25,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(directory: Path, tmp_path: Path) -> Path:
     return shutil.copytree(directory, tmp_path / "xl")
-
-
-def says(path: Path, **settings: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
 def test_the_kind_knows_it_by_its_index_or_else_by_its_folders(copy):

@@ -23,9 +23,8 @@ from benchmark.models.identity import backbone_id, worker_memory
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
 from benchmark.models.rare_words import IDENTIFIERS
-from tests.models.test_stable_diffusion_3_files import PUBLISHED as PUBLISHED_SD3
-from tests.models.test_stable_diffusion_3_files import says
-from tests.tiny_pipeline import LENGTH, save_tiny_flux, save_tiny_schnell, save_tiny_sd3
+from tests.published import T5, VAE
+from tests.tiny_pipeline import LENGTH, save_tiny_flux, save_tiny_schnell, save_tiny_sd3, says
 
 SCHNELL = {TEXT_TO_IMAGE, TRAINING, WORDS, TRUE_GUIDANCE}
 DEV = SCHNELL | {EMBEDDED_GUIDANCE}
@@ -106,7 +105,7 @@ PUBLISHED = {
         "patch_size": 1,
         "pooled_projection_dim": 768,
     },
-    "vae": PUBLISHED_SD3["vae"]
+    "vae": VAE
     | {"mid_block_add_attention": True, "scaling_factor": 0.3611, "shift_factor": 0.1159},
     "text_encoder": {
         "architectures": ["CLIPTextModel"],
@@ -130,7 +129,7 @@ PUBLISHED = {
         "transformers_version": "4.46.1",
         "vocab_size": 49408,
     },
-    "text_encoder_2": PUBLISHED_SD3["text_encoder_3"],
+    "text_encoder_2": T5,
 }
 #: What the parts have to agree on, so that the tiny model keeps its own.
 WIDTHS = {
