@@ -319,9 +319,11 @@ def save_hollow_cascade(directory: Path) -> None:
 
 
 def save_hollow(module: nn.Module, path: Path) -> None:
-    """A safetensors file of the module's parameters in float16, all of them zeros."""
+    """A safetensors file of the module's tensors in float16, all of them zeros."""
     header, end = {}, 0
-    for name, tensor in module.named_parameters():  # each once, under whatever names it has
+    kept = module.state_dict().keys()  # without buffers that no file holds
+    named = (*module.named_parameters(), *module.named_buffers())  # each once
+    for name, tensor in ((name, tensor) for name, tensor in named if name in kept):
         begin, end = end, end + 2 * tensor.numel()
         header[name] = {"dtype": "F16", "shape": [*tensor.shape], "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
