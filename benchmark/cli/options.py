@@ -22,7 +22,7 @@ import typer
 
 from benchmark.api import UserError
 from benchmark.config.suite import Precision, Suite, load_suite
-from benchmark.models.hub import NAMED
+from benchmark.models.identity import known_names
 
 if TYPE_CHECKING:
     from benchmark.runs.machine import Resources
@@ -43,7 +43,7 @@ BackboneOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|DIR|HUB-ID|FILE",
-        help=f"pocket, {', '.join(NAMED)}; a directory in diffusers' layout; owner/name on the "
+        help=f"{', '.join(known_names())}; a directory in diffusers' layout; owner/name on the "
         "Hugging Face hub, with @revision if wanted; FILE.safetensors, with @epsilon or "
         "@v_prediction if it does not say what it predicts; else the suite's.",
     ),

@@ -9,7 +9,8 @@
     steps = 400
 
 Tables are joined key by key, at every depth. Any other value, lists too, replaces the extended
-suite's. Not passed on are `name` and `description`; `split`, `subjects` and `folder` to another
+suite's. With another model, what the extended suite says of it under `[backbones.<model>]` holds.
+Not passed on are `name` and `description`; `split`, `subjects` and `folder` to another
 dataset; `subjects` to another split; and the seconds of `[estimate]` to another model.
 """
 
@@ -52,14 +53,21 @@ def read_extended(
         base, source = read_extended(extended, shipped, above=(*above, resolved(path)))
     except UserError as error:
         raise UserError(f"{path}: extends: {error}") from error
-    return _join(_passed_on(base, content), content), f"{path}, which extends {source}"
+    passed = {key: value for key, value in base.items() if key not in _OWN}
+    return over(passed, content), f"{path}, which extends {source}"
+
+
+def over(base: Content, own: Content) -> Content:
+    """A suite's content: `own` over what it takes over from `base`."""
+    return _join(_passed_on(base, own), own)
 
 
 def _passed_on(base: Content, own: Content) -> Content:
     """What `own` takes over from `base`, unless it says otherwise."""
-    passed = {key: value for key, value in base.items() if key not in _OWN}
+    passed = dict(base)
     if _replaces(base, own, "backbone", "model"):
         passed.pop("estimate", None)
+        passed = _join(passed, _of_backbone(base, own["backbone"]["model"]))
     dropped: tuple[str, ...] = ()
     if _replaces(base, own, "data", "dataset"):
         dropped = ("split", "subjects", "folder")
@@ -68,6 +76,15 @@ def _passed_on(base: Content, own: Content) -> Content:
     if dropped:
         passed["data"] = {k: v for k, v in base["data"].items() if k not in dropped}
     return passed
+
+
+def _of_backbone(base: Content, model: Any) -> Content:
+    """What `base` says of the backbone `model`, of the right type or not at all."""
+    backbones = base.get("backbones")
+    if not (isinstance(backbones, dict) and isinstance(model, str)):
+        return {}
+    said = backbones.get(model, {})
+    return said if isinstance(said, dict) else {}
 
 
 def _replaces(base: Content, own: Content, table: str, key: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from benchmark.api import SEEDS, SUBJECT_IMAGES, BackboneKind, Method, Sampler, UserError
-from benchmark.config.extends import read_extended
+from benchmark.config.extends import over, read_extended
 from benchmark.config.protocol import Protocol, load_protocol
 from benchmark.config.registry import configure, load_kind, load_method, settings_of, variant
 from benchmark.config.tables import AblationTable, Objective
@@ -129,6 +129,14 @@ def _composed(settings: Any) -> Any:
 Settings = Annotated[dict[str, Any], AfterValidator(_composed)]
 
 
+class BackboneSettings(Table):
+    """What a suite says otherwise where it runs on another backbone than its own."""
+
+    sampler: SamplerChoice | None = None
+    methods: dict[str, Settings] = {}
+    estimate: Estimate | None = None
+
+
 def _loaded(protocol: Any) -> Any:
     return load_protocol(protocol) if isinstance(protocol, str) else protocol
 
@@ -145,6 +153,8 @@ class Suite(Table):
     backbone: BackboneChoice
     sampler: SamplerChoice
     evaluation: Evaluation
+    #: By the model's name; what extends this suite with that model starts from it, too.
+    backbones: dict[str, BackboneSettings] = {}
     controls: Names = []  #: methods that come along as measures
     groups: dict[str, Names] = {}  #: names and patterns, for `--methods GROUP`
     methods: dict[str, Settings] = {}
@@ -211,17 +221,12 @@ class Suite(Table):
     def on(self, model: str | None = None, precision: str | None = None) -> Suite:
         """This suite on another backbone or in another precision; None keeps the suite's own.
 
-        Another backbone takes other times: the suite's estimate goes.
+        On another backbone what `backbones` says of it holds. Its times are others: the suite's
+        estimate goes.
         """
         changed = {"model": model, "precision": precision}
-        update: dict[str, Any] = {
-            "backbone": self.backbone.model_copy(
-                update={key: value for key, value in changed.items() if value is not None}
-            )
-        }
-        if model not in (None, self.backbone.model):
-            update["estimate"] = None
-        return self.model_copy(update=update)
+        own = {"backbone": {key: value for key, value in changed.items() if value is not None}}
+        return Suite.model_validate(over(self.model_dump(exclude_unset=True), own))
 
     def under(self, protocol: str | None, *, encoders: Path | None = None) -> Suite:
         """This suite under another protocol (a name or a file), its encoders in a folder."""

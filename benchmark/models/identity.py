@@ -58,7 +58,7 @@ def locate(model: str) -> Path | SingleFile:
     path = expanded(model)
     if not path.is_dir():
         raise UserError(
-            f"unknown model '{model}': no such directory; known: {', '.join(_names())}, a "
+            f"unknown model '{model}': no such directory; known: {', '.join(known_names())}, a "
             "directory in diffusers' layout, owner/name on the Hugging Face hub, FILE.safetensors"
         )
     try:
@@ -79,7 +79,7 @@ def _shipped(name: str) -> Path:
     return place
 
 
-def _names() -> list[str]:
+def known_names() -> list[str]:
     """What needs no path or repository."""
     here = [name for name, folder in SHIPPED.items() if (POCKET / folder).is_dir()]
     return [*here, *NAMED, *CASCADES]
