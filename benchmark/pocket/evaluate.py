@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from benchmark.api import Backbone
 from benchmark.data.images import as_pixels
 from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.pocket.captions import IDENTIFIERS, accessory_phrase, caption
@@ -64,28 +66,35 @@ class Measurement:
 
 
 def quality(
-    backbone: LatentDiffusion,
+    backbones: Mapping[str, Backbone],
     encoders: Encoders,
     *,
     per_cell: int,
     say: Callable[[str], None] = print,
 ) -> list[Measurement]:
-    """Measure every part.
+    """Measure every part; `backbones`: the "generator", and what else draws, by its part's name.
 
     `per_cell` pictures are sampled for each class x background, an eighth of that for each class x
     colour word, half of it for each class x accessory, a quarter for each class x pattern, and
     `per_cell`, but at least 16, for each class with and without an identifier.
     """
+    generator = backbones["generator"]
+    assert isinstance(generator, LatentDiffusion)
     judge = judge_on_renders(encoders)
-    rows: list[Measurement] = []
-    for measure in (
+    measures = [
         lambda: judge,
         lambda: identity_on_renders(encoders),
-        lambda: reconstruction(backbone),
-        lambda: denoising(backbone),
-        lambda: pictures(backbone, encoders, per_cell, judge),
-        lambda: identifiers(backbone, encoders, per_cell),
-    ):
+        lambda: reconstruction(generator),
+        lambda: denoising(generator),
+        lambda: identifiers(generator),
+    ]
+    for part, backbone in backbones.items():
+        measures += [
+            partial(pictures, part, backbone, encoders, per_cell, judge),
+            partial(own_look, part, backbone, encoders, per_cell),
+        ]
+    rows: list[Measurement] = []
+    for measure in measures:
         for row in measure():
             say(f"{row.part:12} {row.name:44} {row.value:8.3f}   {row.goal}")
             rows.append(row)
@@ -215,16 +224,20 @@ def denoising(backbone: LatentDiffusion, each: int = 20) -> list[Measurement]:
 
 
 @torch.no_grad()
-def sampled(backbone: LatentDiffusion, texts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+def sampled(backbone: Backbone, texts: Sequence[str], seeds: Sequence[int]) -> Tensor:
     """An image of each text from each seed, with the suite's sampler."""
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     return backbone.sample(backbone.encode(list(rows))[[rows[text] for text in texts]], seeds)
 
 
 def pictures(
-    backbone: LatentDiffusion, encoders: Encoders, per_cell: int, judge: Sequence[Measurement]
+    part: str,
+    backbone: Backbone,
+    encoders: Encoders,
+    per_cell: int,
+    judge: Sequence[Measurement],
 ) -> list[Measurement]:
-    """Whether the generator's pictures show what was asked for, by the metric CLIP.
+    """Whether the pictures of `part` show what was asked for, by the metric CLIP.
 
     The goals are shares of the accuracy that `judge` has on real renders.
     """
@@ -245,7 +258,7 @@ def pictures(
     ]
     return [
         Measurement(
-            "generator",
+            part,
             f"{trait} right",
             float(row.mean()),
             f">= {share * own.value:.3f}, {share:.0%} of the judge's",
@@ -255,7 +268,7 @@ def pictures(
 
 
 def _asked(
-    backbone: LatentDiffusion,
+    backbone: Backbone,
     encoders: Encoders,
     count: int,
     nouns: Sequence[str],
@@ -269,40 +282,39 @@ def _asked(
 
 
 @torch.no_grad()
-def identifiers(backbone: LatentDiffusion, encoders: Encoders, per_cell: int) -> list[Measurement]:
-    """Whether each identifier changes the noun's encoding, yet has no look of its own.
+def identifiers(backbone: LatentDiffusion) -> list[Measurement]:
+    """Whether each identifier changes the noun's encoding.
 
-    The cosine is between the encodings at the noun of `a [V] class` and `a class`. The look is the
-    mean DINO cosine among images of `a [V] class`, over the same among images of `a class`: a word
-    that means one individual would raise it.
+    The cosine is between the encodings at the noun of `a [V] class` and `a class`.
     """
     rows = []
-    seeds = range(max(16, per_cell))
     for identifier in IDENTIFIERS:
-        cosines, looks = [], []
+        cosines = []
         for noun in CLASSES:
             texts = [f"a {noun}", f"a {identifier} {noun}"]
             plain, marked = backbone.encode(texts).for_pipeline()["prompt_embeds"]
             cosines.append(torch.cosine_similarity(plain[2], marked[3], dim=0).item())
-            if identifier == IDENTIFIERS[0]:
-                images = [sampled(backbone, [text] * len(seeds), seeds) for text in texts]
-                alike = [_alikeness(encoders.embeddings(DINO, as_pixels(i))) for i in images]
-                looks.append(alike[1] - alike[0])
-        rows.append(
-            Measurement(
-                "identifier", f"{identifier}: cosine at the noun", float(np.mean(cosines)), "< 0.9"
-            )
-        )
-        if looks:
-            rows.append(
-                Measurement(
-                    "identifier",
-                    f"{identifier}: a look of its own",
-                    float(np.mean(looks)),
-                    "<= 0.08",
-                )
-            )
+        name, value = f"{identifier}: cosine at the noun", float(np.mean(cosines))
+        rows.append(Measurement("identifier", name, value, "< 0.9"))
     return rows
+
+
+def own_look(part: str, backbone: Backbone, encoders: Encoders, per_cell: int) -> list[Measurement]:
+    """Whether pictures of `part` give the first identifier a look of its own.
+
+    The mean DINO cosine among images of `a [V] class`, over the same among images of `a class`: a
+    word that means one individual would raise it.
+    """
+    looks, seeds = [], range(max(16, per_cell))
+    for noun in CLASSES:
+        images = [
+            sampled(backbone, [text] * len(seeds), seeds)
+            for text in (f"a {noun}", f"a {IDENTIFIERS[0]} {noun}")
+        ]
+        plain, marked = (_alikeness(encoders.embeddings(DINO, as_pixels(i))) for i in images)
+        looks.append(marked - plain)
+    name = f"{IDENTIFIERS[0]}: a look of its own"
+    return [Measurement(part, name, float(np.mean(looks)), "<= 0.08")]
 
 
 def _alikeness(features: np.ndarray) -> float:

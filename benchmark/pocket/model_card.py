@@ -12,14 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.models.latent_diffusion import LatentDiffusion
+from benchmark.api import Backbone
 from benchmark.pocket.evaluate import Measurement, in_place, sampled, wearing
 from benchmark.pocket.world import CLASSES, LIVE
 
+#: What draws -> its samples, beside the model card.
+SHEETS = {"generator": "samples.png", "cascade": "samples-cascade.png"}
 
-def sample_sheet(
-    backbone: LatentDiffusion, path: Path, *, columns: int = 8, scale: int = 2
-) -> None:
+
+def sample_sheet(backbone: Backbone, path: Path, *, columns: int = 8, scale: int = 2) -> None:
     """A PNG of samples: a row per class noun, a prompt per column."""
     rows = []
     for noun in CLASSES:
@@ -45,10 +46,11 @@ def write_model_card(rows: Sequence[Measurement], path: Path, *, per_cell: int) 
     lines = [
         "# The pocket models",
         "",
-        "A small Stable Diffusion, a CLIP and a DINO-shaped ViT, trained from nothing on pictures",
-        "that `benchmark/pocket/world.py` draws. They are a stand-in for the paper's models, made",
-        "so that the whole benchmark runs offline on two CPU cores; they know nothing of",
-        "photographs. Rebuild them: `python -m benchmark pretrain all`. [TRAINING.md](TRAINING.md)",
+        "A small Stable Diffusion, a cascade of two pixel models in DeepFloyd IF's layout, a CLIP",
+        "and a DINO-shaped ViT, trained from nothing on pictures that",
+        "`benchmark/pocket/world.py` draws. They are a stand-in for the paper's models, made so",
+        "that the whole benchmark runs offline on two CPU cores; they know nothing of photographs.",
+        "Rebuild them: `python -m benchmark pretrain all`. [TRAINING.md](TRAINING.md)",
         "tells how they were trained.",
         "",
         f"Measured by `python -m benchmark pretrain --evaluate --per-cell {per_cell}` on renders",
@@ -65,7 +67,13 @@ def write_model_card(rows: Sequence[Measurement], path: Path, *, per_cell: int) 
         "Samples: a row a class noun; columns `a [noun]`, four backgrounds, `a red [noun]`,",
         "`a shiny [noun]`, and an accessory (live) or stripes.",
         "",
-        "![Samples of the generator](samples.png)",
-        "",
+        *_sheets(path.parent),
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _sheets(directory: Path) -> list[str]:
+    here = {part: name for part, name in SHEETS.items() if (directory / name).exists()}
+    return [
+        line for part, name in here.items() for line in (f"![Samples of the {part}]({name})", "")
+    ]

@@ -12,18 +12,21 @@ from pathlib import Path
 
 import torch
 
-from benchmark.api import UserError
+from benchmark.api import Backbone, UserError
 from benchmark.config.suite import Suite
+from benchmark.models import identity
 from benchmark.pocket.cascade import SHAPES, CascadeRecipe, export_cascade, pretrain_cascade
 from benchmark.pocket.evaluate import CLIP, DINO, quality
 from benchmark.pocket.generator import GeneratorRecipe, export_generator, pretrain_generator
 from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
-from benchmark.pocket.model_card import sample_sheet, write_model_card
+from benchmark.pocket.model_card import SHEETS, sample_sheet, write_model_card
 from benchmark.pocket.training import pack
 from benchmark.store.files import resolved, write_atomically
 
 PARTS = ("generator", "cascade", "clip", "dino")
 SHIPPED = Path(__file__).parent / "weights"
+#: What draws -> its name as a backbone.
+SHIPPED_MODELS = {folder: name for name, folder in identity.SHIPPED.items()}
 #: Packed checkpoints of a training that goes on: a machine without others starts from these.
 UNSETTLED = Path(__file__).parent / "unsettled"
 
@@ -114,24 +117,27 @@ def _check_free(directory: Path, overwrite: bool) -> None:
 
 
 def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: bool) -> None:
-    """Print the measured quality of the generator in `weights`, and of the shipped judges.
+    """Print the measured quality of what `weights` holds, and of the shipped judges.
 
-    A sheet of samples is written beside the generator; for the shipped one only with `card`, which
-    writes its card anew. `suite` is the pocket suite: its encoders, its sampler.
+    That is the generator, and the cascade if it is there. A sheet of samples is written beside
+    each; of the shipped ones only with `card`, which writes their card anew. `suite` is the pocket
+    suite: its encoders, its samplers.
     """
-    from benchmark.models.latent_diffusion import LatentDiffusion
     from benchmark.models.loading import load_backbone
     from benchmark.scoring.encoder_tables import protocol_tables
     from benchmark.scoring.features import load_encoders
 
-    shipped = resolved(weights) == resolved(SHIPPED)
-    model = "pocket" if shipped else str(weights / "generator")
-    backbone = load_backbone(model, device=device, sampler=suite.sampler.sampler())
-    assert isinstance(backbone, LatentDiffusion)
+    backbones: dict[str, Backbone] = {}
+    for part, model in SHIPPED_MODELS.items():
+        if part == "generator" or (weights / part).is_dir():
+            sampler = suite.on(model).sampler.sampler()
+            backbones[part] = load_backbone(str(weights / part), device=device, sampler=sampler)
     tables = protocol_tables(suite.protocol, suite.encoders)
-    encoders = load_encoders(tables, device=backbone.device.type, names=(CLIP, DINO))
-    if card or not shipped:
-        sample_sheet(backbone, weights / "samples.png")
-    rows = quality(backbone, encoders, per_cell=per_cell)
+    device = backbones["generator"].device.type
+    encoders = load_encoders(tables, device=device, names=(CLIP, DINO))
+    if card or resolved(weights) != resolved(SHIPPED):
+        for part, backbone in backbones.items():
+            sample_sheet(backbone, weights / SHEETS[part])
+    rows = quality(backbones, encoders, per_cell=per_cell)
     if card:
         write_model_card(rows, SHIPPED / "MODEL_CARD.md", per_cell=per_cell)

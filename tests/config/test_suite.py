@@ -211,6 +211,43 @@ def test_a_suite_on_another_backbone_keeps_the_rest_but_its_times() -> None:
     assert suite.on(precision="fp32").estimate == suite.estimate
 
 
+OF_CRAYONS = """
+[backbones.crayons]
+sampler = { scheduler = "ddpm", steps = 9, guidance = 2.0 }
+methods."tests.toy:PAINT" = { steps = 9 }
+estimate = { train_step_seconds = 3, image_seconds = 4 }
+"""
+
+
+def test_what_a_suite_says_of_another_backbone_holds_on_it_alone(suite_file: Path) -> None:
+    with suite_file.open("a") as file:
+        file.write('[methods."tests.toy:PAINT"]\nsteps = 5\nseconds = 0.25\n' + OF_CRAYONS)
+    suite = load_suite(str(suite_file))
+    assert suite.on("sd15").sampler == suite.sampler != suite.on("crayons").sampler
+    other = suite.on("crayons")
+    assert (other.sampler.scheduler, other.sampler.steps, other.sampler.guidance) == ("ddpm", 9, 2)
+    method = other.method("tests.toy:PAINT")
+    assert (method.steps, method.seconds) == (9, 0.25)
+    assert suite.method("tests.toy:PAINT").steps == 5
+    assert other.estimate and other.estimate.image_seconds == 4
+    assert other.on("crayons") == other
+
+
+def test_a_suite_that_extends_another_on_another_backbone_starts_from_what_that_says_of_it(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    with suite_file.open("a") as file:
+        file.write(OF_CRAYONS)
+    own = tmp_path / "own.toml"
+    own.write_text(
+        f'extends = "{suite_file.name}"\nname = "own"\ndescription = "Mine"\n'
+        '[backbone]\nmodel = "crayons"\n[sampler]\nsteps = 3\n'
+    )
+    suite = load_suite(str(own))
+    assert (suite.sampler.scheduler, suite.sampler.steps) == ("ddpm", 3)
+    assert suite.method("tests.toy:PAINT").steps == 9
+
+
 def test_a_variants_name_overrides_its_own_table(suite_file: Path) -> None:
     name = "tests.toy:PAINT[steps=7]"
     with suite_file.open("a") as file:
