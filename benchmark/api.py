@@ -185,6 +185,7 @@ SUPER_RESOLUTION = "super-resolution"
 #: `with_guidance`.
 EMBEDDED_GUIDANCE = "embedded-guidance"
 TRUE_GUIDANCE = "true-guidance"  #: `Sampler.true_guidance`
+IMAGE_TO_IMAGE = "image-to-image"  #: `sample` takes a `start`
 CAPABILITIES = (
     TEXT_TO_IMAGE,
     TRAINING,
@@ -192,6 +193,7 @@ CAPABILITIES = (
     SUPER_RESOLUTION,
     EMBEDDED_GUIDANCE,
     TRUE_GUIDANCE,
+    IMAGE_TO_IMAGE,
 )
 
 
@@ -213,6 +215,22 @@ class Rows(Protocol):
 Condition = Rows  #: n texts, as the denoiser takes them
 Clean = Rows  #: n prepared images: latent moments, or pixels
 Draw = Rows  #: n training examples: clean images, noise and timesteps
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What drawing begins with in place of pure noise: images with noise on them (SDEdit, Meng et
+    al., 2108.01073).
+    """
+
+    clean: Clean  #: a row an image, of the first stage's `prepare`
+    strength: (
+        float  #: above 0, where they stay as they are, to 1, where next to nothing of them does
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise UserError(f"strength is {self.strength:.6g}: it should be above 0 and at most 1")
 
 
 @dataclass(eq=False)
@@ -311,7 +329,7 @@ class Backbone(Protocol):
 
         Row i's noise comes from a CPU generator seeded with `seeds[i]`, so that it does not depend
         on the images beside it. `unconditional`: one row, else that of the empty text; `sampler`:
-        else the suite's.
+        else the suite's. A backbone that says IMAGE_TO_IMAGE also takes `start: Start | None`.
         """
         ...
 

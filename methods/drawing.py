@@ -6,11 +6,12 @@ draw(backbone, ["a sks dog in the snow"], requests)       # (1, 3, height, width
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmark.api import Backbone, Request, Weights, Word
+from benchmark.api import Backbone, Request, Start, Weights, Word
 from benchmark.models.aside import aside
 
 
@@ -20,8 +21,13 @@ def draw(
     requests: Sequence[Request],
     *,
     words: Sequence[Word] = (),
+    start: Start | None = None,
 ) -> Tensor:
-    """An image for each text, from its request's noise: (n, 3, height, width) in [0, 1]."""
+    """An image for each text, from its request's noise: (n, 3, height, width) in [0, 1].
+
+    `start`: what it begins with beside noise, where the backbone is IMAGE_TO_IMAGE.
+    """
+    begun: dict[str, Any] = {} if start is None else {"start": start}
     rows = {text: row for row, text in enumerate(dict.fromkeys(["", *texts]))}
     with torch.no_grad():
         table = backbone.encode(list(rows), words=words)
@@ -30,6 +36,7 @@ def draw(
             table[[rows[text] for text in texts]],
             [request.noise_seed for request in requests],
             unconditional=table[[0]],
+            **begun,
         )
 
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import AutoPipelineForImage2Image, DDPMScheduler, DiffusionPipeline
 from torch import Generator, Tensor, nn
 
-from benchmark.api import Sampler, Word
+from benchmark.api import Sampler, Start, UserError, Word
 from benchmark.models.aside import emptied, unused
 from benchmark.models.checkpoints import Parts
 from benchmark.models.drawing import in_batches
@@ -29,6 +30,7 @@ from benchmark.models.latent_stage import (
     Calls,
     LatentCondition,
     LatentStage,
+    Moments,
     scaling,
     vae_batch,
 )
@@ -123,17 +125,23 @@ class LatentDiffusion:
         *,
         unconditional: LatentCondition | None = None,
         sampler: Sampler | None = None,
+        start: Start | None = None,
     ) -> Tensor:
         """Images of diffusers' pipeline, with a CPU generator for each.
 
         Without guidance (of 1 or less) there is no unconditional pass. Raises UserError for latents
-        and images that are not finite, and if memory does not do for one image.
+        and images that are not finite, for a start whose strength is no whole step, and if memory
+        does not do for one image.
         """
         sampler = sampler or self.sampler
         blank = self.encode([""]) if unconditional is None else unconditional
+        if start is not None:
+            check_start(start, len(condition), sampler)
 
         def drawn(rows: slice) -> Tensor:
-            return self._decode(self._latents(condition[rows], blank, seeds[rows], sampler))
+            begun = start and replace(start, clean=start.clean[rows])
+            latents = self._latents(condition[rows], blank, seeds[rows], sampler, begun)
+            return self._decode(latents)
 
         return in_batches(len(condition), seeds, self.resolution, drawn)
 
@@ -143,27 +151,34 @@ class LatentDiffusion:
         unconditional: LatentCondition,
         seeds: Sequence[int],
         sampler: Sampler,
+        start: Start | None,
     ) -> Tensor:
-        given = condition.for_pipeline()
+        given: dict[str, Any] = condition.for_pipeline()
         if self.calls.guided(sampler):
             blank = unconditional[[0] * len(seeds)].for_pipeline()
             given |= {f"negative_{name}": tensor for name, tensor in blank.items()}
-        scheduler = self.pipeline.scheduler
-        self.pipeline.scheduler = build_scheduler(sampler, self.scheduler)
+        given |= self.calls.guidance(sampler)
+        given["generator"] = [Generator().manual_seed(seed) for seed in seeds]
+        given["num_inference_steps"] = sampler.steps
+        size = {"height": self.resolution, "width": self.resolution}
+        pipeline = self.pipeline
+        if start is not None:
+            assert isinstance(start.clean, Moments)
+            pipeline = AutoPipelineForImage2Image.from_pipe(pipeline)
+            pipeline.set_progress_bar_config(disable=True)
+            given |= {
+                "image": start.clean.sample(given["generator"]),
+                "strength": start.strength,
+            }
+            size = {name: side for name, side in size.items() if takes(pipeline, name)}
+        scheduler = pipeline.scheduler
+        pipeline.scheduler = build_scheduler(sampler, self.scheduler)
         try:
-            _, denoiser = denoiser_of(self.pipeline)
+            _, denoiser = denoiser_of(pipeline)
             with float32_output(denoiser), autocast(self.device, self.precision):
-                latents: Tensor = self.pipeline(
-                    **given,
-                    height=self.resolution,
-                    width=self.resolution,
-                    num_inference_steps=sampler.steps,
-                    **self.calls.guidance(sampler),
-                    generator=[Generator().manual_seed(seed) for seed in seeds],
-                    output_type="latent",
-                ).images
+                latents: Tensor = pipeline(**given, **size, output_type="latent").images
         finally:
-            self.pipeline.scheduler = scheduler
+            pipeline.scheduler = scheduler
         side = self.resolution // 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
         latents = self.calls.unpacked(latents, side)
         check_finite(
@@ -245,6 +260,22 @@ def forward_process(parts: Parts, device: str) -> DDPMScheduler:
     scheduler = DDPMScheduler.from_config(parts.scheduler)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
     return scheduler
+
+
+def check_start(start: Start, texts: int, sampler: Sampler) -> None:
+    """Raise UserError if it has no whole step, and ValueError unless there is an image a text."""
+    if len(start.clean) != texts:
+        raise ValueError(f"{texts} texts, but {len(start.clean)} images to start from")
+    if int(sampler.steps * start.strength) < 1:
+        raise UserError(
+            f"strength is {start.strength:g}, which of {sampler.steps} steps is not one: it should "
+            f"be at least {1 / sampler.steps:.3g}"
+        )
+
+
+def takes(pipeline: DiffusionPipeline, name: str) -> bool:
+    """Whether a call of `pipeline` has this parameter."""
+    return name in signature(type(pipeline).__call__).parameters
 
 
 def denoiser_of(pipeline: DiffusionPipeline) -> tuple[str, Any]:

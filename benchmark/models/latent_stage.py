@@ -7,6 +7,7 @@ losses = stage.loss(stage.draw(clean, 4, generator), condition)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -116,6 +117,11 @@ class Moments(TensorRows):
 
     mean: Tensor  #: (n, channels, height', width') float32
     std: Tensor  #: the same shape
+
+    def sample(self, generators: Sequence[Generator]) -> Tensor:
+        """Latents as the VAE would sample them, each row's noise from its own CPU generator."""
+        noise = [torch.randn(self.mean.shape[1:], generator=one) for one in generators]
+        return self.mean + self.std * torch.stack(noise).to(self.mean.device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,6 +40,7 @@ from methods.ablations import (
 )
 from methods.controls import REAL_IMAGES, UNTUNED
 from methods.dreambooth import DREAMBOOTH
+from methods.img2img import IMG2IMG
 from methods.textual_inversion import TEXTUAL_INVERSION
 from tests.hand_tools import HandTools
 from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_sd3, save_tiny_xl
@@ -55,6 +56,7 @@ METHODS = {
     "wrong-class": replace(WRONG_CLASS, **TINY_DREAMBOOTH),
     "no-class": replace(NO_CLASS, **TINY_DREAMBOOTH),
     "textual-inversion": replace(TEXTUAL_INVERSION, **TINY),
+    "img2img": replace(IMG2IMG, strength=0.5),
     "untuned": UNTUNED,
     "real-images": REAL_IMAGES,
 }
@@ -292,7 +294,7 @@ def test_prior_images_are_taken_once_by_those_that_asked(backbone, dog, name):
     method.fit(dog, backbone, tools)
     assert tools.asked == ([] if method.prior(dog) is None else ["unet"])
     assert (method.prior(dog) is None) == (
-        name in ("no-prior", "no-class", "textual-inversion", "untuned", "real-images")
+        name in ("no-prior", "no-class", "textual-inversion", "img2img", "untuned", "real-images")
     )
 
 

@@ -1,0 +1,87 @@
+"""SDEdit (Meng et al., 2108.01073): a real image of the subject, under noise, drawn anew.
+
+python -m benchmark run --methods img2img
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Ge, Gt, Le
+
+from benchmark.api import (
+    IMAGE_TO_IMAGE,
+    TEXT_TO_IMAGE,
+    TRAINING,
+    Backbone,
+    Draws,
+    PriorImages,
+    Request,
+    Role,
+    Start,
+    Subject,
+    Tools,
+    UserError,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageToImage:
+    """The untuned model draws `a class ...`, and begins with one of the subject's images.
+
+    That image is encoded and gets as much noise as the sampler has at `strength` of its way; the
+    remaining steps are drawn as ever. So the layout and the colours of that one image stay.
+    """
+
+    version: ClassVar[str] = "1"
+    role: ClassVar[Role] = "method"
+    variant_of: ClassVar[str | None] = None
+    draws: ClassVar[Draws] = "prompts"
+    needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, TRAINING, IMAGE_TO_IMAGE})
+
+    description: str = "zero-shot: one of the subject's images, under noise, drawn anew (SDEdit)"
+    image: Annotated[int, Ge(1)] = 1  #: which of the subject's images it begins with, from 1
+    strength: Annotated[float, Gt(0), Le(1)] = 0.8  #: 0 the image as it is, 1 next to none of it
+
+    def prior(self, subject: Subject) -> PriorImages | None:
+        """None. Raises UserError if the subject has no such image."""
+        if self.image > len(subject.images):
+            raise UserError(
+                f"image is {self.image}, and {subject.name} has {len(subject.images)} images"
+            )
+        return None
+
+    def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
+        """What is drawn for each request."""
+        return [request.prompt.text(subject.class_noun) for request in requests]
+
+    def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
+        """Nothing to learn."""
+        self.prior(subject)
+        return {}
+
+    def generate(
+        self,
+        weights: Weights,
+        subject: Subject,
+        requests: Sequence[Request],
+        backbone: Backbone,
+        tools: Tools,
+    ) -> Tensor:
+        """Images of the class, begun with the subject's."""
+        from methods.drawing import draw
+
+        stage = backbone.stages[0]
+        images = tools.images(stage.resolution)[self.image - 1 : self.image]
+        clean = stage.prepare(images)[[0] * len(requests)]
+        texts = self.texts(subject, requests)
+        return draw(backbone, texts, requests, start=Start(clean, self.strength))
+
+
+IMG2IMG = ImageToImage()
