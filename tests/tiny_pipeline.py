@@ -42,6 +42,8 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from benchmark import api
+
 WORDS = ("a", "photo", "of", "in", "the", "snow", "dog", "cat", "teapot", "sks", "ohwx")
 RARE = ("sks", "ohwx")
 #: Those that Stable Diffusion 3's T5 has as one token.
@@ -123,6 +125,10 @@ def tokenizer(words: Sequence[str] = WORDS, pad: str = "<|endoftext|>") -> CLIPT
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH, pad_token=pad)
+
+
+#: What a denoiser of a VAE's latents can do, whatever its family.
+LATENT_DIFFUSION = {api.TEXT_TO_IMAGE, api.TRAINING, api.WORDS, api.IMAGE_TO_IMAGE}
 
 
 def save_tiny_pipeline(

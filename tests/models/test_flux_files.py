@@ -12,11 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmark.api import (
     EMBEDDED_GUIDANCE,
-    IMAGE_TO_IMAGE,
-    TEXT_TO_IMAGE,
-    TRAINING,
     TRUE_GUIDANCE,
-    WORDS,
     Sampler,
     UserError,
 )
@@ -25,9 +21,16 @@ from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
 from benchmark.models.rare_words import IDENTIFIERS
 from tests.published import T5, VAE
-from tests.tiny_pipeline import LENGTH, save_tiny_flux, save_tiny_schnell, save_tiny_sd3, says
+from tests.tiny_pipeline import (
+    LATENT_DIFFUSION,
+    LENGTH,
+    save_tiny_flux,
+    save_tiny_schnell,
+    save_tiny_sd3,
+    says,
+)
 
-SCHNELL = {TEXT_TO_IMAGE, TRAINING, WORDS, TRUE_GUIDANCE, IMAGE_TO_IMAGE}
+SCHNELL = LATENT_DIFFUSION | {TRUE_GUIDANCE}
 DEV = SCHNELL | {EMBEDDED_GUIDANCE}
 
 
@@ -64,12 +67,7 @@ def test_both_are_known_by_their_index_or_else_by_their_folders(tmp_path, save, 
 def test_other_families_without_an_index_stay_what_they_are(tmp_path):
     sd3 = save_tiny_sd3(tmp_path / "sd3")
     (sd3 / "model_index.json").unlink()
-    assert DIFFUSERS.capabilities(str(sd3)) == {
-        TEXT_TO_IMAGE,
-        TRAINING,
-        WORDS,
-        IMAGE_TO_IMAGE,
-    }
+    assert DIFFUSERS.capabilities(str(sd3)) == LATENT_DIFFUSION
 
 
 def test_every_part_is_its_identity_and_counts_in_what_training_takes(copy):

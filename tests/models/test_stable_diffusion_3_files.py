@@ -10,12 +10,12 @@ import pytest
 from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
-from benchmark.api import TEXT_TO_IMAGE, TRAINING, WORDS, Sampler, UserError
+from benchmark.api import Sampler, UserError
 from benchmark.models.identity import backbone_id, worker_memory
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
 from tests.published import T5, VAE
-from tests.tiny_pipeline import LENGTH, save_tiny_sd3, says
+from tests.tiny_pipeline import LATENT_DIFFUSION, LENGTH, save_tiny_sd3, says
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def copy(directory: Path, tmp_path: Path) -> Path:
 
 def test_it_is_known_by_its_index_or_else_by_its_folders(copy):
     for _ in range(2):
-        assert DIFFUSERS.capabilities(str(copy)) == {TEXT_TO_IMAGE, TRAINING, WORDS}
+        assert DIFFUSERS.capabilities(str(copy)) == LATENT_DIFFUSION
         DIFFUSERS.check_sampler(str(copy), Sampler("own", 28, 4.5))
         assert isinstance(load_backbone(str(copy), device="cpu").pipeline, StableDiffusion3Pipeline)
         (copy / "model_index.json").unlink(missing_ok=True)
@@ -100,7 +100,7 @@ def test_what_the_published_model_says_is_understood(copy, part):
     tiny = json.loads(path.read_text())
     kept = {key: tiny[key] for key in (WIDTHS_OF_VAE if part == "vae" else WIDTHS) if key in tiny}
     path.write_text(json.dumps(PUBLISHED[part] | kept))
-    assert DIFFUSERS.capabilities(str(copy)) == {TEXT_TO_IMAGE, TRAINING, WORDS}
+    assert DIFFUSERS.capabilities(str(copy)) == LATENT_DIFFUSION
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_identifiers_are_single_tokens_of_clip_alone(directory):
 @pytest.mark.parametrize("model", ["sd35-medium", "sd35-large"])
 def test_the_named_models_are_known_without_being_here(model, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert DIFFUSERS.capabilities(model) == {TEXT_TO_IMAGE, TRAINING, WORDS}
+    assert DIFFUSERS.capabilities(model) == LATENT_DIFFUSION
     DIFFUSERS.check_sampler(model, Sampler("own", 28, 4.5))
     with pytest.raises(
         UserError, match="scheduler 'ddim' cannot draw .* choose flow-euler, or own"
