@@ -172,7 +172,9 @@ def sd3_tokenizers() -> dict[str, Tokenizer]:
     words = single_file.clip_tokenizer
     names, pads = ("tokenizer", "tokenizer_2"), single_file.PAD["xl"]
     clips = {name: words(pad=pad) for name, pad in zip(names, pads, strict=True)}
-    return clips | {"tokenizer_3": sentences()}
+    third = sentences()
+    third.model_max_length = 256
+    return clips | {"tokenizer_3": third}
 
 
 def save_hollow_sd3(directory: Path) -> None:
@@ -291,7 +293,7 @@ def random_xl(resolution: int, sampler: Sampler) -> Backbone:
     family = families()["stable_diffusion_xl"]
     words = zip(family.texts.values(), single_file.PAD["xl"], strict=True)
     tokenizers = {name: single_file.clip_tokenizer(pad=pad) for name, pad in words}
-    parts = Parts(family, modules, tokenizers, SCHEDULER, {})
+    parts = Parts(family, modules, tokenizers, {"scheduler": SCHEDULER}, {})
     wanted = Wanted("xl", "xl@0", "cpu", "bf16", sampler, resolution)
     return family_module(family).build(parts, wanted)
 

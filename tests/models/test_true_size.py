@@ -166,7 +166,8 @@ def test_a_3_of_true_size_takes_a_training_pass_in_fake_tensors() -> None:
         assert counts == SD3_PARAMETERS
         assert modules["transformer"].pos_embed.pos_embed.numel() == SD3_PLACES
         family = families()["stable_diffusion_3"]
-        parts = Parts(family, modules, true_size.sd3_tokenizers(), SD3_SCHEDULER, {})
+        tokenizers, schedulers = true_size.sd3_tokenizers(), {"scheduler": SD3_SCHEDULER}
+        parts = Parts(family, modules, tokenizers, schedulers, {})
         wanted = Wanted("sd3", "sd3@0", str(cuda), "fp32", Sampler("own"), None)
         backbone = family_module(family).build(parts, wanted)
         assert backbone.resolution == 1024
