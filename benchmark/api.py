@@ -253,7 +253,10 @@ class Backbone(Protocol):
     text_encoders: Mapping[str, nn.Module]  #: what may be trained beside the denoisers
 
     # Optional: `stored_weights: Mapping[str, Tensor]`, by "<module>.<parameter>": the files' own
-    # tensors, where they are float32 and still mapped. They spare `Loan` a copy.
+    # tensors, where they are float32 and still mapped. They spare `Loan` a copy. And
+    # `set_aside(used: Sequence[nn.Module] | None) -> ContextManager[None]`: within, only modules
+    # that are `used` take memory of the GPU; None: those that `sample` uses, which is given all
+    # conditions (`benchmark.models.aside`). It changes no number.
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Every module, by name: what is compared and put back after a job."""
@@ -335,7 +338,9 @@ class BackboneKind(Protocol):
     # images of so many pixels (None: of its own size). And two whose files are here:
     # `check_texts(model, texts)`, for a text that it cannot read to its end, and
     # `check_words(model, words)`, for a word that it cannot learn. So these are refused before
-    # anything trains.
+    # anything trains. And `gradient_checkpointing(model) -> bool`, whether a training of `model` on
+    # a GPU had better compute activations twice than keep them: then `load` takes
+    # `gradient_checkpointing: bool = False`, which changes no number but the last digits.
 
     def load(
         self,
@@ -453,7 +458,8 @@ class Method(Protocol):
         """What is to be drawn before `fit`. No torch is imported by it."""
         ...
 
-    # Optional: `texts(subject, requests)`, every text that `fit` and `generate` have encoded, and
+    # Optional: `check_device(device)`, which raises UserError if it does not run on "cpu", "cuda".
+    # And `texts(subject, requests)`, every text that `fit` and `generate` have encoded, and
     # `words(subject)`, every word that `fit` learns. Where the backbone cannot read a text to its
     # end, or cannot learn a word, that is said before anything trains.
 

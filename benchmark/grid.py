@@ -20,6 +20,7 @@ from benchmark.data.dataset import verify
 from benchmark.models.precision import resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work
 from benchmark.runs.box import in_words, plain
+from benchmark.runs.devices import check_devices, gradient_checkpointing
 from benchmark.runs.existing_run import (
     check_beside,
     check_images,
@@ -85,9 +86,14 @@ def run_grid(
         return 0
     display = Display(outlook, scoring, ready.forecast)
     device = resources.cluster.like.device if resources.cluster else grid.device
+    check_devices(grid.suite, ready.left, device)
     directory = RunDirectory(path.absolute())  # a method may go to another folder
     workplace = Workplace(
-        grid.suite, directory, Examiner(ready.assessment, directory, device), keep_weights
+        grid.suite,
+        directory,
+        Examiner(ready.assessment, directory, device),
+        keep_weights,
+        gradient_checkpointing(grid.suite.backbone, resources.gradient_checkpointing, device),
     )
 
     def work(agenda: Agenda) -> list[str]:

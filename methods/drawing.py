@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark.api import Backbone, Request, Weights, Word
+from benchmark.models.aside import aside
 
 
 def draw(
@@ -24,11 +25,12 @@ def draw(
     rows = {text: row for row, text in enumerate(dict.fromkeys(["", *texts]))}
     with torch.no_grad():
         table = backbone.encode(list(rows), words=words)
-    return backbone.sample(
-        table[[rows[text] for text in texts]],
-        [request.noise_seed for request in requests],
-        unconditional=table[[0]],
-    )
+    with aside(backbone):
+        return backbone.sample(
+            table[[rows[text] for text in texts]],
+            [request.noise_seed for request in requests],
+            unconditional=table[[0]],
+        )
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from benchmark.api import (
     UserError,
     Weights,
 )
+from methods.optimisers import Optimiser, check_optimiser
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,6 +71,9 @@ class DreamBooth:
     #: What a live subject, or an object, is called if the noun is wrong.
     wrong_noun_live: Annotated[str, Field(pattern=r"\S")] = "teapot"
     wrong_noun_object: Annotated[str, Field(pattern=r"\S")] = "dog"
+    #: Into how many passes the rows of a step are split; None: it is one.
+    gradient_accumulation: Annotated[int, Ge(1)] | None = None
+    optimiser: Optimiser | None = None  #: None: AdamW with float32 moments
     #: Of each stage of a cascade after the first; None: it is left as it is.
     super_resolution_steps: Annotated[int, Ge(1)] | None = None
     super_resolution_learning_rate: Annotated[float, Gt(0)] | None = None  #: None: as the first
@@ -105,6 +109,10 @@ class DreamBooth:
             return None
         sampler = Sampler(self.prior_scheduler, self.prior_steps, self.prior_guidance)
         return PriorImages(self.class_noun(subject), self.prior_images, sampler)
+
+    def check_device(self, device: str) -> None:
+        """Raise UserError if the optimiser does not run there."""
+        check_optimiser(self.optimiser, device)
 
     def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
         """What is learned from, and what is drawn."""
@@ -151,6 +159,7 @@ class DreamBooth:
         tools: Tools,
         progress: Progress,
     ) -> None:
+        from benchmark.models.aside import aside
         from methods.training import Loss, Optimisation, fixed_conditions, learning, train
 
         stage = training.stage
@@ -159,12 +168,17 @@ class DreamBooth:
         if not training.encoders:
             encode = fixed_conditions(backbone, [p for term in terms for p in term.prompts])
         trained = [stage.denoiser, *training.encoders]
-        with learning(trained):
+        with aside(backbone, trained), learning(trained):
             train(
                 Loss(stage, terms, encode),
                 [parameter for module in trained for parameter in module.parameters()],
                 Optimisation(
-                    training.steps, training.learning_rate, self.weight_decay, self.max_grad_norm
+                    training.steps,
+                    training.learning_rate,
+                    self.weight_decay,
+                    self.max_grad_norm,
+                    self.gradient_accumulation or 1,
+                    self.optimiser,
                 ),
                 backbone.precision,
                 progress,

@@ -28,6 +28,7 @@ from benchmark.api import (
     Word,
     checked_template,
 )
+from methods.optimisers import Optimiser, check_optimiser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,10 +62,17 @@ class TextualInversion:
     templates: Annotated[list[Template], MinLen(1)] = field(
         default_factory=lambda: ["a {}", "a photo of a {}"]
     )
+    #: Into how many passes the rows of a step are split; None: it is one.
+    gradient_accumulation: Annotated[int, Ge(1)] | None = None
+    optimiser: Optimiser | None = None  #: None: AdamW with float32 moments
 
     def prior(self, subject: Subject) -> PriorImages | None:
         """None."""
         return None
+
+    def check_device(self, device: str) -> None:
+        """Raise UserError if the optimiser does not run there."""
+        check_optimiser(self.optimiser, device)
 
     def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
         """What is learned from, on from which noun, and what is drawn."""
@@ -76,6 +84,7 @@ class TextualInversion:
 
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Learn the word's vectors; no weight of `backbone` moves. Raises UserError."""
+        from benchmark.models.aside import aside
         from methods.training import Loss, Optimisation, Term, seeded, train
 
         word = backbone.new_word(self.word, init=subject.class_noun)
@@ -87,13 +96,20 @@ class TextualInversion:
             name="instance",
             batch_size=self.batch_size,
         )
-        train(
-            Loss(stage, [term], lambda texts: backbone.encode(texts, words=[word])),
-            list(word.vectors.values()),
-            Optimisation(self.steps, self.learning_rate, self.weight_decay),
-            backbone.precision,
-            tools.progress,
-        )
+        with aside(backbone, [stage.denoiser, *backbone.text_encoders.values()]):
+            train(
+                Loss(stage, [term], lambda texts: backbone.encode(texts, words=[word])),
+                list(word.vectors.values()),
+                Optimisation(
+                    self.steps,
+                    self.learning_rate,
+                    self.weight_decay,
+                    passes=self.gradient_accumulation or 1,
+                    optimiser=self.optimiser,
+                ),
+                backbone.precision,
+                tools.progress,
+            )
         return {name: vector.detach() for name, vector in word.vectors.items()}
 
     def generate(

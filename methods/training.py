@@ -10,6 +10,7 @@ an instance term and a prior term (paper, Eq. 2), Textual Inversion one term.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from benchmark.api import Backbone, Clean, Condition, Draw, Stage, Word
+from methods.optimisers import Optimiser, adamw
 
 #: Texts -> a condition of as many rows.
 Encode = Callable[[Sequence[str]], Condition]
@@ -72,15 +74,31 @@ class Loss:
     terms: Sequence[Term]
     encode: Encode  #: with gradients if they are to flow there
 
-    def of_terms(self) -> list[Tensor]:
+    def of_terms(self, passes: int = 1) -> Iterator[list[Tensor]]:
         """Draw, and give each term's denoising loss (Eq. 1), unweighted: a float32 scalar a term.
 
-        All terms go through the denoiser in one batch.
+        The rows of all terms go through the denoiser in so many `passes`, as even as can be, or one
+        each where there are fewer rows. What is drawn is the same, and the losses of the passes add
+        up to those of one.
         """
         draws, prompts = zip(*(term.draw(self.stage) for term in self.terms), strict=True)
-        condition = self.encode([text for texts in prompts for text in texts])
-        rows = self.stage.loss(draws[0].join(*draws[1:]), condition)
-        return [part.mean() for part in rows.split([term.batch_size for term in self.terms])]
+        drawn = draws[0].join(*draws[1:])
+        texts = [text for chosen in prompts for text in chosen]
+        count = min(passes, len(texts))
+        ends = [len(texts) * number // count for number in range(count + 1)]
+        for part in itertools.starmap(slice, itertools.pairwise(ends)):
+            losses = self.stage.loss(drawn[part], self.encode(texts[part]))
+            yield self._by_term(losses, part)
+
+    def _by_term(self, losses: Tensor, part: slice) -> list[Tensor]:
+        """What those rows of a step add to each term's mean."""
+        found, begin = [], 0
+        for term in self.terms:
+            end = begin + term.batch_size
+            own = losses[max(begin, part.start) - part.start : max(end - part.start, 0)]
+            found.append(own.mean() * (len(own) / term.batch_size) if len(own) else own.sum())
+            begin = end
+        return found
 
     def weighted(self, losses: Sequence[Tensor]) -> Tensor:
         """What training lowers, a float32 scalar."""
@@ -96,6 +114,8 @@ class Optimisation:
     learning_rate: float
     weight_decay: float = 1e-2
     max_grad_norm: float = 0.0
+    passes: int = 1  #: through the denoiser a step: its rows are split, their gradients add up
+    optimiser: Optimiser | None = None  #: None: plain AdamW
 
 
 def seeded(seed: int, *names: str) -> Generator:
@@ -142,11 +162,11 @@ def train(
     the loss stops being finite, or no scale helps.
     """
     device = parameters[0].device
-    optimiser = torch.optim.AdamW(
+    optimiser = adamw(
+        optimisation.optimiser,
         parameters,
-        lr=optimisation.learning_rate,
+        learning_rate=optimisation.learning_rate,
         weight_decay=optimisation.weight_decay,
-        fused=True,
     )
     # Only float16 needs its loss scaled; otherwise this passes everything through.
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -154,17 +174,18 @@ def train(
     untold = _Untold(loss.terms, device)
     every = math.ceil(optimisation.steps / TELLINGS)
     for step in range(1, optimisation.steps + 1):
-        losses = loss.of_terms()
-        total = loss.weighted(losses)
-        scaler.scale(total).backward()
+        for losses in loss.of_terms(optimisation.passes):
+            total = loss.weighted(losses)
+            scaler.scale(total).backward()
+            seen += total.detach()
+            untold.add(losses)
         if optimisation.max_grad_norm:
             scaler.unscale_(optimiser)
             nn.utils.clip_grad_norm_(parameters, optimisation.max_grad_norm)
         scaler.step(optimiser)
         scaler.update()
         optimiser.zero_grad(set_to_none=True)
-        seen += total.detach()
-        untold.add(losses)
+        untold.step()
         if step % CHECK_EVERY == 0 or step == optimisation.steps:
             _check(seen, scaler, step, optimisation)
         due = step % every == 0 or step == optimisation.steps
@@ -195,7 +216,11 @@ class _Untold:
         self._steps = 0
 
     def add(self, losses: list[Tensor]) -> None:
+        """Of one pass."""
         self._sums += torch.stack(losses).detach()
+
+    def step(self) -> None:
+        """All passes of a step were added."""
         self._steps += 1
 
     def tell(self) -> dict[str, float]:

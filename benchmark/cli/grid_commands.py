@@ -63,7 +63,7 @@ def run(
     """
     from benchmark.grid import run_grid
 
-    with workers.resources(where.shard) as resources:
+    with workers.resources(where) as resources:
         grid = selection.plan(resources.on(suite.load()), items(methods), controls=controls)
         code = run_grid(
             grid,
@@ -102,7 +102,7 @@ def sweep(
     from benchmark.grid import run_grid
     from benchmark.studies.sweep import development, variants, write_sweep
 
-    with workers.resources(where.shard) as resources:
+    with workers.resources(where) as resources:
         chosen = development(resources.on(suite.load()))
         grid = selection.plan(chosen, variants(method, settings))
         directory = where.out or grid.directory
@@ -149,7 +149,7 @@ def curve(
     from benchmark.studies.curve import on_split, read_curve, run_curve
 
     asked = read_curve(items(methods), over)
-    with workers.resources(where.shard) as resources:
+    with workers.resources(where) as resources:
         grid = selection.plan(on_split(resources.on(suite.load()), split), asked.runs)
         directory = where.out or grid.directory
         code = run_curve(asked, grid, directory, resources=resources, dry_run=where.dry_run)

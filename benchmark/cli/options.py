@@ -152,6 +152,13 @@ class RunOptions:
             "then stop.",
         ),
     ] = False
+    gradient_checkpointing: Annotated[
+        Literal["auto", "on", "off"],
+        typer.Option(
+            help="Compute activations twice in a training instead of keeping them: slower, in less "
+            "memory, and the same but for the last digits. auto: on a GPU, for large families."
+        ),
+    ] = "auto"
 
 
 @dataclass(frozen=True)
@@ -221,7 +228,7 @@ class WorkerOptions:
     ] = False
 
     @contextmanager
-    def resources(self, shard: str = "") -> Iterator[Resources]:
+    def resources(self, where: RunOptions | None = None) -> Iterator[Resources]:
         """What may be used. Raises UserError."""
         from benchmark.runs.machine import Resources
 
@@ -229,12 +236,20 @@ class WorkerOptions:
             gpus = tuple(int(number) for number in items(self.gpus)) or None
         except ValueError:
             raise UserError(f"--gpus '{self.gpus}': numbers are wanted, such as 0,2") from None
+        where = where or RunOptions()
+        checkpointing = where.gradient_checkpointing
         if self.on == "here":
-            yield Resources(self.workers, gpus, self.job_timeout, self._shard(shard))
+            yield Resources(
+                self.workers,
+                gpus,
+                self.job_timeout,
+                self._shard(where.shard),
+                gradient_checkpointing=checkpointing,
+            )
             return
         from benchmark.runs.on_ray import ClusterOptions, joined
 
-        if self.workers or gpus or shard:
+        if self.workers or gpus or where.shard:
             raise UserError(
                 "--workers, --gpus and --shard are this machine's: with --on ray, say what each "
                 "worker gets by --worker-cpus and --worker-gpus"
@@ -242,7 +257,11 @@ class WorkerOptions:
         cpus = 1.0 if self.worker_cpus is None else self.worker_cpus
         options = ClusterOptions(self.address, cpus, self.worker_gpus, self.mixed, self.shared)
         with joined(options) as cluster:
-            yield Resources(job_timeout=self.job_timeout, cluster=cluster)
+            yield Resources(
+                job_timeout=self.job_timeout,
+                cluster=cluster,
+                gradient_checkpointing=checkpointing,
+            )
 
     def _shard(self, text: str) -> Shard | None:
         """Which part of a grid this machine does; None: all of it. Raises UserError."""

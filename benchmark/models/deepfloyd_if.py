@@ -9,6 +9,7 @@ Both U-Nets read one text encoder, T5; any of CLIP's architecture does as well.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Generator, Tensor, nn
 from transformers import T5EncoderModel
 
 from benchmark.api import Sampler, UserError, Word
+from benchmark.models.aside import emptied, unused
 from benchmark.models.checkpoints import Parts
 from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
@@ -90,6 +92,10 @@ class Cascade:
             f"{LARGER}/unet": self.larger.pipeline.unet,
             f"{BASE}/text_encoder": self.reader.encoder,
         }
+
+    def set_aside(self, used: Sequence[nn.Module] | None = None) -> AbstractContextManager[None]:
+        """As `benchmark.api.Backbone` says."""
+        return emptied(unused(self.modules(), used, self.text_encoders))
 
     def encode(self, texts: Sequence[str], *, words: Sequence[Word] = ()) -> EncodedTexts:
         """One row a text; the embeddings of a word's tokens are replaced, the table left alone."""

@@ -51,6 +51,7 @@ class Family:
     words: tuple[str, ...] = ()
     tokens: int | None = None
     lowercase: bool = False
+    gradient_checkpointing: bool = False
     licence: str | None = None
     named: Mapping[str, Place | Mapping[str, Place]] = field(default_factory=dict)
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -98,6 +98,10 @@ class Diffusers:
         except UserError as error:
             raise UserError(f"model '{model}': {error}") from error
 
+    def gradient_checkpointing(self, model: str) -> bool:
+        """Whether a training on a GPU had better compute activations twice than keep them."""
+        return _family(model).gradient_checkpointing
+
     def rare_words(self, model: str) -> dict[str, int]:
         """Words of one token that can stand for a subject, rarest first, and their tokens' ids."""
         from benchmark.models import rare_words
@@ -136,12 +140,18 @@ class Diffusers:
         precision: str = "fp32",
         device: str = "cpu",
         resolution: int | None = None,
+        gradient_checkpointing: bool = False,
     ) -> Backbone:
         """The model, with float32 weights. Raises UserError."""
         from benchmark.models.loading import load_backbone
 
         return load_backbone(
-            model, sampler=sampler, precision=precision, device=device, resolution=resolution
+            model,
+            sampler=sampler,
+            precision=precision,
+            device=device,
+            resolution=resolution,
+            gradient_checkpointing=gradient_checkpointing,
         )
 
 

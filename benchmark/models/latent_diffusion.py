@@ -10,7 +10,7 @@ images = backbone.sample(condition, [7])                # (1, 3, 64, 64) in [0, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Generator, Tensor, nn
 
 from benchmark.api import Sampler, Word
+from benchmark.models.aside import emptied, unused
 from benchmark.models.checkpoints import Parts
 from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
@@ -71,6 +72,10 @@ class LatentDiffusion:
     @property
     def _learners(self) -> list[TextReader]:
         return [reader for reader in self.readers if reader.learns]
+
+    def set_aside(self, used: Sequence[nn.Module] | None = None) -> AbstractContextManager[None]:
+        """As `benchmark.api.Backbone` says."""
+        return emptied(unused(self.modules(), used, self.text_encoders))
 
     # Texts -----------------------------------------------------------------------------------
 

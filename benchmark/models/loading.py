@@ -11,7 +11,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Protocol
 
-from diffusers import UNet2DConditionModel
+from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnAddedKVProcessor, AttnProcessor
 from torch import nn
 from transformers import PreTrainedModel
@@ -51,13 +51,15 @@ def load_backbone(
     precision: str = "auto",
     device: str = "auto",
     resolution: int | None = None,
+    gradient_checkpointing: bool = False,
 ) -> Backbone:
     """Load a model with float32 weights: "pocket", or another that `identity.locate` finds.
 
     `sampler` is by default a plain `Sampler()`; precision and device are resolved as in
     `benchmark.models.precision`; `resolution` is the height and width of the images in pixels, by
-    default the model's own. Raises UserError if the model or a part of it is missing or broken, or
-    cannot draw that size.
+    default the model's own. With `gradient_checkpointing` a backward pass computes activations
+    again, which then need not be kept. Raises UserError if the model or a part of it is missing or
+    broken, or cannot draw that size.
     """
     device = resolve_device(device)
     precision = resolve_precision(precision, device)
@@ -68,6 +70,8 @@ def load_backbone(
             _plain_attention(module)
         _without_dropout(module)
         module.float().to(device).eval().requires_grad_(False)
+        if gradient_checkpointing:
+            checkpoint_gradients(module)
     wanted = Wanted(model, backbone_id(model), device, precision, sampler or Sampler(), resolution)
     return family_module(parts.family).build(parts, wanted)
 
@@ -85,6 +89,15 @@ def _without_dropout(module: nn.Module) -> None:
             part.p = 0.0
         elif isinstance(vars(part).get("dropout"), float):  # of attention, in transformers
             part.dropout = 0.0  # type: ignore[assignment]
+
+
+def checkpoint_gradients(module: nn.Module) -> None:
+    """In training its blocks keep what goes into them alone."""
+    if isinstance(module, PreTrainedModel):
+        # The other kind loses what hooks take out of a block.
+        module.gradient_checkpointing_enable({"use_reentrant": False})
+    elif isinstance(module, ModelMixin) and module._supports_gradient_checkpointing:
+        module.enable_gradient_checkpointing()
 
 
 def _plain_attention(module: nn.Module) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from benchmark.api import UserError
 
@@ -26,6 +26,8 @@ MEMORY, MEMORY_LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: Where a worker runs: what its VISIBLE is to be; empty on a CPU.
 Slot = str
+#: Of what changes how a run is carried out, and no number.
+Choice = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Resources:
     job_timeout: float | None = None  #: the seconds that a job, or prior images, may take
     shard: Shard | None = None  #: if other processes do parts of the grid in the same directory
     cluster: Cluster | None = None  #: whose nodes have the workers, in place of this machine
+    gradient_checkpointing: Choice = "auto"  #: on a GPU, auto is what the backbone's kind says
 
     def on(self, suite: Suite) -> Suite:
         """`suite` in the precision that it has there."""

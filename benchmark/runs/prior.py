@@ -41,14 +41,19 @@ def _drawn(backbone: Backbone, prior: Prior, tell: Callable[[int, int], None], s
     """As `draw`, so many at once."""
     import torch
 
+    from benchmark.models.aside import aside
+
     text, side = f"a {prior.class_noun}", backbone.resolution
     seeds = [noise_seed("prior", text, index, prior.seed) for index in range(prior.count)]
     drawn = torch.empty(prior.count, 3, side, side, dtype=torch.uint8)
     for start in range(0, prior.count, size):
         some = seeds[start : start + size]
         with torch.no_grad():
-            condition = backbone.encode([text] * len(some))
-            images = backbone.sample(condition, some, sampler=prior.sampler)
+            condition, blank = backbone.encode([text] * len(some)), backbone.encode([""])
+            with aside(backbone):
+                images = backbone.sample(
+                    condition, some, unconditional=blank, sampler=prior.sampler
+                )
         pixels = torch.from_numpy(np.stack(as_pixels(images)))
         drawn[start : start + len(some)] = pixels.permute(0, 3, 1, 2)
         tell(start + len(some), prior.count)

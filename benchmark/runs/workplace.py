@@ -30,6 +30,7 @@ class Workplace:
     directory: RunDirectory
     examiner: Examiner
     keep_weights: bool = False
+    gradient_checkpointing: bool = False  #: as a kind that knows it takes it in `load`
     _lent: tuple[Backbone, Loan] | None = field(default=None, repr=False)
     _prepared: tuple[str, dict[str, Clean]] | None = field(default=None, repr=False)
 
@@ -73,6 +74,7 @@ class Workplace:
                 precision=precision,
                 device=self.examiner.device,
                 resolution=choice.resolution,
+                **({"gradient_checkpointing": True} if self.gradient_checkpointing else {}),
             )
             # Once more when it is read: its files may have changed until then.
             if (now := kind.identify(choice.model)) != backbone.id:

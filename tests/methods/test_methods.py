@@ -339,6 +339,8 @@ def test_the_defaults_are_the_papers():
         "noun": "correct",
         "wrong_noun_live": "teapot",
         "wrong_noun_object": "dog",
+        "gradient_accumulation": None,
+        "optimiser": None,
         **dict.fromkeys(f"super_resolution_{name}" for name in LATER),
     }
     inversion = settings(TEXTUAL_INVERSION)
@@ -405,6 +407,8 @@ def test_methods_are_found_by_entry_point(name):
         (DREAMBOOTH, {"prior_images": 0}),
         (DREAMBOOTH, {"prior_steps": 0}),
         (DREAMBOOTH, {"identifier": ""}),
+        (DREAMBOOTH, {"gradient_accumulation": 0}),
+        (DREAMBOOTH, {"optimiser": "sgd"}),
         (DREAMBOOTH, {"train_text_encoder": 1}),
         (TEXTUAL_INVERSION, {"steps": 0}),
         (TEXTUAL_INVERSION, {"learning_rate": -1.0}),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from benchmark.api import Prompt, Request, Sampler, Subject
+from benchmark.api import Prompt, Request, Sampler, Subject, UserError
 from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.latent_stage import Moments
 from benchmark.models.loading import load_backbone
@@ -143,18 +145,105 @@ def test_dreambooth_steps_are_the_papers(
     assert {tuple(told.losses[step]) for step in (1, 2, 3)} == {("instance", "prior")[:count]}
     unweighted = [list(told.losses[step].values()) for step in (1, 2, 3)]
     np.testing.assert_allclose(unweighted, expected.terms, rtol=1e-5, atol=1e-5)
-    found, compared, total = weights(backbone), 0, 0
+    found = weights(backbone)
+    check_learned(found, expected, before, method.learning_rate)
+    untouched = set(found) - set(expected.weights)
+    assert any(name.startswith("vae.") for name in untouched)
+    assert all(torch.equal(found[name], before[name]) for name in untouched)
+
+
+def check_learned(found, expected: finetuning.Result, before, learning_rate: float) -> None:
+    """The weights that were learned are those expected, wherever their gradients are sure."""
+    compared, total = 0, 0
     for name, weight in expected.weights.items():
         sure = expected.smallest[name] > 3e-5
         torch.testing.assert_close(found[name][sure], weight[sure], atol=1e-5, rtol=0)
-        assert (found[name] - weight).abs().max() <= 6.1 * method.learning_rate
+        assert (found[name] - weight).abs().max() <= 6.1 * learning_rate
         compared, total = compared + int(sure.sum()), total + sure.numel()
         if sure.any():
             assert not torch.equal(found[name], before[name])
     assert compared > 0.5 * total
-    untouched = set(found) - set(expected.weights)
-    assert any(name.startswith("vae.") for name in untouched)
-    assert all(torch.equal(found[name], before[name]) for name in untouched)
+
+
+@pytest.mark.parametrize(
+    ("directory", "passes", "train_text_encoder"),
+    [
+        *product(["epsilon"], [1, 2, 3, 4, 9], [False]),
+        ("epsilon", 2, True),
+        ("xl", 2, True),
+    ],
+    indirect=["directory"],
+)
+def test_gradients_of_several_passes_add_up_to_those_of_one(
+    backbone, directory, subject, recorded, passes, train_text_encoder
+):
+    """The four rows of a step, two of them instance images: 3 passes cut through a term."""
+    given, _ = recorded
+    before, rows = weights(backbone), []
+    handle = backbone.stages[0].denoiser.register_forward_pre_hook(
+        lambda _module, inputs: rows.append(len(inputs[0]))
+    )
+    method = replace(
+        TINY, steps=2, gradient_accumulation=passes, train_text_encoder=train_text_encoder
+    )
+    told = fit(method, subject, backbone)
+    handle.remove()
+    assert rows == {1: [4], 2: [2, 2], 3: [1, 1, 2], 4: [1] * 4, 9: [1] * 4}[passes] * 2
+    expected = finetuning.dreambooth_steps(
+        directory,
+        [given[:2], given[2:]],
+        prior_weight=method.prior_weight,
+        learning_rate=method.learning_rate,
+        weight_decay=method.weight_decay,
+        max_grad_norm=method.max_grad_norm,
+        train_text_encoder=train_text_encoder,
+    )
+    unweighted = [list(told.losses[step].values()) for step in (1, 2)]
+    np.testing.assert_allclose(unweighted, expected.terms, rtol=1e-5, atol=1e-5)
+    check_learned(weights(backbone), expected, before, method.learning_rate)
+
+
+def test_an_inversion_is_the_same_in_several_passes(backbone, subject):
+    method = TextualInversion(identifier="sks", steps=3, learning_rate=1e-2, batch_size=3)
+    tools = HandTools(method, subject)
+    whole = method.fit(subject, backbone, tools)
+    parts = replace(method, gradient_accumulation=2).fit(subject, backbone, tools)
+    for name, vector in whole.items():
+        torch.testing.assert_close(parts[name], vector, atol=1e-6, rtol=0)
+
+
+def stand_in(made: list) -> ModuleType:
+    """A module called bitsandbytes, whose AdamW8bit is torch's AdamW: the library is not here."""
+
+    class AdamW8bit(torch.optim.AdamW):
+        def __init__(self, params, **given):
+            made.append(given)
+            super().__init__(params, **given)
+
+    library = ModuleType("bitsandbytes")
+    library.optim = ModuleType("bitsandbytes.optim")
+    library.optim.AdamW8bit = AdamW8bit
+    return library
+
+
+@pytest.mark.parametrize("plain", [TINY, TextualInversion(identifier="sks", steps=3)])
+def test_the_8_bit_optimiser_is_the_librarys(backbone, subject, monkeypatch, plain):
+    made: list[dict] = []
+    library = stand_in(made)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", library)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", library.optim)
+    fit(replace(plain, optimiser="adamw-8bit"), subject, backbone)
+    assert made == [{"lr": plain.learning_rate, "weight_decay": plain.weight_decay}]
+
+
+def test_the_8_bit_optimiser_is_refused_where_it_does_not_run(monkeypatch):
+    method = replace(TINY, optimiser="adamw-8bit")
+    TINY.check_device("cpu")
+    with pytest.raises(UserError, match="runs on a CUDA GPU, and this is a cpu: leave the setting"):
+        method.check_device("cpu")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=r"pip install 'dreambooth-benchmark\[8bit\]'"):
+        method.check_device("cuda")
 
 
 @pytest.mark.parametrize("directory", ["v_prediction", "epsilon", *SAVE], indirect=True)
@@ -323,10 +412,10 @@ def test_losses_are_told_evenly_as_means_since_they_were_last_told(backbone, sub
     each, reads = [], []
     losses, tolist = Loss.of_terms, torch.Tensor.tolist
 
-    def recording(self):
-        result = losses(self)
+    def recording(self, passes):
+        [result] = losses(self, passes)
         each.append([loss.item() for loss in result])
-        return result
+        yield result
 
     def counted(self):
         reads.append(self)
@@ -371,7 +460,8 @@ def test_training_lowers_the_loss(backbone, subject):
     def now() -> float:
         with torch.no_grad():
             fresh = replace(term, generator=seeded(9))
-            return replace(loss, terms=[fresh]).of_terms()[0].item()
+            [[mean]] = replace(loss, terms=[fresh]).of_terms()
+            return mean.item()
 
     before = now()
     stage.denoiser.requires_grad_(True)

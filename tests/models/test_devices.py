@@ -14,12 +14,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers import PreTrainedModel
 
-from benchmark.api import Sampler, Word
+from benchmark.api import PRIOR_PROMPT, Request, Sampler, Subject, Word
 from benchmark.models import deepfloyd_if, latent_diffusion, latent_stage
+from benchmark.models.aside import aside, emptied
 from benchmark.models.checkpoints import Parts, read_parts
 from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.latent_stage import Moments
 from benchmark.models.loading import Wanted, family_module
+from methods.drawing import draw
+from methods.dreambooth import DreamBooth
+from methods.textual_inversion import TextualInversion
 from tests.tiny_pipeline import (
     save_tiny_cascade,
     save_tiny_pipeline,
@@ -99,6 +103,92 @@ def test_a_tensor_on_the_cpu_is_noticed(backbone, stray):
         else:
             vars(draw)[stray] = getattr(draw, stray).cpu()
             stage.loss(draw, condition)
+
+
+def on_gpu(backbone: Any) -> set[str]:
+    """The modules whose weights take memory there."""
+    found = set()
+    for name, module in backbone.modules().items():
+        sizes = {tensor.untyped_storage().nbytes() > 0 for tensor in module.parameters()}
+        assert len(sizes) == 1, f"{name} is there in part"
+        if sizes == {True}:
+            found.add(name)
+    return found
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Of a job on images that are not there."""
+
+    class Tools:
+        seed = 0
+
+        def images(self, resolution: int) -> torch.Tensor:
+            return torch.rand(2, 3, resolution, resolution)
+
+        def prior(self, stage: Any) -> Any:
+            return stage.prepare(self.images(stage.resolution))
+
+        def progress(self, *_: Any, **__: Any) -> None: ...
+
+    return Tools()
+
+
+@pytest.mark.parametrize("text_encoders_learn", [False, True])
+def test_what_a_training_does_not_use_lies_in_main_memory(
+    backbone, monkeypatch, tools, text_encoders_learn
+):
+    """Seen from within a step, as nothing but forward passes can be taken without a GPU."""
+    seen = []
+
+    def step(loss, *_: Any) -> None:
+        [losses] = loss.of_terms()
+        assert losses[0].device == CUDA
+        seen.append(on_gpu(backbone))
+
+    monkeypatch.setattr("methods.training.train", step)
+    method = DreamBooth(identifier="sks", train_text_encoder=text_encoders_learn)
+    subject = Subject("dog", "dog", True, (), "digest")
+    whole, encoders = set(backbone.modules()), set(backbone.text_encoders)
+    method.fit(subject, backbone, tools)
+    TextualInversion(identifier="sks", templates=["a {}"]).fit(subject, backbone, tools)
+    assert seen == [{"unet"} | (encoders if text_encoders_learn else set()), {"unet"} | encoders]
+    assert on_gpu(backbone) == whole
+
+
+def test_text_encoders_lie_in_main_memory_while_images_are_drawn(backbone, monkeypatch):
+    seen = []
+
+    def sample(_self, condition, seeds, **_: Any) -> None:
+        assert len(condition) == len(seeds) == 1
+        seen.append(on_gpu(backbone))
+
+    monkeypatch.setattr(LatentDiffusion, "sample", sample)
+    requests = [Request(PRIOR_PROMPT, 0, 7)]
+    draw(backbone, ["a dog"], requests)
+    assert seen == [{"unet", "vae"}] and on_gpu(backbone) == set(backbone.modules())
+
+
+def test_the_other_stage_of_a_cascade_lies_in_main_memory(tmp_path, monkeypatch):
+    parts = read_parts(str(save_tiny_cascade(tmp_path / "tiny")))
+    with on_the_gpu(parts, monkeypatch) as backbone:
+        with aside(backbone, [backbone.stages[0].denoiser]):
+            assert on_gpu(backbone) == {"base/unet"}
+        with aside(backbone):
+            assert on_gpu(backbone) == {"base/unet", "super_resolution/unet"}
+
+
+def test_what_lay_in_main_memory_comes_back_to_where_it_was(monkeypatch):
+    """On a CPU that is taken for a GPU, since a fake tensor has no numbers to lose."""
+    monkeypatch.setattr("benchmark.models.aside._on_a_gpu", lambda _: True)
+    layer, twin = nn.Linear(3, 2), nn.Linear(3, 2)
+    twin.weight = layer.weight  # tied
+    held, before = layer.weight.detach(), layer.weight.detach().clone()
+    with pytest.raises(KeyboardInterrupt), emptied([layer, twin]):
+        assert held.untyped_storage().nbytes() == 0
+        raise KeyboardInterrupt
+    assert torch.equal(held, before) and held.data_ptr() == layer.weight.data_ptr()
+    assert torch.equal(twin(torch.ones(1, 3)), before.sum(1)[None] + twin.bias)
 
 
 @pytest.mark.parametrize("clip", [False, True])
