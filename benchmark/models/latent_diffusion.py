@@ -66,8 +66,8 @@ class LatentDiffusion:
 
     def modules(self) -> dict[str, nn.Module]:
         """Every module, by diffusers' names of them."""
-        [stage] = self.stages
-        return {stage.name: stage.denoiser, "vae": stage.vae, **self.text_encoders}
+        name, denoiser = denoiser_of(self.pipeline)
+        return {name: denoiser, "vae": self.pipeline.vae, **self.text_encoders}
 
     @property
     def _learners(self) -> list[TextReader]:
@@ -134,8 +134,8 @@ class LatentDiffusion:
         scheduler = self.pipeline.scheduler
         self.pipeline.scheduler = build_scheduler(sampler, self.scheduler)
         try:
-            [stage] = self.stages
-            with float32_output(stage.denoiser), autocast(self.device, self.precision):
+            _, denoiser = denoiser_of(self.pipeline)
+            with float32_output(denoiser), autocast(self.device, self.precision):
                 latents: Tensor = self.pipeline(
                     **given,
                     height=self.resolution,

@@ -19,11 +19,17 @@ from benchmark.models.kinds import DIFFUSERS
 from methods.dreambooth import DreamBooth
 from methods.textual_inversion import TextualInversion
 from tests.hand_tools import HandTools
-from tests.tiny_pipeline import save_tiny_cascade, save_tiny_pipeline, save_tiny_xl
+from tests.tiny_pipeline import (
+    save_tiny_cascade,
+    save_tiny_pipeline,
+    save_tiny_sd3,
+    save_tiny_xl,
+)
 
 SAVE = {
     "stable_diffusion": save_tiny_pipeline,
     "stable_diffusion_xl": save_tiny_xl,
+    "stable_diffusion_3": save_tiny_sd3,
     "deepfloyd_if": save_tiny_cascade,
 }
 DREAMBOOTH = DreamBooth(
@@ -73,8 +79,8 @@ def test_it_changes_no_number(model: str, subject: Subject, name: str) -> None:
         np.testing.assert_allclose([*losses[step].values()], [*losses_again[step].values()], 1e-6)
     for key, weight in weights.items():
         torch.testing.assert_close(again[key], weight, atol=1e-6, rtol=0)
-    unet = "UNet2DConditionModel"
-    assert twice[unet] > once[unet], "its blocks were run again"
+    [denoiser] = once.keys() & {"UNet2DConditionModel", "SD3Transformer2DModel"}
+    assert twice[denoiser] > once[denoiser], "its blocks were run again"
     if name == "text-encoder-too":
         assert all(twice[module] > once[module] for module in once), "all learn"
 
