@@ -3,8 +3,8 @@
     python -m benchmark run --methods dreambooth-lora,dreambooth
     python -m benchmark run --methods 'dreambooth-peft[adapter=oft]'
 
-The losses are DreamBooth's, with prior preservation. peft (https://github.com/huggingface/peft) lays
-the adapter on the layers, and takes it off again.
+The losses are DreamBooth's, with prior preservation. peft (https://github.com/huggingface/peft)
+lays the adapter on the layers, and takes it off again.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt
 from pydantic import Field
 
-from benchmark.api import Tools
-from methods.dreambooth import DreamBooth, Learning
+from methods.dreambooth import DreamBooth
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from methods.training import Learned
 
 #: Values of an adapter's options.
 Value = bool | int | float | str
@@ -44,26 +45,26 @@ class DreamBoothPeft(DreamBooth):
 
     def check_device(self, device: str) -> None:
         """Raise UserError if peft has no such adapter, or it does not take these options."""
-        from methods.peft_adapters import check_adapter
+        from methods.peft_adapters import Adapter, check_adapter
 
         super().check_device(device)
-        check_adapter(self.adapter, self.chosen_options())
+        check_adapter(Adapter(self.adapter, self.chosen_options()))
 
     def chosen_options(self) -> dict[str, Value]:
         """What the adapter's configuration is told beside its layers."""
         return self.options
 
     @contextmanager
-    def learning(self, modules: Mapping[str, nn.Module], tools: Tools) -> Iterator[Learning]:
+    def attached(self, modules: Mapping[str, nn.Module], seed: int) -> Iterator[dict[str, Learned]]:
         """Within, an adapter lies on the `modules`, and it alone learns."""
-        from methods.peft_adapters import adapted
+        from methods.peft_adapters import Adapter, laid_on
 
-        learning: Learning = {}
+        adapter = Adapter(self.adapter, self.chosen_options(), seed)
         with ExitStack() as stack:
-            for name, module in modules.items():
-                laid = adapted(module, self.adapter, self.chosen_options(), self.targets, tools.seed)
-                learning[name] = stack.enter_context(laid)
-            yield learning
+            yield {
+                name: stack.enter_context(laid_on(module, adapter, self.targets))
+                for name, module in modules.items()
+            }
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """peft's adapters, laid on a module for a while: made, checked, taken off.
 
-with adapted(unet, "lora", {"r": 4}, "attention", seed=0) as learned:
+with laid_on(unet, Adapter("lora", {"r": 4}), "attention") as learned:
     ...                                                     # learned.parameters, learned.kept
 """
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -20,96 +20,120 @@ from torch import nn
 
 from benchmark.api import UserError
 from benchmark.models.layers import named_layers
-from methods.dreambooth import Learned
+from methods.training import Learned
 
 #: What people call adapters that are settings of others.
-CALLED = {"dora": ("lora", {"use_dora": True}), "rslora": ("lora", {"use_rslora": True})}
-#: What is no affair of a user's: the layers and what an adapter is for.
-_OURS = ("peft_type", "task_type", "target_modules", "inference_mode", "modules_to_save")
+CALLED: dict[str, tuple[str, dict[str, Any]]] = {
+    "dora": ("lora", {"use_dora": True}),
+    "rslora": ("lora", {"use_rslora": True}),
+}
+#: What has to be said so that an adapter is whole by its own weights and its seed.
+SAID: dict[str, Any] = {"save_projection": False, "feedforward_modules": []}
+#: No affair of a user's.
+_OURS = ("peft_type", "task_type", "target_modules", "inference_mode", "modules_to_save", *SAID)
 _NAME = "default"
 _WIDTH = 768  #: of the layer that an adapter is tried on
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """Which of peft's, and how."""
+
+    name: str
+    options: Mapping[str, Any]  #: of its configuration in peft
+    seed: int = 0  #: of the weights that it begins with
+
+    def config(self, layers: Sequence[str]) -> PeftConfig:
+        """Its configuration in peft. Raises UserError for a name or an option that peft lacks."""
+        name, given = CALLED.get(self.name, (self.name, {}))
+        known = adapters()
+        if name not in known:
+            raise UserError(
+                f"peft has no adapter '{self.name}' for layers; it has: "
+                f"{', '.join(sorted([*known, *CALLED]))}"
+            )
+        takes = {field.name for field in fields(known[name])}
+        for option in self.options:
+            if option not in takes or option in _OURS:
+                free = ", ".join(sorted(takes - {*_OURS}))
+                raise UserError(f"adapter '{self.name}' has no option '{option}'; it has: {free}")
+        said = {key: value for key, value in SAID.items() if key in takes}
+        try:
+            return known[name](target_modules=[*layers], **said, **given, **self.options)
+        except (TypeError, ValueError) as error:
+            raise self.misfit(error) from error
+
+    def misfit(self, error: Exception) -> UserError:
+        """That it cannot be used so, and why."""
+        why = " ".join(str(error).split()) or type(error).__name__
+        return UserError(f"adapter '{self.name}' with {dict(self.options)}: {why:.300}")
+
+
 def adapters() -> dict[str, type[PeftConfig]]:
-    """peft's name of each kind that wraps layers -> the class of its configuration."""
+    """peft's name of each kind that is laid on layers -> the class of its configuration."""
     found = {}
     for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items():
         config = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
-        takes_layers = any(field.name == "target_modules" for field in dataclasses.fields(config))
-        if isinstance(tuner, type) and issubclass(tuner, BaseTuner) and takes_layers:
+        on_layers = any(field.name == "target_modules" for field in fields(config))
+        if isinstance(tuner, type) and issubclass(tuner, BaseTuner) and on_layers:
             found[kind.value.lower()] = config
-    return dict(sorted(found.items()))
+    return found
 
 
-def check_adapter(adapter: str, options: Mapping[str, Any]) -> None:
-    """Raise UserError unless peft has the adapter, and lays it with these options on a layer.
+def check_adapter(adapter: Adapter) -> None:
+    """Raise UserError unless peft has it, and it works so on a layer of 768 x 768.
 
-    It is tried on one of 768 x 768: laid on, run, its weights taken out and put in, taken off.
+    Tried is all that a job does: it learns, is taken off, laid on again, and given what was kept.
     """
-    layer = nn.Sequential(nn.Linear(_WIDTH, _WIDTH))
+    layer = nn.Sequential(nn.Linear(_WIDTH, _WIDTH)).requires_grad_(False)
+    config, given = adapter.config(["0"]), torch.ones(1, _WIDTH) / _WIDTH
+    before = layer(given)
     try:
-        with _laid(layer, _config(adapter, options, ["0"]), adapter, 0) as learned:
-            layer(torch.zeros(2, _WIDTH)).sum().backward()
-            if not any(p.grad is not None for p in learned.parameters):
-                raise ValueError("nothing of it learns")
+        with _laid(layer, config, adapter) as learned:
+            optimiser = torch.optim.SGD(learned.parameters, lr=1.0)
+            for _ in range(2):  # the first moves what the second needs
+                layer(given).sum().backward()
+                optimiser.step()
+                optimiser.zero_grad()
+            after, kept = layer(given), [tensor.clone() for tensor in learned.kept.values()]
+        with _laid(layer, config, adapter) as learned, torch.no_grad():
+            for place, tensor in zip(learned.kept.values(), kept, strict=True):
+                place.copy_(tensor)
+            again = layer(given)
     except UserError:
         raise
-    except Exception as error:  # whatever an adapter raises for options that do not fit it
-        why = " ".join(str(error).split())
-        raise UserError(
-            f"adapter '{adapter}' of peft cannot be used with {dict(options)}: "
-            f"{type(error).__name__}: {why:.300}"
-        ) from error
+    except Exception as error:  # whatever one raises that wants more than a layer
+        raise adapter.misfit(error) from error
+    if torch.equal(after, before) or not torch.equal(again, after):
+        raise adapter.misfit(ValueError("it does not draw from what it keeps"))
 
 
 @contextmanager
-def adapted(
-    module: nn.Module, adapter: str, options: Mapping[str, Any], targets: str, seed: int
-) -> Iterator[Learned]:
+def laid_on(module: nn.Module, adapter: Adapter, targets: str) -> Iterator[Learned]:
     """Within, an adapter lies on some layers of `module`, and it alone wants gradients.
 
-    It begins the same for the same `seed`. Raises UserError for `targets` that are no layers, and
-    for options that do not fit them.
+    `targets` as in `named_layers`. Raises UserError for those that are no layers, and for options
+    that do not fit these.
     """
-    layers = named_layers(module, targets)
-    with _laid(module, _config(adapter, options, layers), adapter, seed) as learned:
+    config = adapter.config(named_layers(module, targets))
+    with _laid(module, config, adapter) as learned:
         yield learned
 
 
 @contextmanager
-def _laid(module: nn.Module, config: PeftConfig, adapter: str, seed: int) -> Iterator[Learned]:
+def _laid(module: nn.Module, config: PeftConfig, adapter: Adapter) -> Iterator[Learned]:
     tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
-    names = [name for name, _ in module.named_modules()]
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # of kernels that are quicker, and others' defaults
-        torch.manual_seed(seed)
+        warnings.simplefilter("ignore")  # of kernels that are quicker, and of defaults
+        torch.manual_seed(adapter.seed)
         try:
             tuner = tuner_class(module, config, _NAME)
-        except (ValueError, RuntimeError, NotImplementedError, KeyError) as error:
-            _take_off(module)
-            raise UserError(f"adapter '{adapter}' does not fit the model: {error}") from error
+            module.eval()  # what was laid on, too
+            kept = get_peft_model_state_dict(module, adapter_name=_NAME)
+        except Exception as error:  # whatever one raises for layers that it does not fit
+            raise adapter.misfit(error) from error
     try:
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        yield Learned(parameters, get_peft_model_state_dict(module, adapter_name=_NAME))
+        learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        yield Learned(learning, kept)
     finally:
         tuner.unload()
-        assert names == [name for name, _ in module.named_modules()]
-
-
-def _config(adapter: str, options: Mapping[str, Any], layers: list[str]) -> PeftConfig:
-    name, given = CALLED.get(adapter, (adapter, {}))
-    known = adapters()
-    if name not in known:
-        raise UserError(
-            f"peft has no adapter '{adapter}' for layers; it has: {', '.join([*known, *CALLED])}"
-        )
-    fields = {field.name for field in dataclasses.fields(known[name])} - {*_OURS}
-    for option in options:
-        if option not in fields:
-            raise UserError(
-                f"adapter '{adapter}' has no option '{option}'; it has: {', '.join(sorted(fields))}"
-            )
-    try:
-        return known[name](target_modules=layers, **given, **options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"adapter '{adapter}' does not take {dict(options)}: {error}") from error
