@@ -60,7 +60,7 @@ class Adapter:
         said = {key: value for key, value in SAID.items() if key in takes}
         try:
             return known[name](target_modules=[*layers], **said, **given, **self.options)
-        except (TypeError, ValueError) as error:
+        except (ImportError, TypeError, ValueError) as error:
             raise self.misfit(error) from error
 
     def misfit(self, error: Exception) -> UserError:

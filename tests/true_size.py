@@ -30,6 +30,7 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
@@ -53,7 +54,14 @@ from benchmark.models.families import families
 from benchmark.models.loading import Wanted, family_module
 from benchmark.models.single_file_header import SCHEDULER
 from benchmark.models.tokens import Tokenizer
-from tests.tiny_pipeline import IF_SCHEDULER, SD3_SCHEDULER, XL_SCHEDULER, sentences
+from tests.tiny_pipeline import (
+    FLUX_SCHEDULER,
+    IF_SCHEDULER,
+    SD3_SCHEDULER,
+    WORDS,
+    XL_SCHEDULER,
+    sentences,
+)
 
 PIPELINE, ENCODERS, PROTOCOL, SUITE = (
     "stable-diffusion",
@@ -187,6 +195,47 @@ def save_hollow_sd3(directory: Path) -> None:
     (directory / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
 
 
+#: Of black-forest-labs/FLUX.1-dev, as tests/models/test_flux_files.py says where it was read.
+FLUX_TRANSFORMER: dict[str, Any] = {
+    "in_channels": 64,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+}
+FLUX_VAE = SD3_VAE | {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+
+
+def flux_parts(*, guidance_embeds: bool = True) -> dict[str, nn.Module]:
+    """FLUX.1's models, by the folder each lies in: dev's, or schnell's without the embedding."""
+    return {
+        "transformer": FluxTransformer2DModel(guidance_embeds=guidance_embeds, **FLUX_TRANSFORMER),
+        "vae": AutoencoderKL(sample_size=1024, **FLUX_VAE, **single_file.VAE),
+        "text_encoder": CLIPTextModel(
+            single_file.clip_configuration(single_file.TEXT_ENCODER["xl"])
+        ),
+        "text_encoder_2": T5EncoderModel(T5_XXL),
+    }
+
+
+def flux_tokenizers() -> dict[str, Tokenizer]:
+    """T5's is a toy's, with the suite's identifier."""
+    words = sentences((*WORDS, "doi"))
+    return {"tokenizer": single_file.clip_tokenizer(), "tokenizer_2": words}
+
+
+def save_hollow_flux(directory: Path) -> None:
+    """As `save_hollow_xl`, of FLUX.1 dev: 34 GB of nothing."""
+    with torch.device("meta"):
+        parts = flux_parts()
+    for name, tokenizer in flux_tokenizers().items():
+        tokenizer.save_pretrained(directory / name)
+    save_hollow_parts(directory, parts, FLUX_SCHEDULER)
+    (directory / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+
+
 def save_hollow_parts(
     directory: Path, parts: dict[str, nn.Module], scheduler: dict[str, Any]
 ) -> None:
@@ -270,9 +319,11 @@ def save_hollow_cascade(directory: Path) -> None:
 
 
 def save_hollow(module: nn.Module, path: Path) -> None:
-    """A safetensors file of the module's parameters in float16, all of them zeros."""
+    """A safetensors file of the module's tensors in float16, all of them zeros."""
     header, end = {}, 0
-    for name, tensor in module.named_parameters():  # each once, under whatever names it has
+    kept = module.state_dict().keys()  # without buffers that no file holds
+    named = (*module.named_parameters(), *module.named_buffers())  # each once
+    for name, tensor in ((name, tensor) for name, tensor in named if name in kept):
         begin, end = end, end + 2 * tensor.numel()
         header[name] = {"dtype": "F16", "shape": [*tensor.shape], "data_offsets": [begin, end]}
     text = json.dumps(header).encode()

@@ -91,14 +91,15 @@ def read_parts(model: str) -> Parts:
 def read_tokenizers(model: str, *, of_words: bool = False) -> list[Tokenizer]:
     """The tokenizers of `model` alone, or those before the text encoders that learn words.
 
-    Of a model that is one repository and has a short name, what learns words reads CLIP's
-    vocabulary, which is here: its weights need not be.
+    Of a model that has a short name and learns words in CLIP's vocabulary, that is here: its
+    weights need not be.
     """
     from benchmark.models.single_file import clip_tokenizer
 
     if (name := model.partition("@")[0]) in NAMED:
         family = next(family for family in families().values() if name in family.named)
-        if of_words or not family.tokens or locate_here(model) is None:
+        in_clip = family.learns_in_clip if of_words else not family.tokens
+        if in_clip or (not of_words and locate_here(model) is None):
             return [clip_tokenizer()]
     place = locate(model)
     if isinstance(place, SingleFile):

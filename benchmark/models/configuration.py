@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from benchmark.api import UserError
 from benchmark.models.diffusers_layout import configuration_file, weight_files
 from benchmark.models.families import INDEX, OWN, Family, class_of, family_of, read_configuration
 from benchmark.models.header import read_header
+from benchmark.models.misfits import MISFITS
 
-#: What a U-Net of so many more input channels than the VAE makes is for.
-MORE_CHANNELS = {5: " (it is for inpainting)", 4: " (it is for editing an image)"}
 #: What diffusers and transformers take where a configuration does not say.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "unet": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 1280},
@@ -29,10 +28,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "text_encoder": {"hidden_size": 512, "projection_dim": 512},
     "t5_encoder": {"d_model": 512},
     "transformer": {"in_channels": 16, "joint_attention_dim": 4096, "pooled_projection_dim": 2048},
+    "packed_transformer": {
+        "in_channels": 64,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 768,
+        "attention_head_dim": 128,
+        "axes_dims_rope": [16, 56, 56],
+    },
     "scheduler": {"num_train_timesteps": 1000, "trained_betas": None},
 }
-#: A U-Net's second embedding: of a pooled text, and of so many sizes.
-POOLED, SIZES = "text_time", 6
 REGULAR = "choose a text-to-image model"
 
 
@@ -107,8 +111,8 @@ def check_configuration(directory: Path) -> None:
         _check_index(directory, stage, family)
     text_encoders = [filled[part] for part in family.texts]
     for part in family.denoisers:
-        kind = part.rpartition("/")[2]
-        for fault in MISFITS[kind](filled[part], filled.get("vae"), text_encoders):
+        misfits = MISFITS[_like(family, part, filled[part])]
+        for fault in misfits(filled[part], filled.get("vae"), text_encoders):
             raise UserError(f"{directory} is no {family.name}: {fault}: {REGULAR}")
         entry = understood(family, part, filled[part])["entry"]
         _check_entry(directory / part, entry, filled[part]["in_channels"])
@@ -166,72 +170,10 @@ def _check_index(directory: Path, stage: str, family: Family) -> None:
             )
 
 
-def _unet_misfits(
-    unet: Mapping[str, Any],
-    vae: Mapping[str, Any] | None,
-    text_encoders: Sequence[Mapping[str, Any]],
-) -> Iterator[str]:
-    """How a U-Net fits neither its VAE, if it works on latents, nor its text encoders."""
-    if vae is not None:
-        takes, gives, latents = unet["in_channels"], unet["out_channels"], vae["latent_channels"]
-        if takes != latents:
-            purpose = MORE_CHANNELS.get(takes - latents, "")
-            yield f"its U-Net takes {takes} channels and its VAE makes {latents}{purpose}"
-        if gives != latents:
-            yield f"its U-Net gives {gives} channels and its VAE makes {latents}"
-    widths = [one.get("hidden_size") or one["d_model"] for one in text_encoders]
-    reads = unet.get("encoder_hid_dim") or unet["cross_attention_dim"]
-    if reads != sum(widths):
-        yield (
-            f"its U-Net reads texts of width {reads}, its text "
-            f"{'encoder makes' if len(widths) == 1 else 'encoders make'} "
-            f"{' and '.join(map(str, widths))}"
-        )
-    if unet.get("addition_embed_type") == POOLED:
-        takes = unet.get("projection_class_embeddings_input_dim")
-        pooled, size = text_encoders[-1]["projection_dim"], unet.get("addition_time_embed_dim")
-        if size is None or takes != pooled + SIZES * size:
-            yield (
-                f"its U-Net takes a second embedding of width {takes}, and a pooled text of "
-                f"{pooled} and {SIZES} sizes of {size} are given"
-            )
-
-
 def _check_betas(path: Path, scheduler: Mapping[str, Any]) -> None:
     steps, betas = scheduler.get("num_train_timesteps"), scheduler.get("trained_betas")
     if betas is not None and len(betas) != steps:
         raise UserError(f"{path}: it has {len(betas)} trained_betas for {steps} timesteps: {OWN}")
-
-
-def _transformer_misfits(
-    transformer: Mapping[str, Any],
-    vae: Mapping[str, Any] | None,
-    text_encoders: Sequence[Mapping[str, Any]],
-) -> Iterator[str]:
-    """Of one that reads some CLIP text encoders side by side, and then T5."""
-    latents = (vae or {}).get("latent_channels")
-    takes, gives = transformer["in_channels"], transformer.get("out_channels")
-    if takes != latents:
-        yield f"its transformer takes {takes} channels and its VAE makes {latents}"
-    if (gives or takes) != latents:
-        yield f"its transformer gives {gives} channels and its VAE makes {latents}"
-    *clips, t5 = text_encoders
-    widths = [clip["hidden_size"] for clip in clips]
-    if transformer["joint_attention_dim"] != t5["d_model"] or sum(widths) > t5["d_model"]:
-        yield (
-            f"its transformer reads texts of width {transformer['joint_attention_dim']}, its text "
-            f"encoders make {' and '.join(map(str, widths))} side by side, and {t5['d_model']}"
-        )
-    pooled = [clip["projection_dim"] for clip in clips]
-    if transformer["pooled_projection_dim"] != sum(pooled):
-        yield (
-            f"its transformer reads pooled texts of width {transformer['pooled_projection_dim']}, "
-            f"its text encoders make {' and '.join(map(str, pooled))}"
-        )
-
-
-#: What does not fit in a model, by its denoiser.
-MISFITS = {"unet": _unet_misfits, "transformer": _transformer_misfits}
 
 
 def _check_entry(denoiser: Path, entry: str, channels: int) -> None:

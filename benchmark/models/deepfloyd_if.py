@@ -27,7 +27,7 @@ from benchmark.models.loading import Wanted
 from benchmark.models.pixel_stage import Enlarging, PixelStage, noise_level
 from benchmark.models.precision import autocast, float32_output
 from benchmark.models.resolution import check_cascade_size
-from benchmark.models.sampling import build_scheduler
+from benchmark.models.sampling import build_scheduler, check_guidance
 from benchmark.models.text_reader import EncodedTexts, TextReader
 
 #: The two models, by their folders.
@@ -126,9 +126,10 @@ class Cascade:
         """Images of diffusers' two pipelines, with a CPU generator for each, which serves both.
 
         With a guidance of 1 or less there is none, and no unconditional pass. Raises UserError for
-        images that are not finite, and if memory does not do for one.
+        images that are not finite, if memory does not do for one, and for a `true_guidance`.
         """
         sampler = sampler or self.sampler
+        check_guidance(sampler, frozenset())
         blank = self.encode([""]) if unconditional is None else unconditional
 
         def drawn(rows: slice) -> Tensor:

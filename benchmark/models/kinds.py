@@ -94,7 +94,7 @@ class Diffusers:
                 check_cascade_size(resolution, denoiser)
             else:
                 vae = read_configuration(place / configuration_file("vae"))
-                drawn_size(resolution, denoiser, vae, part=last)
+                drawn_size(resolution, {**denoiser, **family.drawing}, vae, part=last)
         except UserError as error:
             raise UserError(f"model '{model}': {error}") from error
 

@@ -24,9 +24,16 @@ from benchmark.models.checkpoints import Parts
 from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
-from benchmark.models.latent_stage import LatentCondition, LatentStage, scaling, vae_batch
+from benchmark.models.latent_stage import (
+    PLAIN,
+    Calls,
+    LatentCondition,
+    LatentStage,
+    scaling,
+    vae_batch,
+)
 from benchmark.models.loading import Wanted
-from benchmark.models.noising import process_of
+from benchmark.models.noising import Process, process_of
 from benchmark.models.precision import autocast, float32_output
 from benchmark.models.resolution import drawn_size
 from benchmark.models.sampling import build_scheduler
@@ -41,7 +48,8 @@ class LatentDiffusion:
     """diffusers' pipeline with float32 weights, as a Backbone."""
 
     id: str
-    pipeline: DiffusionPipeline  #: its `scheduler` is the forward process
+    pipeline: DiffusionPipeline
+    process: Process  #: that of the pipeline's scheduler
     readers: Sequence[TextReader]
     read: Read
     resolution: int
@@ -49,6 +57,7 @@ class LatentDiffusion:
     precision: str
     sampler: Sampler
     scheduler: Mapping[str, Any]  #: the model's own configuration, from which samplers are built
+    calls: Calls = PLAIN
     decoding: str = ""  #: the VAE's precision when it decodes; by default that of the others
     #: The weights as they lie in the files, mapped: "unet.conv_in.weight" -> on the CPU, as stored.
     stored_weights: Mapping[str, Tensor] = field(repr=False, default_factory=dict)
@@ -56,9 +65,17 @@ class LatentDiffusion:
 
     def __post_init__(self) -> None:
         name, denoiser = denoiser_of(self.pipeline)
-        vae, process = self.pipeline.vae, process_of(self.pipeline.scheduler)
-        stage = LatentStage(name, self.resolution, denoiser, vae, process, self.precision)
-        self.stages = (stage,)
+        self.stages = (
+            LatentStage(
+                name,
+                self.resolution,
+                denoiser,
+                self.pipeline.vae,
+                self.process,
+                self.precision,
+                self.calls,
+            ),
+        )
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
@@ -109,8 +126,8 @@ class LatentDiffusion:
     ) -> Tensor:
         """Images of diffusers' pipeline, with a CPU generator for each.
 
-        With a guidance of 1 or less there is none, and no unconditional pass. Raises UserError for
-        latents and images that are not finite, and if memory does not do for one image.
+        Without guidance (of 1 or less) there is no unconditional pass. Raises UserError for latents
+        and images that are not finite, and if memory does not do for one image.
         """
         sampler = sampler or self.sampler
         blank = self.encode([""]) if unconditional is None else unconditional
@@ -128,7 +145,7 @@ class LatentDiffusion:
         sampler: Sampler,
     ) -> Tensor:
         given = condition.for_pipeline()
-        if sampler.guidance > 1:
+        if self.calls.guided(sampler):
             blank = unconditional[[0] * len(seeds)].for_pipeline()
             given |= {f"negative_{name}": tensor for name, tensor in blank.items()}
         scheduler = self.pipeline.scheduler
@@ -141,12 +158,14 @@ class LatentDiffusion:
                     height=self.resolution,
                     width=self.resolution,
                     num_inference_steps=sampler.steps,
-                    guidance_scale=sampler.guidance,
+                    **self.calls.guidance(sampler),
                     generator=[Generator().manual_seed(seed) for seed in seeds],
                     output_type="latent",
                 ).images
         finally:
             self.pipeline.scheduler = scheduler
+        side = self.resolution // 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        latents = self.calls.unpacked(latents, side)
         check_finite(
             f"latents drawn by scheduler '{sampler.scheduler}' in {self.precision}",
             latents,
@@ -174,14 +193,24 @@ class LatentDiffusion:
 
 
 def assemble(
-    pipeline: DiffusionPipeline, read: Read, parts: Parts, wanted: Wanted, *, decoding: str = ""
+    pipeline: DiffusionPipeline,
+    read: Read,
+    parts: Parts,
+    wanted: Wanted,
+    *,
+    calls: Calls = PLAIN,
+    decoding: str = "",
 ) -> LatentDiffusion:
-    """The backbone that draws by `pipeline`, made of `parts`, from texts that `read` reads."""
+    """The backbone that draws by `pipeline`, made of `parts`, from texts that `read` reads.
+
+    `decoding`: the VAE's precision when it decodes; by default that of the others.
+    """
     pipeline.set_progress_bar_config(disable=True)
     family = parts.family
     return LatentDiffusion(
         id=wanted.id,
         pipeline=pipeline,
+        process=process_of(pipeline.scheduler, family.timesteps),
         readers=tuple(
             TextReader(
                 name,
@@ -193,20 +222,22 @@ def assemble(
             for name, words in family.texts.items()
         ),
         read=read,
-        resolution=size_of(pipeline, wanted),
+        resolution=size_of(pipeline, parts, wanted),
         device=torch.device(wanted.device),
         precision=wanted.precision,
         sampler=wanted.sampler,
         scheduler=parts.scheduler,
+        calls=calls,
         decoding=decoding,
         stored_weights=parts.stored,
     )
 
 
-def size_of(pipeline: DiffusionPipeline, wanted: Wanted) -> int:
+def size_of(pipeline: DiffusionPipeline, parts: Parts, wanted: Wanted) -> int:
     """Height and width of its images in pixels, as wanted, else its own. Raises UserError."""
     part, denoiser = denoiser_of(pipeline)
-    return drawn_size(wanted.resolution, denoiser.config, pipeline.vae.config, part=part)
+    configuration = {**denoiser.config, **parts.family.drawing}
+    return drawn_size(wanted.resolution, configuration, pipeline.vae.config, part=part)
 
 
 def forward_process(parts: Parts, device: str) -> DDPMScheduler:

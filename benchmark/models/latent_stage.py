@@ -7,20 +7,21 @@ losses = stage.loss(stage.draw(clean, 4, generator), condition)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss
 
-from benchmark.api import Rows
+from benchmark.api import Rows, Sampler
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.noising import Process
 from benchmark.models.precision import autocast
 from benchmark.models.rows import TensorRows
+from benchmark.models.sampling import check_guidance
 
 #: So many images are encoded, or drawn, at once ...
 BATCH = 16
@@ -38,6 +39,72 @@ class LatentCondition(Rows, Protocol):
     def for_pipeline(self) -> dict[str, Tensor]:
         """What the pipeline is called with; with `negative_` before each name, what guides."""
         ...
+
+
+class Calls(Protocol):
+    """How a family's denoiser is called, and its pipeline."""
+
+    def predict(
+        self,
+        denoiser: nn.Module,
+        noisy: Tensor,
+        timesteps: Tensor,
+        condition: LatentCondition,
+    ) -> Tensor:
+        """What the denoiser says about `noisy`, (n, channels, height', width') as that is."""
+        ...
+
+    def guidance(self, sampler: Sampler) -> dict[str, float]:
+        """What the pipeline is told of guidance, by its names for it.
+
+        Raises UserError for a guidance that it would draw without.
+        """
+        ...
+
+    def guided(self, sampler: Sampler) -> bool:
+        """Whether the pipeline is given what guidance leads away from, for a second pass."""
+        ...
+
+    def unpacked(self, latents: Tensor, side: int) -> Tensor:
+        """The pipeline's latents as (n, channels, side, side)."""
+        ...
+
+    def with_guidance(self, guidance: float) -> Self:
+        """With this guidance told in training. Raises ValueError where the model is told none."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainCalls:
+    """As most denoisers are called, with classifier-free guidance (Ho and Salimans 2022)."""
+
+    def predict(
+        self,
+        denoiser: nn.Module,
+        noisy: Tensor,
+        timesteps: Tensor,
+        condition: LatentCondition,
+    ) -> Tensor:
+        predicted: Tensor = denoiser(
+            noisy, timestep=timesteps, **condition.for_denoiser(), return_dict=False
+        )[0]
+        return predicted
+
+    def guidance(self, sampler: Sampler) -> dict[str, float]:
+        check_guidance(sampler, frozenset())
+        return {"guidance_scale": sampler.guidance}
+
+    def guided(self, sampler: Sampler) -> bool:
+        return sampler.guidance > 1
+
+    def unpacked(self, latents: Tensor, side: int) -> Tensor:
+        return latents
+
+    def with_guidance(self, guidance: float) -> Self:
+        raise ValueError(f"the model is told no guidance, and was to be told {guidance}")
+
+
+PLAIN = PlainCalls()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +137,11 @@ class LatentStage:
     vae: AutoencoderKL
     process: Process
     precision: str
+    calls: Calls = PLAIN
+
+    def with_guidance(self, guidance: float) -> LatentStage:
+        """As `benchmark.api.Stage` says. Raises ValueError where the model is told none."""
+        return replace(self, calls=self.calls.with_guidance(guidance))
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Moments:
@@ -117,9 +189,7 @@ class LatentStage:
         """(n,) float32: each row's mean squared error (paper, Eq. 1), with gradients."""
         noisy = self.process.noised(draw)
         with autocast(noisy.device, self.precision):
-            predicted = self.denoiser(
-                noisy, timestep=draw.timesteps, **condition.for_denoiser(), return_dict=False
-            )[0]
+            predicted = self.calls.predict(self.denoiser, noisy, draw.timesteps, condition)
         errors = mse_loss(predicted.float(), self.process.target(draw), reduction="none")
         return errors.mean(dim=(1, 2, 3))
 

@@ -6,6 +6,7 @@ noisy, target = process.noised(draw), process.target(draw)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,21 +75,37 @@ class Diffusion:
                 raise ValueError(f"prediction_type is {other!r}, none of {', '.join(TARGETS)}")
 
 
+def _logit_normal(n: int, generator: Generator) -> Tensor:
+    return torch.sigmoid(torch.randn(n, generator=generator))
+
+
+def _uniform(n: int, generator: Generator) -> Tensor:
+    return torch.rand(n, generator=generator)
+
+
+#: How a place between 0 and 1 is drawn: the logarithm of its odds is normal, of mean 0 and standard
+#: deviation 1, as train_dreambooth_sd3.py of diffusers has it by default; or every place alike, as
+#: train_dreambooth_flux.py has it (`--weighting_scheme` logit_normal and none).
+SPREADS: dict[str, Callable[[int, Generator], Tensor]] = {
+    "logit-normal": _logit_normal,
+    "uniform": _uniform,
+}
+
+
 @dataclass(frozen=True, eq=False)
 class FlowMatching:
     """Straight lines from latents to noise (Lipman et al. 2023), as Esser et al. (2024) train them.
 
-    The place on the line is logit-normal, of mean 0 and standard deviation 1, and goes through the
-    schedule that the model's scheduler has before it is told a number of steps, shift included. All
-    places weigh alike. That is `--weighting_scheme logit_normal` of diffusers'
-    train_dreambooth_sd3.py, its default.
+    The place on the line goes through the schedule that the model's scheduler has before it is told
+    a number of steps, shift included. All places weigh alike. That is how diffusers' scripts train.
     """
 
     scheduler: FlowMatchEulerDiscreteScheduler  #: as it is made, with all timesteps of training
+    spread: str = "logit-normal"  #: one of SPREADS
 
     def timesteps(self, n: int, generator: Generator) -> Tensor:
         """(n,) float32: the share of noise, times the number of timesteps."""
-        places = torch.sigmoid(torch.randn(n, generator=generator))
+        places = SPREADS[self.spread](n, generator)
         every: Tensor = self.scheduler.timesteps  # the noisiest first
         return every[(places * len(every)).long()]
 
@@ -102,8 +119,10 @@ class FlowMatching:
         return draw.noise - draw.latents
 
 
-def process_of(scheduler: DDPMScheduler | FlowMatchEulerDiscreteScheduler) -> Process:
-    """That of a model whose scheduler this is."""
+def process_of(
+    scheduler: DDPMScheduler | FlowMatchEulerDiscreteScheduler, spread: str = "logit-normal"
+) -> Process:
+    """That of a model whose scheduler this is; `spread`: one of SPREADS, of flow matching."""
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        return FlowMatching(scheduler)
+        return FlowMatching(scheduler, spread)
     return Diffusion(scheduler)

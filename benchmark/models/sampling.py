@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmark.api import Sampler, UserError
+from benchmark.api import EMBEDDED_GUIDANCE, TRUE_GUIDANCE, Sampler, UserError
 from benchmark.models.configuration import known
 from benchmark.models.families import class_of
 from benchmark.models.schedule import check_schedule
@@ -44,9 +44,27 @@ def check_sampler(sampler: Sampler, configuration: Mapping[str, Any]) -> None:
         raise UserError(f"scheduler '{sampler.scheduler}': {error}") from error
 
 
+def check_guidance(sampler: Sampler, capabilities: frozenset[str]) -> None:
+    """Raise UserError for a guidance that a backbone of these `capabilities` would draw without."""
+    if sampler.true_guidance is not None and TRUE_GUIDANCE not in capabilities:
+        raise UserError(
+            f"true_guidance is {sampler.true_guidance:g}, and the backbone has no second pass "
+            "beside that of guidance: leave it out, and set guidance"
+        )
+    told = EMBEDDED_GUIDANCE in capabilities or TRUE_GUIDANCE not in capabilities
+    if sampler.guidance > 1 and not told:
+        raise UserError(
+            f"guidance is {sampler.guidance:g}, and the backbone takes none: set it to 1, which is "
+            "none, and true_guidance if a second pass shall guide"
+        )
+
+
 def passes(sampler: Sampler) -> int:
-    """How often an image goes through the denoiser: with guidance, above 1, twice a step."""
-    return sampler.steps * (2 if sampler.guidance > 1 else 1)
+    """How often an image goes through the denoiser: with guidance, above 1, twice a step.
+
+    A model that is told its guidance goes once, which is not known here: too many.
+    """
+    return sampler.steps * (2 if sampler.guidance > 1 or sampler.true_guidance else 1)
 
 
 def build_scheduler(sampler: Sampler, configuration: Mapping[str, Any]) -> Any:

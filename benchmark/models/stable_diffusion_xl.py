@@ -70,7 +70,8 @@ def build(parts: Parts, wanted: Wanted) -> LatentDiffusion:
         add_watermarker=False,
         **parts.index,
     )
-    reading = Reading(size_of(pipeline, wanted), bool(pipeline.config.force_zeros_for_empty_prompt))
+    zeros = bool(pipeline.config.force_zeros_for_empty_prompt)
+    reading = Reading(size_of(pipeline, parts, wanted), zeros)
     decoding = decoding_precision(pipeline.vae, wanted.precision)
     return assemble(pipeline, reading, parts, wanted, decoding=decoding)
 

@@ -341,6 +341,7 @@ def test_the_defaults_are_the_papers():
         "wrong_noun_object": "dog",
         "gradient_accumulation": None,
         "optimiser": None,
+        "training_guidance": None,
         **dict.fromkeys(f"super_resolution_{name}" for name in LATER),
     }
     inversion = settings(TEXTUAL_INVERSION)

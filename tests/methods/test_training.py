@@ -23,7 +23,13 @@ from methods.textual_inversion import TextualInversion
 from methods.training import Loss, Optimisation, Term, fixed_conditions, seeded, train
 from tests.hand_tools import HandTools
 from tests.reference import finetuning
-from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_sd3, save_tiny_xl
+from tests.tiny_pipeline import (
+    save_tiny_flux,
+    save_tiny_pipeline,
+    save_tiny_schnell,
+    save_tiny_sd3,
+    save_tiny_xl,
+)
 
 TINY = DreamBooth(
     identifier="sks",
@@ -35,7 +41,12 @@ TINY = DreamBooth(
     prior_steps=2,
 )
 #: Models of other families.
-SAVE = {"xl": save_tiny_xl, "sd3": save_tiny_sd3}
+SAVE = {
+    "xl": save_tiny_xl,
+    "sd3": save_tiny_sd3,
+    "flux": save_tiny_flux,
+    "schnell": save_tiny_schnell,
+}
 
 
 @pytest.fixture(scope="module", params=["v_prediction", "epsilon"])
@@ -48,7 +59,13 @@ def directory(request, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def backbone(directory: Path) -> LatentDiffusion:
-    return load_backbone(str(directory), precision="fp32", device="cpu", sampler=Sampler("own"))
+    return load_backbone(
+        str(directory),
+        precision="fp32",
+        device="cpu",
+        sampler=Sampler("own", guidance=1.0),
+        resolution=16,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +302,37 @@ def test_textual_inversion_steps_move_one_vector_and_nothing_else(
     for name, vector in vectors.items():
         torch.testing.assert_close(word.vectors[name], vector, atol=1e-5, rtol=0)
         assert (vector - start.vectors[name].detach()).abs().max() > 0.005
+
+
+@pytest.mark.parametrize("directory", ["flux"], indirect=True)
+@pytest.mark.parametrize("method", [TINY, TextualInversion(identifier="sks", steps=3)])
+def test_the_guidance_that_is_told_in_training_is_a_setting(
+    backbone, directory, subject, recorded, monkeypatch, method
+):
+    given, losses = recorded
+    loan = Loan(backbone)
+    fit(replace(method, training_guidance=3.5), subject, backbone)
+    loan.settle(thorough=False)
+    fit(method, subject, backbone)
+    loan.settle(thorough=False)
+    usual, again = losses[:3], losses[3:]
+    assert usual == again, "the family's default"
+    given.clear(), losses.clear()
+    fit(replace(method, training_guidance=1.0), subject, backbone)
+    pipe, terms = finetuning.pipeline(directory), len(given) // 3
+
+    def first() -> float:
+        with torch.no_grad():
+            parts = [finetuning.term_loss(pipe, one).item() for one in given[:terms]]
+        return parts[0] + sum(0.7 * part for part in parts[1:])
+
+    if method is TINY:
+        assert losses[0] != pytest.approx(first(), rel=1e-4)
+        monkeypatch.setattr(finetuning, "GUIDANCE", 1.0)
+        assert losses[0] == pytest.approx(first(), rel=1e-5)
+    assert all(
+        one != pytest.approx(told, rel=1e-4) for one, told in zip(losses, usual, strict=True)
+    )
 
 
 def test_drawn_latents_are_the_vaes_own_samples(backbone, directory, subject):

@@ -26,15 +26,18 @@ from methods.dreambooth import DreamBooth
 from methods.textual_inversion import TextualInversion
 from tests.tiny_pipeline import (
     save_tiny_cascade,
+    save_tiny_flux,
     save_tiny_pipeline,
+    save_tiny_schnell,
     save_tiny_sd3,
     save_tiny_xl,
 )
 
 CUDA = torch.device("cuda", 0)
+FAMILIES = [save_tiny_pipeline, save_tiny_xl, save_tiny_sd3, save_tiny_flux, save_tiny_schnell]
 
 
-@pytest.fixture(scope="module", params=[save_tiny_pipeline, save_tiny_xl, save_tiny_sd3])
+@pytest.fixture(scope="module", params=FAMILIES)
 def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return read_parts(str(request.param(tmp_path_factory.mktemp("models") / "tiny")))
 
@@ -79,8 +82,7 @@ def test_every_tensor_is_on_the_device(backbone):
     joined = draw.join(draw)[[0, 3]]
     losses = stage.loss(joined, condition)
     assert losses.shape == (2,) and losses.device == CUDA
-    given = condition.for_denoiser()
-    predicted = stage.denoiser(draw.latents, timestep=draw.timesteps, **given).sample
+    predicted = stage.calls.predict(stage.denoiser, draw.latents, draw.timesteps, condition)
     images = backbone._decode(predicted)
     assert images.shape == (2, 3, 16, 16) and images.device == CUDA
 

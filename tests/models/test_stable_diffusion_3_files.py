@@ -10,11 +10,12 @@ import pytest
 from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
-from benchmark.api import CAPABILITIES, SUPER_RESOLUTION, Sampler, UserError
+from benchmark.api import TEXT_TO_IMAGE, TRAINING, WORDS, Sampler, UserError
 from benchmark.models.identity import backbone_id, worker_memory
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
-from tests.tiny_pipeline import LENGTH, save_tiny_sd3
+from tests.published import T5, VAE
+from tests.tiny_pipeline import LENGTH, save_tiny_sd3, says
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +28,9 @@ def copy(directory: Path, tmp_path: Path) -> Path:
     return shutil.copytree(directory, tmp_path / "sd3")
 
 
-def says(path: Path, **settings: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
-
-
 def test_it_is_known_by_its_index_or_else_by_its_folders(copy):
     for _ in range(2):
-        assert DIFFUSERS.capabilities(str(copy)) == set(CAPABILITIES) - {SUPER_RESOLUTION}
+        assert DIFFUSERS.capabilities(str(copy)) == {TEXT_TO_IMAGE, TRAINING, WORDS}
         DIFFUSERS.check_sampler(str(copy), Sampler("own", 28, 4.5))
         assert isinstance(load_backbone(str(copy), device="cpu").pipeline, StableDiffusion3Pipeline)
         (copy / "model_index.json").unlink(missing_ok=True)
@@ -89,55 +86,8 @@ PUBLISHED = {
         "qk_norm": "rms_norm",
         "sample_size": 128,
     },
-    "vae": {
-        "_class_name": "AutoencoderKL",
-        "act_fn": "silu",
-        "block_out_channels": [128, 256, 512, 512],
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "force_upcast": True,
-        "in_channels": 3,
-        "latent_channels": 16,
-        "latents_mean": None,
-        "latents_std": None,
-        "layers_per_block": 2,
-        "norm_num_groups": 32,
-        "out_channels": 3,
-        "sample_size": 1024,
-        "scaling_factor": 1.5305,
-        "shift_factor": 0.0609,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "use_post_quant_conv": False,
-        "use_quant_conv": False,
-    },
-    "text_encoder_3": {
-        "_name_or_path": "google/t5-v1_1-xxl",
-        "architectures": ["T5EncoderModel"],
-        "classifier_dropout": 0.0,
-        "d_ff": 10240,
-        "d_kv": 64,
-        "decoder_start_token_id": 0,
-        "dense_act_fn": "gelu_new",
-        "dropout_rate": 0.1,
-        "eos_token_id": 1,
-        "feed_forward_proj": "gated-gelu",
-        "initializer_factor": 1.0,
-        "is_encoder_decoder": True,
-        "is_gated_act": True,
-        "layer_norm_epsilon": 1e-06,
-        "model_type": "t5",
-        "num_decoder_layers": 24,
-        "num_heads": 64,
-        "num_layers": 24,
-        "output_past": True,
-        "pad_token_id": 0,
-        "relative_attention_max_distance": 128,
-        "relative_attention_num_buckets": 32,
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-        "transformers_version": "4.43.3",
-        "use_cache": True,
-        "vocab_size": 32128,
-    },
+    "vae": VAE,
+    "text_encoder_3": T5,
 }
 #: What the parts have to agree on, so that the tiny model keeps its own.
 WIDTHS = ("joint_attention_dim", "pooled_projection_dim", "d_model", "in_channels", "out_channels")
@@ -150,7 +100,7 @@ def test_what_the_published_model_says_is_understood(copy, part):
     tiny = json.loads(path.read_text())
     kept = {key: tiny[key] for key in (WIDTHS_OF_VAE if part == "vae" else WIDTHS) if key in tiny}
     path.write_text(json.dumps(PUBLISHED[part] | kept))
-    assert DIFFUSERS.capabilities(str(copy)) == set(CAPABILITIES) - {SUPER_RESOLUTION}
+    assert DIFFUSERS.capabilities(str(copy)) == {TEXT_TO_IMAGE, TRAINING, WORDS}
 
 
 @pytest.mark.parametrize(
@@ -216,7 +166,7 @@ def test_identifiers_are_single_tokens_of_clip_alone(directory):
 @pytest.mark.parametrize("model", ["sd35-medium", "sd35-large"])
 def test_the_named_models_are_known_without_being_here(model, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert DIFFUSERS.capabilities(model) == set(CAPABILITIES) - {SUPER_RESOLUTION}
+    assert DIFFUSERS.capabilities(model) == {TEXT_TO_IMAGE, TRAINING, WORDS}
     DIFFUSERS.check_sampler(model, Sampler("own", 28, 4.5))
     with pytest.raises(
         UserError, match="scheduler 'ddim' cannot draw .* choose flow-euler, or own"

@@ -6,20 +6,24 @@ the optimiser is PyTorch's plain loop, instance and prior images go through the 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import (
+    FluxPipeline,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
 from peft import LoraConfig
 
-Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline | StableDiffusion3Pipeline
-T5_LENGTH = 256  #: tokens that Stable Diffusion 3 has T5 read
+Pipeline = (
+    StableDiffusionPipeline | StableDiffusionXLPipeline | StableDiffusion3Pipeline | FluxPipeline
+)
+GUIDANCE = 3.5  #: that a FLUX.1 dev is told in training
 
 
 @dataclass
@@ -43,9 +47,12 @@ class Result:
 
 
 def pipeline(directory: Path) -> Pipeline:
-    if (directory / "text_encoder_3").is_dir():
+    index = json.loads((directory / "model_index.json").read_text())["_class_name"]
+    if index == "FluxPipeline":
+        pipe = FluxPipeline.from_pretrained(directory, use_safetensors=True)
+    elif index == "StableDiffusion3Pipeline":
         pipe = StableDiffusion3Pipeline.from_pretrained(directory, use_safetensors=True)
-    elif (directory / "text_encoder_2").is_dir():
+    elif index == "StableDiffusionXLPipeline":
         pipe = StableDiffusionXLPipeline.from_pretrained(directory, use_safetensors=True)
     else:
         pipe = StableDiffusionPipeline.from_pretrained(
@@ -58,7 +65,7 @@ def pipeline(directory: Path) -> Pipeline:
 
 
 def denoiser(pipe: Pipeline) -> tuple[str, torch.nn.Module]:
-    name = "transformer" if isinstance(pipe, StableDiffusion3Pipeline) else "unet"
+    name = "transformer" if hasattr(pipe, "transformer") else "unet"
     return name, getattr(pipe, name)
 
 
@@ -72,6 +79,11 @@ def tokenizers(pipe: Pipeline) -> list:
     return [getattr(pipe, n.replace("text_encoder", "tokenizer")) for n in text_encoders(pipe)]
 
 
+def t5_length(pipe: Pipeline) -> int:
+    """Tokens that T5 reads: 256 in Stable Diffusion 3 and FLUX.1 schnell, 512 in FLUX.1 dev."""
+    return 512 if pipe.transformer.config.get("guidance_embeds") else 256
+
+
 def alphas_cumprod(pipe: Pipeline) -> np.ndarray:
     """Of the "scaled linear" schedule: betas whose square roots are evenly spaced."""
     c = pipe.scheduler.config
@@ -81,7 +93,7 @@ def alphas_cumprod(pipe: Pipeline) -> np.ndarray:
 
 def noised(pipe: Pipeline, given: Given) -> tuple[torch.Tensor, torch.Tensor]:
     """The noisy latents and what the denoiser should say about them."""
-    if isinstance(pipe, StableDiffusion3Pipeline):
+    if isinstance(pipe, StableDiffusion3Pipeline | FluxPipeline):
         sigma = (given.timesteps / 1000).view(-1, 1, 1, 1)
         noisy = (1.0 - sigma) * given.latents + sigma * given.noise
         return noisy, given.noise - given.latents
@@ -94,12 +106,12 @@ def noised(pipe: Pipeline, given: Given) -> tuple[torch.Tensor, torch.Tensor]:
     return noisy, given.noise
 
 
-def token_ids(pipe: Pipeline, prompts: list[str], tokenizer=None) -> torch.Tensor:
+def token_ids(pipe: Pipeline, prompts: list[str], tokenizer=None, length=None) -> torch.Tensor:
     tokenizer = tokenizer or pipe.tokenizer
     return tokenizer(
         prompts,
         padding="max_length",
-        max_length=min(tokenizer.model_max_length, T5_LENGTH),
+        max_length=length or tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
     ).input_ids
@@ -111,6 +123,8 @@ def term_loss(pipe: Pipeline, given: Given) -> torch.Tensor:
         predicted = predicted_by_xl(pipe, noisy, given)
     elif isinstance(pipe, StableDiffusion3Pipeline):
         predicted = predicted_by_3(pipe, noisy, given)
+    elif isinstance(pipe, FluxPipeline):
+        predicted = predicted_by_flux(pipe, noisy, given)
     else:
         conditions = pipe.text_encoder(token_ids(pipe, given.prompts))[0]
         predicted = pipe.unet(noisy, given.timesteps, conditions).sample
@@ -148,7 +162,7 @@ def predicted_by_3(
         states.append(read.hidden_states[-2])
         pooled.append(read[0])
     clip = torch.cat(states, dim=-1)
-    t5 = encoders[2](token_ids(pipe, given.prompts, pipe.tokenizer_3))[0]
+    t5 = encoders[2](token_ids(pipe, given.prompts, pipe.tokenizer_3, t5_length(pipe)))[0]
     padded = torch.zeros(*clip.shape[:2], t5.shape[2])
     padded[:, :, : clip.shape[2]] = clip
     return pipe.transformer(
@@ -157,6 +171,34 @@ def predicted_by_3(
         encoder_hidden_states=torch.cat([padded, t5], dim=1),
         pooled_projections=torch.cat(pooled, dim=1),
     ).sample
+
+
+def predicted_by_flux(pipe: FluxPipeline, noisy: torch.Tensor, given: Given) -> torch.Tensor:
+    """As diffusers' train_dreambooth_flux.py, with the pipeline's own packing."""
+    n, channels, height, width = noisy.shape
+    pooled = pipe.text_encoder(token_ids(pipe, given.prompts)).pooler_output
+    ids = token_ids(pipe, given.prompts, pipe.tokenizer_2, t5_length(pipe))
+    told = None
+    if pipe.transformer.config.guidance_embeds:
+        told = torch.tensor([GUIDANCE] * n)
+    packed = pipe.transformer(
+        hidden_states=pipe._pack_latents(noisy, n, channels, height, width),
+        timestep=given.timesteps / 1000,
+        guidance=told,
+        pooled_projections=pooled,
+        encoder_hidden_states=pipe.text_encoder_2(ids)[0],
+        txt_ids=torch.zeros(ids.shape[1], 3),
+        img_ids=pipe._prepare_latent_image_ids(n, height // 2, width // 2, "cpu", torch.float32),
+    ).sample
+    scale = pipe.vae_scale_factor
+    return pipe._unpack_latents(packed, height * scale, width * scale, scale)
+
+
+def learning_text_encoders(pipe: Pipeline) -> list[str]:
+    """Those in which Textual Inversion learns a vector."""
+    if isinstance(pipe, FluxPipeline):
+        return ["text_encoder_2"]
+    return [name for name in text_encoders(pipe) if name != "text_encoder_3"]
 
 
 def dreambooth_steps(
@@ -223,7 +265,7 @@ def textual_inversion_steps(
     learning_rate: float,
     weight_decay: float,
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The learned vectors, by CLIP text encoder, and the losses.
+    """The learned vectors, by text encoder, and the losses.
 
     The vectors are written into the tables before each step.
     """
@@ -234,11 +276,11 @@ def textual_inversion_steps(
         tokenizers(pipe), text_encoders(pipe).items(), strict=True
     ):
         encoder.requires_grad_(False)
-        if name == "text_encoder_3":
+        if name not in learning_text_encoders(pipe):
             continue
         tables[name] = encoder.get_input_embeddings().weight
-        new[name], noun = (
-            tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in (identifier, class_noun)
+        [new[name]], [noun] = (
+            tokenizer(word, add_special_tokens=False).input_ids for word in (identifier, class_noun)
         )
         vectors[name] = torch.nn.Parameter(tables[name][noun].clone())
     optimiser = torch.optim.AdamW(
