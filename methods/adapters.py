@@ -36,7 +36,7 @@ class DreamBoothPeft(DreamBooth):
     """
 
     description: str = "DreamBooth that trains one of peft's adapters, with prior preservation"
-    variant_of: str | None = "dreambooth"
+    variant_of: str | None = "dreambooth-lora"
     learning_rate: Annotated[float, Gt(0)] = 1e-4
     adapter: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] = "lora"  #: peft's name of its kind
     options: dict[str, Value] = field(default_factory=dict)  #: of that kind's configuration
@@ -72,6 +72,7 @@ class DreamBoothLora(DreamBoothPeft):
     """Low-rank adaptation (Hu et al. 2022), as diffusers' scripts lay it on attention."""
 
     description: str = "DreamBooth with LoRA on attention, with prior preservation"
+    variant_of: str | None = "dreambooth"
     rank: Annotated[int, Ge(1)] = 4
     alpha: Annotated[float, Gt(0)] | None = None  #: of its scale, alpha / rank; None: the rank
 
