@@ -5,7 +5,8 @@ python -m benchmark run --methods dreambooth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -34,7 +35,7 @@ from methods.optimisers import Optimiser, check_optimiser
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from methods.training import Encode, Progress, Term
+    from methods.training import Encode, Learned, Progress, Term
 
 #: The settings of what is trained after the first stage of a cascade begin with this.
 _LATER = "super_resolution_"
@@ -133,19 +134,40 @@ class DreamBooth:
 
         Text encoders learn with the first stage, which makes the image from the text.
         """
+        from methods.training import learned_weights
+
         trainings = self._trainings(subject, backbone)
         done, steps = 0, sum(training.steps for training in trainings)
-        for training in trainings:
-            progress: Progress = tools.progress
-            if len(trainings) > 1:
-                progress = _part(progress, training.stage.name, done, steps)
-            self._train(training, subject, backbone, tools, progress)
-            done += training.steps
-        return self.trained_weights(backbone)
+        with self.attached(self.trained_modules(backbone), tools.seed) as learned:
+            for training in trainings:
+                progress: Progress = tools.progress
+                if len(trainings) > 1:
+                    progress = _part(progress, training.stage.name, done, steps)
+                self._train(training, learned, subject, backbone, tools, progress)
+                done += training.steps
+            return learned_weights(learned)
+
+    def trained_modules(self, backbone: Backbone) -> dict[str, nn.Module]:
+        """What is trained, by name: "denoiser.unet", "text_encoder.text_encoder_2"."""
+        modules = {f"denoiser.{s.name}": s.denoiser for s in self._trained_stages(backbone)}
+        if self.train_text_encoder:
+            encoders = backbone.text_encoders.items()
+            modules |= {f"text_encoder.{name}": encoder for name, encoder in encoders}
+        return modules
+
+    @contextmanager
+    def attached(self, modules: Mapping[str, nn.Module], seed: int) -> Iterator[dict[str, Learned]]:
+        """Within, what learns is part of the `modules`: here all of their weights."""
+        from methods.training import Learned
+
+        yield {
+            name: Learned([*module.parameters()], dict(module.named_parameters()))
+            for name, module in modules.items()
+        }
 
     def _trainings(self, subject: Subject, backbone: Backbone) -> list[_Training]:
         prompt, rate = self._prompt(subject), self.learning_rate
-        encoders = list(backbone.text_encoders.values()) if self.train_text_encoder else []
+        encoders = [*backbone.text_encoders] if self.train_text_encoder else []
         stages = self._trained_stages(backbone)
         if self.training_guidance is not None:
             stages = [stage.with_guidance(self.training_guidance) for stage in stages]
@@ -164,6 +186,7 @@ class DreamBooth:
     def _train(
         self,
         training: _Training,
+        learned: Mapping[str, Learned],
         subject: Subject,
         backbone: Backbone,
         tools: Tools,
@@ -177,11 +200,13 @@ class DreamBooth:
         encode: Encode = backbone.encode
         if not training.encoders:
             encode = fixed_conditions(backbone, [p for term in terms for p in term.prompts])
-        trained = [stage.denoiser, *training.encoders]
-        with aside(backbone, trained), learning(trained):
+        trained = [stage.denoiser, *(backbone.text_encoders[name] for name in training.encoders)]
+        names = [f"denoiser.{stage.name}", *(f"text_encoder.{name}" for name in training.encoders)]
+        parameters = [parameter for name in names for parameter in learned[name].parameters]
+        with aside(backbone, trained), learning(trained, parameters):
             train(
                 Loss(stage, terms, encode),
-                [parameter for module in trained for parameter in module.parameters()],
+                parameters,
                 Optimisation(
                     training.steps,
                     training.learning_rate,
@@ -197,19 +222,6 @@ class DreamBooth:
     def _trained_stages(self, backbone: Backbone) -> Sequence[Any]:
         return backbone.stages if self.super_resolution_steps else backbone.stages[:1]
 
-    def trained_weights(self, backbone: Backbone) -> dict[str, Tensor]:
-        """The live weights of what is trained: "denoiser.unet.conv_in.weight" -> tensor."""
-        stages = self._trained_stages(backbone)
-        modules = {f"denoiser.{stage.name}": stage.denoiser for stage in stages}
-        if self.train_text_encoder:
-            encoders = backbone.text_encoders.items()
-            modules |= {f"text_encoder.{name}": encoder for name, encoder in encoders}
-        return {
-            f"{name}.{key}": parameter.detach()
-            for name, module in modules.items()
-            for key, parameter in module.named_parameters()
-        }
-
     def generate(
         self,
         weights: Weights,
@@ -220,9 +232,11 @@ class DreamBooth:
     ) -> Tensor:
         """Images of the subject by a model of these `weights`, which are put in place."""
         from methods.drawing import draw, put_in_place
+        from methods.training import learned_weights
 
-        put_in_place(weights, self.trained_weights(backbone))
-        return draw(backbone, self._drawn(subject, requests), requests)
+        with self.attached(self.trained_modules(backbone), tools.seed) as learned:
+            put_in_place(weights, learned_weights(learned))
+            return draw(backbone, self._drawn(subject, requests), requests)
 
     def terms(
         self, subject: Subject, stage: Stage, tools: Tools, *, prompt: str | None = None
@@ -282,7 +296,7 @@ class _Training:
     prompt: str
     steps: int
     learning_rate: float
-    encoders: Sequence[nn.Module]  #: what learns with it
+    encoders: Sequence[str]  #: the text encoders that learn with it
 
 
 def _part(progress: Progress, name: str, before: int, steps: int) -> Progress:

@@ -134,17 +134,38 @@ def fixed_conditions(
     return lambda texts: table[[rows[text] for text in texts]]
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What learns of one module."""
+
+    parameters: Sequence[nn.Parameter]
+    kept: Mapping[str, Tensor]  #: what has to be kept to draw from it, live, by name
+
+
+def learned_weights(learned: Mapping[str, Learned]) -> dict[str, Tensor]:
+    """All that is kept, live: "denoiser.unet.conv_in.weight" -> tensor."""
+    return {
+        f"{module}.{key}": tensor.detach()
+        for module, one in learned.items()
+        for key, tensor in one.kept.items()
+    }
+
+
 @contextmanager
-def learning(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Within, `modules` are in training mode and want gradients; afterwards neither."""
+def learning(modules: Sequence[nn.Module], parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within, `modules` are in training mode and `parameters` want gradients; then neither."""
     for module in modules:
-        module.train().requires_grad_(True)
+        module.train()
+    for parameter in parameters:
+        parameter.requires_grad_(True)
     try:
         yield
     finally:
         for module in modules:
-            module.eval().requires_grad_(False)
-            module.zero_grad(set_to_none=True)
+            module.eval()
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
 
 
 def train(

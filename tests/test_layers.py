@@ -32,7 +32,7 @@ ROOMS = (
 )
 #: What reads runs needs neither a model nor what ran it.
 READERS, RUNNERS = {"results", "report"}, {"models", "scoring", "runs"}
-HEAVY = {"torch", "torchvision", "diffusers", "transformers", "timm", "open_clip"}
+HEAVY = {"torch", "torchvision", "diffusers", "transformers", "peft", "timm", "open_clip"}
 #: The distributions that bring models, and nothing that a report or a gate needs.
 MODELS = (HEAVY - {"open_clip"}) | {"open-clip-torch", "torchmetrics", "safetensors"}
 OWNERS = packages_distributions()

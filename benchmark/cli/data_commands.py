@@ -50,7 +50,7 @@ def list_(
     families are those of the kind that is built in.
 
     Subjects are those that the suite runs; others that --subjects takes are named on stderr.
-    With --data every image is checked, and the sizes of the smallest and the largest are shown.
+    After the methods come the suite's groups of them. With --data every image is checked, and the sizes of the smallest and the largest are shown.
 
     Examples:
 
@@ -81,6 +81,9 @@ def list_(
                 print(f"--subjects also takes: {', '.join(others)}", file=sys.stderr)
         case _:
             rows = {name: _description(kind, name) for name in plugins.available(kind)}
+    if kind is Kind.METHODS:
+        groups = load_suite(suite).groups.items()
+        rows |= {name: f"group: {', '.join(members)}" for name, members in groups}
     width = max(map(len, rows), default=0)
     for name, description in rows.items():
         print(f"{name:<{width}}  {description}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from benchmark.api import UserError
+from benchmark.config.registry import separated
 from benchmark.config.suite import Precision, Suite, load_suite
 from benchmark.models.identity import known_names
 
@@ -305,9 +305,8 @@ def bundled(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def items(text: str) -> list[str]:
-    """What commas separate, without blanks; a comma in `name[key=value,key=value]` does not."""
-    parts = re.split(r",(?![^\[]*\])", text)
-    return [item for item in (part.strip() for part in parts) if item]
+    """What commas separate, without blanks; a comma in `name[key=value,key={a=1,b=2}]` does not."""
+    return [item for item in (part.strip() for part in separated(text)) if item]
 
 
 def seed_numbers(text: str) -> list[int]:

@@ -276,6 +276,7 @@ def configure(name: str, method: Method, settings: dict[str, Any]) -> Method:
 def _problem(name: str, error: Any) -> str:
     wanted = error["msg"].replace("Input should be", "it should be").removeprefix("Value error, ")
     wanted = wanted.replace("String should", "it should").replace("List should", "it should")
+    wanted = wanted.replace("be an object", "be a table, as {key=value}")
     wanted = wanted.replace("greater than or equal to", "at least")
     wanted = wanted.replace("less than or equal to", "at most")
     if not error["loc"]:
@@ -283,24 +284,52 @@ def _problem(name: str, error: Any) -> str:
     return f"setting '{error['loc'][0]}' of method '{name}' is {error['input']!r}: {wanted}"
 
 
+def separated(text: str) -> list[str]:
+    """What commas separate; those within brackets or braces do not: `a[b=1,c={d=2,e=3}],f`."""
+    parts, depth = [""], 0
+    for character in text:
+        depth = max(depth + (character in "[{") - (character in "]}"), 0)
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
 def variant(name: str) -> tuple[str, dict[str, Any]]:
     """`dreambooth[steps=200]` -> (`dreambooth`, {"steps": 200}); a plain name has no settings.
 
-    Values are written as in TOML; a bare word is a string. Raises UserError.
+    Values are written as in TOML; a bare word is a string, also as a table's value, as in
+    `dreambooth-peft[options={r=4,init_weights=false}]`. Raises UserError.
     """
     name = checked_name("method", name)
     base, bracket, rest = name.partition("[")
     if not bracket:
         return name, {}
     settings = {}
-    for item in rest.removesuffix("]").split(","):
+    for item in separated(rest.removesuffix("]")):
         key, equals, text = item.partition("=")
         if not equals or not rest.endswith("]"):
             raise UserError(f"method '{name}': settings are written name[key=value,key=value]")
         if key.strip() in settings:
             raise UserError(f"method '{name}' has the setting '{key.strip()}' twice: give it once")
-        try:
-            settings[key.strip()] = toml_of(f"value = {text}")["value"]
-        except ValueError:
-            settings[key.strip()] = text.strip()
+        settings[key.strip()] = _value(text.strip())
     return base, settings
+
+
+def _value(text: str) -> Any:
+    value = _of_toml(text)
+    if value is not text or text[:1] + text[-1:] != "{}":
+        return value
+    entries = [entry.partition("=") for entry in separated(text[1:-1])]
+    if not all(equals for _, equals, _ in entries):
+        return text
+    return {key.strip(): _of_toml(word.strip()) for key, _, word in entries}
+
+
+def _of_toml(text: str) -> Any:
+    """What `text` stands for in TOML; itself if that is nothing."""
+    try:
+        return toml_of(f"value = {text}")["value"]
+    except ValueError:
+        return text

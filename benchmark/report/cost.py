@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Literal
 
 from benchmark.report.markdown import escape
 from benchmark.report.table_formats import Column, Content, ReportTable, TableRow, markdown
@@ -30,9 +31,14 @@ def cost_section(run: Run) -> str:
         if _loading(run)
         else ""
     )
+    learned = (
+        "Learned: numbers, in millions, and bytes of what drawing needs of a fit. "
+        if _tells_size(run)
+        else ""
+    )
     text = [
         f"## Cost\n\n{markdown(cost(run))}",
-        f"Seconds are means per job. {loading}{_TEXT}",
+        f"Seconds are means per job. {loading}{learned}{_TEXT}",
     ]
     unknown = [
         escape(method)
@@ -49,7 +55,7 @@ def cost_section(run: Run) -> str:
 
 def cost(run: Run) -> ReportTable:
     """A row per method: means per job; of memory, the highest."""
-    loading = _loading(run)
+    loading, sizes = _loading(run), _tells_size(run)
     rows = []
     for method in run.methods:
         records = run.records_of(method)
@@ -67,6 +73,7 @@ def cost(run: Run) -> ReportTable:
             _steps_per_second(records),
             _images_per_second(records),
             max(record.peak_memory_mb for record in records),
+            *([_learned(records, "numbers"), _learned(records, "bytes")] if sizes else []),
             _mean(known) / 1e6 if len(known) == len(left) else None,  # type: ignore[operator]
         )
         rows.append(TableRow(cells))
@@ -79,11 +86,24 @@ def cost(run: Run) -> ReportTable:
         Column("steps_per_s", "steps/s", 3),
         Column("images_per_s", "images/s", 3),
         Column("peak_memory_mb", "peak memory MB"),
+        *([Column("learned_m", "learned M", 3)] if sizes else []),
+        *([Column("learned_mb", "learned MB", 3)] if sizes else []),
         Column("left_mb", "left MB", 2),
     )
     return ReportTable(
         "cost", "Cost: means per job; peak memory: the highest of any job", columns, tuple(rows)
     )
+
+
+def _tells_size(run: Run) -> bool:
+    """Whether some record says how much was learned."""
+    return any(record.learned_numbers is not None for record in run.records)
+
+
+def _learned(records: Sequence[JobRecord], of: Literal["numbers", "bytes"]) -> float | None:
+    """Millions a job; None where one does not say."""
+    mean = _mean([getattr(record, f"learned_{of}") for record in records])
+    return None if mean is None else mean / 1e6
 
 
 def _loading(run: Run) -> float:

@@ -28,7 +28,7 @@ from benchmark.runs.existing_run import is_scored, missing
 from benchmark.runs.prior import draw, write_prior
 from benchmark.runs.score import device_provenance, means_of
 from benchmark.runs.tools import JobTools, Pace
-from benchmark.runs.weights import read_weights, write_weights
+from benchmark.runs.weights import Size, read_weights, size_of, write_weights
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import request_path
 from benchmark.store.provenance import provenance
@@ -102,6 +102,7 @@ class _Made:
     pace: Pace
     memory: float
     weights: KeptWeights | None
+    learned: Size
     fitted: bool
 
 
@@ -139,6 +140,8 @@ def make_images(
         steps_per_second=made.pace.steps_per_second,
         losses=made.pace.losses,
         weights=made.weights,
+        learned_numbers=made.learned.numbers,
+        learned_bytes=made.learned.bytes,
     )
     record = record if before is None else _added_up(before, record, fitted=made.fitted)
     workplace.directory.write_job(record)
@@ -170,6 +173,7 @@ def _fit_and_draw(
             weights = method.fit(subject, backbone, tools)
             kept = None
         times.append(time.perf_counter())
+        learned = size_of(weights)
         if workplace.keep_weights and fitted and weights:
             kept = write_weights(weights, job.name, workplace.directory)
         _seed(job.seed)  # so that it draws alike whether it was fitted here or not
@@ -182,7 +186,7 @@ def _fit_and_draw(
             raise ValueError(f"{len(requests)} images were asked for, {len(images)} came")
         memory = _peak_memory_mb()
     phases = Phases(loading=times[1] - times[0], fit=times[2] - times[1], draw=drawn)
-    return _Made(images, phases, pace, memory, kept, fitted)
+    return _Made(images, phases, pace, memory, kept, learned, fitted)
 
 
 def _learned(job: Job, subject: Subject) -> Subject:

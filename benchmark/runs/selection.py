@@ -6,7 +6,7 @@ choose_prompts(dataset, choose_subjects(dataset, ["dog"])[0], ["accessory", "1"]
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from benchmark.api import PROMPT_KINDS, SEEDS, Prompt, Subject, UserError
 from benchmark.config.registry import available, variant
@@ -21,7 +21,7 @@ ALL = "all"  #: the suite's group of this name; else every installed method
 def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
     """`names` with the suite's groups, `all`, and patterns like `dreambooth-*` spelled out.
 
-    What is named twice is taken once. Raises UserError for a table of no known method, for a
+    A group may name groups. What is named twice is taken once. Raises UserError for a table of no known method, for a
     pattern that fits none, and for a method whose settings are spelled in two ways.
     """
     installed = list(available("methods"))
@@ -37,12 +37,21 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
     if not names:
         raise UserError(f"no method chosen; known: {', '.join([*groups, *installed])}")
     found = []
-    for name in names:
-        for one in groups.get(name, [name]):
-            found += _fitting(one, installed) if "*" in one and "[" not in one else [one]
+    for name in _spelled_out(names, groups):
+        found += _fitting(name, installed) if "*" in name and "[" not in name else [name]
     found = list(dict.fromkeys(found))
     _check_spellings(found)
     return found
+
+
+def _spelled_out(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """`names`, with their members in the place of groups; within a group its name is a method's."""
+    for name in names:
+        if name in groups:
+            others = {other: group for other, group in groups.items() if other != name}
+            yield from _spelled_out(groups[name], others)
+        else:
+            yield name
 
 
 def _check_spellings(names: Sequence[str]) -> None:

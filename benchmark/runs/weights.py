@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.api import UserError, Weights
 from benchmark.store.directory import Name, RunDirectory, weights_path
 from benchmark.store.files import replacing, save_tensors
 from benchmark.store.records import KeptWeights
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of what was learned."""
+
+    numbers: int  #: in tensors that are no integers
+    bytes: int  #: of all tensors
+
+
+def size_of(weights: Weights) -> Size:
+    """How much a job learned."""
+    tensors = list(weights.values())
+    return Size(
+        sum(tensor.numel() for tensor in tensors if tensor.is_floating_point()),
+        sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+    )
 
 
 def write_weights(weights: Weights, name: Name, directory: RunDirectory) -> KeptWeights:

@@ -257,6 +257,10 @@ class JobRecord:
     #: loss term -> at most 40 of (step, mean loss since the one before), unweighted
     losses: dict[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     weights: KeptWeights | None = None
+    #: Numbers that were learned (those of the tensors that are no integers), and bytes of all that
+    #: drawing needs of it, kept or not; None where no version before told.
+    learned_numbers: int | None = None
+    learned_bytes: int | None = None
     bytes_left: int | None = None  #: on disk, all files of the job; told by a kept run only
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -419,7 +420,7 @@ def test_an_interruption_is_code_130(shell: Shell) -> None:
 def test_lists_have_one_name_and_description_a_line(shell: Shell, kind: str) -> None:
     assert shell("list", kind, "--suite", "toy.toml") == 0
     names = {
-        "methods": list(available("methods")),
+        "methods": [*available("methods"), "paints"],
         "metrics": list(available("metrics")),
         "protocols": protocol_names(),
         "suites": suite_names(),
@@ -431,6 +432,39 @@ def test_lists_have_one_name_and_description_a_line(shell: Shell, kind: str) -> 
     assert [line.split()[0] for line in lines] == names
     assert all(len(line.split()) > 1 for line in lines)
     assert "cannot be loaded" not in shell.out
+
+
+def test_groups_of_methods_are_listed_with_their_members(shell: Shell) -> None:
+    assert shell("list", "methods", "--suite", "toy.toml") == 0
+    assert shell.out.splitlines()[-1].split(maxsplit=1) == [
+        "paints",
+        "group: tests.toy:PAINT, tests.toy:TELL",
+    ]
+
+
+def test_what_separates_settings_does_not_separate_methods(shell: Shell) -> None:
+    named = "dreambooth-peft[adapter=lokr,options={r=4,init_weights=false}],untuned"
+    assert shell("run", "--methods", named, "--dry-run", "--no-controls") == 0
+    (line,) = (line for line in shell.out.splitlines() if line.startswith("methods"))
+    assert line.split(maxsplit=2)[2] == named.replace("],", "], ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("adapter=lorra", "peft has no adapter 'lorra' for layers; it has: .*lokr.*lora"),
+        ("options={rank=4}", "adapter 'lora' has no option 'rank'; it has: "),
+        ("options={r=many}", "adapter 'lora' with {'r': 'many'}: "),
+        ("options=4", "setting 'options' of method .* is 4: it should be a table, as {key=value}"),
+    ],
+)
+def test_an_adapter_that_peft_lacks_is_refused_before_anything_trains(
+    shell: Shell, tmp_path: Path, settings: str, said: str
+) -> None:
+    where = ("--subjects", "dog", "--prompts", "1", "--out", str(tmp_path / "out"))
+    assert shell("run", "--methods", f"dreambooth-peft[{settings}]", *where) == 2
+    assert re.search(said, shell.error)
+    assert not (tmp_path / "out").exists()
 
 
 def test_report_wants_a_run_directory_with_something_in_it(shell: Shell, tmp_path: Path) -> None:

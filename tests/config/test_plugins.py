@@ -11,7 +11,7 @@ import pytest
 from annotated_types import Ge
 
 from benchmark.api import Draws, Method, Metric, UserError
-from benchmark.cli.options import seed_numbers
+from benchmark.cli.options import items, seed_numbers
 from benchmark.config import registry as plugins
 from benchmark.config.suite import load_suite
 
@@ -279,6 +279,27 @@ def test_a_setting_that_is_given_twice_is_refused() -> None:
     assert plugins.variant("quiet[steps=5, rate=1]") == ("quiet", {"steps": 5, "rate": 1})
     with pytest.raises(UserError, match="has the setting 'steps' twice: give it once"):
         plugins.variant("quiet[steps=5, steps=6]")
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("adapter=lokr,options={r=4,use_dora=true}", {"r": 4, "use_dora": True}),
+        ("options={init=gaussian, r = 4}", {"init": "gaussian", "r": 4}),
+        ("options={ init = 'a, b' }", {"init": "a, b"}),
+        ("options={}", {}),
+        ("options={r}", "{r}"),
+        ("options={r=4", "{r=4"),
+    ],
+)
+def test_a_setting_may_be_a_table(text: str, settings: object) -> None:
+    assert plugins.variant(f"peft[{text}]")[1]["options"] == settings
+
+
+def test_commas_within_brackets_and_braces_separate_nothing_outside() -> None:
+    one = "peft[adapter=lokr,options={r=4,init=[1,2]}]"
+    assert items(f"a, {one},b[c=1,d=2],") == ["a", one, "b[c=1,d=2]"]
+    assert items("a],b}") == ["a]", "b}"]
 
 
 def test_a_seed_is_below_two_to_the_63() -> None:

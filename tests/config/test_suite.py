@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 
 from benchmark.api import Draws, UserError
-from benchmark.config.registry import available, settings_of
+from benchmark.config.registry import available, settings_of, variant
 from benchmark.config.suite import load_suite, suite_names
 from benchmark.runs.plan import plan
 from benchmark.runs.selection import method_names
@@ -161,15 +161,30 @@ def test_the_identifiers_ablation_differs_from_dreambooth_in_the_identifier_alon
 
 
 @pytest.mark.parametrize("name", suite_names())
-def test_all_is_every_method_but_the_identifiers(name: str) -> None:
+def test_every_method_is_of_a_group_and_every_names_all_but_the_identifiers(name: str) -> None:
     suite = load_suite(name)
-    everything, identifiers = (method_names(suite, [group]) for group in ("all", "identifiers"))
-    assert {*everything, *identifiers} >= set(available("methods"))
-    assert not {*everything} & {*identifiers}
+    named = {group: method_names(suite, [group]) for group in suite.groups}
+    assert {variant(name)[0] for group in named.values() for name in group} == {
+        *available("methods")
+    }
+    assert not {*named["every"]} & {*named["identifiers"]}
+    assert named["every"] == [*named["all"], *named["adapters"]]
+    assert all(suite.method(name) for name in named["every"])
     roles = {suite.method(control).role for control in suite.controls}
     assert roles == {"upper bound", "lower bound"}
     assert suite.objective is not None
     assert {suite.objective.fidelity, suite.objective.prompt} <= set(suite.protocol.metrics)
+
+
+def test_a_group_may_name_groups_and_a_method_that_is_called_as_it_is(suite_file: Path) -> None:
+    text = suite_file.read_text().replace(
+        "[groups]", '[groups]\nboth = ["paints", "untuned"]\nuntuned = ["untuned", "both"]'
+    )
+    suite_file.write_text(text)
+    suite = load_suite(str(suite_file))
+    paints = ["tests.toy:PAINT", "tests.toy:TELL"]
+    assert method_names(suite, ["both"]) == [*paints, "untuned", "both"]
+    assert method_names(suite, ["untuned"]) == ["untuned", *paints]
 
 
 def test_a_variant_starts_from_the_suites_table_of_what_it_varies(

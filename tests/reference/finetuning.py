@@ -18,6 +18,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from peft import LoraConfig
 
 Pipeline = (
     StableDiffusionPipeline | StableDiffusionXLPipeline | StableDiffusion3Pipeline | FluxPipeline
@@ -209,14 +210,20 @@ def dreambooth_steps(
     weight_decay: float,
     max_grad_norm: float,
     train_text_encoder: bool,
+    lora: LoraConfig | None = None,
 ) -> Result:
     """Eq. 2 of the DreamBooth paper, as many optimiser steps as `steps` has entries.
 
-    Each entry is the instance term's numbers and, with prior preservation, the prior term's.
+    Each entry is the instance term's numbers and, with prior preservation, the prior term's. With
+    `lora` an adapter of the denoiser learns in place of the weights.
     """
     pipe = pipeline(directory)
     part, model = denoiser(pipe)
-    named = {f"{part}.{k}": v for k, v in model.named_parameters()}
+    if lora is not None:
+        model.requires_grad_(False)
+        torch.manual_seed(0)
+        model.add_adapter(lora)
+    named = {f"{part}.{k}": v for k, v in model.named_parameters() if v.requires_grad}
     for name, encoder in text_encoders(pipe).items():
         if train_text_encoder:
             named |= {f"{name}.{k}": v for k, v in encoder.named_parameters()}

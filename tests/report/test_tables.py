@@ -229,6 +229,18 @@ def test_loading_and_every_protocol_are_counted(tmp_path):
     assert "Load: the backbone" in cost_section(read_run(path))
 
 
+def test_what_was_learned_has_columns_where_records_tell_it(tmp_path):
+    path = write_run(tmp_path / "run", value, methods=METHODS[:3], subjects=SUBJECTS)
+    assert "learned_m" not in [column.key for column in cost(read_run(path)).columns]
+    assert "Learned:" not in cost_section(read_run(path))
+    sizes = {"learned_numbers": 250_000, "learned_bytes": 1_000_000}
+    edit_records(path, f"{METHODS[0]}/*", lambda r: r.update(sizes))
+    edit_records(path, f"{METHODS[1]}/cat-a-s0", lambda r: r.update(sizes))
+    assert column(path, "learned_m") == {METHODS[0]: 0.25, METHODS[1]: None, METHODS[2]: None}
+    assert column(path, "learned_mb") == {METHODS[0]: 1.0, METHODS[1]: None, METHODS[2]: None}
+    assert "Learned:" in cost_section(read_run(path))
+
+
 def test_loading_is_charged_alike_whoever_came_first(tmp_path):
     path = priced(tmp_path / "run", priors=(replace(DRAWN, loading=9.0),))
     edit_records(path, "untuned/*", lambda r: r["phases"].update(loading=1.5))

@@ -1,0 +1,87 @@
+"""DreamBooth that trains an adapter in place of the weights: LoRA, and peft's other kinds.
+
+    python -m benchmark run --methods dreambooth-lora,dreambooth
+    python -m benchmark run --methods 'dreambooth-peft[adapter=oft]'
+
+The losses are DreamBooth's, with prior preservation. peft (https://github.com/huggingface/peft)
+lays the adapter on the layers, and takes it off again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Gt
+from pydantic import Field
+
+from methods.dreambooth import DreamBooth
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from methods.training import Learned
+
+#: Values of an adapter's options.
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class DreamBoothPeft(DreamBooth):
+    """DreamBooth whose weights stay, beside an adapter that learns.
+
+    Rates and steps are where LoRA scripts have them, an order above full fine-tuning's rate.
+    """
+
+    description: str = "DreamBooth that trains one of peft's adapters, with prior preservation"
+    variant_of: str | None = "dreambooth-lora"
+    learning_rate: Annotated[float, Gt(0)] = 1e-4
+    adapter: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] = "lora"  #: peft's name of its kind
+    options: dict[str, Value] = field(default_factory=dict)  #: of that kind's configuration
+    #: Which layers it lies on: a part of `benchmark.models.layers.PARTS`, or the end of names.
+    targets: Annotated[str, Field(pattern=r"\S")] = "attention"
+
+    def check_device(self, device: str) -> None:
+        """Raise UserError if peft has no such adapter, or it does not take these options."""
+        from methods.peft_adapters import Adapter, check_adapter
+
+        super().check_device(device)
+        check_adapter(Adapter(self.adapter, self.chosen_options()))
+
+    def chosen_options(self) -> dict[str, Value]:
+        """What the adapter's configuration is told beside its layers."""
+        return self.options
+
+    @contextmanager
+    def attached(self, modules: Mapping[str, nn.Module], seed: int) -> Iterator[dict[str, Learned]]:
+        """Within, an adapter lies on the `modules`, and it alone learns."""
+        from methods.peft_adapters import Adapter, laid_on
+
+        adapter = Adapter(self.adapter, self.chosen_options(), seed)
+        with ExitStack() as stack:
+            yield {
+                name: stack.enter_context(laid_on(module, adapter, self.targets))
+                for name, module in modules.items()
+            }
+
+
+@dataclass(frozen=True)
+class DreamBoothLora(DreamBoothPeft):
+    """Low-rank adaptation (Hu et al. 2022), as diffusers' scripts lay it on attention."""
+
+    description: str = "DreamBooth with LoRA on attention, with prior preservation"
+    variant_of: str | None = "dreambooth"
+    rank: Annotated[int, Ge(1)] = 4
+    alpha: Annotated[float, Gt(0)] | None = None  #: of its scale, alpha / rank; None: the rank
+
+    def chosen_options(self) -> dict[str, Any]:
+        """With the rank; weights begin as noise and zeros, so that the model begins unchanged."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        chosen = {"r": self.rank, "lora_alpha": alpha, "init_lora_weights": "gaussian"}
+        return chosen | self.options
+
+
+DREAMBOOTH_PEFT = DreamBoothPeft()
+DREAMBOOTH_LORA = DreamBoothLora()

@@ -1,0 +1,241 @@
+"""Adapters: LoRA against a plain step of peft's and diffusers', and all that peft has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig, set_peft_model_state_dict
+from PIL import Image
+
+from benchmark.api import Backbone, Prompt, Request, Sampler, Subject, UserError
+from benchmark.models.layers import named_layers
+from benchmark.models.loading import load_backbone
+from methods.adapters import DREAMBOOTH_LORA, DREAMBOOTH_PEFT
+from methods.drawing import draw
+from methods.peft_adapters import CALLED, Adapter, adapters, check_adapter
+from methods.training import Term
+from tests.hand_tools import HandTools
+from tests.reference import finetuning
+from tests.tiny_pipeline import save_tiny_cascade, save_tiny_pipeline, save_tiny_sd3, save_tiny_xl
+
+SHORT = {
+    "identifier": "sks",
+    "steps": 3,
+    "learning_rate": 1e-2,
+    "prior_images": 2,
+    "prior_steps": 2,
+    "batch_size": 2,
+}
+LORA = replace(DREAMBOOTH_LORA, **SHORT)
+PEFT = replace(DREAMBOOTH_PEFT, **SHORT)
+#: As diffusers' scripts lay LoRA on a U-Net.
+PROJECTIONS = ["to_k", "to_q", "to_v", "to_out.0"]
+REQUEST = Request(Prompt("a {} in the snow", "recontextualization"), 0, 7)
+#: What fits layers of 16 x 16, where peft's own default does not.
+FITTING = {
+    "c3a": {"block_size": 8},
+    "fourierft": {"n_frequency": 20},
+    "miss": {"r": 4},
+    "psoft": {"r": 4},
+    "road": {"group_size": 8},
+    "shira": {"r": 2},
+    "waveft": {"n_frequency": 20},
+}
+#: What peft has for layers and DreamBooth cannot use, and what is said of it.
+REFUSED = {
+    "adalora": "AdaLoRA does not work when `total_step` is None",  # it is told each step, too
+    "adamss": "scikit-learn is required",
+    "poly": "task_ids should not be None",
+    "shadow": "Unable to automatically locate the transformer backbone",
+    "tinylora": "it does not draw from what it keeps",  # nor from what lies outside the layers
+    "trainable_tokens": "Expected a long tensor",
+    "unilora": "unilora_theta_d",
+    "vblora": "vblora_vector_bank",
+}
+SAVE = {
+    "sd": save_tiny_pipeline,
+    "xl": save_tiny_xl,
+    "sd3": save_tiny_sd3,
+    "if": save_tiny_cascade,
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("models")
+    return {name: save(place / name) for name, save in SAVE.items()}
+
+
+@pytest.fixture
+def backbone(models: dict[str, Path], request: pytest.FixtureRequest) -> Backbone:
+    name = getattr(request, "param", "sd")
+    return load_backbone(
+        str(models[name]), precision="fp32", device="cpu", sampler=Sampler("own", 2)
+    )
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    path = tmp_path_factory.mktemp("subject") / "0.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)).save(path)
+    return Subject("dog-biscuit", "dog", True, (path,), "digest")
+
+
+def state(backbone: Backbone) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": tensor.clone()
+        for name, module in backbone.modules().items()
+        for key, tensor in module.state_dict().items()
+    }
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("prior_weight", [0.7, 0.0])
+def test_loras_steps_are_those_of_peft_and_diffusers(
+    models: dict[str, Path],
+    backbone: Backbone,
+    subject: Subject,
+    monkeypatch: pytest.MonkeyPatch,
+    prior_weight: float,
+) -> None:
+    given: list[finetuning.Given] = []
+    draw_rows = Term.draw
+
+    def recording(self, stage):
+        rows, prompts = draw_rows(self, stage)
+        given.append(finetuning.Given(rows.latents, rows.noise, rows.timesteps, prompts))
+        return rows, prompts
+
+    monkeypatch.setattr(Term, "draw", recording)
+    method = replace(LORA, rank=3, alpha=6.0, prior_weight=prior_weight)
+    tools = HandTools(method, subject)
+    found = method.fit(subject, backbone, tools)
+    count = 2 if prior_weight else 1
+    expected = finetuning.dreambooth_steps(
+        models["sd"],
+        [given[i : i + count] for i in range(0, len(given), count)],
+        prior_weight=prior_weight,
+        learning_rate=method.learning_rate,
+        weight_decay=method.weight_decay,
+        max_grad_norm=method.max_grad_norm,
+        train_text_encoder=False,
+        lora=LoraConfig(
+            r=3, lora_alpha=6.0, init_lora_weights="gaussian", target_modules=PROJECTIONS
+        ),
+    )
+    told = [list(tools.losses[step].values()) for step in (1, 2, 3)]
+    np.testing.assert_allclose(told, expected.terms, rtol=1e-5, atol=1e-5)
+    plain = {name.replace(".default", ""): w for name, w in expected.weights.items()}
+    assert {name.removeprefix("denoiser.") for name in found} == plain.keys()
+    compared = 0
+    for name, weight in expected.weights.items():
+        sure = expected.smallest[name] > 3e-5  # else AdamW divides rounding noise by itself
+        mine = found[f"denoiser.{name.replace('.default', '')}"]
+        torch.testing.assert_close(mine[sure], weight[sure], atol=1e-5, rtol=0)
+        compared += int(sure.sum())
+    assert compared > 0.2 * sum(weight.numel() for weight in plain.values())
+
+
+def test_a_plain_pipeline_with_the_same_lora_draws_the_same(
+    models: dict[str, Path], backbone: Backbone, subject: Subject
+) -> None:
+    tools = HandTools(LORA, subject)
+    weights = LORA.fit(subject, backbone, tools)
+    mine = LORA.generate(weights, subject, [REQUEST], backbone, tools)
+    pipe = finetuning.pipeline(models["sd"])
+    assert isinstance(pipe, StableDiffusionPipeline)
+    config = LoraConfig(r=4, lora_alpha=4, target_modules=PROJECTIONS)
+    pipe.unet.add_adapter(config)
+    own = {name.removeprefix("denoiser.unet."): weight for name, weight in weights.items()}
+    result = set_peft_model_state_dict(pipe.unet, own, "default")
+    assert not result.unexpected_keys
+    theirs = pipe(
+        "a sks dog in the snow",
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        generator=[torch.Generator().manual_seed(7)],
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=0)
+    untuned = draw(backbone, ["a sks dog in the snow"], [REQUEST])
+    assert (mine - untuned).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("adapter", sorted({*adapters(), *CALLED} - {*REFUSED}))
+def test_what_peft_has_learns_draws_and_leaves_nothing(
+    backbone: Backbone, subject: Subject, adapter: str
+) -> None:
+    check_adapter(Adapter(adapter, {}))
+    method = replace(PEFT, adapter=adapter, options=FITTING.get(adapter, {}))
+    before = state(backbone)
+    untuned = draw(backbone, ["a sks dog in the snow"], [REQUEST])
+    tools = HandTools(method, subject)
+    weights = {key: w.clone() for key, w in method.fit(subject, backbone, tools).items()}
+    assert equal(state(backbone), before)
+    images = method.generate(weights, subject, [REQUEST], backbone, tools)
+    assert equal(state(backbone), before)
+    assert not torch.allclose(images, untuned, atol=1e-4)
+    again = replace(method).generate(weights, subject, [REQUEST], backbone, tools)
+    assert torch.equal(again, images)
+    assert not any(p.requires_grad for m in backbone.modules().values() for p in m.parameters())
+
+
+@pytest.mark.parametrize("adapter", REFUSED)
+def test_what_cannot_be_used_is_refused_before_anything_trains(adapter: str) -> None:
+    with pytest.raises(UserError, match=f"adapter '{adapter}' with {{}}: .*{REFUSED[adapter]}"):
+        replace(PEFT, adapter=adapter).check_device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"adapter": "lorra"}, "peft has no adapter 'lorra' for layers; it has: .*dora.*lora"),
+        ({"adapter": "prefix_tuning"}, "peft has no adapter 'prefix_tuning' for layers"),
+        ({"options": {"rank": 4}}, "adapter 'lora' has no option 'rank'; it has: .* r,"),
+        ({"options": {"target_modules": "to_q"}}, "has no option 'target_modules'"),
+        ({"options": {"r": 0}}, "adapter 'lora' with {'r': 0}: "),
+        ({"options": {"r": "x"}}, "adapter 'lora' with {'r': 'x'}: "),
+    ],
+)
+def test_names_and_options_that_peft_lacks_are_named(changed: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(PEFT, **changed).check_device("cpu")
+
+
+def test_layers_that_are_none_are_named(backbone: Backbone, subject: Subject) -> None:
+    method = replace(LORA, targets="to_z")
+    with pytest.raises(UserError, match="no layer of UNet2DConditionModel is of 'to_z'.*attention"):
+        method.fit(subject, backbone, HandTools(method, subject))
+
+
+@pytest.mark.parametrize("backbone", SAVE, indirect=True)
+@pytest.mark.parametrize("train_text_encoder", [False, True])
+def test_lora_runs_on_every_family(
+    backbone: Backbone, subject: Subject, train_text_encoder: bool
+) -> None:
+    method = replace(LORA, train_text_encoder=train_text_encoder, prior_scheduler="own")
+    before, tools = state(backbone), HandTools(method, subject)
+    weights = {key: w.clone() for key, w in method.fit(subject, backbone, tools).items()}
+    images = method.generate(weights, subject, [REQUEST], backbone, tools)
+    assert images.shape == (1, 3, backbone.resolution, backbone.resolution)
+    assert equal(state(backbone), before)
+    parts = {key.split(".")[0] for key in weights}
+    assert parts == {"denoiser", *(["text_encoder"] if train_text_encoder else [])}
+
+
+def test_the_layers_of_a_part(backbone: Backbone) -> None:
+    unet = backbone.stages[0].denoiser
+    attention = named_layers(unet, "attention")
+    assert {name.rpartition("attn")[2][2:] for name in attention} == {*PROJECTIONS}
+    assert {n for n in attention if "attn2" in n} == {*named_layers(unet, "cross-attention")}
+    assert named_layers(unet, "to_q") == [name for name in attention if name.endswith("to_q")]
+    linear, everything = named_layers(unet, "linear"), named_layers(unet, "all")
+    assert {*attention} < {*linear} < {*everything} and "conv_in" in {*everything} - {*linear}
