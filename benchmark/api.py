@@ -483,6 +483,8 @@ class Method(Protocol):
     # And `texts(subject, requests)`, every text that `fit` and `generate` have encoded, and
     # `words(subject)`, every word that `fit` learns. Where the backbone cannot read a text to its
     # end, or cannot learn a word, that is said before anything trains.
+    # And `export(weights, backbone, folder: Path)`, which writes to an empty folder, for
+    # `--keep-weights`, what other tools load: no pickles, and the backbone stays as it is.
 
     def fit(self, subject: Subject, backbone: Any, tools: Tools) -> Weights:
         """Learn `subject`. Raises what it likes: a failed job does not stop the grid.
