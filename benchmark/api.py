@@ -185,10 +185,13 @@ SUPER_RESOLUTION = "super-resolution"
 #: `with_guidance`.
 EMBEDDED_GUIDANCE = "embedded-guidance"
 TRUE_GUIDANCE = "true-guidance"  #: `Sampler.true_guidance`
+#: The denoiser looks at the text by attention whose keys and values are layers of their own.
+CROSS_ATTENTION = "cross-attention"
 CAPABILITIES = (
     TEXT_TO_IMAGE,
     TRAINING,
     WORDS,
+    CROSS_ATTENTION,
     SUPER_RESOLUTION,
     EMBEDDED_GUIDANCE,
     TRUE_GUIDANCE,

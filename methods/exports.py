@@ -8,7 +8,7 @@ PeftModel.from_pretrained(pipeline.unet, folder / "unet")
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from peft import PeftConfig, PeftType
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from benchmark.api import Weights
+from benchmark.api import Weights, Word
 from benchmark.store.files import save_tensors
 
 LORA = "pytorch_lora_weights.safetensors"
@@ -74,17 +74,26 @@ def _write_peft(weights: Weights, configs: Mapping[str, PeftConfig], folder: Pat
         save_tensors(tensors, place / "adapter_model.safetensors", {"format": "pt"})
 
 
-def write_words(words: Mapping[str, Weights], folder: Path) -> None:
+def write_denoiser(weights: Weights, part: str, folder: Path) -> None:
+    """Some weights of the denoiser called `part`, "unet", by its own names: `unet.safetensors`.
+
+    `pipeline.unet.load_state_dict(load_file(...), strict=False)` puts them in place.
+    """
+    path = folder / f"{part}.safetensors"
+    save_tensors(_of(f"denoiser.{part}", weights), path, {"format": "pt"})
+
+
+def write_words(words: Sequence[Word], folder: Path) -> None:
     """Words' vectors by text encoder: `sks` as the embedding of `<sks>`, which is a new token.
 
     `learned_embeds.safetensors` is of `text_encoder`, `learned_embeds_2.safetensors` of
     `text_encoder_2`.
     """
     by_encoder: dict[str, dict[str, Tensor]] = {}
-    for word, vectors in words.items():
-        for name, vector in vectors.items():
-            row = vector.detach().cpu()[None].contiguous()
-            by_encoder.setdefault(name, {})[f"<{word}>"] = row
+    for word in words:
+        for name, vector in word.vectors.items():
+            row = vector.detach().to("cpu", copy=True)[None]
+            by_encoder.setdefault(name, {})[f"<{word.text}>"] = row
     for name, rows in by_encoder.items():
         number = name.removeprefix("text_encoder")
         save_tensors(rows, folder / f"learned_embeds{number}.safetensors", {"format": "pt"})

@@ -142,7 +142,7 @@ class TextualInversion:
         """The vectors as diffusers' embeddings of `<identifier>`, a file a text encoder."""
         from methods.exports import write_words
 
-        write_words({self.word: weights}, folder)
+        write_words([Word(self.word, dict(weights))], folder)
 
     def _learned(self) -> list[str]:
         return [template.format(self.word) for template in self.templates]

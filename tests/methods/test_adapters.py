@@ -36,7 +36,7 @@ REQUEST = Request(Prompt("a {} in the snow", "recontextualization"), 0, 7)
 #: What fits layers of 16 x 16, where peft's own default does not.
 FITTING = {
     "c3a": {"block_size": 8},
-    "fourierft": {"n_frequency": 20},
+    "fourierft": {"n_frequency": 20, "scaling": 10.0},
     "miss": {"r": 4},
     "psoft": {"r": 4},
     "road": {"group_size": 8},

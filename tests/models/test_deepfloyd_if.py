@@ -14,7 +14,15 @@ from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from benchmark.api import CAPABILITIES, EMBEDDED_GUIDANCE, TRUE_GUIDANCE, Sampler, UserError, Word
+from benchmark.api import (
+    CAPABILITIES,
+    CROSS_ATTENTION,
+    EMBEDDED_GUIDANCE,
+    TRUE_GUIDANCE,
+    Sampler,
+    UserError,
+    Word,
+)
 from benchmark.models import loading
 from benchmark.models.deepfloyd_if import Cascade
 from benchmark.models.identity import backbone_id, worker_memory
@@ -24,7 +32,7 @@ from benchmark.models.rare_words import IDENTIFIERS, OF_T5, rare_words, rarest
 from tests.published import T5
 from tests.tiny_pipeline import WIDTH, WORDS, save_tiny_cascade, says, sentences
 
-CAN = set(CAPABILITIES) - {EMBEDDED_GUIDANCE, TRUE_GUIDANCE}
+CAN = set(CAPABILITIES) - {CROSS_ATTENTION, EMBEDDED_GUIDANCE, TRUE_GUIDANCE}
 TEXTS = ["a dog", "A Sks  dog in the snow", "a dog"]
 SEEDS = [3, 3, 2**62 + 5]
 #: Name -> diffusers' class, and what is laid over the model's configuration.
@@ -273,10 +281,7 @@ def test_less_noise_leaves_more_of_the_small_image(backbone):
 
 
 def test_both_models_are_its_identity_and_count(copy, backbone):
-    assert DIFFUSERS.capabilities(str(copy)) == set(CAPABILITIES) - {
-        EMBEDDED_GUIDANCE,
-        TRUE_GUIDANCE,
-    }
+    assert DIFFUSERS.capabilities(str(copy)) == CAN
     found = {backbone_id(str(copy))}
     says(copy / "super_resolution/image_noising_scheduler/scheduler_config.json", beta_end=0.03)
     found.add(backbone_id(str(copy)))
@@ -354,10 +359,7 @@ def test_it_draws_its_own_size_by_schedulers_that_threshold(directory):
 
 def test_a_vocabulary_of_sentencepiece_says_what_reads_it(copy):
     (copy / "base/tokenizer/tokenizer.json").rename(copy / "base/tokenizer/spiece.model")
-    assert DIFFUSERS.capabilities(str(copy)) == set(CAPABILITIES) - {
-        EMBEDDED_GUIDANCE,
-        TRUE_GUIDANCE,
-    }
+    assert DIFFUSERS.capabilities(str(copy)) == CAN
     with pytest.raises(UserError, match="pip install sentencepiece protobuf"):
         load(copy)
 
@@ -389,10 +391,7 @@ PUBLISHED_UNET = {
 def test_what_the_published_models_say_is_understood(copy):
     (copy / "base/text_encoder/config.json").write_text(json.dumps(T5 | {"d_model": WIDTH}))
     says(copy / "super_resolution/unet/config.json", **PUBLISHED_UNET)
-    assert DIFFUSERS.capabilities(str(copy)) == set(CAPABILITIES) - {
-        EMBEDDED_GUIDANCE,
-        TRUE_GUIDANCE,
-    }
+    assert DIFFUSERS.capabilities(str(copy)) == CAN
 
 
 def test_a_size_that_the_cascade_does_not_draw_is_refused_when_planning(directory):
