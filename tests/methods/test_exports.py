@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 
 from benchmark.api import Backbone, Subject
 from methods.drawing import draw
@@ -15,6 +16,7 @@ from methods.peft_adapters import CALLED, adapters
 from methods.textual_inversion import TEXTUAL_INVERSION
 from tests.hand_tools import HandTools
 from tests.methods.test_adapters import FITTING, LORA, PEFT, REFUSED, REQUEST
+from tests.methods.test_custom_diffusion import CUSTOM, PIVOTAL
 from tests.reference import finetuning
 
 INVERSION = replace(
@@ -32,6 +34,16 @@ def drawn(pipe, prompt: str) -> torch.Tensor:
         output_type="pt",
     )
     return found.images
+
+
+def load_words(pipe, folder: Path) -> None:
+    for name, encoder in finetuning.text_encoders(pipe).items():
+        number = name.removeprefix("text_encoder")
+        pipe.load_textual_inversion(
+            folder / f"learned_embeds{number}.safetensors",
+            tokenizer=getattr(pipe, f"tokenizer{number}"),
+            text_encoder=encoder,
+        )
 
 
 def learned(method, subject: Subject, backbone: Backbone, folder: Path) -> torch.Tensor:
@@ -106,11 +118,26 @@ def test_diffusers_loads_words(
 ) -> None:
     mine = learned(INVERSION, subject, backbone, tmp_path)
     pipe = finetuning.pipeline(models[request.node.callspec.params["backbone"]])
-    for name, encoder in finetuning.text_encoders(pipe).items():
-        number = name.removeprefix("text_encoder")
-        pipe.load_textual_inversion(
-            tmp_path / f"learned_embeds{number}.safetensors",
-            tokenizer=getattr(pipe, f"tokenizer{number}"),
-            text_encoder=encoder,
-        )
+    load_words(pipe, tmp_path)
     torch.testing.assert_close(mine, drawn(pipe, "a <sks> in the snow"), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("backbone", ["sd", "xl"], indirect=True)
+@pytest.mark.parametrize("method", [PIVOTAL, CUSTOM], ids=["pivotal", "custom"])
+def test_diffusers_loads_words_and_what_was_learned_with_them(
+    models: dict[str, Path],
+    backbone: Backbone,
+    subject: Subject,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    method,
+) -> None:
+    mine = learned(replace(method, prior_scheduler="own"), subject, backbone, tmp_path)
+    pipe = finetuning.pipeline(models[request.node.callspec.params["backbone"]])
+    load_words(pipe, tmp_path)
+    if method is PIVOTAL:
+        pipe.load_lora_weights(tmp_path, weight_name="pytorch_lora_weights.safetensors")
+    else:
+        odd = pipe.unet.load_state_dict(load_file(tmp_path / "unet.safetensors"), strict=False)
+        assert not odd.unexpected_keys
+    torch.testing.assert_close(mine, drawn(pipe, "a <sks> dog in the snow"), atol=1e-4, rtol=0)
