@@ -186,10 +186,13 @@ SUPER_RESOLUTION = "super-resolution"
 EMBEDDED_GUIDANCE = "embedded-guidance"
 TRUE_GUIDANCE = "true-guidance"  #: `Sampler.true_guidance`
 IMAGE_TO_IMAGE = "image-to-image"  #: `sample` takes a `start`
+#: The denoiser looks at the text by attention whose keys and values are layers of their own.
+CROSS_ATTENTION = "cross-attention"
 CAPABILITIES = (
     TEXT_TO_IMAGE,
     TRAINING,
     WORDS,
+    CROSS_ATTENTION,
     SUPER_RESOLUTION,
     EMBEDDED_GUIDANCE,
     TRUE_GUIDANCE,
@@ -501,6 +504,8 @@ class Method(Protocol):
     # And `texts(subject, requests)`, every text that `fit` and `generate` have encoded, and
     # `words(subject)`, every word that `fit` learns. Where the backbone cannot read a text to its
     # end, or cannot learn a word, that is said before anything trains.
+    # And `export(weights, backbone, folder: Path)`, which writes to an empty folder, for
+    # `--keep-weights`, what other tools load: no pickles, and the backbone stays as it is.
 
     def fit(self, subject: Subject, backbone: Any, tools: Tools) -> Weights:
         """Learn `subject`. Raises what it likes: a failed job does not stop the grid.

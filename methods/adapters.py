@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt
 from pydantic import Field
 
+from benchmark.api import Backbone, Weights
 from methods.dreambooth import DreamBooth
 
 if TYPE_CHECKING:
@@ -53,6 +55,18 @@ class DreamBoothPeft(DreamBooth):
     def chosen_options(self) -> dict[str, Value]:
         """What the adapter's configuration is told beside its layers."""
         return self.options
+
+    def export(self, weights: Weights, backbone: Backbone, folder: Path) -> None:
+        """LoRA in diffusers' format, other adapters in folders as peft has them."""
+        from methods.exports import Laid, write_adapters
+        from methods.peft_adapters import Adapter, config_of
+
+        adapter = Adapter(self.adapter, self.chosen_options())
+        laid = {
+            name: Laid(config_of(adapter, module, self.targets), module)
+            for name, module in self.trained_modules(backbone).items()
+        }
+        write_adapters(weights, laid, folder)
 
     @contextmanager
     def attached(self, modules: Mapping[str, nn.Module], seed: int) -> Iterator[dict[str, Learned]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -29,6 +30,7 @@ from benchmark.api import (
     Tools,
     UserError,
     Weights,
+    Word,
 )
 from methods.optimisers import Optimiser, check_optimiser
 
@@ -134,15 +136,30 @@ class DreamBooth:
 
         Text encoders learn with the first stage, which makes the image from the text.
         """
+        return self.tuned(subject, backbone, tools)
+
+    def tuned(
+        self,
+        subject: Subject,
+        backbone: Backbone,
+        tools: Tools,
+        *,
+        words: Sequence[Word] = (),
+        before: int = 0,
+    ) -> Weights:
+        """What is learned while `words` stand in prompts, after so many steps.
+
+        Words that want gradients learn with the first stage.
+        """
         from methods.training import learned_weights
 
-        trainings = self._trainings(subject, backbone)
-        done, steps = 0, sum(training.steps for training in trainings)
+        trainings = self._trainings(subject, backbone, words)
+        done, steps = before, before + sum(training.steps for training in trainings)
         with self.attached(self.trained_modules(backbone), tools.seed) as learned:
             for training in trainings:
                 progress: Progress = tools.progress
-                if len(trainings) > 1:
-                    progress = _part(progress, training.stage.name, done, steps)
+                if len(trainings) > 1 or before:
+                    progress = part(progress, training.stage.name, done, steps)
                 self._train(training, learned, subject, backbone, tools, progress)
                 done += training.steps
             return learned_weights(learned)
@@ -165,14 +182,16 @@ class DreamBooth:
             for name, module in modules.items()
         }
 
-    def _trainings(self, subject: Subject, backbone: Backbone) -> list[_Training]:
+    def _trainings(
+        self, subject: Subject, backbone: Backbone, words: Sequence[Word]
+    ) -> list[_Training]:
         prompt, rate = self._prompt(subject), self.learning_rate
         encoders = [*backbone.text_encoders] if self.train_text_encoder else []
         stages = self._trained_stages(backbone)
         if self.training_guidance is not None:
             stages = [stage.with_guidance(self.training_guidance) for stage in stages]
         first, *later = stages
-        trainings = [_Training(first, prompt, self.steps, rate, encoders)]
+        trainings = [_Training(first, prompt, self.steps, rate, encoders, words)]
         if self.super_resolution_prompt == "noun":
             prompt = self._prior_prompt(subject)
         for stage in later:
@@ -180,7 +199,8 @@ class DreamBooth:
             if self.super_resolution_noise is not None:
                 stage = stage.with_noise(self.super_resolution_noise)
             rate = self.super_resolution_learning_rate or self.learning_rate
-            trainings.append(_Training(stage, prompt, self.super_resolution_steps, rate, []))
+            steps = self.super_resolution_steps
+            trainings.append(_Training(stage, prompt, steps, rate, [], words))
         return trainings
 
     def _train(
@@ -197,13 +217,17 @@ class DreamBooth:
 
         stage = training.stage
         terms = self.terms(subject, stage, tools, prompt=training.prompt)
-        encode: Encode = backbone.encode
-        if not training.encoders:
-            encode = fixed_conditions(backbone, [p for term in terms for p in term.prompts])
+        encode: Encode = partial(backbone.encode, words=training.words)
+        vectors = [v for word in training.words for v in word.vectors.values() if v.requires_grad]
+        if not training.encoders and not vectors:
+            texts = [prompt for term in terms for prompt in term.prompts]
+            encode = fixed_conditions(backbone, texts, words=training.words)
         trained = [stage.denoiser, *(backbone.text_encoders[name] for name in training.encoders)]
         names = [f"denoiser.{stage.name}", *(f"text_encoder.{name}" for name in training.encoders)]
         parameters = [parameter for name in names for parameter in learned[name].parameters]
-        with aside(backbone, trained), learning(trained, parameters):
+        parameters += vectors
+        used = [*trained, *backbone.text_encoders.values()] if vectors else trained
+        with aside(backbone, used), learning(trained, parameters):
             train(
                 Loss(stage, terms, encode),
                 parameters,
@@ -231,12 +255,25 @@ class DreamBooth:
         tools: Tools,
     ) -> Tensor:
         """Images of the subject by a model of these `weights`, which are put in place."""
+        return self.painted(weights, subject, requests, backbone, seed=tools.seed)
+
+    def painted(
+        self,
+        weights: Weights,
+        subject: Subject,
+        requests: Sequence[Request],
+        backbone: Backbone,
+        *,
+        seed: int,
+        words: Sequence[Word] = (),
+    ) -> Tensor:
+        """The same, with learned `words` in the prompts."""
         from methods.drawing import draw, put_in_place
         from methods.training import learned_weights
 
-        with self.attached(self.trained_modules(backbone), tools.seed) as learned:
+        with self.attached(self.trained_modules(backbone), seed) as learned:
             put_in_place(weights, learned_weights(learned))
-            return draw(backbone, self._drawn(subject, requests), requests)
+            return draw(backbone, self._drawn(subject, requests), requests, words=words)
 
     def terms(
         self, subject: Subject, stage: Stage, tools: Tools, *, prompt: str | None = None
@@ -273,9 +310,14 @@ class DreamBooth:
 
     def phrase(self, subject: Subject) -> str:
         """What stands for the subject in a prompt, e.g. `sks dog`."""
+        return f"{self.word} {self.class_noun(subject)}".strip()
+
+    @property
+    def word(self) -> str:
+        """The identifier. Raises UserError if there is none."""
         if self.identifier is None:
             raise UserError("the setting 'identifier' is missing: a rare token, e.g. 'sks'")
-        return f"{self.identifier} {self.class_noun(subject)}".strip()
+        return self.identifier
 
     def _prompt(self, subject: Subject) -> str:
         return f"a {self.phrase(subject)}"
@@ -297,9 +339,10 @@ class _Training:
     steps: int
     learning_rate: float
     encoders: Sequence[str]  #: the text encoders that learn with it
+    words: Sequence[Word]  #: learned before
 
 
-def _part(progress: Progress, name: str, before: int, steps: int) -> Progress:
+def part(progress: Progress, name: str, before: int, steps: int) -> Progress:
     """Of the training of the stage called `name`, after `before` of all `steps`."""
 
     def tell(done: int, _: int, /, *, losses: Mapping[str, float] | None = None) -> None:

@@ -106,6 +106,13 @@ def check_adapter(adapter: Adapter) -> None:
         raise adapter.misfit(error) from error
     if torch.equal(after, before) or not torch.equal(again, after):
         raise adapter.misfit(ValueError("it does not draw from what it keeps"))
+    if not torch.equal(layer(given), before):
+        raise adapter.misfit(ValueError("it changes the layers that it lies on"))
+
+
+def config_of(adapter: Adapter, module: nn.Module, targets: str) -> PeftConfig:
+    """For the layers of `module` that are `targets`, as in `named_layers`. Raises UserError."""
+    return adapter.config(named_layers(module, targets))
 
 
 @contextmanager
@@ -115,8 +122,7 @@ def laid_on(module: nn.Module, adapter: Adapter, targets: str) -> Iterator[Learn
     `targets` as in `named_layers`. Raises UserError for those that are no layers, and for options
     that do not fit these.
     """
-    config = adapter.config(named_layers(module, targets))
-    with _laid(module, config, adapter) as learned:
+    with _laid(module, config_of(adapter, module, targets), adapter) as learned:
         yield learned
 
 

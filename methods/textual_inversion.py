@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, MinLen
@@ -136,6 +137,12 @@ class TextualInversion:
         vectors = {name: vector.to(backbone.device) for name, vector in weights.items()}
         words = [Word(self.word, vectors)]
         return draw(backbone, self._drawn(subject, requests), requests, words=words)
+
+    def export(self, weights: Weights, backbone: Backbone, folder: Path) -> None:
+        """The vectors as diffusers' embeddings of `<identifier>`, a file a text encoder."""
+        from methods.exports import write_words
+
+        write_words([Word(self.word, dict(weights))], folder)
 
     def _learned(self) -> list[str]:
         return [template.format(self.word) for template in self.templates]

@@ -211,12 +211,14 @@ def test_the_backbones_page_runs(tmp_path: Path) -> None:
 
 
 def test_the_data_pages_suite_says_what_the_page_says(tmp_path: Path) -> None:
-    *_, text = snippets("docs/your-own-data.md", "toml")
-    (tmp_path / "my_suite.toml").write_text(text)
+    *_, text, of_backbone = snippets("docs/your-own-data.md", "toml")
+    (tmp_path / "my_suite.toml").write_text(text + of_backbone)
     suite, extended = load_suite(str(tmp_path / "my_suite.toml")), load_suite("pocket")
     assert (suite.name, suite.data.subjects) == ("two-dogs", ["dog", "dog2"])
     methods = extended.methods | {"dreambooth": extended.methods["dreambooth"] | {"steps": 400}}
     assert (suite.methods, suite.sampler) == (methods, extended.sampler)
+    there = suite.on("pocket-cascade")
+    assert (there.sampler.scheduler, there.method("dreambooth").prior_steps) == ("ddpm", 20)
 
 
 @pytest.mark.parametrize(("number", "extended"), [(1, "dreambench-flux"), (2, "dreambench-if")])

@@ -7,6 +7,7 @@ encoders, `--methods tests.toy:PAINT`, `--metrics tests.toy:BRIGHTNESS`.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -384,6 +385,17 @@ class Paint:
 
 
 @dataclass(frozen=True)
+class Share(Paint):
+    """Paints, and writes its colour for others."""
+
+    def export(self, weights: Mapping[str, Tensor], backbone: Easel, folder: Path) -> None:
+        colour = json.dumps(weights["colour"].tolist())
+        (folder / "palette").mkdir()
+        (folder / "palette" / "colour.json").write_text(colour)
+        (folder / "weight.txt").write_text(str(weights["weight"].item()))
+
+
+@dataclass(frozen=True)
 class Tell(Paint):
     """Paints, and tells losses of its own at every step."""
 
@@ -445,6 +457,7 @@ NO_TRAINING = Easels(frozenset({TEXT_TO_IMAGE}))
 EYE = Eyes()
 BRIGHTNESS = Brightness()
 PAINT = Paint()
+SHARE = Share()
 TELL = Tell()
 PRIMED = replace(PAINT, prior_count=20)
 SLOW = replace(PAINT, seconds=0.4)

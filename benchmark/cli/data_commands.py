@@ -50,7 +50,8 @@ def list_(
     families are those of the kind that is built in.
 
     Subjects are those that the suite runs; others that --subjects takes are named on stderr.
-    After the methods come the suite's groups of them. With --data every image is checked, and the sizes of the smallest and the largest are shown.
+    After the methods come the suite's groups of them. With --data every image is checked, and the
+    sizes of the smallest and the largest are shown.
 
     Examples:
 

@@ -133,6 +133,7 @@ class BackboneSettings(Table):
     """What a suite says otherwise where it runs on another backbone than its own."""
 
     sampler: SamplerChoice | None = None
+    groups: dict[str, Names] = {}
     methods: dict[str, Settings] = {}
     estimate: Estimate | None = None
 

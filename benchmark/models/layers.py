@@ -13,6 +13,7 @@ from benchmark.api import UserError
 PARTS = {
     "attention": "the projections of attention, queries to output",
     "cross-attention": "those of attention from an image to a text",
+    "text-keys-values": "keys and values of attention from an image to a text",
     "linear": "every linear layer",
     "all": "every linear layer and every convolution",
 }
@@ -46,6 +47,8 @@ def _is_of(name: str, part: str, modules: dict[str, nn.Module]) -> bool:
         return True
     if part in PARTS:
         above = _attention_above(name, modules)
+        if part == "text-keys-values" and name.rpartition(".")[2] not in ("to_k", "to_v"):
+            return False
         return above is not None and (part == "attention" or _reads_a_text(above))
     return f".{name}".endswith(f".{part}")
 

@@ -129,6 +129,7 @@ def bytes_left(run: Run, record: JobRecord) -> int | None:
         paths += [scores_path(label, job.name) + suffix for suffix in (".csv", ".json")]
     if record.weights is not None:
         paths.append(record.weights.file)
+    paths += record.exported
     files = [origin.directory / path for path in paths]
     if len(record.images) < record.drawn or not all(path.is_file() for path in files):
         return None

@@ -28,7 +28,7 @@ from benchmark.runs.existing_run import is_scored, missing
 from benchmark.runs.prior import draw, write_prior
 from benchmark.runs.score import device_provenance, means_of
 from benchmark.runs.tools import JobTools, Pace
-from benchmark.runs.weights import Size, read_weights, size_of, write_weights
+from benchmark.runs.weights import Size, read_weights, size_of, write_export, write_weights
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import request_path
 from benchmark.store.provenance import provenance
@@ -102,6 +102,7 @@ class _Made:
     pace: Pace
     memory: float
     weights: KeptWeights | None
+    exported: dict[str, str]
     learned: Size
     fitted: bool
 
@@ -140,6 +141,7 @@ def make_images(
         steps_per_second=made.pace.steps_per_second,
         losses=made.pace.losses,
         weights=made.weights,
+        exported=made.exported,
         learned_numbers=made.learned.numbers,
         learned_bytes=made.learned.bytes,
     )
@@ -165,17 +167,20 @@ def _fit_and_draw(
     with boxed(), workplace.lend(job) as backbone:
         times.append(time.perf_counter())
         tools = JobTools(job.seed, subject, pace, workplace.prepared(job.fit.prior, backbone))
-        kept = before.weights if before else None
+        kept, exported = (before.weights, before.exported) if before else (None, {})
         weights = read_weights(kept, workplace.directory)
         _start_alike(job.seed)
         if fitted := weights is None:
             tell("fit", 0, 1)
             weights = method.fit(subject, backbone, tools)
-            kept = None
+            kept, exported = None, {}
         times.append(time.perf_counter())
         learned = size_of(weights)
         if workplace.keep_weights and fitted and weights:
             kept = write_weights(weights, job.name, workplace.directory)
+            if export := getattr(method, "export", None):
+                write = partial(export, weights, backbone)
+                exported = write_export(write, job.name, workplace.directory)
         _seed(job.seed)  # so that it draws alike whether it was fitted here or not
         tools = replace(tools, progress=Pace(partial(tell, "draw")))
         tell("draw", 0, len(requests))
@@ -186,7 +191,7 @@ def _fit_and_draw(
             raise ValueError(f"{len(requests)} images were asked for, {len(images)} came")
         memory = _peak_memory_mb()
     phases = Phases(loading=times[1] - times[0], fit=times[2] - times[1], draw=drawn)
-    return _Made(images, phases, pace, memory, kept, learned, fitted)
+    return _Made(images, phases, pace, memory, kept, exported, learned, fitted)
 
 
 def _learned(job: Job, subject: Subject) -> Subject:

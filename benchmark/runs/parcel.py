@@ -49,9 +49,9 @@ def made_in(directory: RunDirectory, parcel: Parcel) -> Parcel:
     Error texts are left out: whoever hears of the failure writes them.
     """
     found = {}
-    for path in sorted(_files(directory.path), key=_last_are_records):
-        relative = path.relative_to(directory.path).as_posix()
-        content = path.read_bytes()
+    paths = (path.relative_to(directory.path).as_posix() for path in _files(directory.path))
+    for relative in sorted(paths, key=_last_are_records):
+        content = (directory.path / relative).read_bytes()
         if parcel.get(relative) != content:
             found[relative] = content
     return found
@@ -74,6 +74,6 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".txt")
 
 
-def _last_are_records(path: Path) -> tuple[bool, str]:
-    # A job's record lies in jobs, that of its scores in scores.
-    return path.suffix == ".json", str(path)
+def _last_are_records(relative: str) -> tuple[bool, str]:
+    # A job's record lies in jobs, that of its scores in scores; what is in weights is none.
+    return relative.endswith(".json") and not relative.startswith("weights/"), relative

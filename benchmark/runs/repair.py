@@ -42,9 +42,10 @@ def whole_jobs(contents: Contents, keep_weights: bool) -> dict[Name, JobRecord]:
 
 def _whole(record: JobRecord, contents: Contents, keep_weights: bool) -> JobRecord:
     again = any(map(contents.is_altered, record.images))
-    if record.weights and contents.is_altered(record.weights.file):
+    kept = [*([record.weights.file] if record.weights else []), *record.exported]
+    if any(map(contents.is_altered, kept)):
         again |= keep_weights
-        record = replace(record, weights=None)
+        record = replace(record, weights=None, exported={})
     if not again:
         return record
     # All of them: an image that is drawn alone may differ in its last digits.
@@ -143,7 +144,10 @@ def forget(contents: Contents, jobs: Mapping[Name, JobRecord]) -> None:
             if record != contents.jobs[name]:
                 contents.directory.write_job(record)
         for one in contents.altered:
-            for ending in _TOGETHER.get(one.path.partition("/")[0], ()):
+            folder = one.path.partition("/")[0]
+            if folder == "weights":
+                (root / one.path).unlink(missing_ok=True)
+            for ending in _TOGETHER.get(folder, ()):
                 (root / one.path).with_suffix(ending).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
@@ -184,3 +188,4 @@ def _files_of(record: JobRecord) -> Iterator[str]:
     yield from record.images
     if record.weights is not None:
         yield record.weights.file
+    yield from record.exported

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.api import UserError, Weights
-from benchmark.store.directory import Name, RunDirectory, weights_path
-from benchmark.store.files import replacing, save_tensors
+from benchmark.store.directory import Name, RunDirectory, export_path, weights_path
+from benchmark.store.files import replacing, save_tensors, sha256, write_atomically
 from benchmark.store.records import KeptWeights
 
 
@@ -37,6 +39,22 @@ def write_weights(weights: Weights, name: Name, directory: RunDirectory) -> Kept
     with replacing(directory.path / relative) as temporary:
         save_tensors({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
         return KeptWeights(relative, temporary.stat().st_size, _sha256(temporary))
+
+
+def write_export(
+    export: Callable[[Path], None], name: Name, directory: RunDirectory
+) -> dict[str, str]:
+    """Write what `export` does to a folder that it is given. Returns each file's SHA-256."""
+    hashes = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        export(folder)
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            relative = f"{export_path(name)}/{path.relative_to(folder).as_posix()}"
+            content = path.read_bytes()
+            write_atomically(directory.path / relative, content)
+            hashes[relative] = sha256(content)
+    return hashes
 
 
 def read_weights(kept: KeptWeights | None, directory: RunDirectory) -> Weights | None:

@@ -9,6 +9,7 @@
         jobs/<method>/<subject>-s<seed>.error.txt    why it failed, when it was last tried
         scores/<protocol>/<method>/<subject>-s<seed>.csv, .json    its scores and their record
         weights/<method>/<subject>-s<seed>.safetensors             with --keep-weights
+        weights/<method>/<subject>-s<seed>/                        the same for other tools
         prior/<key>.safetensors, .json               prior images, shared by all jobs
         scores.csv                                   all scores, in the plan's order
         report.md, index.html, tables/, figures/     the report
@@ -140,6 +141,11 @@ def scores_path(protocol: str, name: Name) -> str:
 def weights_path(name: Name) -> str:
     """Where what a job learned lies, relative to the run directory."""
     return f"weights/{_place(name)}.safetensors"
+
+
+def export_path(name: Name) -> str:
+    """The folder of what other tools load of it, relative to the run directory."""
+    return f"weights/{_place(name)}"
 
 
 def prior_path(key: str) -> str:

@@ -230,6 +230,7 @@ class _Reading:
                 yield from ((path, image.sha256) for path, image in job.images.items())
                 if job.weights is not None:
                     yield job.weights.file, job.weights.sha256
+                yield from job.exported.items()
         for key, prior in self._found.priors.items():
             if _place(prior) not in self._doubtful and not self._found.kept:
                 yield f"{prior_path(key)}.safetensors", prior.sha256

@@ -257,6 +257,8 @@ class JobRecord:
     #: loss term -> at most 40 of (step, mean loss since the one before), unweighted
     losses: dict[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     weights: KeptWeights | None = None
+    #: What other tools load of it: path relative to the run directory -> SHA-256.
+    exported: dict[str, str] = field(default_factory=dict)
     #: Numbers that were learned (those of the tensors that are no integers), and bytes of all that
     #: drawing needs of it, kept or not; None where no version before told.
     learned_numbers: int | None = None
@@ -417,6 +419,7 @@ def _check_files(record: JobRecord, where: str) -> None:
     files = [("images", path) for path in record.images]
     if record.weights is not None:
         files.append(("weights", record.weights.file))
+    files += [("weights", path) for path in record.exported]
     for folder, path in files:
         first, *others = path.split("/")
         if first != folder or not others or {"", ".", ".."} & {*others} or "\\" in path:

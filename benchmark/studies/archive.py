@@ -96,7 +96,7 @@ def _kept(run: Run, record: JobRecord) -> JobRecord:
     names = {name for name in _images(run, record) if (run.directory / name).is_file()}
     images = {name: image for name, image in record.images.items() if name in names}
     left = bytes_left(run, record)
-    return replace(with_images(record, images), bytes_left=left, weights=None)
+    return replace(with_images(record, images), bytes_left=left, weights=None, exported={})
 
 
 def _images(run: Run, record: JobRecord) -> Iterator[str]:

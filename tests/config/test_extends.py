@@ -151,7 +151,7 @@ def test_dreambench_mini_differs_from_dreambench_in_amounts_alone() -> None:
     for method in available("methods"):
         theirs, ours = whole.settings(method), mini.settings(method)
         differ = {key for key in theirs if theirs[key] != ours[key]}
-        assert differ <= {"steps", "prior_images", "prior_steps"}
+        assert differ <= {"steps", "word_steps", "prior_images", "prior_steps"}
 
 
 @pytest.mark.parametrize("name", suite_names())

@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 
 from benchmark.api import Draws, UserError
-from benchmark.config.registry import available, settings_of, variant
+from benchmark.config.registry import available, load_kind, load_method, settings_of, variant
 from benchmark.config.suite import load_suite, suite_names
 from benchmark.runs.plan import plan
 from benchmark.runs.selection import method_names
@@ -164,12 +164,12 @@ def test_the_identifiers_ablation_differs_from_dreambooth_in_the_identifier_alon
 def test_every_method_is_of_a_group_and_every_names_all_but_the_identifiers(name: str) -> None:
     suite = load_suite(name)
     named = {group: method_names(suite, [group]) for group in suite.groups}
-    assert {variant(name)[0] for group in named.values() for name in group} == {
-        *available("methods")
-    }
-    assert not {*named["every"]} & {*named["identifiers"]}
-    parts = [name for group in ("all", "adapters", "zero-shot") for name in named[group]]
-    assert named["every"] == list(dict.fromkeys(parts))
+    served = load_kind(suite.backbone.kind).capabilities(suite.backbone.model)
+    able = {name for name in available("methods") if load_method(name).needs <= served}
+    of_groups = {variant(name)[0] for group in named.values() for name in group}
+    assert able <= of_groups <= {*available("methods")}
+    assert {variant(name)[0] for name in named["every"]} == able - {*named["identifiers"]}
+    assert named["every"][: len(named["all"])] == named["all"]
     assert all(suite.method(name) for name in named["every"])
     roles = {suite.method(control).role for control in suite.controls}
     assert roles == {"upper bound", "lower bound"}

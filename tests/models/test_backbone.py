@@ -19,7 +19,7 @@ from benchmark.models.loading import load_backbone
 from benchmark.models.precision import resolve_device, resolve_precision
 from benchmark.models.sampling import SCHEDULERS
 from tests.reference import finetuning
-from tests.tiny_pipeline import LATENT_DIFFUSION, LENGTH, save_tiny_pipeline
+from tests.tiny_pipeline import LATENT_UNET, LENGTH, save_tiny_pipeline
 
 TEXTS = ["a dog", "a sks dog in the snow", "a dog"]
 SEEDS = [11, 12, 13]
@@ -291,7 +291,7 @@ def test_the_kind_loads_what_it_identifies(directory):
     assert backbone.id == DIFFUSERS.identify(str(directory))
     assert (backbone.sampler, backbone.precision, backbone.resolution) == (sampler, "fp32", 24)
     assert [stage.resolution for stage in backbone.stages] == [24]
-    assert DIFFUSERS.capabilities(str(directory)) == LATENT_DIFFUSION
+    assert DIFFUSERS.capabilities(str(directory)) == LATENT_UNET
     with pytest.raises(UserError, match="unknown scheduler 'lms'; known: ddim"):
         DIFFUSERS.check_sampler(str(directory), Sampler("lms"))
 

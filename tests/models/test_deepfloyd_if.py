@@ -16,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmark.api import (
     CAPABILITIES,
+    CROSS_ATTENTION,
     EMBEDDED_GUIDANCE,
     IMAGE_TO_IMAGE,
     TRUE_GUIDANCE,
@@ -32,7 +33,12 @@ from benchmark.models.rare_words import IDENTIFIERS, OF_T5, rare_words, rarest
 from tests.published import T5
 from tests.tiny_pipeline import WIDTH, WORDS, save_tiny_cascade, says, sentences
 
-CAN = set(CAPABILITIES) - {EMBEDDED_GUIDANCE, TRUE_GUIDANCE, IMAGE_TO_IMAGE}
+CAN = set(CAPABILITIES) - {
+    CROSS_ATTENTION,
+    EMBEDDED_GUIDANCE,
+    TRUE_GUIDANCE,
+    IMAGE_TO_IMAGE,
+}
 TEXTS = ["a dog", "A Sks  dog in the snow", "a dog"]
 SEEDS = [3, 3, 2**62 + 5]
 #: Name -> diffusers' class, and what is laid over the model's configuration.

@@ -14,7 +14,7 @@ from benchmark.api import Sampler, UserError
 from benchmark.models.identity import backbone_id, worker_memory
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
-from tests.tiny_pipeline import LATENT_DIFFUSION, LENGTH, save_tiny_xl, says
+from tests.tiny_pipeline import LATENT_UNET, LENGTH, save_tiny_xl, says
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def copy(directory: Path, tmp_path: Path) -> Path:
 
 def test_the_kind_knows_it_by_its_index_or_else_by_its_folders(copy):
     for _ in range(2):
-        assert DIFFUSERS.capabilities(str(copy)) == LATENT_DIFFUSION
+        assert DIFFUSERS.capabilities(str(copy)) == LATENT_UNET
         DIFFUSERS.check_sampler(str(copy), Sampler("own", 20, 5.0))
         assert isinstance(load_backbone(str(copy), device="cpu").pipeline, XLPipeline)
         (copy / "model_index.json").unlink(missing_ok=True)
@@ -181,7 +181,7 @@ def test_what_the_published_model_says_is_understood(copy, part):
     tiny = json.loads(path.read_text())
     kept = {key: tiny[key] for key in WIDTHS if key in tiny}
     path.write_text(json.dumps(PUBLISHED[part] | kept))
-    assert DIFFUSERS.capabilities(str(copy)) == LATENT_DIFFUSION
+    assert DIFFUSERS.capabilities(str(copy)) == LATENT_UNET
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_every_part_is_whole_and_each_word_a_token_before_the_first_job(copy):
 def test_the_named_model_is_known_without_being_here(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert DIFFUSERS.identify("sdxl") == "sdxl@462165984030"
-    assert DIFFUSERS.capabilities("sdxl") == LATENT_DIFFUSION
+    assert DIFFUSERS.capabilities("sdxl") == LATENT_UNET
     DIFFUSERS.check_sampler("sdxl", Sampler("euler", 50, 5.0))
     DIFFUSERS.check_texts("sdxl", ["a sks dog on a cobblestone street"])
     with pytest.raises(UserError, match="reads 77"):

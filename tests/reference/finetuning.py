@@ -18,6 +18,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 from peft import LoraConfig
 
 Pipeline = (
@@ -254,6 +255,71 @@ def dreambooth_steps(
         result.losses.append(loss.item())
     result.weights = {name: parameter.detach() for name, parameter in named.items()}
     return result
+
+
+def custom_diffusion_steps(
+    directory: Path,
+    steps: list[list[Given]],
+    *,
+    identifier: str,
+    prior_weight: float,
+    learning_rate: float,
+    weight_decay: float,
+    max_grad_norm: float,
+) -> Result:
+    """As diffusers' train_custom_diffusion.py: its attention processors' keys and values learn.
+
+    So does the row of `identifier` in the text encoder's table, where it is.
+    """
+    pipe = pipeline(directory)
+    named = with_custom_attention(pipe.unet)
+    pipe.text_encoder.requires_grad_(False)
+    table = pipe.text_encoder.get_input_embeddings().weight
+    [row] = pipe.tokenizer(identifier, add_special_tokens=False).input_ids
+    named["word"] = torch.nn.Parameter(table[row].clone())
+    optimiser = torch.optim.AdamW(
+        named.values(), lr=learning_rate, weight_decay=weight_decay, foreach=False, fused=False
+    )
+    result = Result()
+    for instance, prior in steps:
+        with torch.no_grad():
+            table[row] = named["word"]
+        table.requires_grad_(True)
+        table.grad = None
+        optimiser.zero_grad()
+        losses = [term_loss(pipe, instance), term_loss(pipe, prior)]
+        (losses[0] + prior_weight * losses[1]).backward()
+        named["word"].grad = table.grad[row].clone()
+        table.requires_grad_(False)
+        for name, parameter in named.items():
+            size = parameter.grad.abs()
+            result.smallest[name] = torch.minimum(result.smallest.get(name, size), size)
+        torch.nn.utils.clip_grad_norm_(named.values(), max_grad_norm)
+        optimiser.step()
+        result.terms.append([loss.item() for loss in losses])
+    result.weights = {name: parameter.detach() for name, parameter in named.items()}
+    return result
+
+
+def with_custom_attention(unet: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Give `unet` diffusers' processors, which begin as its own keys and values; these, by name."""
+    state, named, processors = unet.requires_grad_(False).state_dict(), {}, {}
+    for name in unet.attn_processors:
+        layer = name.removesuffix(".processor")
+        if layer.endswith("attn1"):
+            processors[name] = CustomDiffusionAttnProcessor(train_kv=False, train_q_out=False)
+            continue
+        width, texts = state[f"{layer}.to_k.weight"].shape
+        processor = CustomDiffusionAttnProcessor(
+            train_kv=True, train_q_out=False, hidden_size=width, cross_attention_dim=texts
+        )
+        for part in ("to_k", "to_v"):
+            learned = getattr(processor, f"{part}_custom_diffusion").weight
+            learned.data.copy_(state[f"{layer}.{part}.weight"])
+            named[f"unet.{layer}.{part}.weight"] = learned
+        processors[name] = processor
+    unet.set_attn_processor(processors)
+    return named
 
 
 def textual_inversion_steps(

@@ -10,10 +10,14 @@ import pytest
 from benchmark.api import UserError
 from benchmark.config.suite import Suite, load_suite
 from benchmark.grid import run_grid, score_run
+from benchmark.report.cost import bytes_left
+from benchmark.results.run import run_of
 from benchmark.runs.existing_run import read_existing
 from benchmark.runs.plan import plan
 from benchmark.store.directory import RunDirectory
 from benchmark.store.files import sha256
+from benchmark.store.reading import read_contents
+from benchmark.store.seals import sealed, unsealed
 from tests import toy
 from tests.toy import ONE
 
@@ -333,3 +337,43 @@ def test_altered_weights_are_learned_again_if_they_are_needed(
     run(suite, tmp_path / "run", prompts=["1", "2"], keep_weights=again, **choice)
     run(suite, tmp_path / "at-once", prompts=["1", "2"], keep_weights=again, **choice)
     assert contents(tmp_path / "run") == contents(tmp_path / "at-once")
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["left out", "kept again"])
+def test_what_is_written_for_others_is_on_record_and_made_anew_with_the_weights(
+    suite: Suite, tmp_path: Path, again: bool
+) -> None:
+    choice = {"subjects": ["dog-red"], "seeds": [0], "prompts": ["1"]}
+    path, share = tmp_path / "run", "tests.toy:SHARE"
+    run(suite, path, share, keep_weights=True, **choice)
+    [record] = [json.loads(file.read_text()) for file in path.glob("jobs/*/*.json")]
+    folder = record["weights"]["file"].removesuffix(".safetensors")
+    files = [f"{folder}/palette/colour.json", f"{folder}/weight.txt"]
+    assert record["exported"] == {file: sha256((path / file).read_bytes()) for file in files}
+    assert len(json.loads((path / files[0]).read_text())) == 3
+    found = run_of(read_contents(path))
+    left = [*record["images"], record["weights"]["file"], *files]
+    left += [str(file.relative_to(path)) for file in path.glob("scores/*/*/*")]
+    left += [str(file.relative_to(path)) for file in path.glob("jobs/*/*")]
+    assert bytes_left(found, found.records[0]) == sum((path / f).stat().st_size for f in left)
+    whole = {file: (path / file).read_bytes() for file in files}
+    (path / files[0]).write_text("[]")
+    run(suite, path, share, keep_weights=again, **choice)
+    if again:
+        assert {file: (path / file).read_bytes() for file in files} == whole
+    else:
+        assert (
+            not (path / files[0]).exists()
+            and not RunDirectory(path).job_record((share, "dog-red", 0)).exported
+        )
+    assert not read_contents(path).altered
+
+
+def test_a_record_of_files_elsewhere_is_refused(suite: Suite, tmp_path: Path) -> None:
+    run(suite, tmp_path / "run", "tests.toy:SHARE", keep_weights=True, subjects=["dog-red"])
+    [path] = (tmp_path / "run").glob("jobs/*/*.json")
+    record = unsealed(json.loads(path.read_text()))
+    record["exported"] = {"images/../../secret": "0" * 64}
+    path.write_text(json.dumps(sealed(record)))
+    with pytest.raises(UserError, match="is no file in weights: remove it"):
+        RunDirectory(tmp_path / "run").job_record(("tests.toy:SHARE", "dog-red", 0))

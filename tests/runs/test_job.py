@@ -72,10 +72,7 @@ def test_a_job_leaves_images_scores_and_a_record_that_agree(suite: Suite, tmp_pa
     assert record.job == grid.jobs[2]
     assert record.provenance["threads"] >= 1
     assert record.peak_memory_mb > 10
-    assert (record.learned_numbers, record.learned_bytes) == (
-        4,
-        16,
-    )  # a weight and a colour, float32
+    assert (record.learned_numbers, record.learned_bytes) == (4, 16)  # four float32
     assert record.losses == {}  # it tells steps alone
     folder = next((tmp_path / "run/images").iterdir()).name
     assert record.images[f"images/{folder}/vase-green/prior-s0-1.png"].text == "a vase"

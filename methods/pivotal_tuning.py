@@ -1,0 +1,106 @@
+"""Pivotal tuning: a word is learned on the model as it is, then LoRA on the model, with that word.
+
+    python -m benchmark run --methods pivotal-tuning,dreambooth-lora,textual-inversion
+
+After Roich et al. 2021 (Pivotal Tuning for Latent-based Editing of Real Images), as Ryu brought it
+to diffusion models (https://github.com/cloneofsimo/lora): Textual Inversion finds the point from
+which the weights have least to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Gt
+
+from benchmark.api import WORDS, Backbone, Request, Subject, Tools, Weights, Word
+from methods.adapters import DreamBoothLora
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PivotalTuning(DreamBoothLora):
+    """The word is the identifier, beside the class noun; it begins as the noun and then stays."""
+
+    description: str = "one new word is learned, then LoRA with that word, with prior preservation"
+    variant_of: str | None = "dreambooth-lora"
+    rank: Annotated[int, Ge(1)] = 8
+    word_steps: Annotated[int, Ge(1)] = 500
+    word_learning_rate: Annotated[float, Gt(0)] = 5e-4
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Words, beside what LoRA needs."""
+        return super().needs | {WORDS}
+
+    def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
+        """LoRA's, and what the word begins as."""
+        return [subject.class_noun, *super().texts(subject, requests)]
+
+    def words(self, subject: Subject) -> list[str]:
+        """The one that is learned."""
+        return [self.word]
+
+    def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
+        """First the word, on the instance term alone; then LoRA on both. Raises UserError."""
+        from methods.words import with_word
+
+        word = self._pivot(subject, backbone, tools)
+        tuned = self.tuned(subject, backbone, tools, words=[word], before=self.word_steps)
+        return with_word(word, tuned)
+
+    def _pivot(self, subject: Subject, backbone: Backbone, tools: Tools) -> Word:
+        from benchmark.models.aside import aside
+        from methods.dreambooth import part
+        from methods.training import Loss, Optimisation, train
+
+        word = backbone.new_word(self.word, init=subject.class_noun)
+        stage: Any = backbone.stages[0]
+        if self.training_guidance is not None:
+            stage = stage.with_guidance(self.training_guidance)
+        [instance, *_] = self.terms(subject, stage, tools)
+        with aside(backbone, [stage.denoiser, *backbone.text_encoders.values()]):
+            train(
+                Loss(stage, [instance], lambda texts: backbone.encode(texts, words=[word])),
+                list(word.vectors.values()),
+                Optimisation(
+                    self.word_steps,
+                    self.word_learning_rate,
+                    self.weight_decay,
+                    passes=self.gradient_accumulation or 1,
+                ),
+                backbone.precision,
+                part(tools.progress, "word", 0, self.word_steps + self.steps),
+            )
+        return Word(self.word, {name: v.detach() for name, v in word.vectors.items()})
+
+    def generate(
+        self,
+        weights: Weights,
+        subject: Subject,
+        requests: Sequence[Request],
+        backbone: Backbone,
+        tools: Tools,
+    ) -> Tensor:
+        """Images of the word by a model with the adapter."""
+        from methods.words import without_word, word_of
+
+        words = [word_of(weights, self.word, backbone.device)]
+        adapter = without_word(weights)
+        return self.painted(adapter, subject, requests, backbone, seed=tools.seed, words=words)
+
+    def export(self, weights: Weights, backbone: Backbone, folder: Path) -> None:
+        """As LoRA, and the word as diffusers' embedding of `<identifier>`."""
+        from methods.exports import write_words
+        from methods.words import without_word, word_of
+
+        super().export(without_word(weights), backbone, folder)
+        write_words([word_of(weights, self.word, backbone.device)], folder)
+
+
+PIVOTAL_TUNING = PivotalTuning()
