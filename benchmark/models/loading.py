@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from diffusers import ModelMixin, UNet2DConditionModel
@@ -16,11 +17,12 @@ from diffusers.models.attention_processor import AttnAddedKVProcessor, AttnProce
 from torch import nn
 from transformers import PreTrainedModel
 
-from benchmark.api import Backbone, Sampler
-from benchmark.models.checkpoints import Parts, read_parts
+from benchmark.api import Backbone, Sampler, UserError
+from benchmark.models.checkpoints import Parts, hollow_parts, read_parts
+from benchmark.models.configuration import check_configuration
 from benchmark.models.families import Family
 from benchmark.models.finite import check_weights
-from benchmark.models.identity import backbone_id
+from benchmark.models.identity import backbone_id, locate_here
 from benchmark.models.precision import resolve_device, resolve_precision
 
 
@@ -72,6 +74,32 @@ def load_backbone(
         if gradient_checkpointing:
             checkpoint_gradients(module)
     wanted = Wanted(model, backbone_id(model), device, precision, sampler or Sampler(), resolution)
+    return family_module(parts.family).build(parts, wanted)
+
+
+def hollow_backbone(
+    model: str,
+    *,
+    sampler: Sampler,
+    precision: str,
+    resolution: int | None = None,
+    gradient_checkpointing: bool = False,
+) -> Backbone:
+    """The model as `load_backbone` gives it, on the CPU, but without its weights.
+
+    For `live_memory.no_numbers`. Raises UserError unless the model's files are in a directory.
+    """
+    place = locate_here(model)
+    if not isinstance(place, Path):
+        here = "is one file" if place else "is not on this machine: fetch it"
+        raise UserError(f"model '{model}' {here}; its configurations are wanted, in a directory")
+    check_configuration(place)
+    parts = hollow_parts(place)
+    for module in parts.modules.values():
+        module.eval().requires_grad_(False)
+        if gradient_checkpointing:
+            checkpoint_gradients(module)
+    wanted = Wanted(model, f"{model}@{'0' * 12}", "cpu", precision, sampler, resolution)
     return family_module(parts.family).build(parts, wanted)
 
 
