@@ -46,6 +46,15 @@ def run(
             help="Keep what is learned in DIR/weights, so that more prompts need no other fit.",
         ),
     ] = False,
+    gpu_memory: Annotated[
+        bool | None,
+        typer.Option(
+            help="With --dry-run: estimate the GPU memory that each method takes, and what would "
+            "make it fit on GPUs of 12 to 80 GB; needs neither a GPU nor weights, and a minute or "
+            "more for a large model. Else where there is a GPU.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run a grid of methods x subjects x seeds, and report it.
 
@@ -72,6 +81,10 @@ def run(
             dry_run=where.dry_run,
             keep_weights=keep_weights,
         )
+    if where.dry_run and (grid.device != "cpu" if gpu_memory is None else gpu_memory):
+        from benchmark.runs.memory import print_gpu_memory
+
+        print_gpu_memory(grid, where.gradient_checkpointing)
     raise typer.Exit(code)
 
 

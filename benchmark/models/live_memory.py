@@ -13,10 +13,12 @@ have a shape, a type and a storage that is empty. What is read off them is made 
 from __future__ import annotations
 
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -68,7 +70,7 @@ class LiveMemory(TorchDispatchMode):
             key = storage._cdata
             if key not in self._sizes:
                 self._sizes[key] = storage.nbytes()
-                self._references[key] = weakref.ref(storage, lambda _, key=key: self._gone(key))
+                self._references[key] = weakref.ref(storage, partial(self._gone, key))
                 self._add(self._sizes[key])
 
     def begin(self) -> None:
@@ -87,7 +89,7 @@ class LiveMemory(TorchDispatchMode):
         finally:
             self._add(size)
 
-    def _gone(self, key: int) -> None:
+    def _gone(self, key: int, _reference: Any) -> None:
         self.now -= self._sizes.pop(key)
         del self._references[key]
 
@@ -149,7 +151,7 @@ def _as_on_cuda() -> Iterator[None]:
         setattr(place, name, partial(_in_float32, function))
     kept.append((F, "scaled_dot_product_attention", F.scaled_dot_product_attention))
     F.scaled_dot_product_attention = _fused_attention
-    Tensor.softmax = lambda *args, **how: F.softmax(*args, **how)  # a partial is no method
+    setattr(Tensor, "softmax", lambda *args, **how: F.softmax(*args, **how))  # noqa: B010
     try:
         yield
     finally:
@@ -192,6 +194,7 @@ def no_numbers(memory: LiveMemory) -> Iterator[None]:
     bitsandbytes is a stand-in that takes as much memory as its AdamW8bit.
     """
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings(action="ignore"))  # of fake tensors
         stack.enter_context(_stand_in())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_MadeUp())
@@ -208,7 +211,7 @@ class AdamW8bit(Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Make the moments of weights that have a gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
@@ -229,13 +232,15 @@ def _stand_in() -> Iterator[None]:
     part.AdamW8bit = AdamW8bit  # type: ignore[attr-defined]
     library.optim = part  # type: ignore[attr-defined]
     modules: Mapping[str, ModuleType] = {one.__name__: one for one in (library, part)}
+    for name, module in modules.items():
+        module.__spec__ = ModuleSpec(name, None)  # libraries look for it, and for its version
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
     try:
         yield
     finally:
-        for name, module in before.items():
-            if module is None:
+        for name, one in before.items():
+            if one is None:
                 del sys.modules[name]
             else:
-                sys.modules[name] = module
+                sys.modules[name] = one

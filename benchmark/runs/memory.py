@@ -1,7 +1,6 @@
 """An estimate of the GPU memory that a plan's methods take, made without a GPU and without weights.
 
-    for need in needs(grid, checkpointing="auto"):
-        print(need.method, need.bytes)
+    print_gpu_memory(grid, "auto")
 
 Each method's own `fit` (two steps) and `generate` (one image) run on tensors without numbers, and
 what these would take is counted: no method, setting or family has a formula here.
@@ -13,10 +12,16 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from benchmark.api import SUBJECT_IMAGES, Backbone, Clean, Method, Sampler, Stage, Subject, UserError
+from benchmark.api import (
+    SUBJECT_IMAGES,
+    Clean,
+    Method,
+    Stage,
+    Subject,
+    UserError,
+)
 from benchmark.data.dataset import first_images
 from benchmark.runs.devices import gradient_checkpointing
 from benchmark.runs.machine import Choice
@@ -35,6 +40,8 @@ SIZES = (12, 16, 24, 48, 80)
 OVERHEAD = 2 * 2**30
 #: The allocator keeps blocks that it cannot use again: so much more than tensors take.
 FRAGMENTS = 0.05
+#: Settings that save memory where a method has them, in the order in which they cost least.
+_SAVING = {"optimiser": "adamw-8bit", "gradient_accumulation": 4}
 _STEPS = 2  #: of a training: the second finds all that the first has made
 _ENCODED = 16  #: prior images that are looked at; the others take as much
 
@@ -58,10 +65,14 @@ class Need:
     drawing: int  #: one image at a time, which batches are halved down to
 
     @property
+    def left_out(self) -> int:
+        """What the tensors do not show."""
+        return round(max(self.weights, self.training, self.drawing) * FRAGMENTS) + OVERHEAD
+
+    @property
     def bytes(self) -> int:
-        """The GPU's memory that this takes, with what the tensors do not show."""
-        most = max(self.weights, self.training, self.drawing)
-        return round(most * (1 + FRAGMENTS)) + OVERHEAD
+        """The GPU's memory that this takes."""
+        return max(self.weights, self.training, self.drawing) + self.left_out
 
 
 @dataclass
@@ -91,44 +102,51 @@ def needs(grid: Grid, checkpointing: Choice) -> Iterator[Need]:
     Methods of one class whose settings differ in names alone are looked at once. Raises UserError
     if the model's configurations are not here, or its kind makes none without weights.
     """
-    on = gradient_checkpointing(grid.suite.backbone, checkpointing, "cuda")
+    way = Way(_checkpointing(grid, checkpointing))
     found: dict[str, Need] = {}
     for job in _jobs(grid):
         key = repr(_decisive(grid, job))
         if key not in found:
-            found[key] = need(grid, job, Way(on))
+            found[key] = need(grid, job, way)
         yield replace(found[key], method=job.method)
 
 
-def remedies(grid: Grid, method: str, checkpointing: Choice) -> Iterator[tuple[str, Need]]:
-    """What to switch on so that `method` takes less, each beside what was named before it.
+def remedies(grid: Grid, before: Need, checkpointing: Choice) -> Iterator[tuple[str, Need]]:
+    """What to switch on so that a method takes less than `before`, each with those before it.
 
-    Only what its backbone and its settings know, and have not got already.
+    Only what its backbone and its settings know and have not got already, and what helps.
     """
-    choice = grid.suite.backbone
-    on = gradient_checkpointing(choice, checkpointing, "cuda")
-    [job] = [job for job in _jobs(grid) if job.method == method]
-    known, way = grid.suite.settings(method), Way(on)
-    if not on and hasattr(choice.load_kind(), "gradient_checkpointing"):
-        way = Way(True)
-        yield "--gradient-checkpointing on", need(grid, job, way)
-    for name, value, words in (
-        ("optimiser", "adamw-8bit", "optimiser = 'adamw-8bit'"),
-        ("gradient_accumulation", 4, "gradient_accumulation = 4"),
-    ):
-        if name in known and known[name] is None:
+    [job] = [job for job in _jobs(grid) if job.method == before.method]
+    for words, way in _ways(grid, job, Way(_checkpointing(grid, checkpointing))):
+        after = need(grid, job, way)
+        if after.bytes < before.bytes:
+            before = after
+            yield words, after
+
+
+def _ways(grid: Grid, job: Job, way: Way) -> Iterator[tuple[str, Way]]:
+    settings = grid.suite.settings(job.method)
+    if not way.checkpointing and hasattr(grid.suite.backbone.load_kind(), "gradient_checkpointing"):
+        way = replace(way, checkpointing=True)
+        yield "--gradient-checkpointing on", way
+    for name, value in _SAVING.items():
+        if name in settings and settings[name] is None:
             way = replace(way, settings={**way.settings, name: value})
-            yield words, need(grid, job, way)
+            yield f"{name} = {value}", way
     for side in _smaller(grid):
         way = replace(way, resolution=side)
-        yield f"resolution {side}", need(grid, job, way)
+        yield f"resolution = {side}", way
+
+
+def _checkpointing(grid: Grid, choice: Choice) -> bool:
+    return gradient_checkpointing(grid.suite.backbone, choice, "cuda")
 
 
 def need(grid: Grid, job: Job, way: Way) -> Need:
     """What a job takes if it is carried out so. Raises UserError as `needs`."""
     from benchmark.models.live_memory import LiveMemory, no_numbers
 
-    choice, method = grid.suite.backbone, _short(grid.suite.method(job.method), way.settings)
+    method = _short(grid.suite.method(job.method), way.settings)
     subject = _subject(grid, job)
     memory = LiveMemory()
     with no_numbers(memory):
@@ -142,6 +160,33 @@ def need(grid: Grid, job: Job, way: Way) -> Need:
         _begin(memory)
         method.generate(learned, subject, job.requests[:1], backbone, tools)
         return Need(job.method, weights, training, memory.peak)
+
+
+def print_gpu_memory(grid: Grid, checkpointing: Choice) -> None:
+    """Say what each method takes on a GPU, and what would make the largest fit on smaller ones."""
+    print("GPU memory  an estimate, each method tried on tensors without numbers (docs/memory.md)")
+    most: Need | None = None
+    for one in needs(grid, checkpointing):
+        parts = f"weights {_gib(one.weights)}, training {_gib(one.training)}"
+        parts += f", drawing {_gib(one.drawing)}, and {_gib(one.left_out)} that no tensor shows"
+        print(f"            {one.method}: {_gib(one.bytes)} GiB ({parts})", flush=True)
+        most = one if most is None or one.bytes > most.bytes else most
+    if most is None:
+        print("            no method needs a backbone")
+        return
+    found, switched = [("as it is", most.bytes)], list[str]()
+    if most.bytes > SIZES[0] * 2**30:
+        for words, after in remedies(grid, most, checkpointing):
+            switched.append(words)
+            found.append((", ".join(switched), after.bytes))
+    for size in SIZES:
+        fitting = [(words, bytes_) for words, bytes_ in found if bytes_ <= size * 2**30]
+        words = f"{fitting[0][0]} ({_gib(fitting[0][1])})" if fitting else "no"
+        print(f"  {size:>3} GiB   {most.method}: {words}", flush=True)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f}"
 
 
 def _hollow(grid: Grid, way: Way) -> Any:
