@@ -100,20 +100,32 @@ def save_hollow_xl(directory: Path) -> None:
     The files have their true size, in float16, and hold nothing: the system stores no zeros.
     """
     with torch.device("meta"):
-        parts = xl_parts()
-    for name, module in parts.items():
-        if isinstance(module, PreTrainedModel):
-            module.config.architectures = [type(module).__name__]
-            module.config.save_pretrained(directory / name)
-        else:
-            module.save_config(directory / name)
-        save_hollow(module, directory / name / f"{stem(name)}.safetensors")
+        save_hollow_parts(xl_parts(), directory)
     for name, pad in zip(("tokenizer", "tokenizer_2"), single_file.PAD["xl"], strict=True):
         single_file.clip_tokenizer(pad=pad).save_pretrained(directory / name)
     (directory / "scheduler").mkdir()
     (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(XL_SCHEDULER))
     index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
     (directory / "model_index.json").write_text(json.dumps(index))
+
+
+def save_hollow_pipeline(directory: Path) -> None:
+    """Stable Diffusion 1.5 as `save_hollow_xl` has XL."""
+    with torch.device("meta"):
+        save_hollow_parts({name: make() for name, make in parts().items()}, directory)
+    single_file.clip_tokenizer().save_pretrained(directory / "tokenizer")
+    DDIMScheduler.from_config(single_file.SCHEDULER).save_pretrained(directory / "scheduler")
+
+
+def save_hollow_parts(modules: dict[str, Any], directory: Path) -> None:
+    """The configuration of each, and a file of its weights that holds nothing."""
+    for name, module in modules.items():
+        if isinstance(module, PreTrainedModel):
+            module.config.architectures = [type(module).__name__]
+            module.config.save_pretrained(directory / name)
+        else:
+            module.save_config(directory / name)
+        save_hollow(module, directory / name / f"{stem((directory / name).name)}.safetensors")
 
 
 #: DeepFloyd IF's first U-Net as its configuration says, quoted in public for IF-I-XL-v1.0: widths,
@@ -178,14 +190,7 @@ def cascade_parts() -> dict[str, Any]:
 def save_hollow_cascade(directory: Path) -> None:
     """DeepFloyd IF as `save_hollow_xl` has XL: 21 GB of nothing, with a small tokenizer."""
     with torch.device("meta"):
-        parts = cascade_parts()
-    for name, module in parts.items():
-        if isinstance(module, PreTrainedModel):
-            module.config.architectures = [type(module).__name__]
-            module.config.save_pretrained(directory / name)
-        else:
-            module.save_config(directory / name)
-        save_hollow(module, directory / name / f"{stem((directory / name).name)}.safetensors")
+        save_hollow_parts(cascade_parts(), directory)
     sentences().save_pretrained(directory / "base" / "tokenizer")
     for stage, most in (("base", 1.5), ("super_resolution", 1.0)):
         scheduler = DDPMScheduler(**IF_SCHEDULER | {"sample_max_value": most})

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import diffusers
+import torch
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -231,10 +232,11 @@ def hollow_parts(directory: Path) -> Parts:
 
 
 def _hollow(family: Family, folder: Path, part: str) -> nn.Module:
-    """A part with weights as its class begins with."""
+    """A part in float32, with weights as its class begins with."""
     name = understood(family, part, read_configuration(folder / "config.json"))["classes"][0]
     if hasattr(diffusers, name):
         kind = getattr(diffusers, name)
         return cast(nn.Module, kind.from_config(kind.load_config(folder)))
     kind = getattr(transformers, name)
-    return cast(nn.Module, kind(kind.config_class.from_pretrained(folder)))
+    configuration = kind.config_class.from_pretrained(folder, dtype=torch.float32)
+    return cast(nn.Module, kind(configuration))

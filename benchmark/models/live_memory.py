@@ -135,8 +135,9 @@ def _made_up_arrays() -> Iterator[None]:
                 setattr(FakeTensor, name, function)
 
 
-#: What autocast computes in float32 on CUDA, and in half precision on a CPU.
-_FLOAT32 = ((F, "group_norm"), (F, "layer_norm"), (F, "softmax"), (Tensor, "softmax"))
+#: What autocast computes in float32 on CUDA, and in half precision on a CPU. F.softmax, too, is
+#: the tensor's.
+_FLOAT32 = ((F, "group_norm"), (F, "layer_norm"), (Tensor, "softmax"))
 
 
 @contextmanager
@@ -146,24 +147,27 @@ def _as_on_cuda() -> Iterator[None]:
     torch's functions are replaced, and not asked by a mode: it takes those off where a backward
     pass computes activations again.
     """
-    kept = [(place, name, getattr(place, name)) for place, name in _FLOAT32]
-    for place, name, function in kept:
-        setattr(place, name, partial(_in_float32, function))
-    kept.append((F, "scaled_dot_product_attention", F.scaled_dot_product_attention))
-    F.scaled_dot_product_attention = _fused_attention
-    setattr(Tensor, "softmax", lambda *args, **how: F.softmax(*args, **how))  # noqa: B010
+    replaced = [(place, name, _in_float32(getattr(place, name))) for place, name in _FLOAT32]
+    replaced.append((F, "scaled_dot_product_attention", _fused_attention))
+    kept = [getattr(place, name) for place, name, _ in replaced]
+    for place, name, function in replaced:
+        setattr(place, name, function)
     try:
         yield
     finally:
-        for place, name, function in kept:
+        for (place, name, _), function in zip(replaced, kept, strict=True):
             setattr(place, name, function)
 
 
-def _in_float32(function: Callable[..., Tensor], *args: Any, **how: Any) -> Tensor:
-    if not torch.is_autocast_enabled("cpu"):
-        return function(*args, **how)
-    with torch.autocast("cpu", enabled=False):
-        return function(*(one.float() if isinstance(one, Tensor) else one for one in args), **how)
+def _in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def computed(*args: Any, **how: Any) -> Tensor:
+        if not torch.is_autocast_enabled("cpu"):
+            return function(*args, **how)
+        floats = [one.float() if isinstance(one, Tensor) else one for one in args]
+        with torch.autocast("cpu", enabled=False):
+            return function(*floats, **how)
+
+    return computed
 
 
 def _fused_attention(
@@ -195,7 +199,7 @@ def no_numbers(memory: LiveMemory) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings(action="ignore"))  # of fake tensors
-        stack.enter_context(_stand_in())
+        stack.enter_context(stand_in())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_MadeUp())
         stack.enter_context(_made_up_arrays())
@@ -227,7 +231,8 @@ def _moment(weight: Tensor) -> Sequence[Tensor]:
 
 
 @contextmanager
-def _stand_in() -> Iterator[None]:
+def stand_in() -> Iterator[None]:
+    """Within, bitsandbytes is a module of ours that has `AdamW8bit` above, and nothing else."""
     library, part = ModuleType("bitsandbytes"), ModuleType("bitsandbytes.optim")
     part.AdamW8bit = AdamW8bit  # type: ignore[attr-defined]
     library.optim = part  # type: ignore[attr-defined]

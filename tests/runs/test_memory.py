@@ -1,0 +1,148 @@
+"""The estimate of GPU memory against the same fits in numbers, and what it says of remedies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmark.api import UserError
+from benchmark.config.suite import Suite, load_suite
+from benchmark.runs import memory
+from benchmark.runs.machine import free_memory
+from benchmark.runs.memory import Need, Way, need, needs, print_gpu_memory
+from benchmark.runs.plan import Grid, plan
+from tests import toy, true_size
+from tests.measured_memory import measured
+from tests.tiny_pipeline import save_tiny_cascade, save_tiny_pipeline, save_tiny_xl
+
+GB = 10**9
+SETTINGS = """
+[methods.dreambooth]
+steps = 9
+batch_size = 2
+prior_images = 5
+prior_steps = 7
+[methods.textual-inversion]
+steps = 9
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    file = toy.write_world(tmp_path)
+    text = file.read_text().replace('kind = "tests.toy:KIND"\n', "")
+    file.write_text(text.replace("[protocol]\n", f"{SETTINGS}[protocol]\n", 1))
+    return load_suite(str(file))
+
+
+def grid_on(suite: Suite, model: Path, *methods: str) -> Grid:
+    return plan(suite.on(str(model)), methods, subjects=["dog-red"], prompts=["1"])
+
+
+@pytest.mark.parametrize("save", [save_tiny_pipeline, save_tiny_xl, save_tiny_cascade])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("method", ["dreambooth", "textual-inversion"])
+def test_it_is_what_the_same_tensors_take_with_numbers(
+    suite: Suite, tmp_path: Path, save: object, checkpointing: bool, method: str
+) -> None:
+    grid = grid_on(suite, save(tmp_path / "model"), method)  # type: ignore[operator]
+    found = measured(grid, Way(checkpointing))
+    assert found.estimate.weights == found.real.weights
+    assert found.estimate.training == pytest.approx(found.real.training, rel=0.05)
+    assert found.estimate.drawing == pytest.approx(found.real.drawing, rel=0.05)
+
+
+def test_what_saves_memory_shows(suite: Suite, tmp_path: Path) -> None:
+    grid = grid_on(suite, save_tiny_pipeline(tmp_path / "model"), "dreambooth")
+    [job] = grid.jobs
+
+    def training(way: Way) -> int:
+        return need(grid, job, way).training
+
+    plain = training(Way(False))
+    assert training(Way(True)) < plain
+    assert training(Way(False, {"optimiser": "adamw-8bit"})) < plain
+    assert training(Way(False, {"gradient_accumulation": 4})) < plain
+    assert training(Way(False, resolution=8)) < plain
+    half = replace(grid, suite=grid.suite.on(precision="bf16"))
+    assert need(half, job, Way(False)).training < plain
+
+
+def test_methods_that_differ_in_names_are_looked_at_once(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def noted(grid: Grid, job: memory.Job, way: Way) -> Need:
+        seen.append(job.method)
+        return Need(job.method, 1, 2, 3)
+
+    monkeypatch.setattr(memory, "need", noted)
+    names = ("dreambooth", "identifier-common-word", "dreambooth-no-prior", "real-images")
+    grid = grid_on(suite, save_tiny_pipeline(tmp_path / "model"), *names)
+    assert [one.method for one in needs(grid, "auto")] == [*names[:3]]
+    assert seen == ["dreambooth", "dreambooth-no-prior"]
+
+
+def test_remedies_are_added_until_it_fits_and_those_that_do_not_help_left_out(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def made_up(grid: Grid, job: memory.Job, way: Way) -> Need:
+        size = 60.0
+        if way.checkpointing:
+            size -= 20
+        if way.settings.get("optimiser"):
+            size -= 20
+        if way.settings.get("gradient_accumulation"):
+            size += 5
+        if way.resolution:
+            size -= 10
+        return Need(job.method, GB, round(size * 2**30), GB)
+
+    monkeypatch.setattr(memory, "need", made_up)
+    grid = grid_on(suite, save_tiny_pipeline(tmp_path / "model"), "dreambooth")
+    print_gpu_memory(grid, "auto")
+    said = capsys.readouterr().out
+    # 60 GiB, 5 % and 2 GiB; then 44, 23, and 17.75 or more in the end.
+    assert "an estimate" in said and "dreambooth: 65.0 GiB" in said
+    lines = [line.split(": ", 1)[1] for line in said.splitlines()[-5:]]
+    assert lines[0] == lines[1] == "no"
+    assert lines[2] == "--gradient-checkpointing on, optimiser = adamw-8bit (23.0)"
+    assert lines[3] == "--gradient-checkpointing on (44.0)"
+    assert lines[4] == "as it is (65.0)"
+
+
+def test_a_kind_that_makes_no_hollow_model_says_so(tmp_path: Path) -> None:
+    grid = plan(load_suite(str(toy.write_world(tmp_path))), ["tests.toy:PAINT"])
+    with pytest.raises(UserError, match="kind 'tests.toy:KIND' makes no model without its weights"):
+        list(needs(grid, "auto"))
+
+
+def test_a_model_that_is_not_here_has_no_estimate(suite: Suite, tmp_path: Path) -> None:
+    grid = grid_on(suite, save_tiny_pipeline(tmp_path / "model"), "untuned")
+    away = replace(grid, suite=suite.on("sd15"))
+    with pytest.raises(UserError, match="model 'sd15' is not on this machine: fetch it"):
+        list(needs(away, "auto"))
+
+
+@pytest.mark.slow  # 860 million parameters and their gradients, on a CPU: minutes, 12 GB
+def test_stable_diffusion_of_true_size_grows_as_estimated(tmp_path: Path) -> None:
+    """Full fine-tuning with moments in 8 bits, which are a stand-in's: AdamW's would be 16 GB."""
+    if (free_memory() or 0) < 14 * GB:
+        pytest.skip("needs 14 GB of free memory")
+    model = tmp_path / "model"
+    true_size.save_hollow_pipeline(model)
+    arguments = ["pocket", "dreambooth[optimiser=adamw-8bit]", str(model), "256"]
+    made = subprocess.run(
+        [sys.executable, "-m", "tests.measured_memory", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    estimate, real, grown = [float(number) for number in made.stdout.split()[-3:]]
+    assert estimate == pytest.approx(real, rel=0.02)
+    assert grown == pytest.approx(estimate, rel=0.1)
