@@ -136,17 +136,25 @@ class Sampler:
     super_resolution_guidance: float | None = None
     #: How much noise lies on what is made larger: 0 least, 1 nothing else; None: the model's own.
     super_resolution_noise: float | None = None
+    #: Classifier-free guidance by a second pass, of a model whose `guidance` is none: it was taught
+    #: to draw as if guided, and is told the scale, or it takes none. Above 1; None: no second pass.
+    true_guidance: float | None = None
 
     def __post_init__(self) -> None:
         for steps in (self.steps, self.super_resolution_steps):
             if steps is not None and not 1 <= steps <= MOST_STEPS:
                 raise UserError(f"a sampler takes 1 to {MOST_STEPS} steps, not {steps:.6g}")
-        for guidance in (self.guidance, self.super_resolution_guidance):
+        for guidance in (self.guidance, self.super_resolution_guidance, self.true_guidance):
             if guidance is not None and not math.isfinite(guidance):
                 raise UserError(f"a sampler's guidance is {guidance}: it should be finite")
         noise = self.super_resolution_noise
         if noise is not None and not 0 <= noise <= 1:
             raise UserError(f"super_resolution_noise is {noise:.6g}: it should be from 0 to 1")
+        if self.true_guidance is not None and self.true_guidance <= 1:
+            raise UserError(
+                f"true_guidance is {self.true_guidance:.6g}, which does not guide: it should be "
+                "above 1, or left out"
+            )
 
     def enlarging(self) -> Sampler:
         """How what was drawn is made larger."""
@@ -173,7 +181,18 @@ WORDS = "words"  #: `new_word`
 #: A cascade: the stages after the first, and `Sampler`'s settings for these. Each makes larger what
 #: the one before it drew, and has `with_noise`.
 SUPER_RESOLUTION = "super-resolution"
-CAPABILITIES = (TEXT_TO_IMAGE, TRAINING, WORDS, SUPER_RESOLUTION)
+#: It is told how strongly it shall seem guided: `Sampler.guidance` is that, and stages have
+#: `with_guidance`.
+EMBEDDED_GUIDANCE = "embedded-guidance"
+TRUE_GUIDANCE = "true-guidance"  #: `Sampler.true_guidance`
+CAPABILITIES = (
+    TEXT_TO_IMAGE,
+    TRAINING,
+    WORDS,
+    SUPER_RESOLUTION,
+    EMBEDDED_GUIDANCE,
+    TRUE_GUIDANCE,
+)
 
 
 class Rows(Protocol):
@@ -216,7 +235,9 @@ class Stage(Protocol):
     denoiser: nn.Module  #: what may be trained or adapted; float32 weights
 
     # Of a stage that makes images larger: `with_noise(noise: float) -> Stage`, the same one, that
-    # learns from small images with so much noise on them, 0 the least and 1 nothing else.
+    # learns from small images with so much noise on them, 0 the least and 1 nothing else. Of one
+    # that is told a guidance: `with_guidance(guidance: float) -> Stage`, the same one, that is told
+    # this one while it learns.
 
     def prepare(self, images: Tensor) -> Clean:
         """(n, 3, resolution, resolution) float32 in [0, 1] -> what training takes, on the device.

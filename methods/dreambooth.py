@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Field
 
 from benchmark.api import (
+    EMBEDDED_GUIDANCE,
     SUPER_RESOLUTION,
     TEXT_TO_IMAGE,
     TRAINING,
@@ -71,6 +72,8 @@ class DreamBooth:
     #: What a live subject, or an object, is called if the noun is wrong.
     wrong_noun_live: Annotated[str, Field(pattern=r"\S")] = "teapot"
     wrong_noun_object: Annotated[str, Field(pattern=r"\S")] = "dog"
+    #: What a model that is told its guidance is told while it learns; None: what it usually is.
+    training_guidance: Annotated[float, Ge(0)] | None = None
     #: Into how many passes the rows of a step are split; None: it is one.
     gradient_accumulation: Annotated[int, Ge(1)] | None = None
     optimiser: Optimiser | None = None  #: None: AdamW with float32 moments
@@ -84,9 +87,13 @@ class DreamBooth:
 
     @property
     def needs(self) -> frozenset[str]:
-        """A cascade, if its later stages are to be trained."""
-        needs = frozenset({TEXT_TO_IMAGE, TRAINING})
-        return needs | {SUPER_RESOLUTION} if self.super_resolution_steps else needs
+        """A cascade, if its later stages are to be trained; a model that a guidance is told to."""
+        needs = {TEXT_TO_IMAGE, TRAINING}
+        if self.super_resolution_steps:
+            needs.add(SUPER_RESOLUTION)
+        if self.training_guidance is not None:
+            needs.add(EMBEDDED_GUIDANCE)
+        return frozenset(needs)
 
     def __post_init__(self) -> None:
         if self.noun == "none" and self.prior_weight:
@@ -139,7 +146,10 @@ class DreamBooth:
     def _trainings(self, subject: Subject, backbone: Backbone) -> list[_Training]:
         prompt, rate = self._prompt(subject), self.learning_rate
         encoders = list(backbone.text_encoders.values()) if self.train_text_encoder else []
-        first, *later = self._trained_stages(backbone)
+        stages = self._trained_stages(backbone)
+        if self.training_guidance is not None:
+            stages = [stage.with_guidance(self.training_guidance) for stage in stages]
+        first, *later = stages
         trainings = [_Training(first, prompt, self.steps, rate, encoders)]
         if self.super_resolution_prompt == "noun":
             prompt = self._prior_prompt(subject)

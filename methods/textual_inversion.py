@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, MinLen
 from pydantic import AfterValidator, Field
 
 from benchmark.api import (
+    EMBEDDED_GUIDANCE,
     TEXT_TO_IMAGE,
     TRAINING,
     WORDS,
@@ -51,7 +52,6 @@ class TextualInversion:
     role: ClassVar[Role] = "method"
     variant_of: ClassVar[str | None] = None
     draws: ClassVar[Draws] = "prompts"
-    needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, TRAINING, WORDS})
 
     description: str = "one new word is learned, the model is frozen"
     identifier: Annotated[str, Field(pattern=r"\S")] | None = None  #: a token; None: the suite's
@@ -62,9 +62,17 @@ class TextualInversion:
     templates: Annotated[list[Template], MinLen(1)] = field(
         default_factory=lambda: ["a {}", "a photo of a {}"]
     )
+    #: What a model that is told its guidance is told while it learns; None: what it usually is.
+    training_guidance: Annotated[float, Ge(0)] | None = None
     #: Into how many passes the rows of a step are split; None: it is one.
     gradient_accumulation: Annotated[int, Ge(1)] | None = None
     optimiser: Optimiser | None = None  #: None: AdamW with float32 moments
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """A model that a guidance is told to, if one is set."""
+        needs = frozenset({TEXT_TO_IMAGE, TRAINING, WORDS})
+        return needs if self.training_guidance is None else needs | {EMBEDDED_GUIDANCE}
 
     def prior(self, subject: Subject) -> PriorImages | None:
         """None."""
@@ -88,7 +96,9 @@ class TextualInversion:
         from methods.training import Loss, Optimisation, Term, seeded, train
 
         word = backbone.new_word(self.word, init=subject.class_noun)
-        stage = backbone.stages[0]  # the one that reads the text for the whole of the image
+        stage: Any = backbone.stages[0]  # the one that reads the text for the whole of the image
+        if self.training_guidance is not None:
+            stage = stage.with_guidance(self.training_guidance)
         term = Term(
             stage.prepare(tools.images(stage.resolution)),
             prompts=self._learned(),

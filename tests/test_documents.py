@@ -211,7 +211,7 @@ def test_the_backbones_page_runs(tmp_path: Path) -> None:
 
 
 def test_the_data_pages_suite_says_what_the_page_says(tmp_path: Path) -> None:
-    _, _, text = snippets("docs/your-own-data.md", "toml")
+    *_, text = snippets("docs/your-own-data.md", "toml")
     (tmp_path / "my_suite.toml").write_text(text)
     suite, extended = load_suite(str(tmp_path / "my_suite.toml")), load_suite("pocket")
     assert (suite.name, suite.data.subjects) == ("two-dogs", ["dog", "dog2"])
@@ -219,9 +219,12 @@ def test_the_data_pages_suite_says_what_the_page_says(tmp_path: Path) -> None:
     assert (suite.methods, suite.sampler) == (methods, extended.sampler)
 
 
-def test_the_data_pages_settings_of_a_cascade_are_understood(tmp_path: Path) -> None:
-    _, shown, _ = snippets("docs/your-own-data.md", "toml")
-    head = 'extends = "dreambench-if"\nname = "mine"\ndescription = ""\n'
+@pytest.mark.parametrize(("number", "extended"), [(1, "dreambench-flux"), (2, "dreambench-if")])
+def test_the_data_pages_settings_of_a_family_are_understood(
+    tmp_path: Path, number: int, extended: str
+) -> None:
+    shown = snippets("docs/your-own-data.md", "toml")[number]
+    head = f'extends = "{extended}"\nname = "mine"\ndescription = ""\n'
     (tmp_path / "suite.toml").write_text(head + shown)
     suite, given = load_suite(str(tmp_path / "suite.toml")), tomllib.loads(shown)
     assert given["sampler"].items() <= suite.sampler.sampler().said().items()

@@ -2,6 +2,8 @@
 
 directory = save_tiny_pipeline(tmp_path, prediction_type="v_prediction")    # Stable Diffusion 1, 2
 directory = save_tiny_xl(tmp_path)                                          # Stable Diffusion XL
+directory = save_tiny_sd3(tmp_path)                                         # Stable Diffusion 3
+directory = save_tiny_flux(tmp_path)                                        # FLUX.1
 directory = save_tiny_cascade(tmp_path)                                     # DeepFloyd IF
 """
 
@@ -18,8 +20,13 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     IFPipeline,
     IFSuperResolutionPipeline,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -36,9 +43,35 @@ from transformers import (
 )
 
 WORDS = ("a", "photo", "of", "in", "the", "snow", "dog", "cat", "teapot", "sks", "ohwx")
+RARE = ("sks", "ohwx")
+#: Those that Stable Diffusion 3's T5 has as one token.
+PLAIN = ("a", "photo", "of", "the", "dog", "cat")
 WIDTH, LENGTH = 16, 12
 #: Of the XL: of the second text encoder, of the pooled text, and of each of its six sizes.
 WIDTH_2, POOLED, SIZE = 24, 20, 4
+#: Of the 3: the width of T5, and of the first text encoder's pooled text.
+WIDTH_3, POOLED_1 = 48, 12
+#: As in stabilityai/stable-diffusion-3.5-medium.
+SD3_SCHEDULER = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "_diffusers_version": "0.29.0.dev0",
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+}
+#: As in black-forest-labs/FLUX.1-dev.
+FLUX_SCHEDULER = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "_diffusers_version": "0.30.0.dev0",
+    "base_image_seq_len": 256,
+    "base_shift": 0.5,
+    "max_image_seq_len": 4096,
+    "max_shift": 1.15,
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+    "use_dynamic_shifting": True,
+}
+#: What differs in black-forest-labs/FLUX.1-schnell.
+SCHNELL = {"shift": 1.0, "use_dynamic_shifting": False}
 #: As in stabilityai/stable-diffusion-xl-base-1.0.
 XL_SCHEDULER = {
     "_class_name": "EulerDiscreteScheduler",
@@ -67,6 +100,11 @@ IF_SCHEDULER = {
     "dynamic_thresholding_ratio": 0.95,
     "sample_max_value": 1.5,
 }
+
+
+def says(path: Path, **settings: object) -> None:
+    """Have a configuration say these, too."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
 def tokenizer(words: Sequence[str] = WORDS, pad: str = "<|endoftext|>") -> CLIPTokenizer:
@@ -155,6 +193,118 @@ def save_tiny_xl(directory: Path, *, zeros: bool = True, seed: int = 0) -> Path:
     return directory
 
 
+def save_tiny_sd3(directory: Path, *, seed: int = 0) -> Path:
+    """Save a Stable Diffusion 3.5 under `directory` as float16 safetensors, for 16 x 16 pixels.
+
+    T5 reads more tokens than CLIP, and the words of CLIP's vocabularies in pieces.
+    """
+    torch.manual_seed(seed)
+    first, second = tokenizer(), tokenizer(WORDS[::-1], pad="q")
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH_3,
+        caption_projection_dim=16,
+        pooled_projection_dim=POOLED_1 + POOLED,
+        pos_embed_max_size=8,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    vae = tiny_vae(shift_factor=0.2, use_quant_conv=False, use_post_quant_conv=False)
+    text_encoder = CLIPTextModelWithProjection(
+        text_configuration(first, WIDTH, projection_dim=POOLED_1)
+    )
+    text_encoder_2 = CLIPTextModelWithProjection(
+        text_configuration(second, WIDTH_2, projection_dim=POOLED, hidden_act="gelu")
+    )
+    third = sentences(PLAIN)
+    text_encoder_3 = tiny_t5(third)
+    exaggerate(vae, text_encoder, text_encoder_2)
+    with torch.no_grad():  # zeros and rounding noise are what it is made of
+        transformer.proj_out.weight.mul_(8)
+    pipeline = StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=first,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=second,
+        text_encoder_3=text_encoder_3,
+        tokenizer_3=third,
+    )
+    pipeline.to(torch.float16).save_pretrained(directory)
+    (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD3_SCHEDULER))
+    return directory
+
+
+def save_tiny_flux(directory: Path, *, guidance: bool = True, seed: int = 0) -> Path:
+    """Save a FLUX.1 under `directory` as float16 safetensors, to be drawn at 16 x 16 pixels.
+
+    T5 has every word, and CLIP rare ones in pieces. `guidance`: whether it is told one, as the dev
+    model is, or none, as schnell.
+    """
+    torch.manual_seed(seed)
+    first, second = tokenizer([word for word in WORDS if word not in RARE]), sentences()
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH_3,
+        pooled_projection_dim=WIDTH,
+        guidance_embeds=guidance,
+        axes_dims_rope=(2, 2, 4),
+    )
+    vae = tiny_vae(shift_factor=0.2, use_quant_conv=False, use_post_quant_conv=False)
+    text_encoder = CLIPTextModel(text_configuration(first, WIDTH))
+    exaggerate(vae, text_encoder)
+    with torch.no_grad():
+        transformer.proj_out.weight.mul_(2)
+        transformer.time_text_embed.text_embedder.linear_1.weight.mul_(8)
+    pipeline = FluxPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=first,
+        text_encoder_2=tiny_t5(second),
+        tokenizer_2=second,
+    )
+    pipeline.to(torch.float16).save_pretrained(directory)
+    scheduler = FLUX_SCHEDULER if guidance else FLUX_SCHEDULER | SCHNELL
+    (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    return directory
+
+
+def save_tiny_schnell(directory: Path) -> Path:
+    """As `save_tiny_flux`, told no guidance."""
+    return save_tiny_flux(directory, guidance=False)
+
+
+def tiny_t5(words: T5TokenizerFast) -> T5EncoderModel:
+    """Of two layers, with dropout as it is shipped."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(words) + 3,
+            d_model=WIDTH_3,
+            d_kv=8,
+            d_ff=32,
+            num_layers=2,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.1,
+            tie_word_embeddings=False,
+        )
+    )
+
+
 def tiny_unet(**settings: Any) -> UNet2DConditionModel:
     """For latents of 8 x 8."""
     return UNet2DConditionModel(
@@ -171,7 +321,7 @@ def tiny_unet(**settings: Any) -> UNet2DConditionModel:
     )
 
 
-def tiny_vae() -> AutoencoderKL:
+def tiny_vae(**settings: Any) -> AutoencoderKL:
     """Of 2 x 2 pixels a latent."""
     return AutoencoderKL(
         block_out_channels=(8, 16),
@@ -181,6 +331,7 @@ def tiny_vae() -> AutoencoderKL:
         norm_num_groups=4,
         sample_size=16,
         scaling_factor=0.7,
+        **settings,
     )
 
 

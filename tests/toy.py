@@ -25,11 +25,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmark.api import (
-    CAPABILITIES,
     PIXELS,
     PRIOR,
-    SUPER_RESOLUTION,
     TEXT_TO_IMAGE,
+    TRAINING,
+    WORDS,
     Batch,
     Draws,
     PriorImages,
@@ -211,7 +211,7 @@ class Easels:
 
     version: ClassVar[str] = "1"
 
-    can: frozenset[str] = frozenset(CAPABILITIES) - {SUPER_RESOLUTION}
+    can: frozenset[str] = frozenset({TEXT_TO_IMAGE, TRAINING, WORDS})
 
     def identify(self, model: str) -> str:
         return f"{model}@{hashlib.sha256(model.encode()).hexdigest()[:12]}"

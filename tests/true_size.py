@@ -26,10 +26,23 @@ from typing import Any
 
 import tomli_w
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPTextModel, PreTrainedModel, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
+)
 
 from benchmark.api import Backbone, Sampler
 from benchmark.config.protocol import Protocol, load_protocol
@@ -40,7 +53,15 @@ from benchmark.models.diffusers_layout import stem
 from benchmark.models.families import families
 from benchmark.models.loading import Wanted, family_module
 from benchmark.models.single_file_header import SCHEDULER
-from tests.tiny_pipeline import IF_SCHEDULER, XL_SCHEDULER, sentences
+from benchmark.models.tokens import Tokenizer
+from tests.tiny_pipeline import (
+    FLUX_SCHEDULER,
+    IF_SCHEDULER,
+    SD3_SCHEDULER,
+    WORDS,
+    XL_SCHEDULER,
+    sentences,
+)
 
 PIPELINE, ENCODERS, PROTOCOL, SUITE = (
     "stable-diffusion",
@@ -100,32 +121,149 @@ def save_hollow_xl(directory: Path) -> None:
     The files have their true size, in float16, and hold nothing: the system stores no zeros.
     """
     with torch.device("meta"):
-        save_hollow_parts(xl_parts(), directory)
+        parts = xl_parts()
+    save_hollow_parts(directory, parts, XL_SCHEDULER)
     for name, pad in zip(("tokenizer", "tokenizer_2"), single_file.PAD["xl"], strict=True):
         single_file.clip_tokenizer(pad=pad).save_pretrained(directory / name)
-    (directory / "scheduler").mkdir()
-    (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(XL_SCHEDULER))
     index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
     (directory / "model_index.json").write_text(json.dumps(index))
 
 
 def save_hollow_pipeline(directory: Path) -> None:
-    """Stable Diffusion 1.5 as `save_hollow_xl` has XL."""
+    """As `save_hollow_xl`, of Stable Diffusion 1.5."""
     with torch.device("meta"):
-        save_hollow_parts({name: make() for name, make in parts().items()}, directory)
+        modules = {name: make() for name, make in parts().items()}
     single_file.clip_tokenizer().save_pretrained(directory / "tokenizer")
-    DDIMScheduler.from_config(single_file.SCHEDULER).save_pretrained(directory / "scheduler")
+    scheduler = {"_class_name": "DDIMScheduler", **single_file.SCHEDULER}
+    save_hollow_parts(directory, modules, scheduler)
 
 
-def save_hollow_parts(modules: dict[str, Any], directory: Path) -> None:
-    """The configuration of each, and a file of its weights that holds nothing."""
-    for name, module in modules.items():
+#: Of stabilityai/stable-diffusion-3.5-medium, and T5 v1.1 XXL, as repositories of GitHub hold them
+#: (tests/models/test_stable_diffusion_3_files.py). Its CLIPs are XL's, with a projection each.
+SD3_TRANSFORMER: dict[str, Any] = {
+    "sample_size": 128,
+    "num_layers": 24,
+    "num_attention_heads": 24,
+    "caption_projection_dim": 1536,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 384,
+    "dual_attention_layers": tuple(range(13)),
+    "qk_norm": "rms_norm",
+}
+SD3_VAE: dict[str, Any] = {
+    "latent_channels": 16,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+T5_XXL = T5Config(
+    vocab_size=32128,
+    d_model=4096,
+    d_kv=64,
+    d_ff=10240,
+    num_layers=24,
+    num_heads=64,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+)
+
+
+def sd3_parts() -> dict[str, nn.Module]:
+    """Stable Diffusion 3.5 medium's models, by the folder each lies in: 32 GB on a real device."""
+    first = single_file.clip_configuration(single_file.TEXT_ENCODER["xl"] | {"projection_dim": 768})
+    return {
+        "transformer": SD3Transformer2DModel(**SD3_TRANSFORMER),
+        "vae": AutoencoderKL(sample_size=1024, **SD3_VAE, **single_file.VAE),
+        "text_encoder": CLIPTextModelWithProjection(first),
+        "text_encoder_2": CLIPTextModelWithProjection(
+            single_file.clip_configuration(single_file.TEXT_ENCODER_2)
+        ),
+        "text_encoder_3": T5EncoderModel(T5_XXL),
+    }
+
+
+def sd3_tokenizers() -> dict[str, Tokenizer]:
+    """T5's is a toy's: its vocabulary is nowhere in what is installed."""
+    words = single_file.clip_tokenizer
+    names, pads = ("tokenizer", "tokenizer_2"), single_file.PAD["xl"]
+    clips = {name: words(pad=pad) for name, pad in zip(names, pads, strict=True)}
+    third = sentences()
+    third.model_max_length = 256
+    return clips | {"tokenizer_3": third}
+
+
+def save_hollow_sd3(directory: Path) -> None:
+    """As `save_hollow_xl`, of Stable Diffusion 3.5 medium."""
+    with torch.device("meta"):
+        parts = sd3_parts()
+    for name, tokenizer in sd3_tokenizers().items():
+        tokenizer.save_pretrained(directory / name)
+    save_hollow_parts(directory, parts, SD3_SCHEDULER)
+    (directory / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
+
+
+#: Of black-forest-labs/FLUX.1-dev, as tests/models/test_flux_files.py says where it was read.
+FLUX_TRANSFORMER: dict[str, Any] = {
+    "in_channels": 64,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+}
+FLUX_VAE = SD3_VAE | {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+
+
+def flux_parts(*, guidance_embeds: bool = True) -> dict[str, nn.Module]:
+    """FLUX.1's models, by the folder each lies in: dev's, or schnell's without the embedding."""
+    return {
+        "transformer": FluxTransformer2DModel(guidance_embeds=guidance_embeds, **FLUX_TRANSFORMER),
+        "vae": AutoencoderKL(sample_size=1024, **FLUX_VAE, **single_file.VAE),
+        "text_encoder": CLIPTextModel(
+            single_file.clip_configuration(single_file.TEXT_ENCODER["xl"])
+        ),
+        "text_encoder_2": T5EncoderModel(T5_XXL),
+    }
+
+
+def flux_tokenizers() -> dict[str, Tokenizer]:
+    """T5's is a toy's, with the suite's identifier."""
+    words = sentences((*WORDS, "doi"))
+    return {"tokenizer": single_file.clip_tokenizer(), "tokenizer_2": words}
+
+
+def save_hollow_flux(directory: Path) -> None:
+    """As `save_hollow_xl`, of FLUX.1 dev: 34 GB of nothing."""
+    with torch.device("meta"):
+        parts = flux_parts()
+    for name, tokenizer in flux_tokenizers().items():
+        tokenizer.save_pretrained(directory / name)
+    save_hollow_parts(directory, parts, FLUX_SCHEDULER)
+    (directory / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+
+
+def save_hollow_parts(
+    directory: Path, parts: dict[str, nn.Module], scheduler: dict[str, Any]
+) -> None:
+    """Configurations, and files of weights that hold nothing."""
+    save_hollow_modules(directory, parts)
+    (directory / "scheduler").mkdir()
+    (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+
+
+def save_hollow_modules(directory: Path, parts: dict[str, nn.Module]) -> None:
+    """Those of `save_hollow_parts` that have weights."""
+    for name, module in parts.items():
+        folder = directory / name
         if isinstance(module, PreTrainedModel):
             module.config.architectures = [type(module).__name__]
-            module.config.save_pretrained(directory / name)
+            module.config.save_pretrained(folder)
         else:
-            module.save_config(directory / name)
-        save_hollow(module, directory / name / f"{stem((directory / name).name)}.safetensors")
+            module.save_config(folder)
+        save_hollow(module, folder / f"{stem(folder.name)}.safetensors")
 
 
 #: DeepFloyd IF's first U-Net as its configuration says, quoted in public for IF-I-XL-v1.0: widths,
@@ -165,17 +303,6 @@ IF_LARGER: dict[str, Any] = IF_BASE | {
     "resnet_out_scale_factor": 1 / 0.7071,
     "mid_block_scale_factor": 1 / 0.7071,
 }
-#: T5 version 1.1 XXL.
-T5_XXL = T5Config(
-    vocab_size=32128,
-    d_model=4096,
-    d_kv=64,
-    d_ff=10240,
-    num_layers=24,
-    num_heads=64,
-    feed_forward_proj="gated-gelu",
-    tie_word_embeddings=False,
-)
 
 
 def cascade_parts() -> dict[str, Any]:
@@ -190,7 +317,8 @@ def cascade_parts() -> dict[str, Any]:
 def save_hollow_cascade(directory: Path) -> None:
     """DeepFloyd IF as `save_hollow_xl` has XL: 21 GB of nothing, with a small tokenizer."""
     with torch.device("meta"):
-        save_hollow_parts(cascade_parts(), directory)
+        parts = cascade_parts()
+    save_hollow_modules(directory, parts)
     sentences().save_pretrained(directory / "base" / "tokenizer")
     for stage, most in (("base", 1.5), ("super_resolution", 1.0)):
         scheduler = DDPMScheduler(**IF_SCHEDULER | {"sample_max_value": most})
@@ -200,9 +328,11 @@ def save_hollow_cascade(directory: Path) -> None:
 
 
 def save_hollow(module: nn.Module, path: Path) -> None:
-    """A safetensors file of the module's parameters in float16, all of them zeros."""
+    """A safetensors file of the module's tensors in float16, all of them zeros."""
     header, end = {}, 0
-    for name, tensor in module.named_parameters():  # each once, under whatever names it has
+    kept = module.state_dict().keys()  # without buffers that no file holds
+    named = (*module.named_parameters(), *module.named_buffers())  # each once
+    for name, tensor in ((name, tensor) for name, tensor in named if name in kept):
         begin, end = end, end + 2 * tensor.numel()
         header[name] = {"dtype": "F16", "shape": [*tensor.shape], "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
@@ -223,7 +353,7 @@ def random_xl(resolution: int, sampler: Sampler) -> Backbone:
     family = families()["stable_diffusion_xl"]
     words = zip(family.texts.values(), single_file.PAD["xl"], strict=True)
     tokenizers = {name: single_file.clip_tokenizer(pad=pad) for name, pad in words}
-    parts = Parts(family, modules, tokenizers, SCHEDULER, {})
+    parts = Parts(family, modules, tokenizers, {"scheduler": SCHEDULER}, {})
     wanted = Wanted("xl", "xl@0", "cpu", "bf16", sampler, resolution)
     return family_module(family).build(parts, wanted)
 

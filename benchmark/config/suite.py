@@ -89,10 +89,11 @@ class SamplerChoice(Table):
     scheduler: str = "ddim"  #: one that the backbone knows
     steps: int = Field(gt=0)
     guidance: float = Field(ge=0, allow_inf_nan=False)
-    #: Of a cascade: as `Sampler` has them.
+    #: Of a cascade, and of a model that is told its guidance: as `Sampler` has them.
     super_resolution_steps: int | None = Field(default=None, gt=0)
     super_resolution_guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     super_resolution_noise: float | None = Field(default=None, ge=0, le=1)
+    true_guidance: float | None = Field(default=None, gt=1, allow_inf_nan=False)
 
     def sampler(self) -> Sampler:
         """What is chosen, as a backbone takes it."""

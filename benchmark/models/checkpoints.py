@@ -36,9 +36,9 @@ from benchmark.models.diffusers_layout import (
     variant,
     weight_files,
 )
-from benchmark.models.families import OWN, Family, family_of, read_configuration
+from benchmark.models.families import OWN, Family, families, family_of, read_configuration
 from benchmark.models.hub import NAMED
-from benchmark.models.identity import SingleFile, locate
+from benchmark.models.identity import SingleFile, locate, locate_here
 from benchmark.models.tokens import Tokenizer
 
 #: In the files of a part, but of no use here; weights that a module lacks otherwise are refused.
@@ -89,16 +89,26 @@ def read_parts(model: str) -> Parts:
     return parts
 
 
-def read_tokenizers(model: str) -> list[Tokenizer]:
-    """The tokenizers of `model` alone; for a name on the hub's list no weights need be there."""
+def read_tokenizers(model: str, *, of_words: bool = False) -> list[Tokenizer]:
+    """The tokenizers of `model` alone, or those before the text encoders that learn words.
+
+    Of a model that has a short name and learns words in CLIP's vocabulary, that is here: its
+    weights need not be.
+    """
     from benchmark.models.single_file import clip_tokenizer
 
-    if model.partition("@")[0] in NAMED:
-        return [clip_tokenizer()]  # all of them read CLIP's vocabulary; a cascade is none
+    if (name := model.partition("@")[0]) in NAMED:
+        family = next(family for family in families().values() if name in family.named)
+        in_clip = family.learns_in_clip if of_words else not family.tokens
+        if in_clip or (not of_words and locate_here(model) is None):
+            return [clip_tokenizer()]
     place = locate(model)
     if isinstance(place, SingleFile):
         return [clip_tokenizer()]
-    return list(_tokenizers(place, family_of(place)).values())
+    family = family_of(place)
+    tokenizers = _tokenizers(place, family)
+    wanted = family.learners if of_words else tuple(family.texts)
+    return [tokenizers[family.texts[text_encoder]] for text_encoder in wanted]
 
 
 def _read_directory(directory: Path) -> Parts:

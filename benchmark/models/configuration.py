@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,24 @@ from benchmark.api import UserError
 from benchmark.models.diffusers_layout import configuration_file, weight_files
 from benchmark.models.families import INDEX, OWN, Family, class_of, family_of, read_configuration
 from benchmark.models.header import read_header
+from benchmark.models.misfits import MISFITS
 
-#: What a U-Net of so many more input channels than the VAE makes is for.
-MORE_CHANNELS = {5: " (it is for inpainting)", 4: " (it is for editing an image)"}
 #: What diffusers and transformers take where a configuration does not say.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "unet": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 1280},
     "vae": {"latent_channels": 4},
     "text_encoder": {"hidden_size": 512, "projection_dim": 512},
-    "scheduler": {"num_train_timesteps": 1000, "trained_betas": None},
     "t5_encoder": {"d_model": 512},
+    "transformer": {"in_channels": 16, "joint_attention_dim": 4096, "pooled_projection_dim": 2048},
+    "packed_transformer": {
+        "in_channels": 64,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 768,
+        "attention_head_dim": 128,
+        "axes_dims_rope": [16, 56, 56],
+    },
+    "scheduler": {"num_train_timesteps": 1000, "trained_betas": None},
 }
-#: A U-Net's second embedding: of a pooled text, and of so many sizes.
-POOLED, SIZES = "text_time", 6
 REGULAR = "choose a text-to-image model"
 
 
@@ -104,11 +109,13 @@ def check_configuration(directory: Path) -> None:
         _check_betas(directory / configuration_file(part), filled[part])
     for stage in family.stages or ("",):
         _check_index(directory, stage, family)
-    unets = {part: filled[part] for part in family.models if part.endswith("unet")}
-    for part, unet in unets.items():
-        for fault in _misfits(unet, filled.get("vae"), [filled[part] for part in family.texts]):
+    text_encoders = [filled[part] for part in family.texts]
+    for part in family.denoisers:
+        misfits = MISFITS[_like(family, part, filled[part])]
+        for fault in misfits(filled[part], filled.get("vae"), text_encoders):
             raise UserError(f"{directory} is no {family.name}: {fault}: {REGULAR}")
-        _check_entry(directory / part, unet["in_channels"])
+        entry = understood(family, part, filled[part])["entry"]
+        _check_entry(directory / part, entry, filled[part]["in_channels"])
     for text_encoder, tokenizer in family.texts.items():
         table = understood(family, text_encoder, filled[text_encoder])["table"]
         _check_vocabulary(directory / text_encoder, table, directory / tokenizer)
@@ -163,48 +170,17 @@ def _check_index(directory: Path, stage: str, family: Family) -> None:
             )
 
 
-def _misfits(
-    unet: Mapping[str, Any],
-    vae: Mapping[str, Any] | None,
-    text_encoders: Sequence[Mapping[str, Any]],
-) -> Iterator[str]:
-    """How a U-Net fits neither its VAE, if it works on latents, nor its text encoders."""
-    if vae is not None:
-        takes, gives, latents = unet["in_channels"], unet["out_channels"], vae["latent_channels"]
-        if takes != latents:
-            purpose = MORE_CHANNELS.get(takes - latents, "")
-            yield f"its U-Net takes {takes} channels and its VAE makes {latents}{purpose}"
-        if gives != latents:
-            yield f"its U-Net gives {gives} channels and its VAE makes {latents}"
-    widths = [one.get("hidden_size") or one["d_model"] for one in text_encoders]
-    reads = unet.get("encoder_hid_dim") or unet["cross_attention_dim"]
-    if reads != sum(widths):
-        yield (
-            f"its U-Net reads texts of width {reads}, its text "
-            f"{'encoder makes' if len(widths) == 1 else 'encoders make'} "
-            f"{' and '.join(map(str, widths))}"
-        )
-    if unet.get("addition_embed_type") == POOLED:
-        takes = unet.get("projection_class_embeddings_input_dim")
-        pooled, size = text_encoders[-1]["projection_dim"], unet.get("addition_time_embed_dim")
-        if size is None or takes != pooled + SIZES * size:
-            yield (
-                f"its U-Net takes a second embedding of width {takes}, and a pooled text of "
-                f"{pooled} and {SIZES} sizes of {size} are given"
-            )
-
-
 def _check_betas(path: Path, scheduler: Mapping[str, Any]) -> None:
-    steps, betas = scheduler["num_train_timesteps"], scheduler["trained_betas"]
+    steps, betas = scheduler.get("num_train_timesteps"), scheduler.get("trained_betas")
     if betas is not None and len(betas) != steps:
         raise UserError(f"{path}: it has {len(betas)} trained_betas for {steps} timesteps: {OWN}")
 
 
-def _check_entry(unet: Path, channels: int) -> None:
-    path, shape = _weight(unet, "conv_in.weight")
+def _check_entry(denoiser: Path, entry: str, channels: int) -> None:
+    path, shape = _weight(denoiser, entry)
     if shape is not None and shape[1] != channels:
         raise UserError(
-            f"{path}: conv_in.weight takes {shape[1]} channels, and unet/config.json says "
+            f"{path}: {entry} takes {shape[1]} channels, and {denoiser.name}/config.json says "
             f"{channels}: bring the configuration of these weights"
         )
 

@@ -19,16 +19,15 @@ from torch import Generator, Tensor, nn
 from transformers import T5EncoderModel
 
 from benchmark.api import Sampler, UserError, Word
-from benchmark.models import latent_stage
 from benchmark.models.aside import emptied, unused
 from benchmark.models.checkpoints import Parts
+from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
-from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.loading import Wanted
 from benchmark.models.pixel_stage import Enlarging, PixelStage, noise_level
 from benchmark.models.precision import autocast, float32_output
 from benchmark.models.resolution import check_cascade_size
-from benchmark.models.sampling import build_scheduler
+from benchmark.models.sampling import build_scheduler, check_guidance
 from benchmark.models.text_reader import EncodedTexts, TextReader
 
 #: The two models, by their folders.
@@ -127,21 +126,16 @@ class Cascade:
         """Images of diffusers' two pipelines, with a CPU generator for each, which serves both.
 
         With a guidance of 1 or less there is none, and no unconditional pass. Raises UserError for
-        images that are not finite, and if memory does not do for one.
+        images that are not finite, if memory does not do for one, and for a `true_guidance`.
         """
-        if len(condition) != len(seeds):
-            raise ValueError(f"{len(condition)} texts, but {len(seeds)} seeds")
         sampler = sampler or self.sampler
+        check_guidance(sampler, frozenset())
         blank = self.encode([""]) if unconditional is None else unconditional
 
-        def drawn(size: int) -> Tensor:
-            images = [torch.empty(0, 3, self.resolution, self.resolution)]
-            for start in range(0, len(seeds), size):
-                rows = slice(start, start + size)
-                images.append(self._drawn(condition[rows], blank, seeds[rows], sampler).cpu())
-            return torch.cat(images)
+        def drawn(rows: slice) -> Tensor:
+            return self._drawn(condition[rows], blank, seeds[rows], sampler)
 
-        return BatchSize("sampling", latent_stage.BATCH, SMALLER).halved(len(seeds), drawn)
+        return in_batches(len(condition), seeds, self.resolution, drawn)
 
     def _drawn(
         self,

@@ -35,7 +35,7 @@ class WrongFamily(UserError):
 class Family:
     """What is known of a family before one of its models is loaded; see `families.toml`."""
 
-    module: str  #: of `benchmark.models`, its code
+    module: str  #: of `benchmark.models`, its code, which it may share
     name: str
     pipelines: tuple[str, ...]
     texts: Mapping[str, str]  #: text encoder -> its tokenizer
@@ -44,13 +44,18 @@ class Family:
     scheduler: Mapping[str, Any]
     always: Mapping[str, Any] = field(default_factory=dict)
     unsaid: Mapping[str, Any] = field(default_factory=dict)
+    known_by: Mapping[str, bool] = field(default_factory=dict)
     index: tuple[str, ...] = ()
     schedulers: tuple[str, ...] = ("scheduler",)
     stages: Mapping[str, str] = field(default_factory=dict)
     samplers: tuple[str, ...] = ()
+    timesteps: str = "logit-normal"
+    drawing: Mapping[str, Any] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
     tokens: int | None = None
     lowercase: bool = False
     gradient_checkpointing: bool = False
+    licence: str | None = None
     named: Mapping[str, Place | Mapping[str, Place]] = field(default_factory=dict)
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -64,6 +69,22 @@ class Family:
         """Every part's."""
         return (*self.schedulers, *self.texts, *self.texts.values(), *self.models)
 
+    @property
+    def denoisers(self) -> tuple[str, ...]:
+        """The parts that draw, and learn: one, or a cascade's in their order."""
+        return tuple(part for part in self.models if part != "vae")
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """The text encoders that learn words."""
+        return self.words or tuple(self.texts)
+
+    @property
+    def learns_in_clip(self) -> bool:
+        """Whether all words are learned in CLIP's vocabulary."""
+        likes = (self.parts.get(part, {}).get("like", part) for part in self.learners)
+        return all(like == "text_encoder" for like in likes)
+
     def completed(self, scheduler: Mapping[str, Any]) -> dict[str, Any]:
         """A scheduler's configuration as the family takes it."""
         return {**self.unsaid, **scheduler, **self.always}
@@ -71,12 +92,15 @@ class Family:
 
 @functools.cache
 def families() -> dict[str, Family]:
-    """By the names of their modules."""
-    text = Path(__file__).with_suffix(".toml").read_text("utf-8")
-    return {module: _declared(module, table) for module, table in tomllib.loads(text).items()}
+    """By the names of their tables."""
+    tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+    return {name: _declared(name, tables) for name in tables}
 
 
-def _declared(module: str, table: dict[str, Any]) -> Family:
+def _declared(name: str, tables: dict[str, dict[str, Any]]) -> Family:
+    module = tables[name].get("like", name)
+    table = tables[module] | tables[name]
+    table.pop("like", None)
     lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
     named = {name: _place(place) for name, place in table.get("named", {}).items()}
     capabilities = frozenset(table["capabilities"])
@@ -103,22 +127,33 @@ def known_families() -> str:
 def family_of(directory: Path) -> Family:
     """That of a model in diffusers' layout: the one that its index names.
 
-    Where there is none, it is the family of which most folders are there, and if that is a cascade,
+    Of several that the index names, it is the one that the denoiser's configuration fits. Where
+    there is no index, it is the family of which most folders are there, and if that is a cascade,
     the indices of its stages name it. Raises WrongFamily.
     """
     said = _said(directory / INDEX)
     if said is None:
-        found = max(families().values(), key=lambda family: _present(directory, family))
+        fitting = [family for family in families().values() if _fits(directory, family)]
+        found = max(fitting, key=lambda family: _present(directory, family))
         for stage, pipeline in found.stages.items():
             check_pipeline(directory / stage / INDEX, pipeline)
         return found
     for family in families().values():
-        if said in family.pipelines:
+        if said in family.pipelines and _fits(directory, family):
             return family
     raise WrongFamily(
         f"{directory / INDEX}: this is a {said.removesuffix('Pipeline')} model ({said}); known are "
         f"{known_families()}"
     )
+
+
+def _fits(directory: Path, family: Family) -> bool:
+    """Whether the denoiser's configuration, where there is one, is what the family is known by."""
+    path = directory / family.denoisers[0] / "config.json"
+    if not family.known_by or not path.is_file():
+        return True
+    said = read_configuration(path)
+    return all(bool(said.get(key)) == value for key, value in family.known_by.items())
 
 
 def check_pipeline(index: Path, pipeline: str) -> None:
@@ -134,8 +169,10 @@ def _said(index: Path) -> str | None:
     return None if said is None else class_of(said)
 
 
-def _present(directory: Path, family: Family) -> int:
-    return sum((directory / folder).is_dir() for folder in family.folders)
+def _present(directory: Path, family: Family) -> tuple[int, int]:
+    """How many of its folders are there; and of families with as many, which lacks the fewest."""
+    there = sum((directory / folder).is_dir() for folder in family.folders)
+    return there, there - len(family.folders)
 
 
 def read_configuration(path: Path) -> dict[str, Any]:

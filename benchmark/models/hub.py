@@ -215,22 +215,43 @@ def _command(model: HubModel, names: Iterable[str]) -> str:
 
 
 def _missing(model: HubModel | HubCascade, error: Exception) -> str:
-    from huggingface_hub.errors import GatedRepoError
-
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     models = list(model.stages.values()) if isinstance(model, HubCascade) else [model]
-    if isinstance(error, GatedRepoError):
-        places = " and ".join(f"https://huggingface.co/{one.repository}" for one in models)
-        return (
-            f"model '{model.name}' is gated: log in and accept its licence at {places}, make a "
-            "token that may read it (https://huggingface.co/settings/tokens), and run `hf auth "
-            f"login`, or set HF_TOKEN to the token. The hub says: {reason}"
-        )
     version = " and ".join(f"{one.repository}@{one.revision or 'main'}" for one in models)
     verb = "is" if len(models) == 1 else "are"
+    licence = _licence(model)
+    if _gated(error):
+        return (
+            f"model '{model.name}': {version} {verb} gated ({reason}): "
+            f"{_gate(models, licence)}, and run the command again"
+        )
     return (
         f"model '{model.name}': {version} {verb} not in the cache of the Hugging Face hub, and "
         f"cannot be fetched ({reason}). Where there is internet: {fetch_command(model)} and bring "
         "the cache (HF_HOME), or name a directory that holds the model; "
         "`--suite pocket` runs without, on the models that are shipped"
+        + (f". It is gated: {_gate(models, licence)}" if licence else "")
+    )
+
+
+def _gated(error: BaseException | None) -> bool:
+    """Whether the hub keeps a repository for those who accepted its licence."""
+    from huggingface_hub.errors import GatedRepoError
+
+    return error is not None and (
+        isinstance(error, GatedRepoError) or _gated(error.__cause__ or error.__context__)
+    )
+
+
+def _licence(model: HubModel | HubCascade) -> str | None:
+    """What has to be accepted for a named model, if anything."""
+    return next((f.licence for f in families().values() if model.name in f.named), None)
+
+
+def _gate(models: Iterable[HubModel], licence: str | None) -> str:
+    places = " and ".join(f"https://huggingface.co/{one.repository}" for one in models)
+    return (
+        f"accept {licence or 'its licence'} on {places}, log in with a token of that account "
+        "(https://huggingface.co/settings/tokens; `hf auth login`, or the environment variable "
+        "HF_TOKEN)"
     )

@@ -87,14 +87,14 @@ class Diffusers:
         if not isinstance(place, Path):
             return
         family = family_of(place)
+        last = family.denoisers[-1]
+        denoiser = read_configuration(place / configuration_file(last))
         try:
             if family.stages:
-                (*_, last) = family.stages
-                unet = read_configuration(place / configuration_file(f"{last}/unet"))
-                check_cascade_size(resolution, unet)
+                check_cascade_size(resolution, denoiser)
             else:
-                files = (place / configuration_file(part) for part in ("unet", "vae"))
-                drawn_size(resolution, *map(read_configuration, files))
+                vae = read_configuration(place / configuration_file("vae"))
+                drawn_size(resolution, {**denoiser, **family.drawing}, vae, part=last)
         except UserError as error:
             raise UserError(f"model '{model}': {error}") from error
 
@@ -119,7 +119,7 @@ class Diffusers:
         from benchmark.models.checkpoints import read_tokenizers
         from benchmark.models.tokens import word_id
 
-        for tokenizer in read_tokenizers(model):
+        for tokenizer in read_tokenizers(model, of_words=True):
             for word in words:
                 word_id(tokenizer, word, model)
 

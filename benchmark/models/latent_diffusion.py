@@ -1,4 +1,4 @@
-"""A U-Net on the latents of a VAE as a Backbone: what the families that are drawn so share.
+"""A denoiser of a VAE's latents as a Backbone: what the families that are drawn so share.
 
 A family's module says how texts are read (`read`) and which of diffusers' pipelines draws.
 
@@ -19,19 +19,27 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Generator, Tensor, nn
 
 from benchmark.api import Sampler, Word
-from benchmark.models import latent_stage
 from benchmark.models.aside import emptied, unused
 from benchmark.models.checkpoints import Parts
+from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
-from benchmark.models.latent_stage import LatentCondition, LatentStage, vae_batch
+from benchmark.models.latent_stage import (
+    PLAIN,
+    Calls,
+    LatentCondition,
+    LatentStage,
+    scaling,
+    vae_batch,
+)
 from benchmark.models.loading import Wanted
+from benchmark.models.noising import Process, process_of
 from benchmark.models.precision import autocast, float32_output
 from benchmark.models.resolution import drawn_size
 from benchmark.models.sampling import build_scheduler
 from benchmark.models.text_reader import TextReader
 
-#: Texts as the readers of a model give them to its U-Net, one row a text.
+#: Texts as the readers of a model give them to its denoiser, one row a text.
 Read = Callable[[Sequence[TextReader], Sequence[str]], LatentCondition]
 
 
@@ -40,7 +48,8 @@ class LatentDiffusion:
     """diffusers' pipeline with float32 weights, as a Backbone."""
 
     id: str
-    pipeline: DiffusionPipeline  #: its `scheduler` is the forward process
+    pipeline: DiffusionPipeline
+    process: Process  #: that of the pipeline's scheduler
     readers: Sequence[TextReader]
     read: Read
     resolution: int
@@ -48,17 +57,25 @@ class LatentDiffusion:
     precision: str
     sampler: Sampler
     scheduler: Mapping[str, Any]  #: the model's own configuration, from which samplers are built
+    calls: Calls = PLAIN
     decoding: str = ""  #: the VAE's precision when it decodes; by default that of the others
     #: The weights as they lie in the files, mapped: "unet.conv_in.weight" -> on the CPU, as stored.
     stored_weights: Mapping[str, Tensor] = field(repr=False, default_factory=dict)
     stages: tuple[LatentStage, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        parts = self.pipeline
-        stage = LatentStage(
-            "unet", self.resolution, parts.unet, parts.vae, parts.scheduler, self.precision
+        name, denoiser = denoiser_of(self.pipeline)
+        self.stages = (
+            LatentStage(
+                name,
+                self.resolution,
+                denoiser,
+                self.pipeline.vae,
+                self.process,
+                self.precision,
+                self.calls,
+            ),
         )
-        self.stages = (stage,)
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
@@ -66,7 +83,12 @@ class LatentDiffusion:
 
     def modules(self) -> dict[str, nn.Module]:
         """Every module, by diffusers' names of them."""
-        return {"unet": self.pipeline.unet, "vae": self.pipeline.vae, **self.text_encoders}
+        name, denoiser = denoiser_of(self.pipeline)
+        return {name: denoiser, "vae": self.pipeline.vae, **self.text_encoders}
+
+    @property
+    def _learners(self) -> list[TextReader]:
+        return [reader for reader in self.readers if reader.learns]
 
     def set_aside(self, used: Sequence[nn.Module] | None = None) -> AbstractContextManager[None]:
         """As `benchmark.api.Backbone` says."""
@@ -77,16 +99,19 @@ class LatentDiffusion:
     def encode(self, texts: Sequence[str], *, words: Sequence[Word] = ()) -> LatentCondition:
         """One row a text; the embeddings of a word's tokens are replaced, the tables left alone."""
         with ExitStack() as stack:
-            for reader in self.readers:
+            for reader in self._learners:
                 stack.enter_context(reader.learned(words))
             stack.enter_context(autocast(self.device, self.precision))
             return self.read(self.readers, texts)
 
     def new_word(self, text: str, *, init: str) -> Word:
-        """`text` has to be one token of each vocabulary; of an `init` of several, the mean."""
-        for reader in self.readers:
+        """`text` has to be one token of each vocabulary; of an `init` of several, the mean.
+
+        Where not all text encoders learn words, the others read `text` as it is written.
+        """
+        for reader in self._learners:
             reader.token(text)
-        return Word(text, {reader.name: reader.new_vector(init) for reader in self.readers})
+        return Word(text, {reader.name: reader.new_vector(init) for reader in self._learners})
 
     # Images ----------------------------------------------------------------------------------
 
@@ -101,23 +126,16 @@ class LatentDiffusion:
     ) -> Tensor:
         """Images of diffusers' pipeline, with a CPU generator for each.
 
-        With a guidance of 1 or less there is none, and no unconditional pass. Raises UserError for
-        latents and images that are not finite, and if memory does not do for one image.
+        Without guidance (of 1 or less) there is no unconditional pass. Raises UserError for latents
+        and images that are not finite, and if memory does not do for one image.
         """
-        if len(condition) != len(seeds):
-            raise ValueError(f"{len(condition)} texts, but {len(seeds)} seeds")
         sampler = sampler or self.sampler
         blank = self.encode([""]) if unconditional is None else unconditional
 
-        def drawn(size: int) -> Tensor:
-            images = [torch.empty(0, 3, self.resolution, self.resolution)]
-            for start in range(0, len(seeds), size):
-                rows = slice(start, start + size)
-                latents = self._latents(condition[rows], blank, seeds[rows], sampler)
-                images.append(self._decode(latents).cpu())
-            return torch.cat(images)
+        def drawn(rows: slice) -> Tensor:
+            return self._decode(self._latents(condition[rows], blank, seeds[rows], sampler))
 
-        return BatchSize("sampling", latent_stage.BATCH, SMALLER).halved(len(seeds), drawn)
+        return in_batches(len(condition), seeds, self.resolution, drawn)
 
     def _latents(
         self,
@@ -127,24 +145,27 @@ class LatentDiffusion:
         sampler: Sampler,
     ) -> Tensor:
         given = condition.for_pipeline()
-        if sampler.guidance > 1:
+        if self.calls.guided(sampler):
             blank = unconditional[[0] * len(seeds)].for_pipeline()
             given |= {f"negative_{name}": tensor for name, tensor in blank.items()}
         scheduler = self.pipeline.scheduler
         self.pipeline.scheduler = build_scheduler(sampler, self.scheduler)
         try:
-            with float32_output(self.pipeline.unet), autocast(self.device, self.precision):
+            _, denoiser = denoiser_of(self.pipeline)
+            with float32_output(denoiser), autocast(self.device, self.precision):
                 latents: Tensor = self.pipeline(
                     **given,
                     height=self.resolution,
                     width=self.resolution,
                     num_inference_steps=sampler.steps,
-                    guidance_scale=sampler.guidance,
+                    **self.calls.guidance(sampler),
                     generator=[Generator().manual_seed(seed) for seed in seeds],
                     output_type="latent",
                 ).images
         finally:
             self.pipeline.scheduler = scheduler
+        side = self.resolution // 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        latents = self.calls.unpacked(latents, side)
         check_finite(
             f"latents drawn by scheduler '{sampler.scheduler}' in {self.precision}",
             latents,
@@ -156,7 +177,8 @@ class LatentDiffusion:
     def _decode(self, latents: Tensor) -> Tensor:
         # By hand, since the pipeline would decode the whole batch at once.
         vae, precision = self.pipeline.vae, self.decoding or self.precision
-        scaled = latents / vae.config.scaling_factor
+        scale, shift = scaling(vae)
+        scaled = latents / scale + shift
 
         def decoded(size: int) -> Tensor:
             chunks = scaled.split(size)
@@ -171,32 +193,51 @@ class LatentDiffusion:
 
 
 def assemble(
-    pipeline: DiffusionPipeline, read: Read, parts: Parts, wanted: Wanted, *, decoding: str = ""
+    pipeline: DiffusionPipeline,
+    read: Read,
+    parts: Parts,
+    wanted: Wanted,
+    *,
+    calls: Calls = PLAIN,
+    decoding: str = "",
 ) -> LatentDiffusion:
-    """The backbone that draws by `pipeline`, made of `parts`, from texts that `read` reads."""
+    """The backbone that draws by `pipeline`, made of `parts`, from texts that `read` reads.
+
+    `decoding`: the VAE's precision when it decodes; by default that of the others.
+    """
     pipeline.set_progress_bar_config(disable=True)
-    texts = parts.family.texts.items()
+    family = parts.family
     return LatentDiffusion(
         id=wanted.id,
         pipeline=pipeline,
+        process=process_of(pipeline.scheduler, family.timesteps),
         readers=tuple(
-            TextReader(name, parts.tokenizers[words], parts.modules[name], wanted.id)
-            for name, words in texts
+            TextReader(
+                name,
+                parts.tokenizers[words],
+                parts.modules[name],
+                wanted.id,
+                learns=name in family.learners,
+            )
+            for name, words in family.texts.items()
         ),
         read=read,
-        resolution=size_of(pipeline, wanted),
+        resolution=size_of(pipeline, parts, wanted),
         device=torch.device(wanted.device),
         precision=wanted.precision,
         sampler=wanted.sampler,
         scheduler=parts.scheduler,
+        calls=calls,
         decoding=decoding,
         stored_weights=parts.stored,
     )
 
 
-def size_of(pipeline: DiffusionPipeline, wanted: Wanted) -> int:
+def size_of(pipeline: DiffusionPipeline, parts: Parts, wanted: Wanted) -> int:
     """Height and width of its images in pixels, as wanted, else its own. Raises UserError."""
-    return drawn_size(wanted.resolution, pipeline.unet.config, pipeline.vae.config)
+    part, denoiser = denoiser_of(pipeline)
+    configuration = {**denoiser.config, **parts.family.drawing}
+    return drawn_size(wanted.resolution, configuration, pipeline.vae.config, part=part)
 
 
 def forward_process(parts: Parts, device: str) -> DDPMScheduler:
@@ -204,3 +245,9 @@ def forward_process(parts: Parts, device: str) -> DDPMScheduler:
     scheduler = DDPMScheduler.from_config(parts.scheduler)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
     return scheduler
+
+
+def denoiser_of(pipeline: DiffusionPipeline) -> tuple[str, Any]:
+    """What `pipeline` calls its denoiser, and that."""
+    name = "unet" if hasattr(pipeline, "unet") else "transformer"
+    return name, getattr(pipeline, name)

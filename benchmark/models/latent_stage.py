@@ -1,28 +1,28 @@
 """Training in the latents of a VAE: what the families that have one share.
 
-stage = LatentStage("unet", 512, unet, vae, noise_scheduler, "bf16")
+stage = LatentStage("unet", 512, unet, vae, process_of(scheduler), "bf16")
 clean = stage.prepare(images)                           # the VAE runs once
 losses = stage.loss(stage.draw(clean, 4, generator), condition)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from torch import Generator, Tensor
+from diffusers import AutoencoderKL
+from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss
 
-from benchmark.api import Rows
+from benchmark.api import Rows, Sampler
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
+from benchmark.models.noising import Process
 from benchmark.models.precision import autocast
 from benchmark.models.rows import TensorRows
+from benchmark.models.sampling import check_guidance
 
-#: What a U-Net may predict: the noise, v (Salimans and Ho 2022), or the clean latents.
-TARGETS = ("epsilon", "v_prediction", "sample")
 #: So many images are encoded, or drawn, at once ...
 BATCH = 16
 #: ... but the VAE takes at most about so many pixels: its memory grows with them.
@@ -30,10 +30,10 @@ VAE_PIXELS = 2**20
 
 
 class LatentCondition(Rows, Protocol):
-    """n texts as a U-Net and diffusers' pipeline take them."""
+    """n texts as a denoiser and diffusers' pipeline take them."""
 
     def for_denoiser(self) -> dict[str, Any]:
-        """What the U-Net is called with beside latents and timesteps."""
+        """What the denoiser is called with beside latents and timesteps."""
         ...
 
     def for_pipeline(self) -> dict[str, Tensor]:
@@ -41,11 +41,77 @@ class LatentCondition(Rows, Protocol):
         ...
 
 
+class Calls(Protocol):
+    """How a family's denoiser is called, and its pipeline."""
+
+    def predict(
+        self,
+        denoiser: nn.Module,
+        noisy: Tensor,
+        timesteps: Tensor,
+        condition: LatentCondition,
+    ) -> Tensor:
+        """What the denoiser says about `noisy`, (n, channels, height', width') as that is."""
+        ...
+
+    def guidance(self, sampler: Sampler) -> dict[str, float]:
+        """What the pipeline is told of guidance, by its names for it.
+
+        Raises UserError for a guidance that it would draw without.
+        """
+        ...
+
+    def guided(self, sampler: Sampler) -> bool:
+        """Whether the pipeline is given what guidance leads away from, for a second pass."""
+        ...
+
+    def unpacked(self, latents: Tensor, side: int) -> Tensor:
+        """The pipeline's latents as (n, channels, side, side)."""
+        ...
+
+    def with_guidance(self, guidance: float) -> Self:
+        """With this guidance told in training. Raises ValueError where the model is told none."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainCalls:
+    """As most denoisers are called, with classifier-free guidance (Ho and Salimans 2022)."""
+
+    def predict(
+        self,
+        denoiser: nn.Module,
+        noisy: Tensor,
+        timesteps: Tensor,
+        condition: LatentCondition,
+    ) -> Tensor:
+        predicted: Tensor = denoiser(
+            noisy, timestep=timesteps, **condition.for_denoiser(), return_dict=False
+        )[0]
+        return predicted
+
+    def guidance(self, sampler: Sampler) -> dict[str, float]:
+        check_guidance(sampler, frozenset())
+        return {"guidance_scale": sampler.guidance}
+
+    def guided(self, sampler: Sampler) -> bool:
+        return sampler.guidance > 1
+
+    def unpacked(self, latents: Tensor, side: int) -> Tensor:
+        return latents
+
+    def with_guidance(self, guidance: float) -> Self:
+        raise ValueError(f"the model is told no guidance, and was to be told {guidance}")
+
+
+PLAIN = PlainCalls()
+
+
 @dataclass(frozen=True, eq=False)
 class Moments(TensorRows):
     """n clean images, as mean and standard deviation of their latents.
 
-    In the scale the U-Net works in: `mean + std * noise` is distributed as the VAE's own sample.
+    In the scale the denoiser works in: `mean + std * noise` is distributed as the VAE's own sample.
     """
 
     mean: Tensor  #: (n, channels, height', width') float32
@@ -58,19 +124,24 @@ class LatentDraw(TensorRows):
 
     latents: Tensor  #: (n, channels, height', width') float32, of clean images
     noise: Tensor  #: the same shape
-    timesteps: Tensor  #: (n,) int64
+    timesteps: Tensor  #: (n,) as the process gives them
 
 
 @dataclass(frozen=True, eq=False)
 class LatentStage:
-    """A U-Net that learns to denoise a VAE's latents, predicting epsilon, v or the latents."""
+    """A denoiser of a VAE's latents, which learns what `process` asks of it."""
 
     name: str
     resolution: int
-    denoiser: UNet2DConditionModel
+    denoiser: nn.Module  #: a U-Net or a transformer
     vae: AutoencoderKL
-    noise_scheduler: DDPMScheduler  #: the forward process: `add_noise`, `get_velocity`
+    process: Process
     precision: str
+    calls: Calls = PLAIN
+
+    def with_guidance(self, guidance: float) -> LatentStage:
+        """As `benchmark.api.Stage` says. Raises ValueError where the model is told none."""
+        return replace(self, calls=self.calls.with_guidance(guidance))
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Moments:
@@ -86,12 +157,12 @@ class LatentStage:
                 getattr(moments, name),
                 "bring another copy of the VAE",
             )
-        scale = self.vae.config.scaling_factor
-        return Moments(moments.mean * scale, moments.std * scale)
+        scale, shift = scaling(self.vae)
+        return Moments((moments.mean - shift) * scale, moments.std * scale)
 
     def _moments(self, images: Tensor, size: int) -> Moments:
         """As the VAE gives them, of so many images at once."""
-        device, parts = self.denoiser.device, []
+        device, parts = self.vae.device, []
         with autocast(device, "fp32"):
             for chunk in images.split(size):
                 posterior = self.vae.encode(chunk.to(device) * 2 - 1).latent_dist
@@ -101,8 +172,7 @@ class LatentStage:
     def draw(self, clean: Moments, n: int, generator: Generator) -> LatentDraw:
         """Draws images, timesteps, the VAE's noise and the diffusion's noise, in this order."""
         images = torch.randint(len(clean), (n,), generator=generator)
-        steps = self.noise_scheduler.config.num_train_timesteps
-        timesteps = torch.randint(steps, (n,), generator=generator)
+        timesteps = self.process.timesteps(n, generator)
         shape = (n, *clean.mean.shape[1:])
         encoding = torch.randn(shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
@@ -117,25 +187,16 @@ class LatentStage:
 
     def loss(self, draw: LatentDraw, condition: LatentCondition) -> Tensor:
         """(n,) float32: each row's mean squared error (paper, Eq. 1), with gradients."""
-        noisy = self.noise_scheduler.add_noise(draw.latents, draw.noise, draw.timesteps)
-        with autocast(self.denoiser.device, self.precision):
-            predicted = self.denoiser(
-                noisy, draw.timesteps, **condition.for_denoiser(), return_dict=False
-            )[0]
-        errors = mse_loss(predicted.float(), self._target(draw), reduction="none")
+        noisy = self.process.noised(draw)
+        with autocast(noisy.device, self.precision):
+            predicted = self.calls.predict(self.denoiser, noisy, draw.timesteps, condition)
+        errors = mse_loss(predicted.float(), self.process.target(draw), reduction="none")
         return errors.mean(dim=(1, 2, 3))
 
-    def _target(self, draw: LatentDraw) -> Tensor:
-        """What the U-Net is asked for, by the one of TARGETS that the scheduler names."""
-        match self.noise_scheduler.config.prediction_type:
-            case "epsilon":
-                return draw.noise
-            case "v_prediction":
-                return self.noise_scheduler.get_velocity(draw.latents, draw.noise, draw.timesteps)
-            case "sample":
-                return draw.latents
-            case other:
-                raise ValueError(f"prediction_type is {other!r}, none of {', '.join(TARGETS)}")
+
+def scaling(vae: AutoencoderKL) -> tuple[float, float]:
+    """Scale and shift: a denoiser works on `(latents - shift) * scale`."""
+    return vae.config.scaling_factor, vae.config.shift_factor or 0.0
 
 
 def vae_batch(resolution: int) -> int:

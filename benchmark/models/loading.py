@@ -70,6 +70,7 @@ def load_backbone(
     for module in parts.modules.values():
         if device == "cpu":
             _plain_attention(module)
+        _without_dropout(module)
         module.float().to(device).eval().requires_grad_(False)
         if gradient_checkpointing:
             checkpoint_gradients(module)
@@ -107,6 +108,15 @@ def family_module(family: Family) -> Builder:
     """A family's code."""
     module: Builder = importlib.import_module(f"benchmark.models.{family.module}")  # type: ignore
     return module
+
+
+def _without_dropout(module: nn.Module) -> None:
+    """Training draws its random numbers from its own generators, so that a seed gives the same."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        elif isinstance(vars(part).get("dropout"), float):  # of attention, in transformers
+            part.dropout = 0.0  # type: ignore[assignment]
 
 
 def checkpoint_gradients(module: nn.Module) -> None:

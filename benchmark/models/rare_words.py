@@ -26,9 +26,9 @@ IDENTIFIERS = "identifiers.txt"
 def rare_words(model: str) -> dict[str, int]:
     """Word -> its one token's id: the words that the model names itself, or `rarest`.
 
-    Each is one token in all of the model's vocabularies; the ids are those of the first.
+    Each is one token in all vocabularies that words are learned in; the ids are those of the first.
     """
-    tokenizer, *others = read_tokenizers(model)
+    tokenizer, *others = read_tokenizers(model, of_words=True)
     named = {word: number for word in _own(model) if (number := _single(word, tokenizer))}
     found = named or rarest(tokenizer)
     return {
@@ -39,8 +39,8 @@ def rare_words(model: str) -> dict[str, int]:
 
 
 def single_token(model: str, word: str) -> int | None:
-    """The id of `word` in `model`'s first vocabulary, if it is one token in all of them."""
-    found = [_single(word, tokenizer) for tokenizer in read_tokenizers(model)]
+    """The id of `word` in the first vocabulary, if it is one token wherever words are learned."""
+    found = [_single(word, other) for other in read_tokenizers(model, of_words=True)]
     return None if None in found else found[0]
 
 

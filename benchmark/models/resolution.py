@@ -1,4 +1,4 @@
-"""How large the images of a U-Net and a VAE are, by their configurations. No torch here.
+"""How large the images of a denoiser and a VAE are, by their configurations. No torch here.
 
 drawn_size(None, {"sample_size": 64}, {"block_out_channels": (128, 256, 512, 512)})     # 512
 """
@@ -14,27 +14,35 @@ from benchmark.api import UserError
 STEP = 8  #: diffusers' pipeline draws multiples of so many pixels
 
 
-def drawn_size(asked: int | None, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
+def drawn_size(
+    asked: int | None, denoiser: Mapping[str, Any], vae: Mapping[str, Any], *, part: str = "unet"
+) -> int:
     """Height and width in pixels: `asked`, else what the pipeline draws unasked.
 
-    Raises UserError for what it cannot draw.
+    `part` is the denoiser's. Raises UserError for what it cannot draw.
     """
     factor = 2 ** (len(vae.get("block_out_channels", "1")) - 1)
-    step = math.lcm(STEP, factor)
+    patch = factor * (denoiser.get("patch_size") or 1)  # of a transformer
+    step, places = math.lcm(STEP, patch), denoiser.get("pos_embed_max_size")
     if asked is not None:
         if asked < step or asked % step:
             raise UserError(
                 f"backbone.resolution is {asked}, but the model draws heights and widths by the "
                 f"{step} pixels: choose a multiple of {step}"
             )
+        if places and asked > places * patch:
+            raise UserError(
+                f"backbone.resolution is {asked}, but the model knows places in images of at most "
+                f"{places * patch} pixels: choose no more"
+            )
         return asked
-    size = unet.get("sample_size")
+    size = denoiser.get("sample_size")
     sides = set(size) if isinstance(size, list | tuple) else {size}
     side = sides.pop() if len(sides) == 1 else None
-    if not isinstance(side, int) or side < 1 or side * factor % STEP:
+    if not isinstance(side, int) or side < 1 or side * factor % step:
         raise UserError(
-            f"sample_size in unet/config.json is {size!r}, which makes no square of a multiple of "
-            f"{STEP} pixels: set resolution in the suite's [backbone]"
+            f"sample_size in {part}/config.json is {size!r}, which makes no square of a multiple "
+            f"of {step} pixels: set resolution in the suite's [backbone]"
         )
     return side * factor
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmark.api import Sampler, UserError
+from benchmark.api import EMBEDDED_GUIDANCE, TRUE_GUIDANCE, Sampler, UserError
 from benchmark.models.configuration import known
 from benchmark.models.families import class_of
 from benchmark.models.schedule import check_schedule
@@ -23,6 +23,10 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpm++": ("DPMSolverMultistepScheduler", {}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
     "euler": ("EulerDiscreteScheduler", {}),
+}
+#: The same of models that were taught by flow matching.
+FLOW_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "flow-euler": ("FlowMatchEulerDiscreteScheduler", {}),
 }
 #: The scheduler of the model's own configuration, as an untouched pipeline of diffusers has it.
 OWN = "own"
@@ -40,9 +44,27 @@ def check_sampler(sampler: Sampler, configuration: Mapping[str, Any]) -> None:
         raise UserError(f"scheduler '{sampler.scheduler}': {error}") from error
 
 
+def check_guidance(sampler: Sampler, capabilities: frozenset[str]) -> None:
+    """Raise UserError for a guidance that a backbone of these `capabilities` would draw without."""
+    if sampler.true_guidance is not None and TRUE_GUIDANCE not in capabilities:
+        raise UserError(
+            f"true_guidance is {sampler.true_guidance:g}, and the backbone has no second pass "
+            "beside that of guidance: leave it out, and set guidance"
+        )
+    told = EMBEDDED_GUIDANCE in capabilities or TRUE_GUIDANCE not in capabilities
+    if sampler.guidance > 1 and not told:
+        raise UserError(
+            f"guidance is {sampler.guidance:g}, and the backbone takes none: set it to 1, which is "
+            "none, and true_guidance if a second pass shall guide"
+        )
+
+
 def passes(sampler: Sampler) -> int:
-    """How often an image goes through the denoiser: with guidance, above 1, twice a step."""
-    return sampler.steps * (2 if sampler.guidance > 1 else 1)
+    """How often an image goes through the denoiser: with guidance, above 1, twice a step.
+
+    A model that is told its guidance goes once, which is not known here: too many.
+    """
+    return sampler.steps * (2 if sampler.guidance > 1 or sampler.true_guidance else 1)
 
 
 def build_scheduler(sampler: Sampler, configuration: Mapping[str, Any]) -> Any:
@@ -62,22 +84,32 @@ def build_scheduler(sampler: Sampler, configuration: Mapping[str, Any]) -> Any:
 def _chosen(sampler: Sampler, configuration: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """diffusers' class, and the settings laid over the configuration.
 
-    Only a model's own scheduler draws with a variance that the model learned: the others do not
-    know it, or draw what was trained since, without it (`pixel_stage.py`).
+    Which there are to choose from, the class of the model's own says. Only a model's own scheduler
+    draws with a variance that the model learned: the others do not know it, or draw what was
+    trained since, without it (`pixel_stage.py`).
     """
-    if sampler.scheduler in SCHEDULERS:
-        class_name, settings = SCHEDULERS[sampler.scheduler]
+    name = class_of(configuration.get("_class_name", ""))
+    offered, others, kind, taught = SCHEDULERS, FLOW_SCHEDULERS, "scheduler", "diffusion"
+    if name in known()["flow_scheduler"]["classes"]:
+        offered, others, kind = FLOW_SCHEDULERS, SCHEDULERS, "flow_scheduler"
+        taught = "flow matching"
+    if sampler.scheduler in offered:
+        class_name, settings = offered[sampler.scheduler]
         learned = str(configuration.get("variance_type")).startswith("learned")
         return class_name, settings | ({"variance_type": "fixed_small"} if learned else {})
+    if sampler.scheduler in others:
+        raise UserError(
+            f"scheduler '{sampler.scheduler}' cannot draw from a model that was taught by "
+            f"{taught}: choose {', '.join(offered)}, or {OWN}, the model's"
+        )
     if sampler.scheduler != OWN:
         raise UserError(
-            f"unknown scheduler '{sampler.scheduler}'; known: {', '.join(SCHEDULERS)}, and {OWN}, "
+            f"unknown scheduler '{sampler.scheduler}'; known: {', '.join(offered)}, and {OWN}, "
             "the model's"
         )
-    name = class_of(configuration.get("_class_name", ""))
-    if name not in known()["scheduler"]["classes"]:
+    if name not in known()[kind]["classes"]:
         raise UserError(
             f"scheduler '{OWN}': the model names "
-            f"{name or 'none'}: choose one of {', '.join(SCHEDULERS)}"
+            f"{name or 'none'}: choose one of {', '.join(offered)}"
         )
     return name, {}

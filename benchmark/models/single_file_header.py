@@ -32,6 +32,8 @@ OTHERS = {
     "model.diffusion_model.double_blocks.": "FLUX",
     "double_blocks.": "FLUX",
 }
+#: Of these, models that are known in another layout.
+UNREAD = ("Stable Diffusion 3",)
 #: Where metadata says what is predicted: of ModelSpec, which sd-scripts writes, and of ComfyUI.
 SAID = ("modelspec.prediction_type", "modelspec.predict_key")
 WORDS = {
@@ -118,12 +120,19 @@ def _generation(header: Header) -> str:
             return generation
     for prefix, name in OTHERS.items():
         if any(tensor.startswith(prefix) for tensor in header.shapes):
+            if name in UNREAD:
+                raise WrongFamily(
+                    f"{header.path}: this is a {name} model, which is not read from a single "
+                    "file: name its repository on the Hugging Face hub, or a directory in "
+                    "diffusers' layout"
+                )
             raise WrongFamily(
                 f"{header.path}: this is a {name} model; known are {known_families()}"
             )
+    read = dict.fromkeys(families()[module].name for module in FAMILIES.values())
     raise UserError(
-        f"{header.path} is no whole {' or '.join(f.name for f in families().values())}: it has no "
-        f"text encoder under {' or '.join(GENERATIONS)}"
+        f"{header.path} is no whole {' or '.join(read)}: it has no text encoder under "
+        f"{' or '.join(GENERATIONS)}"
     )
 
 

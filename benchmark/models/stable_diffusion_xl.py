@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
-from torch import Tensor, nn
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from torch import Tensor
 
 from benchmark.models.checkpoints import Parts
 from benchmark.models.latent_diffusion import LatentDiffusion, assemble, forward_process, size_of
 from benchmark.models.loading import Wanted
 from benchmark.models.rows import TensorRows
 from benchmark.models.text_reader import TextReader
+from benchmark.models.text_states import clip_states
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Reading:
     zeros_for_empty: bool
 
     def __call__(self, readers: Sequence[TextReader], texts: Sequence[str]) -> SizedTexts:
-        states, pooled = zip(*(_read(reader, texts) for reader in readers), strict=True)
+        states, pooled = zip(*(clip_states(reader, texts) for reader in readers), strict=True)
         side = self.resolution
         sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32)
         kept = torch.tensor([[bool(text) or not self.zeros_for_empty] for text in texts])
@@ -61,26 +61,6 @@ class Reading:
         )
 
 
-def _read(reader: TextReader, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """(n, length, width) the last but one hidden states; and what the text encoder makes of them.
-
-    Taken by a hook of our own: those of transformers stay on the model.
-    """
-    found: list[Tensor] = []
-
-    def take(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0])
-
-    layers = [part for part in reader.encoder.modules() if isinstance(part, CLIPEncoderLayer)]
-    handle = layers[-1].register_forward_pre_hook(take)
-    try:
-        made = reader.encoder(reader.ids(texts))[0]
-    finally:
-        handle.remove()
-    [states] = found
-    return states, made
-
-
 def build(parts: Parts, wanted: Wanted) -> LatentDiffusion:
     """The model of these parts, in diffusers' pipeline. Its images get no watermark."""
     pipeline = StableDiffusionXLPipeline(
@@ -90,7 +70,8 @@ def build(parts: Parts, wanted: Wanted) -> LatentDiffusion:
         add_watermarker=False,
         **parts.index,
     )
-    reading = Reading(size_of(pipeline, wanted), bool(pipeline.config.force_zeros_for_empty_prompt))
+    zeros = bool(pipeline.config.force_zeros_for_empty_prompt)
+    reading = Reading(size_of(pipeline, parts, wanted), zeros)
     decoding = decoding_precision(pipeline.vae, wanted.precision)
     return assemble(pipeline, reading, parts, wanted, decoding=decoding)
 

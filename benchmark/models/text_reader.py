@@ -42,6 +42,7 @@ class TextReader:
     tokenizer: Tokenizer
     encoder: PreTrainedModel
     model: str  #: for messages
+    learns: bool = True  #: words, each a vector in its table
     _rows: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
 
     def ids(self, texts: Sequence[str]) -> Tensor:

@@ -6,7 +6,8 @@ plan(load_suite("pocket"), ["dreambooth", "untuned"], subjects=["dog-biscuit"]).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from benchmark.api import (
     Subject,
     UserError,
 )
+from benchmark.config.registry import load_method, settings_of, variant
 from benchmark.config.suite import Evaluation, Suite
 from benchmark.data.dataset import Dataset, choose_subjects, first_images, verify
 from benchmark.data.manifest import check_toml
 from benchmark.models.precision import resolve_device, resolve_precision
+from benchmark.models.sampling import check_guidance
 from benchmark.runs.selection import choose_prompts, method_names
 from benchmark.store.names import folder_name
 from benchmark.store.records import Fit, Job, Model, Prior, digest
@@ -219,10 +222,11 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
     for row in rows:
         lacking = sorted(row.method.needs - capabilities)
         if lacking:
+            settings = _settings_that_need(row, lacking)
             raise UserError(
                 f"method '{row.name}' needs {', '.join(lacking)}, and backbone '{model}' has "
-                f"{', '.join(sorted(capabilities)) or 'nothing'}: choose another --backbone or "
-                "leave the method out"
+                f"{', '.join(sorted(capabilities)) or 'nothing'}: choose another --backbone, or "
+                f"leave {' or '.join(settings) or 'the method'} out"
             )
     if check_resolution := getattr(kind, "check_resolution", None):
         check_resolution(model, suite.backbone.resolution)
@@ -233,17 +237,30 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
             f"the suite's [sampler] has {', '.join(enlarges)}, and backbone '{model}' is no "
             "cascade: leave them out, or choose one"
         )
-    try:
-        kind.check_sampler(model, sampler)
-    except UserError as error:
-        raise UserError(f"the suite's [sampler]: {error}") from error
+    samplers = {"the suite's [sampler]": {sampler}}
     for row in rows:
         asked = [prior for s in subjects if (prior := _asked(row, s)) is not None]
-        for sampler in {prior.sampler for prior in asked}:
+        samplers[f"the prior images of method '{row.name}'"] = {prior.sampler for prior in asked}
+    for whose, chosen in samplers.items():
+        for sampler in chosen:
             try:
+                check_guidance(sampler, capabilities)
                 kind.check_sampler(model, sampler)
             except UserError as error:
-                raise UserError(f"the prior images of method '{row.name}': {error}") from error
+                raise UserError(f"{whose}: {error}") from error
+
+
+def _settings_that_need(row: Row, lacking: Sequence[str]) -> list[str]:
+    """The settings without which a method would need less of what is lacking."""
+    plain = settings_of(load_method(variant(row.name)[0]))
+    found = []
+    for name, value in settings_of(row.method).items():
+        if value != plain[name]:
+            with suppress(UserError):  # another setting makes no sense without it
+                without = replace(row.method, **{name: plain[name]})  # type: ignore[type-var]
+                if not without.needs >= {*lacking}:
+                    found.append(f"its setting {name}")
+    return found
 
 
 def _check_counts(rows: Sequence[Row], subjects: Sequence[Subject]) -> None:

@@ -37,6 +37,7 @@ def test_a_dumped_suite_reads_back_equal(suite_file: Path, tmp_path: Path) -> No
     ("old", "new", "message"),
     [
         ("guidance = 1.0", "guidence = 1.0", "sampler.guidance: .*sampler.guidence: Extra"),
+        ("steps = 2", "steps = 2\ntrue_guidance = 1.0", "sampler.true_guidance: .*greater than 1"),
         ("steps = 2", 'steps = "2"', r"sampler.steps: .*valid integer \(it is '2'\)"),
         ("steps = 2", "steps = 0", "sampler.steps: .*greater than 0"),
         ("images_per_prompt = 2", "images_per_prompt = true", "evaluation.images_per_prompt: "),

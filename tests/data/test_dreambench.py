@@ -60,8 +60,10 @@ def test_its_folder_holds_no_photographs_and_a_full_commit() -> None:
 
 SUITES = {
     "dreambench": (30, 25),
+    "dreambench-flux": (30, 25),
     "dreambench-if": (30, 25),
     "dreambench-mini": (3, 4),
+    "dreambench-sd35": (30, 25),
     "dreambench-sdxl": (30, 25),
 }
 

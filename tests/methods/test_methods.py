@@ -42,10 +42,12 @@ from methods.controls import REAL_IMAGES, UNTUNED
 from methods.dreambooth import DREAMBOOTH
 from methods.textual_inversion import TEXTUAL_INVERSION
 from tests.hand_tools import HandTools
-from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_xl
+from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_sd3, save_tiny_xl
 
 TINY = {"identifier": "sks", "steps": 2, "batch_size": 1}
 TINY_DREAMBOOTH = TINY | {"prior_images": 2, "prior_steps": 2, "learning_rate": 1e-3}
+SAVED = [(save_tiny_pipeline, False), (save_tiny_pipeline, True)]
+SAVED += [(save_tiny_xl, True), (save_tiny_sd3, True)]
 METHODS = {
     "dreambooth": replace(DREAMBOOTH, **TINY_DREAMBOOTH),
     "text-encoder-too": replace(DREAMBOOTH, **TINY_DREAMBOOTH, train_text_encoder=True),
@@ -75,7 +77,7 @@ def directory(request, tmp_path_factory) -> Path:
 @pytest.fixture
 def backbone(directory: Path) -> LatentDiffusion:
     return load_backbone(
-        str(directory), precision="fp32", device="cpu", sampler=Sampler("ddim", 2, 4.0)
+        str(directory), precision="fp32", device="cpu", sampler=Sampler("own", 2, 4.0)
     )
 
 
@@ -126,11 +128,7 @@ def state(backbone: LatentDiffusion) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize(
-    ("directory", "thorough"),
-    [(save_tiny_pipeline, False), (save_tiny_pipeline, True), (save_tiny_xl, True)],
-    indirect=["directory"],
-)
+@pytest.mark.parametrize(("directory", "thorough"), SAVED, indirect=["directory"])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_fits_generates_and_is_undone(backbone, directory, dog, name, thorough):
     before, method, loan = state(backbone), METHODS[name], Loan(backbone)
@@ -343,6 +341,7 @@ def test_the_defaults_are_the_papers():
         "wrong_noun_object": "dog",
         "gradient_accumulation": None,
         "optimiser": None,
+        "training_guidance": None,
         **dict.fromkeys(f"super_resolution_{name}" for name in LATER),
     }
     inversion = settings(TEXTUAL_INVERSION)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.api import Prompt, Request, Subject, UserError
+from benchmark.api import Prompt, Request, Sampler, Subject, UserError
 from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.latent_stage import Moments
 from benchmark.models.loading import load_backbone
@@ -23,7 +23,13 @@ from methods.textual_inversion import TextualInversion
 from methods.training import Loss, Optimisation, Term, fixed_conditions, seeded, train
 from tests.hand_tools import HandTools
 from tests.reference import finetuning
-from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_xl
+from tests.tiny_pipeline import (
+    save_tiny_flux,
+    save_tiny_pipeline,
+    save_tiny_schnell,
+    save_tiny_sd3,
+    save_tiny_xl,
+)
 
 TINY = DreamBooth(
     identifier="sks",
@@ -34,19 +40,32 @@ TINY = DreamBooth(
     prior_images=3,
     prior_steps=2,
 )
+#: Models of other families.
+SAVE = {
+    "xl": save_tiny_xl,
+    "sd3": save_tiny_sd3,
+    "flux": save_tiny_flux,
+    "schnell": save_tiny_schnell,
+}
 
 
 @pytest.fixture(scope="module", params=["v_prediction", "epsilon"])
 def directory(request, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("models") / request.param
-    if request.param == "xl":
-        return save_tiny_xl(place)
+    if request.param in SAVE:
+        return SAVE[request.param](place)
     return save_tiny_pipeline(place, prediction_type=request.param)
 
 
 @pytest.fixture
 def backbone(directory: Path) -> LatentDiffusion:
-    return load_backbone(str(directory), precision="fp32", device="cpu")
+    return load_backbone(
+        str(directory),
+        precision="fp32",
+        device="cpu",
+        sampler=Sampler("own", guidance=1.0),
+        resolution=16,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +118,9 @@ def images(subject: Subject) -> torch.Tensor:
 
 def weights(backbone: LatentDiffusion) -> dict[str, torch.Tensor]:
     return {
-        f"{name}.{key}": tensor.clone()
+        f"{name}.{key}": tensor.detach().clone()
         for name, module in backbone.modules().items()
-        for key, tensor in module.state_dict().items()
+        for key, tensor in (*module.named_parameters(), *module.named_buffers())
     }
 
 
@@ -109,7 +128,7 @@ def weights(backbone: LatentDiffusion) -> dict[str, torch.Tensor]:
     ("directory", "train_text_encoder", "prior_weight", "max_grad_norm"),
     [
         *product(["v_prediction", "epsilon"], [False, True], [0.7, 0.0], [0.0, 0.05]),
-        *product(["xl"], [False, True], [0.7], [0.05]),
+        *product(SAVE, [False, True], [0.7], [0.05]),
     ],
     indirect=["directory"],
 )
@@ -244,7 +263,7 @@ def test_the_8_bit_optimiser_is_refused_where_it_does_not_run(monkeypatch):
         method.check_device("cuda")
 
 
-@pytest.mark.parametrize("directory", ["v_prediction", "epsilon", "xl"], indirect=True)
+@pytest.mark.parametrize("directory", ["v_prediction", "epsilon", *SAVE], indirect=True)
 def test_textual_inversion_steps_move_one_vector_and_nothing_else(
     backbone, directory, subject, recorded, monkeypatch
 ):
@@ -283,6 +302,37 @@ def test_textual_inversion_steps_move_one_vector_and_nothing_else(
     for name, vector in vectors.items():
         torch.testing.assert_close(word.vectors[name], vector, atol=1e-5, rtol=0)
         assert (vector - start.vectors[name].detach()).abs().max() > 0.005
+
+
+@pytest.mark.parametrize("directory", ["flux"], indirect=True)
+@pytest.mark.parametrize("method", [TINY, TextualInversion(identifier="sks", steps=3)])
+def test_the_guidance_that_is_told_in_training_is_a_setting(
+    backbone, directory, subject, recorded, monkeypatch, method
+):
+    given, losses = recorded
+    loan = Loan(backbone)
+    fit(replace(method, training_guidance=3.5), subject, backbone)
+    loan.settle(thorough=False)
+    fit(method, subject, backbone)
+    loan.settle(thorough=False)
+    usual, again = losses[:3], losses[3:]
+    assert usual == again, "the family's default"
+    given.clear(), losses.clear()
+    fit(replace(method, training_guidance=1.0), subject, backbone)
+    pipe, terms = finetuning.pipeline(directory), len(given) // 3
+
+    def first() -> float:
+        with torch.no_grad():
+            parts = [finetuning.term_loss(pipe, one).item() for one in given[:terms]]
+        return parts[0] + sum(0.7 * part for part in parts[1:])
+
+    if method is TINY:
+        assert losses[0] != pytest.approx(first(), rel=1e-4)
+        monkeypatch.setattr(finetuning, "GUIDANCE", 1.0)
+        assert losses[0] == pytest.approx(first(), rel=1e-5)
+    assert all(
+        one != pytest.approx(told, rel=1e-4) for one, told in zip(losses, usual, strict=True)
+    )
 
 
 def test_drawn_latents_are_the_vaes_own_samples(backbone, directory, subject):

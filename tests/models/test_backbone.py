@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmark.api import CAPABILITIES, SUPER_RESOLUTION, Sampler, UserError, Word
+from benchmark.api import TEXT_TO_IMAGE, TRAINING, WORDS, Sampler, UserError, Word
 from benchmark.models.identity import backbone_id, locate
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.latent_diffusion import LatentDiffusion
@@ -291,7 +291,7 @@ def test_the_kind_loads_what_it_identifies(directory):
     assert backbone.id == DIFFUSERS.identify(str(directory))
     assert (backbone.sampler, backbone.precision, backbone.resolution) == (sampler, "fp32", 24)
     assert [stage.resolution for stage in backbone.stages] == [24]
-    assert DIFFUSERS.capabilities(str(directory)) == set(CAPABILITIES) - {SUPER_RESOLUTION}
+    assert DIFFUSERS.capabilities(str(directory)) == {TEXT_TO_IMAGE, TRAINING, WORDS}
     with pytest.raises(UserError, match="unknown scheduler 'lms'; known: ddim"):
         DIFFUSERS.check_sampler(str(directory), Sampler("lms"))
 

@@ -10,11 +10,11 @@ import pytest
 from diffusers import StableDiffusionXLPipeline as XLPipeline
 from safetensors.torch import load_file, save_file
 
-from benchmark.api import CAPABILITIES, SUPER_RESOLUTION, Sampler, UserError
+from benchmark.api import TEXT_TO_IMAGE, TRAINING, WORDS, Sampler, UserError
 from benchmark.models.identity import backbone_id, worker_memory
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
-from tests.tiny_pipeline import LENGTH, save_tiny_xl
+from tests.tiny_pipeline import LENGTH, save_tiny_xl, says
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +27,9 @@ def copy(directory: Path, tmp_path: Path) -> Path:
     return shutil.copytree(directory, tmp_path / "xl")
 
 
-def says(path: Path, **settings: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
-
-
 def test_the_kind_knows_it_by_its_index_or_else_by_its_folders(copy):
     for _ in range(2):
-        assert DIFFUSERS.capabilities(str(copy)) == set(CAPABILITIES) - {SUPER_RESOLUTION}
+        assert DIFFUSERS.capabilities(str(copy)) == {TEXT_TO_IMAGE, TRAINING, WORDS}
         DIFFUSERS.check_sampler(str(copy), Sampler("own", 20, 5.0))
         assert isinstance(load_backbone(str(copy), device="cpu").pipeline, XLPipeline)
         (copy / "model_index.json").unlink(missing_ok=True)
@@ -46,7 +42,7 @@ def test_the_kind_knows_it_by_its_index_or_else_by_its_folders(copy):
     ("named", "called"),
     [
         ("KandinskyPipeline", "this is a Kandinsky model"),
-        ("StableDiffusion3Pipeline", "this is a StableDiffusion3 model"),
+        ("StableDiffusion3Img2ImgPipeline", "this is a StableDiffusion3Img2Img model"),
         ("StableDiffusionXLInpaintPipeline", "this is a StableDiffusionXLInpaint model"),
         (["pipeline_mine", "MyPipeline"], "MyPipeline"),
     ],
@@ -185,7 +181,7 @@ def test_what_the_published_model_says_is_understood(copy, part):
     tiny = json.loads(path.read_text())
     kept = {key: tiny[key] for key in WIDTHS if key in tiny}
     path.write_text(json.dumps(PUBLISHED[part] | kept))
-    assert DIFFUSERS.capabilities(str(copy)) == set(CAPABILITIES) - {SUPER_RESOLUTION}
+    assert DIFFUSERS.capabilities(str(copy)) == {TEXT_TO_IMAGE, TRAINING, WORDS}
 
 
 @pytest.mark.parametrize(
@@ -244,7 +240,7 @@ def test_every_part_is_whole_and_each_word_a_token_before_the_first_job(copy):
 def test_the_named_model_is_known_without_being_here(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert DIFFUSERS.identify("sdxl") == "sdxl@462165984030"
-    assert DIFFUSERS.capabilities("sdxl") == set(CAPABILITIES) - {SUPER_RESOLUTION}
+    assert DIFFUSERS.capabilities("sdxl") == {TEXT_TO_IMAGE, TRAINING, WORDS}
     DIFFUSERS.check_sampler("sdxl", Sampler("euler", 50, 5.0))
     DIFFUSERS.check_texts("sdxl", ["a sks dog on a cobblestone street"])
     with pytest.raises(UserError, match="reads 77"):

@@ -15,8 +15,9 @@ from benchmark.models import halving
 from benchmark.models.halving import BatchSize, batches_taken, out_of_memory
 from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.loading import load_backbone
-from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_xl
+from tests.tiny_pipeline import save_tiny_flux, save_tiny_pipeline, save_tiny_sd3, save_tiny_xl
 
+FAMILIES = [save_tiny_pipeline, save_tiny_xl, save_tiny_sd3, save_tiny_flux]
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB."
 
 
@@ -113,23 +114,26 @@ def test_what_was_computed_is_let_go_before_it_is_tried_again() -> None:
 # A backbone ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[save_tiny_pipeline, save_tiny_xl])
+@pytest.fixture(scope="module", params=FAMILIES)
 def backbone(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> LatentDiffusion:
     folder: Path = request.param(tmp_path_factory.mktemp("tiny"))
-    return load_backbone(str(folder), precision="fp32", device="cpu", sampler=Sampler("ddim", 2))
+    return load_backbone(
+        str(folder), precision="fp32", device="cpu", sampler=Sampler("own", 2), resolution=16
+    )
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, most: int) -> list[int]:
     """`owner.name` takes at most so many rows; the sizes that it took."""
     whole, took = getattr(owner, name), []
 
-    def call(batch: Tensor, *others: Any, **options: Any) -> Any:
+    def call(*others: Any, **options: Any) -> Any:
+        batch: Tensor = (*others, *options.values())[0]
         if len(batch) > most:
             raise torch.OutOfMemoryError(CUDA)
         took.append(len(batch))
-        return whole(batch, *others, **options)
+        return whole(*others, **options)
 
     monkeypatch.setattr(owner, name, call)
     return took
@@ -146,14 +150,15 @@ def test_images_are_those_of_the_smaller_batch_from_the_start(
         patch.setattr("benchmark.models.latent_stage.BATCH", 2)
         expected = images(backbone)
     with monkeypatch.context() as patch:
-        # Guided, each image is two rows.
-        took = refuse(patch, backbone.pipeline.unet, "forward", 4)
+        # Guided, each image is two rows; told its guidance, one.
+        rows = 2 if backbone.calls.guided(backbone.sampler) else 1
+        took = refuse(patch, backbone.stages[0].denoiser, "forward", 2 * rows)
         assert torch.equal(images(backbone), expected)
-        assert took == [4, 4, 4, 4, 4, 4, 2, 2]
+        assert took == [size * rows for size in (2, 2, 2, 2, 2, 2, 1, 1)]
     assert batches_taken() == {"sampling": 2}
     with monkeypatch.context() as patch:
-        took = refuse(patch, backbone.pipeline.unet, "forward", 100)
-        assert torch.equal(images(backbone), expected) and max(took) == 4
+        took = refuse(patch, backbone.stages[0].denoiser, "forward", 100)
+        assert torch.equal(images(backbone), expected) and max(took) == 2 * rows
 
 
 def test_the_vae_takes_fewer_images_at_once_too(
@@ -175,10 +180,11 @@ def test_an_image_that_does_not_fit_is_said_and_the_backbone_stays_whole(
     backbone: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduler = backbone.pipeline.scheduler
+    rows = 2 if backbone.calls.guided(backbone.sampler) else 1
     with monkeypatch.context() as patch:
-        refuse(patch, backbone.pipeline.unet, "forward", 1)
+        refuse(patch, backbone.stages[0].denoiser, "forward", rows - 1)
         said = r"memory in sampling: lower \[backbone\] resolution, or set its precision to bf16"
         with pytest.raises(UserError, match=said):
             images(backbone)
     assert backbone.pipeline.scheduler is scheduler
-    assert not backbone.pipeline.unet._forward_hooks
+    assert not backbone.stages[0].denoiser._forward_hooks

@@ -12,6 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
 from benchmark.api import UserError
@@ -57,6 +58,22 @@ LISTING_15 = [
 ]
 
 
+#: The weights of Stable Diffusion 3.5's, as its model card lists them.
+LISTING_3 = [
+    "sd3.5_medium.safetensors",
+    "text_encoder/model.fp16.safetensors",
+    "text_encoder/model.safetensors",
+    "text_encoder_2/model.fp16.safetensors",
+    "text_encoder_2/model.safetensors",
+    "text_encoder_3/model-00001-of-00002.safetensors",
+    "text_encoder_3/model-00002-of-00002.safetensors",
+    "text_encoder_3/model.fp16-00001-of-00002.safetensors",
+    "text_encoder_3/model.fp16-00002-of-00002.safetensors",
+    "text_encoders/clip_g.safetensors",
+    "text_encoders/t5xxl_fp16.safetensors",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+]
 #: The same of Stable Diffusion XL's.
 LISTING_XL = [
     "model_index.json",
@@ -139,6 +156,14 @@ def test_what_is_fetched_is_what_is_read_and_nothing_else():
         "unet/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
     }
+    assert list(filter_repo_objects(LISTING_3, **options)) == [
+        "text_encoder/model.safetensors",
+        "text_encoder_2/model.safetensors",
+        "text_encoder_3/model-00001-of-00002.safetensors",
+        "text_encoder_3/model-00002-of-00002.safetensors",
+        "transformer/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
     shards = [f"unet/diffusion_pytorch_model{v}-00001-of-00002.safetensors" for v in ("", ".fp16")]
     assert list(filter_repo_objects(shards, **options)) == shards[:1]
 
@@ -232,6 +257,40 @@ def test_missing_weights_say_how_to_bring_them():
     assert f"hf download {repository} --revision {commit} --include '*.json'" in text
     assert "`--suite pocket` runs without" in text
     assert "\n" not in text
+
+
+class Gated(GatedRepoError):
+    """Without the answer of the hub, whose class depends on the version of its client."""
+
+    def __init__(self, message: str) -> None:
+        Exception.__init__(self, message)
+
+
+def test_a_gated_repository_says_what_to_accept_and_where_the_token_goes(remote, monkeypatch):
+    def refuse(*_arguments, **options):
+        if options.get("local_files_only"):
+            raise LocalEntryNotFoundError("not here")
+        raise Gated("401 Client Error.\n\nAccess is restricted.")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    for model, licence in (
+        ("sd35-medium", "the Stability AI Community License"),
+        ("owner/name", "its licence"),
+    ):
+        with pytest.raises(UserError) as caught:
+            DIFFUSERS.fetch(model)
+        page = f"https://huggingface.co/{hub_model(model).repository}"
+        assert "is gated (401 Client Error.): " in str(caught.value)
+        assert f"accept {licence} on {page}, log in with a token" in str(caught.value)
+        assert "`hf auth login`" in str(caught.value) and "HF_TOKEN" in str(caught.value)
+
+
+def test_that_a_named_model_is_gated_is_said_offline_too():
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set.*It is gated: accept the Stability"):
+        DIFFUSERS.fetch("sd35-medium")
+    with pytest.raises(UserError) as caught:
+        DIFFUSERS.fetch("sd15")
+    assert "gated" not in str(caught.value)
 
 
 def test_the_command_that_brings_them_is_one_the_hubs_client_knows():

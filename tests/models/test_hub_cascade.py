@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.utils import filter_repo_objects
 
-from benchmark.api import CAPABILITIES, Sampler, UserError
+from benchmark.api import SUPER_RESOLUTION, TEXT_TO_IMAGE, TRAINING, WORDS, Sampler, UserError
 from benchmark.models import hub
 from benchmark.models.families import INDEX
 from benchmark.models.hub import CASCADES, HubModel, hub_model
@@ -87,7 +87,7 @@ def test_no_text_encoder_is_fetched_twice_and_no_safety_checker_at_all() -> None
 def test_it_is_known_without_being_here_and_both_commits_are_its_identity(monkeypatch) -> None:
     before = backbone_id("if")
     assert before.startswith("if@") and len(before) == 15
-    assert DIFFUSERS.capabilities("if") == set(CAPABILITIES)
+    assert DIFFUSERS.capabilities("if") == {TEXT_TO_IMAGE, TRAINING, WORDS, SUPER_RESOLUTION}
     DIFFUSERS.check_sampler("if", Sampler("own", 100, 7.0, super_resolution_steps=50))
     with pytest.raises(UserError, match="'euler' does not draw DeepFloyd IF"):
         DIFFUSERS.check_sampler("if", Sampler("euler", 50, 5.0))
@@ -136,11 +136,11 @@ def test_a_gated_repository_says_what_to_accept_and_where_the_token_goes(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     monkeypatch.setattr(hub, "_knock", lambda: None)
-    with pytest.raises(UserError, match="is gated: log in and accept its licence at") as caught:
+    with pytest.raises(UserError, match=r"gated \(Access.*\): accept .* on https") as caught:
         DIFFUSERS.fetch(model)
     places = [BASE[0], LARGER[0]] if model == "if" else [model]
     assert all(f"https://huggingface.co/{place}" in str(caught.value) for place in places)
-    assert "`hf auth login`, or set HF_TOKEN" in str(caught.value)
+    assert "`hf auth login`, or the environment variable HF_TOKEN" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import diffusers
 import numpy as np
 import pytest
 
 from benchmark.api import Sampler, UserError
-from benchmark.models.configuration import known
+from benchmark.models.configuration import known, understood
+from benchmark.models.families import families
 from benchmark.models.kinds import DIFFUSERS
-from benchmark.models.sampling import SCHEDULERS
+from benchmark.models.sampling import FLOW_SCHEDULERS, SCHEDULERS, check_sampler
 from benchmark.models.schedule import LEADING, RESCALING, SHIFTED, check_schedule, timesteps
 from tests.tiny_pipeline import save_tiny_pipeline
 
@@ -77,11 +79,21 @@ def test_the_lists_of_classes_are_what_diffusers_classes_take():
     assert {name for name, _ in SCHEDULERS.values()} <= {*CLASSES}
 
 
+SD3, FLOW = families()["stable_diffusion_3"], diffusers.FlowMatchEulerDiscreteScheduler
+
+
 @pytest.mark.parametrize(
-    ("part", "kind"), [("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)]
+    ("understood", "kind"),
+    [
+        (known()["unet"], diffusers.UNet2DConditionModel),
+        (known()["vae"], diffusers.AutoencoderKL),
+        (understood(SD3, "transformer", {}), diffusers.SD3Transformer2DModel),
+        (understood(SD3, "vae", {}), diffusers.AutoencoderKL),
+        (understood(SD3, "scheduler", {}), FLOW),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_every_setting_of_the_installed_class_is_judged(part, kind):
-    understood = known()[part]
+def test_every_setting_of_the_installed_class_is_judged(understood, kind):
     judged = [*understood["obeyed"], *understood["ignored"], *understood["wanted"]]
     judged += understood["choices"]
     assert len(judged) == len(set(judged))
@@ -127,3 +139,21 @@ def test_a_plan_refuses_with_the_models_own_configuration(tmp_path):
         DIFFUSERS.check_sampler(model, Sampler("ddpm", 600))
     with pytest.raises(UserError, match="scheduler 'euler': its 600 steps"):
         DIFFUSERS.check_sampler(model, Sampler("euler", 600))  # its own default is even spacing
+
+
+def test_flow_matching_begins_in_pure_noise_whatever_is_asked_for():
+    """And which samplers a model takes, its own scheduler says."""
+    configuration = {"_class_name": FLOW.__name__, "shift": 3.0}
+    for steps in (1, 2, 28, 600, 1000):
+        check_sampler(Sampler("own", steps), configuration)
+        scheduler = FLOW.from_config(configuration)
+        scheduler.set_timesteps(steps)
+        assert scheduler.timesteps[0] == 1000 and len(scheduler.timesteps) == steps
+    with pytest.raises(UserError, match="1001 steps are more than the 1000"):
+        check_sampler(Sampler("own", 1001), configuration)
+    for name in SCHEDULERS:
+        with pytest.raises(UserError, match=f"'{re.escape(name)}' .* choose flow-euler, or own"):
+            check_sampler(Sampler(name, 20), configuration)
+    for name in FLOW_SCHEDULERS:
+        with pytest.raises(UserError, match=f"'{name}' .* taught by diffusion: choose ddim, ddpm"):
+            check_sampler(Sampler(name, 20), BETAS | {"_class_name": "DDIMScheduler"})

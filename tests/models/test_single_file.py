@@ -293,12 +293,15 @@ def test_broken_and_foreign_files_are_named(tiny, tmp_path):
     assert "no whole Stable Diffusion 1 or 2 or Stable Diffusion XL" in refusal("unet", unet)
     foreign = {
         "conditioner.embedders.0.model.ln_final.bias": "Stable Diffusion XL refiner",
-        "model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight": "Stable Diffusion 3",
         "double_blocks.0.img_attn.norm.key_norm.scale": "FLUX",
     }
     for tensor, family in foreign.items():
         said = refusal("other", {tensor: torch.zeros(1)})
         assert f"this is a {family} model; known are Stable Diffusion 1 or 2, " in said
+    for prefix in ("", "model.diffusion_model."):
+        joint = {f"{prefix}joint_blocks.0.x_block.mlp.fc1.weight": torch.zeros(1)}
+        said = refusal("joint", joint)
+        assert "this is a Stable Diffusion 3 model, which is not read from a single file" in said
     lost = "model.diffusion_model.output_blocks.1.0.in_layers.0.weight"
     partial = {k: v for k, v in made.weights.items() if k != lost}
     assert "not of Stable Diffusion 1's shape" in refusal("partial", partial)

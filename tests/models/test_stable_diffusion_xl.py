@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.loading import load_backbone
 from tests.models.test_backbone import CLASSES, SEEDS, TEXTS, sample
 from tests.reference import finetuning
-from tests.tiny_pipeline import WIDTH, WIDTH_2, XL_SCHEDULER, save_tiny_xl
+from tests.tiny_pipeline import WIDTH, WIDTH_2, XL_SCHEDULER, save_tiny_xl, says
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +31,6 @@ def encoding_the_empty_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(directory: Path, tmp_path: Path) -> Path:
     return shutil.copytree(directory, tmp_path / "xl")
-
-
-def says(path: Path, **settings: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
 @pytest.fixture(scope="module")

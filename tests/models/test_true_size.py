@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,16 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from benchmark.api import Sampler
 from benchmark.config.suite import load_suite
+from benchmark.models.checkpoints import Parts
+from benchmark.models.families import families
 from benchmark.models.identity import WORKER_BYTES, backbone_id, worker_memory
+from benchmark.models.latent_stage import Moments
+from benchmark.models.loading import Wanted, family_module
 from benchmark.models.pixel_stage import PixelStage
 from benchmark.models.text_reader import EncodedTexts
 from benchmark.runs.machine import free_memory
@@ -26,6 +33,7 @@ from benchmark.scoring.encoder_tables import protocol_tables
 from benchmark.scoring.kinds import identify
 from benchmark.scoring.scorer import scoring_of
 from tests import true_size
+from tests.tiny_pipeline import FLUX_SCHEDULER, SD3_SCHEDULER
 
 #: Of Stable Diffusion 1.5, as published with it.
 PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
@@ -113,16 +121,74 @@ def test_they_are_written_and_run(tmp_path: Path) -> None:
 XL_PARAMETERS = 2_567_463_684 + 83_653_863 + 123_060_480 + 694_659_840
 
 
-@pytest.mark.slow  # hashes 7 GB
-def test_an_xl_of_true_size_is_planned(tmp_path: Path) -> None:
-    save_subject(tmp_path / "mine")
-    true_size.save_hollow_xl(tmp_path / "xl")
-    suite = load_suite("dreambench-sdxl").with_images(tmp_path / "mine").on(str(tmp_path / "xl"))
-    grid = plan(suite, method_names(suite, ["all", "identifiers"]))
-    assert {job.fit.backbone.id for job in grid.jobs if job.fit.backbone} == {
-        backbone_id(str(tmp_path / "xl"))
-    }
-    assert worker_memory(str(tmp_path / "xl")) == 16 * XL_PARAMETERS + WORKER_BYTES
+#: Of Stable Diffusion 3.5 medium, its table of places apart.
+SD3_PARAMETERS = {
+    "transformer": 2_243_171_520,
+    "vae": 83_819_683,
+    "text_encoder": 123_650_304,
+    "text_encoder_2": 694_659_840,
+    "text_encoder_3": 4_762_310_656,
+}
+SD3_PLACES = 384 * 384 * 1536
+
+
+@pytest.mark.slow  # makes 7.9 billion parameters that are not there
+def test_a_3_of_true_size_takes_a_training_pass_in_fake_tensors() -> None:
+    cuda = torch.device("cuda", 0)
+    with FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True):
+        with cuda:
+            modules = true_size.sd3_parts()
+        counts = {n: sum(p.numel() for p in module.parameters()) for n, module in modules.items()}
+        assert counts == SD3_PARAMETERS
+        assert modules["transformer"].pos_embed.pos_embed.numel() == SD3_PLACES
+        family = families()["stable_diffusion_3"]
+        tokenizers, schedulers = true_size.sd3_tokenizers(), {"scheduler": SD3_SCHEDULER}
+        parts = Parts(family, modules, tokenizers, schedulers, {})
+        wanted = Wanted("sd3", "sd3@0", str(cuda), "fp32", Sampler("own"), None)
+        backbone = family_module(family).build(parts, wanted)
+        assert backbone.resolution == 1024
+        [stage] = backbone.stages
+        condition = backbone.encode(["a sks dog", "a dog"])
+        assert condition.embeddings.shape == (2, 77 + 256, 4096)
+        assert condition.pooled.shape == (2, 2048)
+        clean = Moments(*(torch.zeros(2, 16, 128, 128, device=cuda) for _ in range(2)))
+        losses = stage.loss(stage.draw(clean, 2, torch.Generator()), condition)
+        assert losses.shape == (2,) and losses.device == cuda
+
+
+#: Of FLUX.1 dev; schnell has no embedding of guidance.
+FLUX_PARAMETERS = {
+    "transformer": 11_901_408_320,
+    "vae": 83_819_683,
+    "text_encoder": 123_060_480,
+    "text_encoder_2": 4_762_310_656,
+}
+GUIDANCE_EMBEDDING = 256 * 3072 + 3072 + 3072 * 3072 + 3072
+
+
+@pytest.mark.slow  # makes 17 billion parameters that are not there
+@pytest.mark.parametrize("name", ["flux", "flux_schnell"])
+def test_a_flux_of_true_size_takes_a_training_pass_in_fake_tensors(name: str) -> None:
+    cuda, dev = torch.device("cuda", 0), name == "flux"
+    with FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True):
+        with cuda:
+            modules = true_size.flux_parts(guidance_embeds=dev)
+        counts = {n: sum(p.numel() for p in module.parameters()) for n, module in modules.items()}
+        counts["transformer"] += 0 if dev else GUIDANCE_EMBEDDING
+        assert counts == FLUX_PARAMETERS
+        family = families()[name]
+        tokenizers, schedulers = true_size.flux_tokenizers(), {"scheduler": FLUX_SCHEDULER}
+        parts = Parts(family, modules, tokenizers, schedulers, {})
+        wanted = Wanted("flux", "flux@0", str(cuda), "fp32", Sampler("own"), None)
+        backbone = family_module(family).build(parts, wanted)
+        assert backbone.resolution == 1024
+        [stage] = backbone.stages
+        condition = backbone.encode(["a doi dog", "a dog"])
+        assert condition.embeddings.shape == (2, 512, 4096)
+        assert condition.pooled.shape == (2, 768)
+        clean = Moments(*(torch.zeros(2, 16, 128, 128, device=cuda) for _ in range(2)))
+        losses = stage.loss(stage.draw(clean, 2, torch.Generator()), condition)
+        assert losses.shape == (2,) and losses.device == cuda
 
 
 @pytest.mark.slow  # 2.6 billion parameters at 1024 pixels, on a CPU: minutes, 13 GB
@@ -149,19 +215,34 @@ IF_PARAMETERS = {
 }
 
 
-@pytest.mark.slow  # hashes 21 GB
-def test_a_cascade_of_true_size_is_planned(tmp_path: Path) -> None:
-    save_subject(tmp_path / "mine")
+def test_a_cascade_has_the_parameters_that_its_cards_say() -> None:
     with torch.device("meta"):
         parts = true_size.cascade_parts()
     found = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     assert found == IF_PARAMETERS
-    model = str(tmp_path / "if")
-    true_size.save_hollow_cascade(tmp_path / "if")
-    suite = load_suite("dreambench-if").with_images(tmp_path / "mine").on(model)
+
+
+@pytest.mark.slow  # hashes 7 to 34 GB
+@pytest.mark.parametrize(
+    ("save", "name", "numbers"),
+    [
+        (true_size.save_hollow_xl, "dreambench-sdxl", XL_PARAMETERS),
+        (true_size.save_hollow_sd3, "dreambench-sd35", sum(SD3_PARAMETERS.values()) + SD3_PLACES),
+        (true_size.save_hollow_flux, "dreambench-flux", sum(FLUX_PARAMETERS.values())),
+        (true_size.save_hollow_cascade, "dreambench-if", sum(IF_PARAMETERS.values())),
+    ],
+)
+def test_a_model_of_true_size_is_planned(
+    save: Callable[[Path], None], name: str, numbers: int, tmp_path: Path
+) -> None:
+    save_subject(tmp_path / "mine")
+    directory = tmp_path / "model"
+    save(directory)
+    suite = load_suite(name).with_images(tmp_path / "mine").on(str(directory))
     grid = plan(suite, method_names(suite, ["all", "identifiers"]))
-    assert {job.fit.backbone.id for job in grid.jobs if job.fit.backbone} == {backbone_id(model)}
-    assert worker_memory(model) == 16 * sum(IF_PARAMETERS.values()) + WORKER_BYTES
+    ids = {job.fit.backbone.id for job in grid.jobs if job.fit.backbone}
+    assert ids == {backbone_id(str(directory))}
+    assert worker_memory(str(directory)) == 16 * numbers + WORKER_BYTES
 
 
 @pytest.mark.slow  # 4.3 billion parameters, on a CPU: minutes, 10 GB

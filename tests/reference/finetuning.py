@@ -6,14 +6,23 @@ the optimiser is PyTorch's plain loop, instance and prior images go through the 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    FluxPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 
-Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+Pipeline = (
+    StableDiffusionPipeline | StableDiffusionXLPipeline | StableDiffusion3Pipeline | FluxPipeline
+)
+GUIDANCE = 3.5  #: that a FLUX.1 dev is told in training
 
 
 @dataclass
@@ -37,25 +46,41 @@ class Result:
 
 
 def pipeline(directory: Path) -> Pipeline:
-    if (directory / "text_encoder_2").is_dir():
+    index = json.loads((directory / "model_index.json").read_text())["_class_name"]
+    if index == "FluxPipeline":
+        pipe = FluxPipeline.from_pretrained(directory, use_safetensors=True)
+    elif index == "StableDiffusion3Pipeline":
+        pipe = StableDiffusion3Pipeline.from_pretrained(directory, use_safetensors=True)
+    elif index == "StableDiffusionXLPipeline":
         pipe = StableDiffusionXLPipeline.from_pretrained(directory, use_safetensors=True)
     else:
         pipe = StableDiffusionPipeline.from_pretrained(
             directory, use_safetensors=True, requires_safety_checker=False
         )
-    for module in (pipe.unet, pipe.vae, *text_encoders(pipe).values()):
+    for module in (denoiser(pipe)[1], pipe.vae, *text_encoders(pipe).values()):
         module.float()
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
+def denoiser(pipe: Pipeline) -> tuple[str, torch.nn.Module]:
+    name = "transformer" if hasattr(pipe, "transformer") else "unet"
+    return name, getattr(pipe, name)
+
+
 def text_encoders(pipe: Pipeline) -> dict[str, torch.nn.Module]:
-    found = {name: getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2")}
+    names = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    found = {name: getattr(pipe, name, None) for name in names}
     return {name: encoder for name, encoder in found.items() if encoder is not None}
 
 
 def tokenizers(pipe: Pipeline) -> list:
     return [getattr(pipe, n.replace("text_encoder", "tokenizer")) for n in text_encoders(pipe)]
+
+
+def t5_length(pipe: Pipeline) -> int:
+    """Tokens that T5 reads: 256 in Stable Diffusion 3 and FLUX.1 schnell, 512 in FLUX.1 dev."""
+    return 512 if pipe.transformer.config.get("guidance_embeds") else 256
 
 
 def alphas_cumprod(pipe: Pipeline) -> np.ndarray:
@@ -66,7 +91,11 @@ def alphas_cumprod(pipe: Pipeline) -> np.ndarray:
 
 
 def noised(pipe: Pipeline, given: Given) -> tuple[torch.Tensor, torch.Tensor]:
-    """The noisy latents and what the U-Net should say about them."""
+    """The noisy latents and what the denoiser should say about them."""
+    if isinstance(pipe, StableDiffusion3Pipeline | FluxPipeline):
+        sigma = (given.timesteps / 1000).view(-1, 1, 1, 1)
+        noisy = (1.0 - sigma) * given.latents + sigma * given.noise
+        return noisy, given.noise - given.latents
     alpha_bar = alphas_cumprod(pipe)[given.timesteps.numpy()]
     alpha = torch.tensor(alpha_bar**0.5, dtype=torch.float32).view(-1, 1, 1, 1)
     sigma = torch.tensor((1 - alpha_bar) ** 0.5, dtype=torch.float32).view(-1, 1, 1, 1)
@@ -76,12 +105,12 @@ def noised(pipe: Pipeline, given: Given) -> tuple[torch.Tensor, torch.Tensor]:
     return noisy, given.noise
 
 
-def token_ids(pipe: Pipeline, prompts: list[str], tokenizer=None) -> torch.Tensor:
+def token_ids(pipe: Pipeline, prompts: list[str], tokenizer=None, length=None) -> torch.Tensor:
     tokenizer = tokenizer or pipe.tokenizer
     return tokenizer(
         prompts,
         padding="max_length",
-        max_length=tokenizer.model_max_length,
+        max_length=length or tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
     ).input_ids
@@ -91,6 +120,10 @@ def term_loss(pipe: Pipeline, given: Given) -> torch.Tensor:
     noisy, target = noised(pipe, given)
     if isinstance(pipe, StableDiffusionXLPipeline):
         predicted = predicted_by_xl(pipe, noisy, given)
+    elif isinstance(pipe, StableDiffusion3Pipeline):
+        predicted = predicted_by_3(pipe, noisy, given)
+    elif isinstance(pipe, FluxPipeline):
+        predicted = predicted_by_flux(pipe, noisy, given)
     else:
         conditions = pipe.text_encoder(token_ids(pipe, given.prompts))[0]
         predicted = pipe.unet(noisy, given.timesteps, conditions).sample
@@ -117,6 +150,56 @@ def predicted_by_xl(
     ).sample
 
 
+def predicted_by_3(
+    pipe: StableDiffusion3Pipeline, noisy: torch.Tensor, given: Given
+) -> torch.Tensor:
+    """As diffusers' train_dreambooth_sd3.py: CLIP's states padded with zeros, then T5's."""
+    states, pooled = [], []
+    encoders = list(text_encoders(pipe).values())
+    for tokenizer, encoder in zip(tokenizers(pipe)[:2], encoders[:2], strict=True):
+        read = encoder(token_ids(pipe, given.prompts, tokenizer), output_hidden_states=True)
+        states.append(read.hidden_states[-2])
+        pooled.append(read[0])
+    clip = torch.cat(states, dim=-1)
+    t5 = encoders[2](token_ids(pipe, given.prompts, pipe.tokenizer_3, t5_length(pipe)))[0]
+    padded = torch.zeros(*clip.shape[:2], t5.shape[2])
+    padded[:, :, : clip.shape[2]] = clip
+    return pipe.transformer(
+        hidden_states=noisy,
+        timestep=given.timesteps,
+        encoder_hidden_states=torch.cat([padded, t5], dim=1),
+        pooled_projections=torch.cat(pooled, dim=1),
+    ).sample
+
+
+def predicted_by_flux(pipe: FluxPipeline, noisy: torch.Tensor, given: Given) -> torch.Tensor:
+    """As diffusers' train_dreambooth_flux.py, with the pipeline's own packing."""
+    n, channels, height, width = noisy.shape
+    pooled = pipe.text_encoder(token_ids(pipe, given.prompts)).pooler_output
+    ids = token_ids(pipe, given.prompts, pipe.tokenizer_2, t5_length(pipe))
+    told = None
+    if pipe.transformer.config.guidance_embeds:
+        told = torch.tensor([GUIDANCE] * n)
+    packed = pipe.transformer(
+        hidden_states=pipe._pack_latents(noisy, n, channels, height, width),
+        timestep=given.timesteps / 1000,
+        guidance=told,
+        pooled_projections=pooled,
+        encoder_hidden_states=pipe.text_encoder_2(ids)[0],
+        txt_ids=torch.zeros(ids.shape[1], 3),
+        img_ids=pipe._prepare_latent_image_ids(n, height // 2, width // 2, "cpu", torch.float32),
+    ).sample
+    scale = pipe.vae_scale_factor
+    return pipe._unpack_latents(packed, height * scale, width * scale, scale)
+
+
+def learning_text_encoders(pipe: Pipeline) -> list[str]:
+    """Those in which Textual Inversion learns a vector."""
+    if isinstance(pipe, FluxPipeline):
+        return ["text_encoder_2"]
+    return [name for name in text_encoders(pipe) if name != "text_encoder_3"]
+
+
 def dreambooth_steps(
     directory: Path,
     steps: list[list[Given]],
@@ -132,7 +215,8 @@ def dreambooth_steps(
     Each entry is the instance term's numbers and, with prior preservation, the prior term's.
     """
     pipe = pipeline(directory)
-    named = {f"unet.{k}": v for k, v in pipe.unet.named_parameters()}
+    part, model = denoiser(pipe)
+    named = {f"{part}.{k}": v for k, v in model.named_parameters()}
     for name, encoder in text_encoders(pipe).items():
         if train_text_encoder:
             named |= {f"{name}.{k}": v for k, v in encoder.named_parameters()}
@@ -179,15 +263,17 @@ def textual_inversion_steps(
     The vectors are written into the tables before each step.
     """
     pipe = pipeline(directory)
-    pipe.unet.requires_grad_(False)
+    denoiser(pipe)[1].requires_grad_(False)
     tables, new, vectors = {}, {}, {}
     for tokenizer, (name, encoder) in zip(
         tokenizers(pipe), text_encoders(pipe).items(), strict=True
     ):
         encoder.requires_grad_(False)
+        if name not in learning_text_encoders(pipe):
+            continue
         tables[name] = encoder.get_input_embeddings().weight
-        new[name], noun = (
-            tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in (identifier, class_noun)
+        [new[name]], [noun] = (
+            tokenizer(word, add_special_tokens=False).input_ids for word in (identifier, class_noun)
         )
         vectors[name] = torch.nn.Parameter(tables[name][noun].clone())
     optimiser = torch.optim.AdamW(

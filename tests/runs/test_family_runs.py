@@ -1,4 +1,4 @@
-"""Runs on a tiny model of another family than the other tests', by the methods of our own."""
+"""Runs on tiny models of other families than the other tests', by the methods of our own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from benchmark.runs.plan import plan
 from methods.dreambooth import DreamBooth
 from methods.textual_inversion import TextualInversion
 from tests import toy
-from tests.tiny_pipeline import save_tiny_cascade, save_tiny_xl
+from tests.tiny_pipeline import (
+    save_tiny_cascade,
+    save_tiny_flux,
+    save_tiny_schnell,
+    save_tiny_sd3,
+    save_tiny_xl,
+)
 from tests.toy import ONE
 
 SETTINGS = """
@@ -25,6 +31,7 @@ steps = 2
 learning_rate = 1e-3
 train_text_encoder = true
 prior_images = 2
+prior_scheduler = "own"
 prior_steps = 2
 [methods.textual-inversion]
 steps = 2
@@ -41,7 +48,9 @@ def suite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
     file = toy.write_world(tmp_path)
     text = file.read_text().replace('kind = "tests.toy:KIND"\n', "")
-    text = text.replace('model = "colours"', f'model = "{tmp_path / "model"}"')
+    model = f'model = "{tmp_path / "model"}"\nresolution = 16'
+    text = text.replace('model = "colours"', model)
+    text = text.replace("[sampler]\n", '[sampler]\nscheduler = "own"\n')
     file.write_text(text.replace("[protocol]\n", f"{SETTINGS}[protocol]\n", 1))
     return file
 
@@ -56,10 +65,13 @@ def images(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("save", "more"),
+    ("save", "more", "sampler"),
     [
-        (save_tiny_xl, ""),
-        (save_tiny_cascade, "super_resolution_steps = 2\nsuper_resolution_noise = 0.0\n"),
+        (save_tiny_xl, "", ""),
+        (save_tiny_sd3, "", ""),
+        (save_tiny_flux, "training_guidance = 1.0\n", "true_guidance = 2.0\n"),
+        (save_tiny_schnell, "", "true_guidance = 2.0\n"),
+        (save_tiny_cascade, "super_resolution_steps = 2\nsuper_resolution_noise = 0.0\n", ""),
     ],
 )
 def test_kept_weights_draw_further_prompts_as_if_asked_at_once(
@@ -68,10 +80,11 @@ def test_kept_weights_draw_further_prompts_as_if_asked_at_once(
     monkeypatch: pytest.MonkeyPatch,
     save: Callable[[Path], Path],
     more: str,
+    sampler: str,
 ) -> None:
     save(tmp_path / "model")
-    table = "[methods.dreambooth]\n"
-    suite_file.write_text(suite_file.read_text().replace(table, table + more))
+    for table, settings in (("[methods.dreambooth]\n", more), ("[sampler]\n", sampler)):
+        suite_file.write_text(suite_file.read_text().replace(table, table + settings))
     suite = load_suite(str(suite_file))
 
     def run(name: str, prompts: list[str]) -> dict[str, np.ndarray]:
@@ -112,6 +125,24 @@ def test_a_text_that_one_text_encoder_would_cut_is_refused_when_a_run_is_planned
         run_grid(grid, tmp_path / "run", resources=ONE)
 
 
+def test_samplers_that_a_model_is_not_drawn_by_are_refused_when_a_run_is_planned(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    save_tiny_sd3(tmp_path / "model")
+    text = suite_file.read_text()
+    for old, new, where in (
+        (
+            '\nscheduler = "own"',
+            '\nscheduler = "euler"',
+            "the suite's .sampler.: scheduler 'euler'",
+        ),
+        ('prior_scheduler = "own"', 'prior_scheduler = "ddpm"', "the prior images of .* 'ddpm'"),
+    ):
+        suite_file.write_text(text.replace(old, new))
+        with pytest.raises(UserError, match=f"{where}.*flow matching: choose flow-euler, or own"):
+            plan(load_suite(str(suite_file)), [*METHODS])
+
+
 def test_what_only_a_cascade_understands_is_refused_when_a_run_is_planned(
     suite_file: Path, tmp_path: Path
 ) -> None:
@@ -120,8 +151,73 @@ def test_what_only_a_cascade_understands_is_refused_when_a_run_is_planned(
     setting = "super_resolution_steps = 2\n"
     for table, message in (
         ("[sampler]\n", r"the suite's \[sampler\] has super_resolution_steps"),
-        ("[methods.dreambooth]\n", "'dreambooth' needs super-resolution"),
+        (
+            "[methods.dreambooth]\n",
+            "'dreambooth' needs super-resolution.* leave its setting super_resolution_steps out",
+        ),
     ):
         suite_file.write_text(text.replace(table, table + setting))
         with pytest.raises(UserError, match=message):
             plan(load_suite(str(suite_file)), [*METHODS])
+
+
+@pytest.mark.parametrize(
+    ("save", "old", "new", "message"),
+    [
+        (
+            save_tiny_schnell,
+            "guidance = 1.0",
+            "guidance = 3.5",
+            r"the suite's .sampler.: guidance is 3.5, and the backbone takes none: set it to 1",
+        ),
+        (
+            save_tiny_schnell,
+            "prior_steps = 2",
+            "prior_steps = 2\nprior_guidance = 3.5",
+            "the prior images of method 'dreambooth': guidance is 3.5, and the backbone takes none",
+        ),
+        (
+            save_tiny_sd3,
+            "[sampler]\n",
+            "[sampler]\ntrue_guidance = 3.5\n",
+            r"the suite's .sampler.: true_guidance is 3.5, and .* leave it out, and set guidance",
+        ),
+        (
+            save_tiny_schnell,
+            "[methods.dreambooth]\n",
+            "[methods.dreambooth]\ntraining_guidance = 1.0\n",
+            "'dreambooth' needs embedded-guidance.* leave its setting training_guidance out",
+        ),
+        (
+            save_tiny_sd3,
+            "[methods.textual-inversion]\n",
+            "[methods.textual-inversion]\ntraining_guidance = 1.0\n",
+            "'textual-inversion' needs embedded-guidance.* its setting training_guidance out",
+        ),
+    ],
+)
+def test_a_guidance_that_a_model_would_ignore_is_refused_when_a_run_is_planned(
+    suite_file: Path,
+    tmp_path: Path,
+    save: Callable[[Path], Path],
+    old: str,
+    new: str,
+    message: str,
+) -> None:
+    save(tmp_path / "model")
+    text = suite_file.read_text()
+    assert old in text
+    suite_file.write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=message):
+        plan(load_suite(str(suite_file)), [*METHODS])
+
+
+def test_a_word_that_is_no_token_of_t5_is_refused_before_anything_trains(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    save_tiny_flux(tmp_path / "model")
+    text = suite_file.read_text()
+    suite_file.write_text(text.replace('identifier = "sks"', 'identifier = "zwx"'))
+    grid = plan(load_suite(str(suite_file)), ["textual-inversion"], prompts=[HAT])
+    with pytest.raises(UserError, match="'zwx' is . tokens of .*: choose a word that is a single"):
+        run_grid(grid, tmp_path / "run", resources=ONE)
