@@ -22,6 +22,7 @@ from benchmark.models.checkpoints import Parts, hollow_parts, read_parts
 from benchmark.models.configuration import check_configuration
 from benchmark.models.families import Family
 from benchmark.models.finite import check_weights
+from benchmark.models.hub import fetch_command, hub_model
 from benchmark.models.identity import backbone_id, locate_here
 from benchmark.models.precision import resolve_device, resolve_precision
 
@@ -70,10 +71,8 @@ def load_backbone(
     for module in parts.modules.values():
         if device == "cpu":
             _plain_attention(module)
-        _without_dropout(module)
-        module.float().to(device).eval().requires_grad_(False)
-        if gradient_checkpointing:
-            checkpoint_gradients(module)
+        module.float().to(device)
+        _set_up(module, gradient_checkpointing)
     wanted = Wanted(model, backbone_id(model), device, precision, sampler or Sampler(), resolution)
     return family_module(parts.family).build(parts, wanted)
 
@@ -88,20 +87,40 @@ def hollow_backbone(
 ) -> Backbone:
     """The model as `load_backbone` gives it, on the CPU, but without its weights.
 
-    For `live_memory.no_numbers`. Raises UserError unless the model's files are in a directory.
+    For `live_memory.no_numbers`. Raises UserError if the model's configurations are not here.
     """
-    place = locate_here(model)
-    if not isinstance(place, Path):
-        here = "is one file" if place else "is not on this machine: fetch it"
-        raise UserError(f"model '{model}' {here}; its configurations are wanted, in a directory")
-    check_configuration(place)
-    parts = hollow_parts(place)
+    parts = hollow_parts(_configurations(model))
     for module in parts.modules.values():
-        module.eval().requires_grad_(False)
-        if gradient_checkpointing:
-            checkpoint_gradients(module)
+        _set_up(module, gradient_checkpointing)
     wanted = Wanted(model, f"{model}@{'0' * 12}", "cpu", precision, sampler, resolution)
     return family_module(parts.family).build(parts, wanted)
+
+
+def _configurations(model: str) -> Path:
+    """The directory of a model that is here, its configurations understood. Raises UserError."""
+    place = locate_here(model)
+    if place is None:
+        hub = hub_model(model)
+        assert hub is not None  # nothing else may be elsewhere
+        raise UserError(
+            f"model '{model}' is not on this machine, and without its configurations nothing is "
+            f"known of its size: `{fetch_command(hub)}` brings it"
+        )
+    if not isinstance(place, Path):
+        raise UserError(
+            f"model '{model}' is one file, without the configurations that its size is told by: "
+            "name a model of the same family that is a directory"
+        )
+    check_configuration(place)
+    return place
+
+
+def _set_up(module: nn.Module, gradient_checkpointing: bool) -> None:
+    """As every part is lent: at rest, without dropout."""
+    _without_dropout(module)
+    module.eval().requires_grad_(False)
+    if gradient_checkpointing:
+        checkpoint_gradients(module)
 
 
 def family_module(family: Family) -> Builder:

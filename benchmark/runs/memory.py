@@ -14,95 +14,72 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from benchmark.api import (
-    SUBJECT_IMAGES,
-    Clean,
-    Method,
-    Stage,
-    Subject,
-    UserError,
-)
+from benchmark.api import SUBJECT_IMAGES, Clean, Method, Stage, Subject, UserError
 from benchmark.data.dataset import first_images
 from benchmark.runs.devices import gradient_checkpointing
 from benchmark.runs.machine import Choice
 from benchmark.runs.plan import Grid
+from benchmark.runs.tools import JobTools, Pace
 from benchmark.store.records import Job
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from benchmark.models.live_memory import LiveMemory
 
 #: GPUs that an estimate is held against, in GiB.
 SIZES = (12, 16, 24, 48, 80)
-#: What no tensor of a job shows, in bytes: CUDA's context and the libraries' workspaces (about
-#: 1 GiB), and the encoders that score (0.7 GB for the paper's protocol in float32).
-OVERHEAD = 2 * 2**30
-#: The allocator keeps blocks that it cannot use again: so much more than tensors take.
+GIB = 2**30
+#: What no tensor of a job shows, in bytes: CUDA's context and the libraries' workspaces, taken to
+#: be 1.3 GiB, and the encoders that score, 0.7 GiB for the paper's protocol in float32.
+OVERHEAD = 2 * GIB
+#: The allocator keeps blocks that it cannot use again: taken to be so much of what tensors take.
 FRAGMENTS = 0.05
-#: Settings that save memory where a method has them, in the order in which they cost least.
+#: Settings that save memory where a method has them, in the order in which they are tried.
 _SAVING = {"optimiser": "adamw-8bit", "gradient_accumulation": 4}
-_STEPS = 2  #: of a training: the second finds all that the first has made
+_STEPS = 2  #: of a training, or of a sampler: the second finds all that the first has made
 _ENCODED = 16  #: prior images that are looked at; the others take as much
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a fit is carried out, beside what its method says."""
+    """How a fit is carried out, beside what its plan says."""
 
     checkpointing: bool
     settings: Mapping[str, Any] = field(default_factory=dict)
-    resolution: int | None = None
+    resolution: int | None = None  #: in pixels; None: the plan's
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a method takes, in bytes at the worst moment."""
+    """What a method takes, in bytes: what tensors take at the worst moment of each phase."""
 
     method: str
     weights: int  #: of the whole model, as it is loaded
     training: int
     drawing: int  #: one image at a time, which batches are halved down to
+    resolution: int  #: of the images, in pixels
 
     @property
     def left_out(self) -> int:
         """What the tensors do not show."""
-        return round(max(self.weights, self.training, self.drawing) * FRAGMENTS) + OVERHEAD
+        return round(self._most * FRAGMENTS) + OVERHEAD
 
     @property
     def bytes(self) -> int:
         """The GPU's memory that this takes."""
-        return max(self.weights, self.training, self.drawing) + self.left_out
+        return self._most + self.left_out
 
-
-@dataclass
-class _Tools:
-    """A job's tools, where neither images nor prior images are there."""
-
-    seed: int
-    subject: Subject
-    prepared: Mapping[str, Clean]
-
-    def images(self, resolution: int) -> Tensor:
-        import torch
-
-        return torch.rand(len(self.subject.images), 3, resolution, resolution)
-
-    def prior(self, stage: Stage) -> Clean:
-        shared = self.prepared[stage.name]
-        return shared[list(range(len(shared)))]
-
-    def progress(self, done: int, steps: int, /, *, losses: Any = None) -> None:
-        """Nobody listens."""
+    @property
+    def _most(self) -> int:
+        return max(self.weights, self.training, self.drawing)
 
 
 def needs(grid: Grid, checkpointing: Choice) -> Iterator[Need]:
     """What each method of `grid` takes that needs a backbone, as it would run on a GPU.
 
-    Methods of one class whose settings differ in names alone are looked at once. Raises UserError
-    if the model's configurations are not here, or its kind makes none without weights.
+    Methods of one class that differ in the words alone that they read are looked at once. Raises
+    UserError if the model's configurations are not here, or its kind makes none without weights.
     """
-    way = Way(_checkpointing(grid, checkpointing))
+    way = Way(gradient_checkpointing(grid.suite.backbone, checkpointing, "cuda"))
     found: dict[str, Need] = {}
     for job in _jobs(grid):
         key = repr(_decisive(grid, job))
@@ -117,49 +94,51 @@ def remedies(grid: Grid, before: Need, checkpointing: Choice) -> Iterator[tuple[
     Only what its backbone and its settings know and have not got already, and what helps.
     """
     [job] = [job for job in _jobs(grid) if job.method == before.method]
-    for words, way in _ways(grid, job, Way(_checkpointing(grid, checkpointing))):
-        after = need(grid, job, way)
+    way = Way(gradient_checkpointing(grid.suite.backbone, checkpointing, "cuda"))
+    for words, change in _changes(grid, job, before.resolution, way):
+        changed = replace(way, **change)
+        after = need(grid, job, changed)
         if after.bytes < before.bytes:
-            before = after
+            before, way = after, changed
             yield words, after
 
 
-def _ways(grid: Grid, job: Job, way: Way) -> Iterator[tuple[str, Way]]:
-    settings = grid.suite.settings(job.method)
-    if not way.checkpointing and hasattr(grid.suite.backbone.load_kind(), "gradient_checkpointing"):
-        way = replace(way, checkpointing=True)
-        yield "--gradient-checkpointing on", way
+def _changes(grid: Grid, job: Job, side: int, way: Way) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The remedies in their order, as changes of what `way` has become with those before."""
+    kind: Any = grid.suite.backbone.load_kind()
+    if not way.checkpointing and hasattr(kind, "gradient_checkpointing"):
+        yield "--gradient-checkpointing on", {"checkpointing": True}
+    settings, known = dict[str, Any](), grid.suite.settings(job.method)
     for name, value in _SAVING.items():
-        if name in settings and settings[name] is None:
-            way = replace(way, settings={**way.settings, name: value})
-            yield f"{name} = {value}", way
-    for side in _smaller(grid):
-        way = replace(way, resolution=side)
-        yield f"resolution = {side}", way
-
-
-def _checkpointing(grid: Grid, choice: Choice) -> bool:
-    return gradient_checkpointing(grid.suite.backbone, choice, "cuda")
+        if name in known and known[name] is None:
+            settings = {**settings, name: value}
+            yield f"{name} = {value}", {"settings": settings}
+    if hasattr(kind, "check_resolution"):
+        try:
+            kind.check_resolution(grid.suite.backbone.model, side // 2)
+        except UserError:
+            return
+        yield f"resolution = {side // 2}", {"resolution": side // 2}
 
 
 def need(grid: Grid, job: Job, way: Way) -> Need:
     """What a job takes if it is carried out so. Raises UserError as `needs`."""
     from benchmark.models.live_memory import LiveMemory, no_numbers
 
-    method = _short(grid.suite.method(job.method), way.settings)
-    subject = _subject(grid, job)
+    method, subject = _short(grid.suite.method(job.method), way.settings), _subject(grid, job)
     memory = LiveMemory()
     with no_numbers(memory):
         backbone = _hollow(grid, way)
         weights = _begin(memory)
         _set_aside_by(memory, backbone)
-        prepared = {stage.name: _prior(method, subject, stage) for stage in backbone.stages}
-        tools: Any = _Tools(job.seed, subject, {k: v for k, v in prepared.items() if v is not None})
+        asked = {stage.name: _prior(method, subject, stage) for stage in backbone.stages}
+        prior = {name: clean for name, clean in asked.items() if clean is not None}
+        tools = JobTools(job.seed, subject, Pace(lambda done, steps: None), prior)
         learned = method.fit(subject, backbone, tools)
         training = memory.peak
         _begin(memory)
         method.generate(learned, subject, job.requests[:1], backbone, tools)
-        return Need(job.method, weights, training, memory.peak)
+        return Need(job.method, weights, training, memory.peak, backbone.resolution)
 
 
 def print_gpu_memory(grid: Grid, checkpointing: Choice) -> None:
@@ -168,32 +147,47 @@ def print_gpu_memory(grid: Grid, checkpointing: Choice) -> None:
     most: Need | None = None
     for one in needs(grid, checkpointing):
         parts = f"weights {_gib(one.weights)}, training {_gib(one.training)}"
-        parts += f", drawing {_gib(one.drawing)}, and {_gib(one.left_out)} that no tensor shows"
+        parts += f", drawing {_gib(one.drawing)}; {_gib(one.left_out)} that no tensor shows"
         print(f"            {one.method}: {_gib(one.bytes)} GiB ({parts})", flush=True)
         most = one if most is None or one.bytes > most.bytes else most
     if most is None:
         print("            no method needs a backbone")
         return
+    found = _tried(grid, most, checkpointing)
+    for size in SIZES:
+        fitting = [f"{words} ({_gib(used)})" for words, used in found if used <= size * GIB]
+        print(f"  {size:>3} GiB   {most.method}: {fitting[0] if fitting else 'no'}")
+
+
+def _tried(grid: Grid, most: Need, checkpointing: Choice) -> list[tuple[str, int]]:
+    """What was switched on, and the bytes that this takes; no more than some GPU asks for.
+
+    No remedy makes the weights smaller.
+    """
+    least = replace(most, training=0, drawing=0).bytes
+    smallest = min((size * GIB for size in SIZES if size * GIB >= least), default=0)
     found, switched = [("as it is", most.bytes)], list[str]()
-    if most.bytes > SIZES[0] * 2**30:
+    if most.bytes > smallest > 0:
         for words, after in remedies(grid, most, checkpointing):
             switched.append(words)
             found.append((", ".join(switched), after.bytes))
-    for size in SIZES:
-        fitting = [(words, bytes_) for words, bytes_ in found if bytes_ <= size * 2**30]
-        words = f"{fitting[0][0]} ({_gib(fitting[0][1])})" if fitting else "no"
-        print(f"  {size:>3} GiB   {most.method}: {words}", flush=True)
+            if after.bytes <= smallest:
+                break
+    return found
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f}"
+    return f"{size / GIB:.1f}"
 
 
 def _hollow(grid: Grid, way: Way) -> Any:
     choice = grid.suite.backbone
     kind: Any = choice.load_kind()
     if not hasattr(kind, "hollow"):
-        raise UserError(f"backbone kind '{choice.kind}' makes no model without its weights")
+        raise UserError(
+            f"backbone kind '{choice.kind}' makes no model without its weights, so there is no "
+            "estimate of GPU memory: leave --gpu-memory out"
+        )
     sampler = grid.suite.sampler.sampler()
     return kind.hollow(
         choice.model,
@@ -250,7 +244,7 @@ def _short(method: Any, settings: Mapping[str, Any]) -> Method:
 
 
 def _jobs(grid: Grid) -> list[Job]:
-    """One of each method that needs a backbone."""
+    """The first of each method that needs a backbone."""
     found = {job.method: job for job in reversed(grid.jobs) if job.fit.backbone is not None}
     return [found[name] for name in grid.methods if name in found]
 
@@ -260,35 +254,10 @@ def _subject(grid: Grid, job: Job) -> Subject:
     return first_images(subject, job.fit.settings.get(SUBJECT_IMAGES, len(subject.images)))
 
 
-def _decisive(grid: Grid, job: Job) -> list[Any]:
-    """What of a job decides how much memory it takes: not what things are called."""
-    method = grid.suite.method(job.method)
-    return [type(method), len(job.requests) > 0, method.prior(_subject(grid, job)) is None] + [
-        (name, value)
-        for name, value in sorted(job.fit.settings.items())
-        if name == "optimiser" or not isinstance(value, str)
-    ]
-
-
-def _smaller(grid: Grid) -> Sequence[int]:
-    """Three quarters and a half of the images' height and width, where the model draws these."""
-    choice = grid.suite.backbone
-    kind: Any = choice.load_kind()
-    if not hasattr(kind, "check_resolution"):
-        return []
-    whole = choice.resolution or _hollow_resolution(grid)
-    found = []
-    for side in (whole * 3 // 4, whole // 2):
-        try:
-            kind.check_resolution(choice.model, side)
-        except UserError:
-            continue
-        found.append(side)
-    return found
-
-
-def _hollow_resolution(grid: Grid) -> int:
-    from benchmark.models.live_memory import LiveMemory, no_numbers
-
-    with no_numbers(LiveMemory()):
-        return int(_hollow(grid, Way(False)).resolution)
+def _decisive(grid: Grid, job: Job) -> Sequence[Any]:
+    """What of a job decides how much memory it takes: not the words that stand in its texts."""
+    method, subject = grid.suite.method(job.method), _subject(grid, job)
+    read = getattr(method, "texts", lambda *_: [])(subject, job.requests)
+    words = {word for text in read for word in text.split()}
+    settings = {k: v for k, v in sorted(job.fit.settings.items()) if v not in list(words)}
+    return type(method), method.prior(subject) is None, settings
