@@ -2,8 +2,9 @@
 
     python -m tests.measured_memory SUITE METHOD [MODEL [RESOLUTION]]
 
-Prints MB (10^6 bytes) of the estimate, of the same tensors with numbers, and by how much the
-process grew. Weights are random, all in float32; MODEL is a directory, by default the suite's.
+Prints MB (10^6 bytes) of the estimate as a CPU would have it, of the same tensors with numbers, and
+by how much the process grew. Weights are random, all in float32; MODEL is a directory, by default
+the suite's.
 bitsandbytes is a stand-in that takes as much and learns nothing.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,9 @@ def measured(grid: Grid, way: Way) -> Measured:
     """The first job of `grid`, estimated and then carried out on the CPU."""
     job = grid.jobs[0]
     with pytest.MonkeyPatch.context() as patch:
-        # On a CPU nothing is set aside.
+        # On a CPU nothing is set aside, and attention and autocast are the CPU's.
         patch.setattr(memory, "_set_aside_by", lambda *_: None)
+        patch.setattr(live_memory, "_as_on_cuda", nullcontext)
         estimate = memory.need(grid, job, way)
         patch.setattr(live_memory, "no_numbers", with_numbers)
         before = _status("VmRSS")

@@ -107,7 +107,7 @@ def save_pipeline(directory: Path) -> None:
     for name, make in parts().items():
         make().save_pretrained(directory / name)
     single_file.clip_tokenizer().save_pretrained(directory / "tokenizer")
-    DDIMScheduler.from_config(single_file.SCHEDULER).save_pretrained(directory / "scheduler")
+    DDIMScheduler.from_config(SCHEDULER).save_pretrained(directory / "scheduler")
 
 
 def xl_parts() -> dict[str, Any]:
@@ -134,7 +134,7 @@ def save_hollow_pipeline(directory: Path) -> None:
     with torch.device("meta"):
         modules = {name: make() for name, make in parts().items()}
     single_file.clip_tokenizer().save_pretrained(directory / "tokenizer")
-    scheduler = {"_class_name": "DDIMScheduler", **single_file.SCHEDULER}
+    scheduler = {"_class_name": "DDIMScheduler", **SCHEDULER}
     save_hollow_parts(directory, modules, scheduler)
 
 
