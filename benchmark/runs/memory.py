@@ -141,9 +141,21 @@ def need(grid: Grid, job: Job, way: Way) -> Need:
         return Need(job.method, weights, training, memory.peak, backbone.resolution)
 
 
-def print_gpu_memory(grid: Grid, checkpointing: Choice) -> None:
-    """Say what each method takes on a GPU, and what would make the largest fit on smaller ones."""
+def print_gpu_memory(grid: Grid, checkpointing: Choice, *, asked: bool = True) -> None:
+    """Say what each method takes on a GPU, and what would make the largest fit on smaller ones.
+
+    Raises UserError as `needs`, or if it was not `asked` for says so in a line.
+    """
     print("GPU memory  an estimate, each method tried on tensors without numbers (docs/memory.md)")
+    try:
+        _print_needs(grid, checkpointing)
+    except UserError as error:
+        if asked:
+            raise
+        print(f"            none: {error}")
+
+
+def _print_needs(grid: Grid, checkpointing: Choice) -> None:
     most: Need | None = None
     for one in needs(grid, checkpointing):
         parts = f"weights {_gib(one.weights)}, training {_gib(one.training)}"
