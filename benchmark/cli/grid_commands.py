@@ -50,7 +50,7 @@ def run(
         bool | None,
         typer.Option(
             help="With --dry-run: estimate the GPU memory that each method takes, and say what "
-            "would make it fit on GPUs of 12 to 80 GiB. Needs neither a GPU nor weights, and takes "
+            "would make it fit on GPUs of 12 to 80 GiB. Needs no GPU, reads no weights, and takes "
             "minutes for a large model. Else only where there is a GPU.",
             show_default=False,
         ),

@@ -1,4 +1,4 @@
-"""An estimate of the GPU memory that a plan's methods take, made without a GPU and without weights.
+"""An estimate of the GPU memory that a plan's methods take, made without a GPU, reading no weights.
 
     print_gpu_memory(grid, "auto")
 

@@ -216,6 +216,15 @@ def test_where_nobody_asked_it_is_said_in_a_line_why_there_is_none(
     assert "none: backbone kind" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_pocket_model_makes_a_process_grow_as_estimated() -> None:
+    """By a third more at most: libraries' code and workspaces, and what malloc keeps."""
+    method = "dreambooth[batch_size=16,prior_images=4]"
+    estimate, real, grown = in_a_process_of_its_own("pocket", method)
+    assert estimate == pytest.approx(real, rel=0.001)
+    assert estimate <= grown <= 4 / 3 * estimate
+
+
 @pytest.mark.slow  # 860 million parameters and their gradients, on a CPU: minutes, 12 GB
 def test_stable_diffusion_of_true_size_grows_as_estimated(tmp_path: Path) -> None:
     """Full fine-tuning with moments in 8 bits, which are a stand-in's: AdamW's would be 16 GB."""
