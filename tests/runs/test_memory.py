@@ -135,11 +135,13 @@ def test_remedies_are_added_until_it_fits_and_those_that_do_not_help_left_out(
     grid = grid_on(suite, save_tiny_pipeline(tmp_path / "model"), "dreambooth")
     print_gpu_memory(grid, "auto")
     said = capsys.readouterr().out
-    # 60 GiB, 5 % and 2 GiB; then 44, 23, and 17.75 or more in the end.
+    # 60 GiB, 5 % and 2 GiB; then 44, 23, and 12.5 in the end.
     assert "an estimate" in said and "dreambooth: 65.0 GiB" in said
     lines = [line.split(": ", 1)[1] for line in said.splitlines()[-5:]]
-    assert lines[0] == lines[1] == "no"
-    assert lines[2] == "--gradient-checkpointing on, optimiser = adamw-8bit (23.0)"
+    both = "--gradient-checkpointing on, optimiser = adamw-8bit"
+    assert lines[0] == "no"
+    assert lines[1] == f"{both}, resolution = 8 (12.5)"
+    assert lines[2] == f"{both} (23.0)"
     assert lines[3] == "--gradient-checkpointing on (44.0)"
     assert lines[4] == "as it is (65.0)"
 
