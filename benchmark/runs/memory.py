@@ -269,7 +269,7 @@ def _subject(grid: Grid, job: Job) -> Subject:
 def _decisive(grid: Grid, job: Job) -> Sequence[Any]:
     """What of a job decides how much memory it takes: not the words that stand in its texts."""
     method, subject = grid.suite.method(job.method), _subject(grid, job)
-    read = getattr(method, "texts", lambda *_: [])(subject, job.requests)
+    read: Sequence[str] = getattr(method, "texts", lambda *_: [])(subject, job.requests)
     words = {word for text in read for word in text.split()}
     settings = {k: v for k, v in sorted(job.fit.settings.items()) if v not in list(words)}
     return type(method), method.prior(subject) is None, settings
