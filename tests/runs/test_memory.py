@@ -85,6 +85,7 @@ def test_so_it_is_for_every_family(
     differs_in_what_is_made_of_numbers_alone(suite, save(tmp_path / "model"), method)
 
 
+@pytest.mark.slow
 def test_what_saves_memory_shows(suite: Suite, tmp_path: Path) -> None:
     grid = grid_on(suite, save_tiny_pipeline(tmp_path / "model"), "dreambooth")
     [job] = grid.jobs
