@@ -107,7 +107,7 @@ def save_pipeline(directory: Path) -> None:
     for name, make in parts().items():
         make().save_pretrained(directory / name)
     single_file.clip_tokenizer().save_pretrained(directory / "tokenizer")
-    DDIMScheduler.from_config(single_file.SCHEDULER).save_pretrained(directory / "scheduler")
+    DDIMScheduler.from_config(SCHEDULER).save_pretrained(directory / "scheduler")
 
 
 def xl_parts() -> dict[str, Any]:
@@ -127,6 +127,15 @@ def save_hollow_xl(directory: Path) -> None:
         single_file.clip_tokenizer(pad=pad).save_pretrained(directory / name)
     index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
     (directory / "model_index.json").write_text(json.dumps(index))
+
+
+def save_hollow_pipeline(directory: Path) -> None:
+    """As `save_hollow_xl`, of Stable Diffusion 1.5."""
+    with torch.device("meta"):
+        modules = {name: make() for name, make in parts().items()}
+    single_file.clip_tokenizer().save_pretrained(directory / "tokenizer")
+    scheduler = {"_class_name": "DDIMScheduler", **SCHEDULER}
+    save_hollow_parts(directory, modules, scheduler)
 
 
 #: Of stabilityai/stable-diffusion-3.5-medium, and T5 v1.1 XXL, as repositories of GitHub hold them

@@ -46,6 +46,15 @@ def run(
             help="Keep what is learned in DIR/weights, so that more prompts need no other fit.",
         ),
     ] = False,
+    gpu_memory: Annotated[
+        bool | None,
+        typer.Option(
+            help="With --dry-run: estimate the GPU memory that each method takes, and say what "
+            "would make it fit on GPUs of 12 to 80 GiB. Needs no GPU, reads no weights, and takes "
+            "minutes for a large model. Else only where there is a GPU.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run a grid of methods x subjects x seeds, and report it.
 
@@ -61,8 +70,11 @@ def run(
 
       python -m benchmark run --methods my_module:METHOD --seed 0,1,2
     """
+    from benchmark.api import UserError
     from benchmark.grid import run_grid
 
+    if gpu_memory and not where.dry_run:
+        raise UserError("--gpu-memory is an estimate of a plan: give it with --dry-run")
     with workers.resources(where) as resources:
         grid = selection.plan(resources.on(suite.load()), items(methods), controls=controls)
         code = run_grid(
@@ -72,6 +84,10 @@ def run(
             dry_run=where.dry_run,
             keep_weights=keep_weights,
         )
+    if where.dry_run and (grid.device != "cpu" if gpu_memory is None else gpu_memory):
+        from benchmark.runs.memory import print_gpu_memory
+
+        print_gpu_memory(grid, where.gradient_checkpointing, asked=bool(gpu_memory))
     raise typer.Exit(code)
 
 

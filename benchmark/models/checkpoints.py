@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import diffusers
+import torch
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -226,3 +227,26 @@ def _read_weights(family: Family, directory: Path, part: str) -> nn.Module:
             f"{strange[0]} among them"
         )
     return cast(nn.Module, module)
+
+
+def hollow_parts(directory: Path) -> Parts:
+    """The parts of the model in `directory` by their configurations alone: no weights are read."""
+    family = family_of(directory)
+    return Parts(
+        family,
+        {part: _hollow(family, directory / part, part) for part in family.weights},
+        _tokenizers(directory, family),
+        scheduler_configurations(directory),
+        index_settings(directory),
+    )
+
+
+def _hollow(family: Family, folder: Path, part: str) -> nn.Module:
+    """A part in float32, with weights as its class begins with."""
+    name = understood(family, part, read_configuration(folder / "config.json"))["classes"][0]
+    if hasattr(diffusers, name):
+        kind = getattr(diffusers, name)
+        return cast(nn.Module, kind.from_config(kind.load_config(folder)))
+    kind = getattr(transformers, name)
+    configuration = kind.config_class.from_pretrained(folder, dtype=torch.float32)
+    return cast(nn.Module, kind(configuration))

@@ -25,11 +25,11 @@ READ = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "co
 
 def check_finite(what: str, numbers: Tensor, way_out: str) -> None:
     """Raise UserError if numbers in (n, ...) `numbers` are not finite, saying in how many rows."""
-    bad = ~torch.isfinite(numbers).flatten(1).all(dim=1)
-    if bad.any():
+    finite = torch.isfinite(numbers).flatten(1).all(dim=1)
+    if not finite.all():
         raise UserError(
-            f"{what} are not finite (NaN or infinite) in {int(bad.sum())} of {len(bad)} images: "
-            f"{way_out}"
+            f"{what} are not finite (NaN or infinite) in {int((~finite).sum())} of {len(finite)} "
+            f"images: {way_out}"
         )
 
 

@@ -154,6 +154,12 @@ class Diffusers:
             gradient_checkpointing=gradient_checkpointing,
         )
 
+    def hollow(self, model: str, **how: Any) -> Backbone:
+        """The model without its weights, as `loading.hollow_backbone`. Raises UserError."""
+        from benchmark.models.loading import hollow_backbone
+
+        return hollow_backbone(model, **how)
+
 
 def _check(model: str) -> None:
     place = identity.locate_here(model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from diffusers import ModelMixin, UNet2DConditionModel
@@ -16,11 +17,13 @@ from diffusers.models.attention_processor import AttnAddedKVProcessor, AttnProce
 from torch import nn
 from transformers import PreTrainedModel
 
-from benchmark.api import Backbone, Sampler
-from benchmark.models.checkpoints import Parts, read_parts
+from benchmark.api import Backbone, Sampler, UserError
+from benchmark.models.checkpoints import Parts, hollow_parts, read_parts
+from benchmark.models.configuration import check_configuration
 from benchmark.models.families import Family
 from benchmark.models.finite import check_weights
-from benchmark.models.identity import backbone_id
+from benchmark.models.hub import fetch_command, hub_model
+from benchmark.models.identity import backbone_id, locate_here
 from benchmark.models.precision import resolve_device, resolve_precision
 
 
@@ -68,12 +71,56 @@ def load_backbone(
     for module in parts.modules.values():
         if device == "cpu":
             _plain_attention(module)
-        _without_dropout(module)
-        module.float().to(device).eval().requires_grad_(False)
-        if gradient_checkpointing:
-            checkpoint_gradients(module)
+        module.float().to(device)
+        _set_up(module, gradient_checkpointing)
     wanted = Wanted(model, backbone_id(model), device, precision, sampler or Sampler(), resolution)
     return family_module(parts.family).build(parts, wanted)
+
+
+def hollow_backbone(
+    model: str,
+    *,
+    sampler: Sampler,
+    precision: str,
+    resolution: int | None = None,
+    gradient_checkpointing: bool = False,
+) -> Backbone:
+    """The model as `load_backbone` gives it, on the CPU, but without its weights.
+
+    For `live_memory.no_numbers`. Raises UserError if the model's configurations are not here.
+    """
+    parts = hollow_parts(_configurations(model))
+    for module in parts.modules.values():
+        _set_up(module, gradient_checkpointing)
+    wanted = Wanted(model, f"{model}@{'0' * 12}", "cpu", precision, sampler, resolution)
+    return family_module(parts.family).build(parts, wanted)
+
+
+def _configurations(model: str) -> Path:
+    """The directory of a model that is here, its configurations understood. Raises UserError."""
+    place = locate_here(model)
+    if place is None:
+        hub = hub_model(model)
+        assert hub is not None  # nothing else may be elsewhere
+        raise UserError(
+            f"model '{model}' is not on this machine, and without its configurations nothing is "
+            f"known of its size: `{fetch_command(hub)}` brings it"
+        )
+    if not isinstance(place, Path):
+        raise UserError(
+            f"model '{model}' is one file, without the configurations that its size is told by: "
+            "name a model of the same family that is a directory"
+        )
+    check_configuration(place)
+    return place
+
+
+def _set_up(module: nn.Module, gradient_checkpointing: bool) -> None:
+    """As every part is lent: at rest, without dropout."""
+    _without_dropout(module)
+    module.eval().requires_grad_(False)
+    if gradient_checkpointing:
+        checkpoint_gradients(module)
 
 
 def family_module(family: Family) -> Builder:

@@ -59,12 +59,13 @@ def check_guidance(sampler: Sampler, capabilities: frozenset[str]) -> None:
         )
 
 
-def passes(sampler: Sampler) -> int:
-    """How often an image goes through the denoiser: with guidance, above 1, twice a step.
+def passes(sampler: Sampler, capabilities: frozenset[str]) -> int:
+    """How often an image goes through the denoiser of a backbone of these `capabilities`.
 
-    A model that is told its guidance goes once, which is not known here: too many.
+    With guidance, above 1, twice a step, unless the model is told it.
     """
-    return sampler.steps * (2 if sampler.guidance > 1 or sampler.true_guidance else 1)
+    guided = sampler.guidance > 1 and EMBEDDED_GUIDANCE not in capabilities
+    return sampler.steps * (2 if guided or sampler.true_guidance else 1)
 
 
 def build_scheduler(sampler: Sampler, configuration: Mapping[str, Any]) -> Any:

@@ -22,6 +22,7 @@ class Forecast:
 
     def __init__(self, suite: Suite) -> None:
         self._rates, self._sampler = suite.estimate, suite.sampler.sampler()
+        self._capabilities = suite.backbone.load_kind().capabilities(suite.backbone.model)
         self._fits: dict[str, list[float]] = {}  # method -> seconds of each fit
         self._draws: dict[str, list[float]] = {}  # method -> seconds an image
         self._scores: list[float] = []  # seconds an image
@@ -35,7 +36,7 @@ class Forecast:
 
     def learn_prior(self, record: PriorRecord) -> None:
         """Take finished prior images into account."""
-        self._priors.append(record.seconds / (record.prior.count * passes(record.prior.sampler)))
+        self._priors.append(record.seconds / self._passes(record.prior))
 
     def learn_scores(self, seconds: float, images: int) -> None:
         """Take finished scores into account."""
@@ -94,8 +95,11 @@ class Forecast:
     def _prior(self, prior: Prior) -> float | None:
         taken = _mean(self._priors)
         if taken is None and self._rates is not None:
-            taken = self._rates.image_seconds / passes(self._sampler)
-        return None if taken is None else taken * prior.count * passes(prior.sampler)
+            taken = self._rates.image_seconds / passes(self._sampler, self._capabilities)
+        return None if taken is None else taken * self._passes(prior)
+
+    def _passes(self, prior: Prior) -> int:
+        return prior.count * passes(prior.sampler, self._capabilities)
 
 
 def _mean(seconds: list[float]) -> float | None:

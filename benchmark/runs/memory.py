@@ -1,0 +1,275 @@
+"""An estimate of the GPU memory that a plan's methods take, made without a GPU, reading no weights.
+
+    print_gpu_memory(grid, "auto")
+
+Each method's own `fit` (two steps) and `generate` (one image) run on tensors without numbers, and
+what these would take is counted: no method, setting or family has a formula here.
+`docs/memory.md` says what the estimate is worth.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from benchmark.api import SUBJECT_IMAGES, Clean, Method, Stage, Subject, UserError
+from benchmark.data.dataset import first_images
+from benchmark.runs.devices import gradient_checkpointing
+from benchmark.runs.machine import Choice
+from benchmark.runs.plan import Grid
+from benchmark.runs.tools import JobTools, Pace
+from benchmark.store.records import Job
+
+if TYPE_CHECKING:
+    from benchmark.models.live_memory import LiveMemory
+
+#: GPUs that an estimate is held against, in GiB.
+SIZES = (12, 16, 24, 48, 80)
+GIB = 2**30
+#: What no tensor of a job shows, in bytes: CUDA's context and the libraries' workspaces, taken to
+#: be 1.3 GiB, and the encoders that score, 0.7 GiB for the paper's protocol in float32.
+OVERHEAD = 2 * GIB
+#: The allocator keeps blocks that it cannot use again: taken to be so much of what tensors take.
+FRAGMENTS = 0.05
+#: Settings that save memory where a method has them, in the order in which they are tried.
+_SAVING = {"optimiser": "adamw-8bit", "gradient_accumulation": 4}
+_STEPS = 2  #: of a training, or of a sampler: the second finds all that the first has made
+_ENCODED = 16  #: prior images that are looked at; the others take as much
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a fit is carried out, beside what its plan says."""
+
+    checkpointing: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    resolution: int | None = None  #: in pixels; None: the plan's
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a method takes, in bytes: what tensors take at the worst moment of each phase."""
+
+    method: str
+    weights: int  #: of the whole model, as it is loaded
+    training: int
+    drawing: int  #: one image at a time, which batches are halved down to
+    resolution: int  #: of the images, in pixels
+
+    @property
+    def left_out(self) -> int:
+        """What the tensors do not show."""
+        return round(self._most * FRAGMENTS) + OVERHEAD
+
+    @property
+    def bytes(self) -> int:
+        """The GPU's memory that this takes."""
+        return self._most + self.left_out
+
+    @property
+    def _most(self) -> int:
+        return max(self.weights, self.training, self.drawing)
+
+
+def needs(grid: Grid, checkpointing: Choice) -> Iterator[Need]:
+    """What each method of `grid` takes that needs a backbone, as it would run on a GPU.
+
+    Methods of one class that differ in the words alone that they read are looked at once. Raises
+    UserError if the model's configurations are not here, or its kind makes none without weights.
+    """
+    way = Way(gradient_checkpointing(grid.suite.backbone, checkpointing, "cuda"))
+    found: dict[str, Need] = {}
+    for job in _jobs(grid):
+        key = repr(_decisive(grid, job))
+        if key not in found:
+            found[key] = need(grid, job, way)
+        yield replace(found[key], method=job.method)
+
+
+def remedies(grid: Grid, before: Need, checkpointing: Choice) -> Iterator[tuple[str, Need]]:
+    """What to switch on so that a method takes less than `before`, each with those before it.
+
+    Only what its backbone and its settings know and have not got already, and what helps.
+    """
+    [job] = [job for job in _jobs(grid) if job.method == before.method]
+    way = Way(gradient_checkpointing(grid.suite.backbone, checkpointing, "cuda"))
+    for words, change in _changes(grid, job, before.resolution, way):
+        changed = replace(way, **change)
+        after = need(grid, job, changed)
+        if after.bytes < before.bytes:
+            before, way = after, changed
+            yield words, after
+
+
+def _changes(grid: Grid, job: Job, side: int, way: Way) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The remedies in their order, as changes of what `way` has become with those before."""
+    kind: Any = grid.suite.backbone.load_kind()
+    if not way.checkpointing and hasattr(kind, "gradient_checkpointing"):
+        yield "--gradient-checkpointing on", {"checkpointing": True}
+    settings, known = dict[str, Any](), grid.suite.settings(job.method)
+    for name, value in _SAVING.items():
+        if name in known and known[name] is None:
+            settings = {**settings, name: value}
+            yield f"{name} = {value}", {"settings": settings}
+    if hasattr(kind, "check_resolution"):
+        try:
+            kind.check_resolution(grid.suite.backbone.model, side // 2)
+        except UserError:
+            return
+        yield f"resolution = {side // 2}", {"resolution": side // 2}
+
+
+def need(grid: Grid, job: Job, way: Way) -> Need:
+    """What a job takes if it is carried out so. Raises UserError as `needs`."""
+    from benchmark.models.live_memory import LiveMemory, no_numbers
+
+    method, subject = _short(grid.suite.method(job.method), way.settings), _subject(grid, job)
+    memory = LiveMemory()
+    with no_numbers(memory):
+        backbone = _hollow(grid, way)
+        weights = _begin(memory)
+        _set_aside_by(memory, backbone)
+        asked = {stage.name: _prior(method, subject, stage) for stage in backbone.stages}
+        prior = {name: clean for name, clean in asked.items() if clean is not None}
+        tools = JobTools(job.seed, subject, Pace(lambda done, steps: None), prior)
+        learned = method.fit(subject, backbone, tools)
+        training = memory.peak
+        _begin(memory)
+        method.generate(learned, subject, job.requests[:1], backbone, tools)
+        return Need(job.method, weights, training, memory.peak, backbone.resolution)
+
+
+def print_gpu_memory(grid: Grid, checkpointing: Choice, *, asked: bool = True) -> None:
+    """Say what each method takes on a GPU, and what would make the largest fit on smaller ones.
+
+    Raises UserError as `needs`, or if it was not `asked` for says so in a line.
+    """
+    print("GPU memory  an estimate, each method tried on tensors without numbers (docs/memory.md)")
+    try:
+        _print_needs(grid, checkpointing)
+    except UserError as error:
+        if asked:
+            raise
+        print(f"            none: {error}")
+
+
+def _print_needs(grid: Grid, checkpointing: Choice) -> None:
+    most: Need | None = None
+    for one in needs(grid, checkpointing):
+        parts = f"weights {_gib(one.weights)}, training {_gib(one.training)}"
+        parts += f", drawing {_gib(one.drawing)}; {_gib(one.left_out)} that no tensor shows"
+        print(f"            {one.method}: {_gib(one.bytes)} GiB ({parts})", flush=True)
+        most = one if most is None or one.bytes > most.bytes else most
+    if most is None:
+        print("            no method needs a backbone")
+        return
+    found = _tried(grid, most, checkpointing)
+    for size in SIZES:
+        fitting = [f"{words} ({_gib(used)})" for words, used in found if used <= size * GIB]
+        print(f"  {size:>3} GiB   {most.method}: {fitting[0] if fitting else 'no'}")
+
+
+def _tried(grid: Grid, most: Need, checkpointing: Choice) -> list[tuple[str, int]]:
+    """What was switched on, and the bytes that this takes; no more than some GPU asks for.
+
+    No remedy makes the weights smaller.
+    """
+    least = replace(most, training=0, drawing=0).bytes
+    smallest = min((size * GIB for size in SIZES if size * GIB >= least), default=0)
+    found, switched = [("as it is", most.bytes)], list[str]()
+    if most.bytes > smallest > 0:
+        for words, after in remedies(grid, most, checkpointing):
+            switched.append(words)
+            found.append((", ".join(switched), after.bytes))
+            if after.bytes <= smallest:
+                break
+    return found
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f}"
+
+
+def _hollow(grid: Grid, way: Way) -> Any:
+    choice = grid.suite.backbone
+    kind: Any = choice.load_kind()
+    if not hasattr(kind, "hollow"):
+        raise UserError(
+            f"backbone kind '{choice.kind}' makes no model without its weights, so there is no "
+            "estimate of GPU memory: leave --gpu-memory out"
+        )
+    sampler = grid.suite.sampler.sampler()
+    return kind.hollow(
+        choice.model,
+        sampler=replace(
+            sampler,
+            steps=min(_STEPS, sampler.steps),
+            super_resolution_steps=sampler.super_resolution_steps and _STEPS,
+        ),
+        precision="fp32" if choice.precision == "fp32" else "bf16",  # fp16 takes as much
+        resolution=way.resolution or choice.resolution,
+        gradient_checkpointing=way.checkpointing,
+    )
+
+
+def _begin(memory: LiveMemory) -> int:
+    """Begin a phase; what lives on from the one before it."""
+    gc.collect()
+    memory.begin()
+    return memory.now
+
+
+def _set_aside_by(memory: LiveMemory, backbone: Any) -> None:
+    """Let the backbone tell `memory` of what it sets aside, since it finds itself on a CPU."""
+    from benchmark.models.aside import unused
+
+    if hasattr(backbone, "set_aside"):
+        backbone.set_aside = lambda used=None: memory.without(
+            unused(backbone.modules(), used, backbone.text_encoders)
+        )
+
+
+def _prior(method: Method, subject: Subject, stage: Stage) -> Clean | None:
+    """The prior images that `method` asks for, as a worker has them prepared."""
+    import torch
+
+    asked = method.prior(subject)
+    if asked is None:
+        return None
+    side = stage.resolution
+    some = stage.prepare(torch.rand(min(asked.count, _ENCODED), 3, side, side))
+    return some[[0] * asked.count]
+
+
+def _short(method: Any, settings: Mapping[str, Any]) -> Method:
+    """`method` with these settings, and with two steps wherever it has more."""
+    steps = {
+        one.name: min(_STEPS, value)
+        for one in fields(method)
+        if one.name.split("_")[-1] == "steps"
+        and isinstance(value := getattr(method, one.name), int)
+    }
+    short: Method = replace(method, **steps, **settings)
+    return short
+
+
+def _jobs(grid: Grid) -> list[Job]:
+    """The first of each method that needs a backbone."""
+    found = {job.method: job for job in reversed(grid.jobs) if job.fit.backbone is not None}
+    return [found[name] for name in grid.methods if name in found]
+
+
+def _subject(grid: Grid, job: Job) -> Subject:
+    [subject] = [one for one in grid.suite.data.load().subjects if one.name == job.subject]
+    return first_images(subject, job.fit.settings.get(SUBJECT_IMAGES, len(subject.images)))
+
+
+def _decisive(grid: Grid, job: Job) -> Sequence[Any]:
+    """What of a job decides how much memory it takes: not the words that stand in its texts."""
+    method, subject = grid.suite.method(job.method), _subject(grid, job)
+    read: Sequence[str] = getattr(method, "texts", lambda *_: [])(subject, job.requests)
+    words = {word for text in read for word in text.split()}
+    settings = {k: v for k, v in sorted(job.fit.settings.items()) if v not in list(words)}
+    return type(method), method.prior(subject) is None, settings
