@@ -224,8 +224,8 @@ class DreamBooth:
             encode = fixed_conditions(backbone, texts, words=training.words)
         trained = [stage.denoiser, *(backbone.text_encoders[name] for name in training.encoders)]
         names = [f"denoiser.{stage.name}", *(f"text_encoder.{name}" for name in training.encoders)]
-        parameters = [parameter for name in names for parameter in learned[name].parameters]
-        parameters += vectors
+        matrices = [parameter for name in names for parameter in learned[name].parameters]
+        parameters: list[Any] = [*matrices, *vectors]
         used = [*trained, *backbone.text_encoders.values()] if vectors else trained
         with aside(backbone, used), learning(trained, parameters):
             train(

@@ -55,7 +55,8 @@ def write_adapters(weights: Weights, laid: Mapping[str, Laid], folder: Path) -> 
 
 
 def _write_lora(weights: Weights, configs: Mapping[str, PeftConfig], folder: Path) -> None:
-    tensors, settings = {}, {}
+    tensors: dict[str, Tensor] = {}
+    settings: dict[str, object] = {}
     for module, config in configs.items():
         part = _part(module)
         tensors |= {f"{part}.{name}": tensor for name, tensor in _of(module, weights).items()}

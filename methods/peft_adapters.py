@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_model_state_dict
+from peft import PeftConfig, PeftType, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
@@ -128,7 +128,7 @@ def laid_on(module: nn.Module, adapter: Adapter, targets: str) -> Iterator[Learn
 
 @contextmanager
 def _laid(module: nn.Module, config: PeftConfig, adapter: Adapter) -> Iterator[Learned]:
-    tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+    tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # of kernels that are quicker, and of defaults
         torch.manual_seed(adapter.seed)
