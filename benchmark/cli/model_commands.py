@@ -104,7 +104,7 @@ def identifier(
 
 def pretrain(
     part: Annotated[
-        str, typer.Argument(help="`generator`, `cascade`, `clip`, `dino`; else all.")
+        str, typer.Argument(help="`generator`, `cascade`, `clip`, `dino`, `segmenter`; else all.")
     ] = "",
     evaluate: Annotated[
         bool,

@@ -19,10 +19,11 @@ from benchmark.pocket.evaluate import CLIP, DINO, quality
 from benchmark.pocket.generator import GeneratorRecipe, export_generator, pretrain_generator
 from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
 from benchmark.pocket.model_card import sample_sheet, write_model_card
+from benchmark.pocket.segmenter import SEGMENTER_RECIPE, pretrain_segmenter
 from benchmark.pocket.training import pack
 from benchmark.store.files import resolved, write_atomically
 
-PARTS = ("generator", "cascade", "clip", "dino")
+PARTS = ("generator", "cascade", "clip", "dino", "segmenter")
 SHIPPED = Path(__file__).parent / "weights"
 #: Packed checkpoints of a training that goes on: a machine without others starts from these.
 UNSETTLED = Path(__file__).parent / "unsettled"
@@ -74,8 +75,10 @@ def pretrain(part: str, workshop: Workshop, *, output: Path, overwrite: bool) ->
             pretrain_cascade(CascadeRecipe(), workshop.work, output / name, device)
         elif name == "clip":
             pretrain_clip(CLIP_RECIPE, workshop.work, output / name, device)
-        else:
+        elif name == "dino":
             pretrain_dino(DINO_RECIPE, workshop.work, output / name, device)
+        else:
+            pretrain_segmenter(SEGMENTER_RECIPE, workshop.work, output / name, device)
     return [output / name for name in parts]
 
 
