@@ -56,6 +56,7 @@ class Subject:
     live: bool
     images: tuple[Path, ...]
     digest: str  #: SHA-256 over the images' SHA-256s, in order
+    masks: tuple[Path, ...] = ()  #: the user's own, one an image, in their order; or none
 
 
 @dataclass(frozen=True)
