@@ -221,9 +221,7 @@ def first_images(subject: Subject, count: int) -> Subject:
     """`subject` as if it had its first `count` images alone; 1 <= count <= their number."""
     images = subject.images[:count]
     hashes = [file_sha256(path) for path in images]
-    return replace(
-        subject, images=images, digest=_digest(hashes), masks=subject.masks[:count]
-    )
+    return replace(subject, images=images, digest=_digest(hashes), masks=subject.masks[:count])
 
 
 def _digest(hashes: Iterable[str]) -> str:
@@ -250,8 +248,8 @@ def _prompts(path: Path, kinds: dict[str, list[str]]) -> tuple[Prompt, ...]:
 def verify(dataset: Dataset, subjects: Sequence[Subject] | None = None) -> None:
     """Check the images of `subjects`, or of all: that they are there, whole, and no others.
 
-    Those in a manifest must have its SHA-256; the others are read. And masks, where there are any. Raises UserError naming what is
-    not so, and the way out.
+    Those in a manifest must have its SHA-256; the others are read, and so are masks. Raises
+    UserError naming what is not so, and the way out.
     """
     chosen = dataset.subjects if subjects is None else subjects
     if dataset.source and not any(located(dataset.root, s.name).is_dir() for s in chosen):

@@ -12,11 +12,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
+
+from benchmark.api import UserError
+from benchmark.models.asset_files import loading
+from benchmark.models.checkpoints import check_whole
+from benchmark.models.segmenters import TABLE, SegmenterTable, nouns_of
+
+_BATCH = 32  #: images at once
 
 
 def logits(unet: UNet2DModel, images: Tensor, nouns: Tensor) -> Tensor:
@@ -30,7 +38,7 @@ def logits(unet: UNet2DModel, images: Tensor, nouns: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NounUNet:
+class NounUNetSegmenter:
     """The U-Net, on its device, and the nouns of its classes."""
 
     unet: UNet2DModel
@@ -38,14 +46,34 @@ class NounUNet:
 
     @torch.no_grad()
     def segment(self, images: Tensor, noun: str) -> Tensor:
-        """As `benchmark.api.Segmenter.segment`. Raises ValueError for a noun that it lacks."""
-        size = self.unet.config.sample_size * math.isqrt(self.unet.config.out_channels)
-        own, device = (size, size), self.unet.device
+        """As `benchmark.api.Segmenter.segment`. Raises UserError for a noun that it lacks."""
+        if noun not in self.nouns:
+            raise UserError(f"{TABLE}: it knows no '{noun}', but {', '.join(self.nouns)}")
+        label = self.nouns.index(noun)
+        return torch.cat([self._found(some, label) for some in images.split(_BATCH)])
+
+    def _found(self, images: Tensor, label: int) -> Tensor:
+        side = self.unet.config.sample_size * math.isqrt(self.unet.config.out_channels)
+        size, device = images.shape[2:], self.unet.device
         shown = images.to(device)
-        if shown.shape[2:] != own:
-            shown = interpolate(shown, own, mode="bilinear", antialias=True).clamp(0, 1)
-        labels = torch.full((len(shown),), self.nouns.index(noun), device=device)
-        found = logits(self.unet, shown, labels)[:, None]
-        if images.shape[2:] != own:
-            found = interpolate(found, images.shape[2:], mode="bilinear")
-        return (found[:, 0] > 0).cpu()
+        if size != (side, side):
+            shown = interpolate(shown, (side, side), mode="bilinear", antialias=True)
+        found = logits(self.unet, shown, torch.full((len(shown),), label, device=device))[:, None]
+        if size != (side, side):
+            found = interpolate(found, size, mode="bilinear")
+        return found[:, 0].cpu() > 0
+
+
+def load_noun_unet(table: SegmenterTable, directory: Path, device: str) -> NounUNetSegmenter:
+    """The U-Net whose files lie in `directory`. Raises UserError."""
+    nouns = nouns_of(directory)
+    with loading(TABLE, table):
+        unet, found = UNet2DModel.from_pretrained(
+            directory, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
+        )
+        check_whole(directory, found)
+        if unet.config.num_class_embeds != len(nouns):
+            raise ValueError(
+                f"{directory} has {unet.config.num_class_embeds} classes and {len(nouns)} nouns"
+            )
+    return NounUNetSegmenter(unet.float().eval().requires_grad_(False).to(device), nouns)

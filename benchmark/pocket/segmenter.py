@@ -16,7 +16,9 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from benchmark.models.noun_unet import NounUNet, logits
+from benchmark.api import Segmenter
+from benchmark.models.noun_unet import NounUNetSegmenter, logits
+from benchmark.models.segmenters import NOUNS
 from benchmark.pocket.pictures import SCENE_RATES, distort
 from benchmark.pocket.training import Recipe, inner_matrices, step_generator, train_part
 from benchmark.pocket.true_masks import true_masks
@@ -86,7 +88,7 @@ def pretrain_segmenter(recipe: Recipe, directory: Path, output: Path, device: st
         return binary_cross_entropy_with_logits(found, truth.float())
 
     def validate(averaged: UNet2DModel) -> dict[str, float]:
-        return {"iou": mean_iou(NounUNet(averaged, CLASSES), fresh)}
+        return {"iou": mean_iou(NounUNetSegmenter(averaged, CLASSES), fresh)}
 
     inner = inner_matrices(unet, *ENDS)
     trained = train_part("segmenter", unet, loss_at, recipe, directory, validate, inner)
@@ -125,7 +127,7 @@ def intersection_over_union(found: Tensor, truth: Tensor) -> Tensor:
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)
 
 
-def mean_iou(segmenter: NounUNet, masked: Masked) -> float:
+def mean_iou(segmenter: Segmenter, masked: Masked) -> float:
     """The mean over pictures of the IoU with the truth, asked for what they show."""
     found = torch.zeros_like(masked.masks)
     for kind, noun in enumerate(CLASSES):
@@ -139,4 +141,4 @@ def save_segmenter(unet: UNet2DModel, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     unet.to("cpu", torch.float16).save_pretrained(directory, safe_serialization=True)
     (directory / "diffusion_pytorch_model.safetensors").chmod(0o644)
-    (directory / "nouns.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+    (directory / NOUNS).write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
