@@ -450,6 +450,10 @@ class Tools(Protocol):
         """What the method's `prior` asked for, prepared by `stage`: a copy of its own."""
         ...
 
+    def count(self, what: str, number: int) -> None:
+        """Take note that something befell so many images, in words for the report."""
+        ...
+
     def progress(
         self, done: int, steps: int, /, *, losses: Mapping[str, float] | None = None
     ) -> None:

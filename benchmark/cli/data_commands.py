@@ -155,7 +155,11 @@ def _by_family() -> str:
 def _description(kind: Kind, name: str) -> str:
     try:
         plugin = plugins.load(kind, name)
-        if kind in (Kind.BACKBONES, Kind.ENCODERS, Kind.SEGMENTERS):  # what a kind is, its class says
+        if kind in (
+            Kind.BACKBONES,
+            Kind.ENCODERS,
+            Kind.SEGMENTERS,
+        ):  # what a kind is, its class says
             return (inspect.getdoc(type(plugin)) or "").partition("\n")[0]
         return plugin.description
     except Exception as error:  # one broken plugin of somebody's should not hide the others

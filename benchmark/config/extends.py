@@ -60,6 +60,8 @@ def _passed_on(base: Content, own: Content) -> Content:
     passed = {key: value for key, value in base.items() if key not in _OWN}
     if _replaces(base, own, "backbone", "model"):
         passed.pop("estimate", None)
+    if any(_replaces(base, own, "segmenter", key) for key in ("kind", "model")):
+        passed.pop("segmenter", None)
     dropped: tuple[str, ...] = ()
     if _replaces(base, own, "data", "dataset"):
         dropped = ("split", "subjects", "folder")
