@@ -37,10 +37,10 @@ Box = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Paste:
-    """The untuned model draws `a class ...`; where that class is found, the subject is laid over it.
+    """The untuned model draws `a class ...`; the subject is laid over what of the class is found.
 
-    It is resized to fit into the box of what was found, keeps its proportions, and stands in the
-    middle of the box's lower edge. Nothing blends it with the scene.
+    It is resized to fit into the box of that, keeps its proportions, and stands in the middle of
+    the box's lower edge. Nothing blends it with the scene. Nothing found, nothing pasted.
     """
 
     version: ClassVar[str] = "1"
@@ -67,6 +67,7 @@ class Paste:
 
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Nothing to learn."""
+        self.prior(subject)  # there may be fewer images here
         return {}
 
     def generate(
@@ -89,9 +90,7 @@ class Paste:
             if place.any():
                 paste(cut_out, mask, scenes[i], box_of(place))
         missed = int((~found.flatten(1).any(dim=1)).sum())
-        tools.count(
-            f"nothing pasted, since no '{subject.class_noun}' is found in the scene", missed
-        )
+        tools.count(f"nothing pasted, as no '{subject.class_noun}' is found", missed)
         return scenes
 
 

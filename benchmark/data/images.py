@@ -60,8 +60,7 @@ def is_transparent(path: Path) -> bool:
     with _opened(path) as image, _decoding(path):
         if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
             return False
-        lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-        return bool(lowest < 255)
+        return bool((np.asarray(image.convert("RGBA"))[..., 3] < 255).any())
 
 
 def unusable(images: Iterable[Path]) -> list[str]:

@@ -1,7 +1,7 @@
 """CLIPSeg (Lueddecke and Ecker, 2112.10003) as a segmenter, by transformers.
 
-A noun is looked for as it is; a pixel is found where its probability is above a half. The model sees
-352 x 352 pixels, so outlines are soft.
+A noun is looked for as it is; a pixel is found where its probability is above a half. The model
+sees 352 x 352 pixels, so outlines are soft.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
+from transformers.utils.logging import disable_progress_bar
 
 from benchmark.models.asset_files import loading
 from benchmark.models.checkpoints import check_whole
@@ -50,6 +51,7 @@ class ClipSegSegmenter:
 
 def load_clipseg(table: SegmenterTable, directory: Path, device: str) -> ClipSegSegmenter:
     """The model whose files lie in `directory`. Raises UserError."""
+    disable_progress_bar()
     with loading(TABLE, table):
         processor = CLIPSegProcessor.from_pretrained(directory)
         model, found = CLIPSegForImageSegmentation.from_pretrained(

@@ -1,4 +1,4 @@
-"""What a node of a cluster lacks of a run: subjects' images and masks, and plugins of the driver's folder.
+"""What a node of a cluster lacks of a run: images, masks, and plugins of the driver's folder.
 
 luggage = luggage_of(suite, subjects={"dog-biscuit"})
 suite = unpacked(luggage, suite, Path("/tmp/here"))      # reads them there

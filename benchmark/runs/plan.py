@@ -329,6 +329,8 @@ def _asked(row: Row, subject: Subject) -> PriorImages | None:
     """The prior images that a method asks for. Raises UserError if that is no such thing."""
     try:
         asked = row.method.prior(subject)
+    except UserError as error:
+        raise UserError(f"method '{row.name}' for subject '{subject.name}': {error}") from error
     except Exception as error:  # whatever a plugin raises, before anything is trained
         raise UserError(
             f"prior of method '{row.name}' for subject '{subject.name}' raises "
@@ -408,7 +410,7 @@ def _job(suite: Suite, row: Row, subject: Subject, fit: Fit, prompts: tuple[Prom
 
 
 def _unscored(row: Row) -> dict[str, str]:
-    """Which prompt kinds a method leaves out, and why. Raises UserError for what is no such thing."""
+    """Which prompt kinds a method leaves out, and why. Raises UserError if that is no reason."""
     found = dict(getattr(row.method, "unscored", {}))
     for kind, reason in found.items():
         if kind not in PROMPT_KINDS or not isinstance(reason, str) or not reason.strip():

@@ -67,7 +67,7 @@ def check_planned_masks(method: Method, subject: Subject, fit: Fit) -> None:
 
 
 def load(suite: Suite, fit: Fit, device: str) -> Segmenter:
-    """The segmenter that `fit` was planned with. Raises UserError if the files are others by now."""
+    """The segmenter that `fit` was planned with. Raises UserError if its files changed since."""
     assert suite.segmenter is not None
     found = segmenters.kind_of(suite.segmenter).load(suite.segmenter, device)
     # Once it is loaded: its files may have changed until then.
