@@ -62,6 +62,11 @@ class Measurement:
     value: float
     goal: str
 
+    @property
+    def line(self) -> str:
+        """For a terminal."""
+        return f"{self.part:12} {self.name:44} {self.value:8.3f}   {self.goal}"
+
 
 def quality(
     backbone: LatentDiffusion,
@@ -87,7 +92,7 @@ def quality(
         lambda: identifiers(backbone, encoders, per_cell),
     ):
         for row in measure():
-            say(f"{row.part:12} {row.name:44} {row.value:8.3f}   {row.goal}")
+            say(row.line)
             rows.append(row)
     return rows
 

@@ -15,10 +15,11 @@ import torch
 from benchmark.api import UserError
 from benchmark.config.suite import Suite
 from benchmark.pocket.cascade import SHAPES, CascadeRecipe, export_cascade, pretrain_cascade
-from benchmark.pocket.evaluate import CLIP, DINO, quality
+from benchmark.pocket.evaluate import CLIP, DINO, Measurement, quality
+from benchmark.pocket.evaluate_segmenter import load_segmenter, segmentation
 from benchmark.pocket.generator import GeneratorRecipe, export_generator, pretrain_generator
 from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
-from benchmark.pocket.model_card import sample_sheet, write_model_card
+from benchmark.pocket.model_card import renew_lines, sample_sheet, write_model_card
 from benchmark.pocket.segmenter import SEGMENTER_RECIPE, pretrain_segmenter
 from benchmark.pocket.training import pack
 from benchmark.store.files import resolved, write_atomically
@@ -116,8 +117,21 @@ def _check_free(directory: Path, overwrite: bool) -> None:
         raise UserError(f"{directory} exists; write elsewhere with --output, or give --overwrite")
 
 
+def evaluate_segmenter(weights: Path, *, card: bool = False) -> list[Measurement]:
+    """Print and return the measured quality of the segmenter in `weights`.
+
+    With `card` its lines of the shipped models' card are written anew.
+    """
+    rows = segmentation(load_segmenter(weights / "segmenter", "cpu"))
+    for row in rows:
+        print(row.line)
+    if card:
+        renew_lines(rows, SHIPPED / "MODEL_CARD.md")
+    return rows
+
+
 def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: bool) -> None:
-    """Print the measured quality of the generator in `weights`, and of the shipped judges.
+    """Print the measured quality of the generator in `weights`, and of the shipped judges and segmenter.
 
     A sheet of samples is written beside the generator; for the shipped one only with `card`, which
     writes its card anew. `suite` is the pocket suite: its encoders, its sampler.
@@ -135,6 +149,6 @@ def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: b
     encoders = load_encoders(tables, device=backbone.device.type, names=(CLIP, DINO))
     if card or not shipped:
         sample_sheet(backbone, weights / "samples.png")
-    rows = quality(backbone, encoders, per_cell=per_cell)
+    rows = quality(backbone, encoders, per_cell=per_cell) + evaluate_segmenter(SHIPPED)
     if card:
         write_model_card(rows, SHIPPED / "MODEL_CARD.md", per_cell=per_cell)

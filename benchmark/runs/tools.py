@@ -104,8 +104,12 @@ class JobTools:
 
     def segment(self, images: Tensor, noun: str) -> Tensor:
         """As `benchmark.api.Tools.segment` says. Raises UserError if there is no segmenter."""
+        import torch
+
         if self.segmenter is None:
             raise UserError("no segmenter: the method's `needs` names none")
+        if not len(images):
+            return images.new_zeros(0, *images.shape[2:], dtype=torch.bool)
         return self.segmenter.segment(images, noun)
 
     def count(self, what: str, number: int) -> None:

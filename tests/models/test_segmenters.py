@@ -1,4 +1,4 @@
-"""Segmenters: declared, identified by their files, and loaded from tiny checkpoints of their layout."""
+"""Segmenters: declared, known by their files, loaded from tiny checkpoints of their layout."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def clipseg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ends = {"bos_token_id": len(tokenizer) - 2, "eos_token_id": len(tokenizer) - 1}
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3}
     small["num_attention_heads"] = 2
-    vision = {"image_size": 32, "patch_size": 8}
+    vision = {"image_size": 32, "patch_size": 16}
     config = CLIPSegConfig(
         text_config=text | small | ends | {"pad_token_id": ends["eos_token_id"]},
         vision_config=vision | small,
@@ -50,7 +50,7 @@ def clipseg(tmp_path_factory: pytest.TempPathFactory) -> Path:
         use_complex_transposed_convolution=True,
     )
     model = CLIPSegForImageSegmentation(config)
-    # Random weights find all or nothing: some of both, so that masks can be told apart.
+    # Random weights would find all or nothing: some of both, so that masks can be told apart.
     model.decoder.transposed_convolution[-1].bias.data.fill_(0.0)
     model.save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
