@@ -46,9 +46,9 @@ def write_model_card(rows: Sequence[Measurement], path: Path, *, per_cell: int) 
     lines = [
         "# The pocket models",
         "",
-        "A small Stable Diffusion, a CLIP, a DINO-shaped ViT and a segmenter, trained from nothing on",
-        "pictures that `benchmark/pocket/world.py` draws. They are a stand-in for the paper's models,",
-        "made so that the whole benchmark runs offline on two CPU cores; they know nothing of",
+        "A small Stable Diffusion, a CLIP, a DINO-shaped ViT and a segmenter, trained from",
+        "nothing on pictures that `benchmark/pocket/world.py` draws. They stand in for the paper's",
+        "models, so that the whole benchmark runs offline on two CPU cores; they know nothing of",
         "photographs. Rebuild them: `python -m benchmark pretrain all`. [TRAINING.md](TRAINING.md)",
         "tells how they were trained.",
         "",

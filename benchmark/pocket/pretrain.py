@@ -131,7 +131,7 @@ def evaluate_segmenter(weights: Path, *, card: bool = False) -> list[Measurement
 
 
 def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: bool) -> None:
-    """Print the measured quality of the generator in `weights`, and of the shipped judges and segmenter.
+    """Print the measured quality of the generator in `weights`, and of the shipped other models.
 
     A sheet of samples is written beside the generator; for the shipped one only with `card`, which
     writes its card anew. `suite` is the pocket suite: its encoders, its sampler.
