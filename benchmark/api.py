@@ -56,6 +56,7 @@ class Subject:
     live: bool
     images: tuple[Path, ...]
     digest: str  #: SHA-256 over the images' SHA-256s, in order
+    masks: tuple[Path, ...] = ()  #: the user's own, one an image, in their order; or none
 
 
 @dataclass(frozen=True)
@@ -399,9 +400,25 @@ class BackboneKind(Protocol):
         ...
 
 
+class Segmenter(Protocol):
+    """Finds what a noun names in images: an asset of the suite, declared as `[segmenter]`."""
+
+    def segment(self, images: Tensor, noun: str) -> Tensor:
+        """Where `images` show a `noun`: (n, h, w) bool on the CPU, empty where it is not found.
+
+        `images`: (n, 3, h, w) float32 in [0, 1].
+        """
+        ...
+
+
 # ---------------------------------------------------------------------------------------------
 # Method
 # ---------------------------------------------------------------------------------------------
+
+#: What a method may need beside a backbone's capabilities: a mask for each of the subject's images
+#: (the user's own, else the segmenter's), and the suite's segmenter itself.
+MASKS, SEGMENTER = "masks", "segmenter"
+BESIDE_BACKBONE = frozenset({MASKS, SEGMENTER})
 
 #: What a method learned, as named tensors on any device. `generate` must need nothing else.
 Weights = Mapping[str, "Tensor"]
@@ -440,8 +457,24 @@ class Tools(Protocol):
         """
         ...
 
+    def masks(self, resolution: int) -> Tensor:
+        """The masks of `images(resolution)`: (n, resolution, resolution) bool, on the CPU.
+
+        The user's own, else where the segmenter finds the class noun. Needs MASKS. Raises UserError
+        for an image on which nothing is found.
+        """
+        ...
+
+    def segment(self, images: Tensor, noun: str) -> Tensor:
+        """As the suite's `Segmenter` does. Needs SEGMENTER."""
+        ...
+
     def prior(self, stage: Stage) -> Clean:
         """What the method's `prior` asked for, prepared by `stage`: a copy of its own."""
+        ...
+
+    def count(self, what: str, number: int) -> None:
+        """Take note that something befell so many images, in words for the report."""
         ...
 
     def progress(
@@ -495,7 +528,10 @@ class Method(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Capabilities of a backbone. Of nothing: then `backbone` is None, and none is loaded."""
+        """Capabilities of a backbone. Without any `backbone` is None, and none is loaded.
+
+        And what BESIDE_BACKBONE names.
+        """
         ...
 
     def prior(self, subject: Subject) -> PriorImages | None:
@@ -505,7 +541,8 @@ class Method(Protocol):
     # Optional: `check_device(device)`, which raises UserError if it does not run on "cpu", "cuda".
     # And `texts(subject, requests)`, every text that `fit` and `generate` have encoded, and
     # `words(subject)`, every word that `fit` learns. Where the backbone cannot read a text to its
-    # end, or cannot learn a word, that is said before anything trains.
+    # end, or cannot learn a word, that is said before anything trains. And `unscored`, prompt kind
+    # -> why no image of such a prompt is scored: what the method does not set out to do.
     # And `export(weights, backbone, folder: Path)`, which writes to an empty folder, for
     # `--keep-weights`, what other tools load: no pickles, and the backbone stays as it is.
 

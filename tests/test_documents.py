@@ -15,8 +15,10 @@ import pytest
 import typer
 import yaml
 
+from benchmark.api import UserError
 from benchmark.cli import app as cli
 from benchmark.config.suite import load_suite
+from benchmark.models.segmenters import identify
 from benchmark.report.write import write_report
 from benchmark.results.gate import check_runs
 from benchmark.results.run import read_run
@@ -221,7 +223,7 @@ def test_the_data_pages_suite_says_what_the_page_says(tmp_path: Path) -> None:
     assert (there.sampler.scheduler, there.method("dreambooth").prior_steps) == ("ddpm", 20)
 
 
-@pytest.mark.parametrize(("number", "extended"), [(1, "dreambench-flux"), (2, "dreambench-if")])
+@pytest.mark.parametrize(("number", "extended"), [(2, "dreambench-flux"), (3, "dreambench-if")])
 def test_the_data_pages_settings_of_a_family_are_understood(
     tmp_path: Path, number: int, extended: str
 ) -> None:
@@ -231,6 +233,17 @@ def test_the_data_pages_settings_of_a_family_are_understood(
     suite, given = load_suite(str(tmp_path / "suite.toml")), tomllib.loads(shown)
     assert given["sampler"].items() <= suite.sampler.sampler().said().items()
     assert given["methods"]["dreambooth"].items() <= suite.settings("dreambooth").items()
+
+
+def test_the_data_pages_segmenter_is_understood(tmp_path: Path) -> None:
+    shown = snippets("docs/your-own-data.md", "toml")[1]
+    (tmp_path / "suite.toml").write_text(
+        f'extends = "dreambench"\nname = "mine"\ndescription = ""\n{shown}'
+    )
+    table = load_suite(str(tmp_path / "suite.toml")).segmenter
+    assert table == tomllib.loads(shown)["segmenter"], "nothing of the suite's own segmenter"
+    with pytest.raises(UserError, match="segmenter.model: my-clipseg has no config.json"):
+        identify(table)
 
 
 def test_the_data_pages_subjects_are_understood(tmp_path: Path) -> None:

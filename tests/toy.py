@@ -76,6 +76,9 @@ prior_prompt_images = 2
 [objective]
 fidelity = "dino"
 prompt = "clip_t"
+[segmenter]
+kind = "noun-unet"
+model = "pocket"
 [groups]
 paints = ["tests.toy:PAINT", "tests.toy:TELL"]
 [protocol]

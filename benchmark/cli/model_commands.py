@@ -104,13 +104,14 @@ def identifier(
 
 def pretrain(
     part: Annotated[
-        str, typer.Argument(help="`generator`, `cascade`, `clip`, `dino`; else all.")
+        str, typer.Argument(help="`generator`, `cascade`, `clip`, `dino`, `segmenter`; else all.")
     ] = "",
     evaluate: Annotated[
         bool,
         typer.Option(
             "--evaluate",
-            help="Train nothing: let the shipped judges measure the generator in --output.",
+            help="Train nothing: let the shipped judges measure the generator in --output; or, "
+            "with `segmenter`, the renderer's masks measure that alone.",
         ),
     ] = False,
     export: Annotated[
@@ -157,16 +158,22 @@ def pretrain(
         python -m benchmark pretrain --export --output so-far
 
         python -m benchmark pretrain --evaluate --output so-far
+
+        python -m benchmark pretrain segmenter --evaluate --card
     """
     from benchmark.pocket import pretrain as pocket
 
     if evaluate + export + (pack is not None) > 1:
         raise UserError("--evaluate, --export and --pack exclude one another: give one at a time")
-    if part and (evaluate or export or pack):
+    alone = evaluate and part == "segmenter"
+    if part and (evaluate or export or pack) and not alone:
         raise UserError(f"'{part}' is a part to train: leave it out, or train without that option")
     if card and (not evaluate or output is not None):
         raise UserError("--card is about the shipped models: give it with --evaluate, no --output")
     output = output or pocket.SHIPPED
+    if alone:
+        pocket.evaluate_segmenter(output, card=card)
+        return
     if evaluate:
         suite = load_suite("pocket")
         pocket.evaluate(suite, output, per_cell=per_cell, device=device, card=card)

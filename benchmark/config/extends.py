@@ -68,6 +68,8 @@ def _passed_on(base: Content, own: Content) -> Content:
     if _replaces(base, own, "backbone", "model"):
         passed.pop("estimate", None)
         passed = _join(passed, _of_backbone(base, own["backbone"]["model"]))
+    if any(_replaces(base, own, "segmenter", key) for key in ("kind", "model")):
+        passed.pop("segmenter", None)
     dropped: tuple[str, ...] = ()
     if _replaces(base, own, "data", "dataset"):
         dropped = ("split", "subjects", "folder")

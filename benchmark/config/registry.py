@@ -1,4 +1,4 @@
-"""The one mechanism that finds plugins: methods, backbones, metrics, encoders, tables.
+"""The one mechanism that finds plugins: methods, backbones, metrics, encoders, segmenters, tables.
 
 Built-in plugins come in by entry point, exactly like anybody else's:
 
@@ -51,6 +51,7 @@ _MEMBERS = {
         "load",
     ),
     "encoders": ("version", "can", "files", "load"),
+    "segmenters": ("version", "files", "load"),
     "metrics": (
         *("version", "label", "description", "about", "higher_is_better", "needs", "__call__"),
     ),
@@ -58,7 +59,8 @@ _MEMBERS = {
 
 
 _DECLARED = dict.fromkeys(_MEMBERS, "benchmark/api.py") | {
-    "encoders": "EncoderKind in benchmark/scoring/kinds.py"
+    "encoders": "EncoderKind in benchmark/scoring/kinds.py",
+    "segmenters": "SegmenterKind in benchmark/models/segmenters.py",
 }
 
 
@@ -166,6 +168,14 @@ def load_encoder_kind(name: str) -> Any:
     A `benchmark.scoring.kinds.EncoderKind`.
     """
     return _checked("encoders", name)
+
+
+def load_segmenter_kind(name: str) -> Any:
+    """The kind of segmenter called `name`, checked. Raises UserError.
+
+    A `benchmark.models.segmenters.SegmenterKind`.
+    """
+    return _checked("segmenters", name)
 
 
 def load_metric(name: str) -> Metric:

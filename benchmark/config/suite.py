@@ -159,6 +159,8 @@ class Suite(Table):
     controls: Names = []  #: methods that come along as measures
     groups: dict[str, Names] = {}  #: names and patterns, for `--methods GROUP`
     methods: dict[str, Settings] = {}
+    #: Of those methods that need one. Has a `kind`; its other keys are for the kind to check.
+    segmenter: dict[str, Any] | None = None
     estimate: Estimate | None = None
     tables: list[AblationTable] = []
     objective: Objective | None = None

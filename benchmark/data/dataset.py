@@ -35,6 +35,7 @@ from benchmark.data.manifest import (
     some,
     unknown,
 )
+from benchmark.data.masks import holds_masks, mask_paths, unusable_masks
 from benchmark.store.files import expanded, visible_files
 from benchmark.store.names import composed, folder_name, located
 
@@ -195,6 +196,7 @@ def _subject(name: str, entry: SubjectEntry, images: tuple[Path, ...]) -> Subjec
         live=entry.live,
         images=images,
         digest=_digest(entry.files.values()),
+        masks=mask_paths(images[0].parent, images),
     )
 
 
@@ -219,7 +221,7 @@ def first_images(subject: Subject, count: int) -> Subject:
     """`subject` as if it had its first `count` images alone; 1 <= count <= their number."""
     images = subject.images[:count]
     hashes = [file_sha256(path) for path in images]
-    return replace(subject, images=images, digest=_digest(hashes))
+    return replace(subject, images=images, digest=_digest(hashes), masks=subject.masks[:count])
 
 
 def _digest(hashes: Iterable[str]) -> str:
@@ -246,8 +248,8 @@ def _prompts(path: Path, kinds: dict[str, list[str]]) -> tuple[Prompt, ...]:
 def verify(dataset: Dataset, subjects: Sequence[Subject] | None = None) -> None:
     """Check the images of `subjects`, or of all: that they are there, whole, and no others.
 
-    Those in a manifest must have its SHA-256; the others are read. Raises UserError naming what is
-    not so, and the way out.
+    Those in a manifest must have its SHA-256; the others are read, and so are masks. Raises
+    UserError naming what is not so, and the way out.
     """
     chosen = dataset.subjects if subjects is None else subjects
     if dataset.source and not any(located(dataset.root, s.name).is_dir() for s in chosen):
@@ -274,9 +276,9 @@ def _problems(dataset: Dataset, subject: Subject) -> list[str]:
         except UserError as error:
             problems.append(str(error))
     for path in visible_files(located(dataset.root, subject.name)):
-        if path not in subject.images:
+        if path not in subject.images and not holds_masks(path):
             problems.append(f"{path} is not in the manifest")
-    return problems
+    return problems + unusable_masks(subject)
 
 
 def _remedy(dataset: Dataset) -> str:
@@ -294,6 +296,7 @@ def describe(subject: Subject, *, sizes: bool) -> str:
     """`dog, live, 5 images`, and with `sizes` that of the smallest and the largest image."""
     text = f"{subject.class_noun}, {'live' if subject.live else 'object'}"
     text += f", {len(subject.images)} image{'s' * (len(subject.images) != 1)}"
+    text += " with masks" if subject.masks else ""
     if not sizes:
         return text
     pixels = sorted((image_size(path) for path in subject.images), key=lambda s: s[0] * s[1])

@@ -55,6 +55,14 @@ def image_size(path: Path) -> tuple[int, int]:
     return width, height
 
 
+def is_transparent(path: Path) -> bool:
+    """Whether a pixel of the image at `path` lets through what lies behind. Raises UserError."""
+    with _opened(path) as image, _decoding(path):
+        if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+            return False
+        return bool((np.asarray(image.convert("RGBA"))[..., 3] < 255).any())
+
+
 def unusable(images: Iterable[Path]) -> list[str]:
     """What is wrong with a subject's images: one cannot be read, or is there twice.
 

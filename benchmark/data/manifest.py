@@ -21,6 +21,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from benchmark.api import UserError
+from benchmark.data.masks import holds_masks
 from benchmark.store.files import expanded, is_visible, read_bytes, toml_of, visible_files
 from benchmark.store.names import composed, has_controls, located, plain_text
 
@@ -198,7 +199,10 @@ def make_manifest(folder: Path, *, name: str | None = None, source: str | None =
     path = folder / OWN
     described = read_toml(path, _OwnSubjects).root
     folders = {subject: located(folder, subject) for subject in described}
-    images = {subject: visible_files(place) for subject, place in folders.items()}
+    images = {
+        subject: [path for path in visible_files(place) if not holds_masks(path)]
+        for subject, place in folders.items()
+    }
     problems = [] if described else ["it has no table: write one for each folder of images"]
     for subject in described:
         if not _SUBJECT.fullmatch(subject):

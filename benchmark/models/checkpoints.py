@@ -214,19 +214,27 @@ def _read_weights(family: Family, directory: Path, part: str) -> nn.Module:
         output_loading_info=True,
         **({"low_cpu_mem_usage": False} if ours else {}),
     )
+    check_whole(folder, loading)
+    return cast(nn.Module, module)
+
+
+def check_whole(folder: Path, loading: Mapping[str, Any], unused: re.Pattern[str] = UNUSED) -> None:
+    """Refuse weights that lack a place, or places that lack a weight. Raises ValueError.
+
+    `loading`: as the libraries' `output_loading_info` says. `unused`: what a file may hold besides.
+    """
     # The libraries only warn, and leave what is missing random.
     if loading["missing_keys"]:
         raise ValueError(
             f"{folder} lacks {len(loading['missing_keys'])} weights, "
             f"{min(loading['missing_keys'])} among them"
         )
-    strange = sorted(key for key in loading["unexpected_keys"] if not UNUSED.fullmatch(key))
+    strange = sorted(key for key in loading["unexpected_keys"] if not unused.fullmatch(key))
     if strange:
         raise ValueError(
             f"{folder} holds {len(strange)} weights that its configuration has no place for, "
             f"{strange[0]} among them"
         )
-    return cast(nn.Module, module)
 
 
 def hollow_parts(directory: Path) -> Parts:

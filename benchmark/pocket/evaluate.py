@@ -64,6 +64,11 @@ class Measurement:
     value: float
     goal: str
 
+    @property
+    def line(self) -> str:
+        """For a terminal."""
+        return f"{self.part:12} {self.name:44} {self.value:8.3f}   {self.goal}"
+
 
 def quality(
     backbones: Mapping[str, Backbone],
@@ -96,7 +101,7 @@ def quality(
     rows: list[Measurement] = []
     for measure in measures:
         for row in measure():
-            say(f"{row.part:12} {row.name:44} {row.value:8.3f}   {row.goal}")
+            say(row.line)
             rows.append(row)
     return rows
 

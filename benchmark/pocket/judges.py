@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from benchmark.pocket.captions import JUDGE_MENTIONS, caption, vocabulary
 from benchmark.pocket.individuals import named
-from benchmark.pocket.pictures import draw
+from benchmark.pocket.pictures import distort, draw
 from benchmark.pocket.training import Recipe, step_generator, train_part
 from benchmark.pocket.vocabulary import MAX_LENGTH, build_tokenizer, save_tokenizer
 from benchmark.pocket.world import Identities, classmates, render, sample_identities, sample_scenes
@@ -76,7 +76,7 @@ def pretrain_clip(recipe: Recipe, directory: Path, output: Path, device: str) ->
         identities, scenes, pictures = draw(recipe.batch, generator, device)
         texts = caption(identities, scenes, random.Random(step), mentions=JUDGE_MENTIONS)
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        pictures = _distort(pictures, generator)
+        pictures = distort(pictures, generator)
         with torch.autocast(device, torch.bfloat16):
             image, text, scale = model(pictures * 2 - 1, ids.to(device))
         logits = scale.float().clamp(max=100) * image.float() @ text.float().T
@@ -99,7 +99,7 @@ def pretrain_dino(recipe: Recipe, directory: Path, output: Path, device: str) ->
     def loss_at(step: int) -> Tensor:
         generator = step_generator("dino", step)
         first, second = two_views(recipe.batch // 2, generator, device)
-        views = _distort(torch.cat([first, second]), generator)
+        views = distort(torch.cat([first, second]), generator)
         with torch.autocast(device, torch.bfloat16):
             features = model(views * 2 - 1)
         a, b = F.normalize(features.float(), dim=-1).chunk(2)
@@ -142,18 +142,6 @@ def two_views(individuals: int, generator: torch.Generator, device: str) -> tupl
         scenes = sample_scenes(identities, generator, colour_rate=0.0)
         views.append(render(identities.to(device), scenes.to(device)))
     return views[0], views[1]
-
-
-def _distort(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur some pictures and add faint noise, so that a judge does not live on render crispness:
-    it will see a generator's pictures."""
-    count = len(pictures)
-    blurred = F.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
-    amount = torch.rand(count, generator=generator).mul(1.5).sub(0.5).clamp(min=0)
-    amount = amount.view(-1, 1, 1, 1).to(pictures)
-    grain = torch.rand(count, generator=generator).view(-1, 1, 1, 1) * 0.04
-    noise = (torch.randn(pictures.shape, generator=generator) * grain).to(pictures)
-    return (pictures + amount * (blurred - pictures) + noise).clamp(0, 1)
 
 
 def _save_weights(model: nn.Module, path: Path) -> None:

@@ -18,6 +18,7 @@ from benchmark.pocket.world import CLASSES, LIVE
 
 #: What draws -> its samples, beside the model card.
 SHEETS = {"generator": "samples.png", "cascade": "samples-cascade.png"}
+_HEAD = "| part | measure | value | goal |\n|---|---|---|---|\n"
 
 
 def sample_sheet(backbone: Backbone, path: Path, *, columns: int = 8, scale: int = 2) -> None:
@@ -42,27 +43,23 @@ def _save_sheet(images: Tensor, path: Path, *, columns: int, scale: int) -> None
 
 def write_model_card(rows: Sequence[Measurement], path: Path, *, per_cell: int) -> None:
     """Write the measured quality as Markdown; sizes are read off the files beside the card."""
-    files = sorted(path.parent.rglob("*.safetensors"))
     lines = [
         "# The pocket models",
         "",
-        "A small Stable Diffusion, a cascade of two pixel models in DeepFloyd IF's layout, a CLIP",
-        "and a DINO-shaped ViT, trained from nothing on pictures that",
-        "`benchmark/pocket/world.py` draws. They are a stand-in for the paper's models, made so",
-        "that the whole benchmark runs offline on two CPU cores; they know nothing of photographs.",
+        "A small Stable Diffusion, a cascade of two pixel models in DeepFloyd IF's layout, a CLIP,",
+        "a DINO-shaped ViT and a segmenter, trained from nothing on pictures that",
+        "`benchmark/pocket/world.py` draws. They stand in for the paper's models, so that the",
+        "whole benchmark runs offline on two CPU cores; they know nothing of photographs.",
         "Rebuild them: `python -m benchmark pretrain all`. [TRAINING.md](TRAINING.md)",
         "tells how they were trained.",
         "",
         f"Measured by `python -m benchmark pretrain --evaluate --per-cell {per_cell}` on renders",
         "and samples that no training saw:",
         "",
-        "| part | measure | value | goal |",
-        "|---|---|---|---|",
-        *(f"| {r.part} | {r.name} | {r.value:.3f} | {r.goal} |" for r in rows),
+        *_HEAD.splitlines(),
+        *map(_line, rows),
         "",
-        "| file | size, MB |",
-        "|---|---|",
-        *(f"| `{f.relative_to(path.parent)}` | {f.stat().st_size / 1e6:.1f} |" for f in files),
+        *_sizes(path.parent),
         "",
         "Samples: a row a class noun; columns `a [noun]`, four backgrounds, `a red [noun]`,",
         "`a shiny [noun]`, and an accessory (live) or stripes.",
@@ -76,4 +73,34 @@ def _sheets(directory: Path) -> list[str]:
     here = {part: name for part, name in SHEETS.items() if (directory / name).exists()}
     return [
         line for part, name in here.items() for line in (f"![Samples of the {part}]({name})", "")
+    ]
+
+
+def renew_lines(rows: Sequence[Measurement], path: Path) -> None:
+    """Put `rows` in the place of what the card says of the same parts; read the sizes anew.
+
+    Raises ValueError for a card of another form.
+    """
+    above, head, below = path.read_text("utf-8").partition(_HEAD)
+    measured, blank, rest = below.partition("\n\n")
+    _, sheet, samples = rest.partition("\n\n")
+    if not (head and blank and sheet):
+        raise ValueError(f"{path} is no model card")
+    parts = {row.part for row in rows}
+    kept = [line for line in measured.split("\n") if line.split(" | ")[0][2:] not in parts]
+    lines = [*kept, *map(_line, rows), "", *_sizes(path.parent)]
+    path.write_text(above + head + "\n".join(lines) + sheet + samples, encoding="utf-8")
+
+
+def _line(row: Measurement) -> str:
+    return f"| {row.part} | {row.name} | {row.value:.3f} | {row.goal} |"
+
+
+def _sizes(folder: Path) -> list[str]:
+    """A table of the files with weights."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return [
+        "| file | size, MB |",
+        "|---|---|",
+        *(f"| `{f.relative_to(folder)}` | {f.stat().st_size / 1e6:.1f} |" for f in files),
     ]

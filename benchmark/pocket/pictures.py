@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from benchmark.pocket.captions import IDENTIFIERS, Mentions, caption
 from benchmark.pocket.individuals import named
@@ -45,6 +46,18 @@ def draw(count: int, generator: torch.Generator, device: str) -> tuple[Identitie
     identities = sample_identities(count, generator)
     scenes = sample_scenes(identities, generator)
     return identities, scenes, render(identities.to(device), scenes.to(device))
+
+
+def distort(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur some pictures and add faint noise, so that a model does not live on render crispness:
+    it will see a generator's pictures."""
+    count = len(pictures)
+    blurred = avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
+    amount = torch.rand(count, generator=generator).mul(1.5).sub(0.5).clamp(min=0)
+    amount = amount.view(-1, 1, 1, 1).to(pictures)
+    grain = torch.rand(count, generator=generator).view(-1, 1, 1, 1) * 0.04
+    noise = (torch.randn(pictures.shape, generator=generator) * grain).to(pictures)
+    return (pictures + amount * (blurred - pictures) + noise).clamp(0, 1)
 
 
 def fresh_pictures(name: str, batch: int, device: str) -> Callable[[int], Tensor]:

@@ -16,14 +16,16 @@ from benchmark.api import Backbone, UserError
 from benchmark.config.suite import Suite
 from benchmark.models import identity
 from benchmark.pocket.cascade import SHAPES, CascadeRecipe, export_cascade, pretrain_cascade
-from benchmark.pocket.evaluate import CLIP, DINO, quality
+from benchmark.pocket.evaluate import CLIP, DINO, Measurement, quality
+from benchmark.pocket.evaluate_segmenter import load_segmenter, segmentation
 from benchmark.pocket.generator import GeneratorRecipe, export_generator, pretrain_generator
 from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
-from benchmark.pocket.model_card import SHEETS, sample_sheet, write_model_card
+from benchmark.pocket.model_card import SHEETS, renew_lines, sample_sheet, write_model_card
+from benchmark.pocket.segmenter import SEGMENTER_RECIPE, pretrain_segmenter
 from benchmark.pocket.training import pack
 from benchmark.store.files import resolved, write_atomically
 
-PARTS = ("generator", "cascade", "clip", "dino")
+PARTS = ("generator", "cascade", "clip", "dino", "segmenter")
 SHIPPED = Path(__file__).parent / "weights"
 #: What draws -> its name as a backbone.
 SHIPPED_MODELS = {folder: name for name, folder in identity.SHIPPED.items()}
@@ -77,8 +79,10 @@ def pretrain(part: str, workshop: Workshop, *, output: Path, overwrite: bool) ->
             pretrain_cascade(CascadeRecipe(), workshop.work, output / name, device)
         elif name == "clip":
             pretrain_clip(CLIP_RECIPE, workshop.work, output / name, device)
-        else:
+        elif name == "dino":
             pretrain_dino(DINO_RECIPE, workshop.work, output / name, device)
+        else:
+            pretrain_segmenter(SEGMENTER_RECIPE, workshop.work, output / name, device)
     return [output / name for name in parts]
 
 
@@ -116,8 +120,21 @@ def _check_free(directory: Path, overwrite: bool) -> None:
         raise UserError(f"{directory} exists; write elsewhere with --output, or give --overwrite")
 
 
+def evaluate_segmenter(weights: Path, *, card: bool = False) -> list[Measurement]:
+    """Print and return the measured quality of the segmenter in `weights`.
+
+    With `card` its lines of the shipped models' card are written anew.
+    """
+    rows = segmentation(load_segmenter(weights / "segmenter", "cpu"))
+    for row in rows:
+        print(row.line)
+    if card:
+        renew_lines(rows, SHIPPED / "MODEL_CARD.md")
+    return rows
+
+
 def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: bool) -> None:
-    """Print the measured quality of what `weights` holds, and of the shipped judges.
+    """Print the measured quality of what `weights` holds, and of the shipped other models.
 
     That is the generator, and the cascade if it is there. A sheet of samples is written beside
     each; of the shipped ones only with `card`, which writes their card anew. `suite` is the pocket
@@ -138,6 +155,6 @@ def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: b
     if card or resolved(weights) != resolved(SHIPPED):
         for part, backbone in backbones.items():
             sample_sheet(backbone, weights / SHEETS[part])
-    rows = quality(backbones, encoders, per_cell=per_cell)
+    rows = quality(backbones, encoders, per_cell=per_cell) + evaluate_segmenter(SHIPPED)
     if card:
         write_model_card(rows, SHIPPED / "MODEL_CARD.md", per_cell=per_cell)

@@ -153,6 +153,18 @@ def unscored(run: Run) -> str:
     return "\n".join([f"## Without a score {under(run)}\n", *text])
 
 
+def counted(run: Run) -> list[str]:
+    """What methods counted as they drew, in their words."""
+    found: dict[tuple[str, str], int] = {}
+    for record in run.records:
+        for what, number in record.counts.items():
+            key = record.job.method, what
+            found[key] = found.get(key, 0) + number
+    return [
+        f"{escape(m)}: {escape(what)}: {count(n, 'image')}.\n" for (m, what), n in found.items()
+    ]
+
+
 def in_a_row(run: Run) -> str:
     """What the images of a row have in common, in words."""
     prompted = {record.job.method for record in run.records if record.job.prompted}

@@ -8,6 +8,7 @@ from benchmark.config.tables import AblationTable
 from benchmark.report.agreement import agreement
 from benchmark.report.caveats import (
     altered_files,
+    counted,
     in_a_row,
     incomplete,
     mixed,
@@ -95,7 +96,7 @@ def _fidelity(run: Run, figures: dict[str, str]) -> str:
             "measured on other backbones, subjects and encoders. They show directions and are no "
             "targets.\n"
         )
-    text += [*uneven_subjects(run), *incomplete(run), *mixed(run), *_copies(run)]
+    text += [*uneven_subjects(run), *incomplete(run), *mixed(run), *counted(run), *_copies(run)]
     for name, caption in (
         ("fidelity", "Subject fidelity against prompt fidelity"),
         ("bars", "All metrics"),

@@ -107,6 +107,9 @@ def incomparable(run: Run, methods: Collection[str]) -> str:
         reasons.append("not every method has every subject")
     if uneven_prompts(run, methods):
         reasons.append("not every method drew the same prompts")
+    scored = {tuple(r.job.unscored) for r in run.records if r.job.method in methods}
+    if len(scored) > 1:
+        reasons.append("not every method is scored on the same kinds of prompts")
     return " and ".join(reasons)
 
 

@@ -162,6 +162,9 @@ def _facts(jobs: Iterable[Job]) -> dict[str, Any]:
         facts[f"class noun of {subject}"] = fit.class_noun
         facts[f"{subject} being live"] = fit.live
         facts[f"images of {subject}"] = job.references_digest
+        if fit.masks is not None:
+            facts[f"masks of {subject} as {method} uses them"] = fit.masks
+        facts |= {f"{name} of {job.label}": asset for name, asset in fit.assets.items()}
         facts[f"the fit of {job.label}"] = fit.key
     return facts
 

@@ -11,6 +11,7 @@ import random
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from benchmark.runs.box import boxed
 from benchmark.runs.existing_run import is_scored, missing
 from benchmark.runs.prior import draw, write_prior
 from benchmark.runs.score import device_provenance, means_of
+from benchmark.runs.segmented import check_planned_masks
 from benchmark.runs.tools import JobTools, Pace
 from benchmark.runs.weights import Size, read_weights, size_of, write_export, write_weights
 from benchmark.runs.workplace import Workplace
@@ -105,6 +107,7 @@ class _Made:
     exported: dict[str, str]
     learned: Size
     fitted: bool
+    counts: dict[str, int]
 
 
 def make_images(
@@ -144,6 +147,7 @@ def make_images(
         exported=made.exported,
         learned_numbers=made.learned.numbers,
         learned_bytes=made.learned.bytes,
+        counts=made.counts,
     )
     record = record if before is None else _added_up(before, record, fitted=made.fitted)
     workplace.directory.write_job(record)
@@ -164,9 +168,11 @@ def _fit_and_draw(
     with boxed():  # to import it runs its code
         method = workplace.suite.method(job.method)
     _check_method(job, method, workplace.suite.settings(job.method))
+    check_planned_masks(method, subject, job.fit)
     with boxed(), workplace.lend(job) as backbone:
         times.append(time.perf_counter())
-        tools = JobTools(job.seed, subject, pace, workplace.prepared(job.fit.prior, backbone))
+        prepared = workplace.prepared(job.fit.prior, backbone)
+        tools = JobTools(job.seed, subject, pace, prepared, workplace.segmenter(job.fit))
         kept, exported = (before.weights, before.exported) if before else (None, {})
         weights = read_weights(kept, workplace.directory)
         _start_alike(job.seed)
@@ -191,7 +197,7 @@ def _fit_and_draw(
             raise ValueError(f"{len(requests)} images were asked for, {len(images)} came")
         memory = _peak_memory_mb()
     phases = Phases(loading=times[1] - times[0], fit=times[2] - times[1], draw=drawn)
-    return _Made(images, phases, pace, memory, kept, exported, learned, fitted)
+    return _Made(images, phases, pace, memory, kept, exported, learned, fitted, tools.counts)
 
 
 def _learned(job: Job, subject: Subject) -> Subject:
@@ -233,7 +239,10 @@ def _added_up(before: JobRecord, after: JobRecord, *, fitted: bool) -> JobRecord
     was, now = before.phases, after.phases
     phases = Phases(was.loading + now.loading, was.fit + now.fit, was.draw + now.draw)
     record = replace(
-        after, phases=phases, peak_memory_mb=max(before.peak_memory_mb, after.peak_memory_mb)
+        after,
+        phases=phases,
+        peak_memory_mb=max(before.peak_memory_mb, after.peak_memory_mb),
+        counts=dict(Counter(before.counts) + Counter(after.counts)),
     )
     if fitted:
         return record

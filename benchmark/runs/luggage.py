@@ -1,4 +1,4 @@
-"""What a node of a cluster lacks of a run: subjects' images, and plugins of the driver's folder.
+"""What a node of a cluster lacks of a run: images, masks, and plugins of the driver's folder.
 
 luggage = luggage_of(suite, subjects={"dog-biscuit"})
 suite = unpacked(luggage, suite, Path("/tmp/here"))      # reads them there
@@ -47,7 +47,7 @@ def _data(suite: Suite, subjects: Collection[str]) -> Parcel:
         path
         for subject in dataset.subjects
         if not pinned or subject.name in subjects
-        for path in subject.images
+        for path in (*subject.images, *subject.masks)
     ]
     found = {path.relative_to(dataset.root).as_posix(): path.read_bytes() for path in images}
     return found | {path.name: path.read_bytes() for path in definition.glob("*.toml")}

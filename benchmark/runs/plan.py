@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.api import (
+    BESIDE_BACKBONE,
+    PROMPT_KINDS,
     SEEDS,
     SUBJECT_IMAGES,
     SUPER_RESOLUTION,
@@ -28,6 +30,7 @@ from benchmark.data.dataset import Dataset, choose_subjects, first_images, verif
 from benchmark.data.manifest import check_toml
 from benchmark.models.precision import resolve_device, resolve_precision
 from benchmark.models.sampling import check_guidance
+from benchmark.runs.segmented import ASSET, identified, masks_of, wants_segmenter
 from benchmark.runs.selection import choose_prompts, method_names
 from benchmark.store.names import folder_name
 from benchmark.store.records import Fit, Job, Model, Prior, digest
@@ -77,6 +80,7 @@ class Row:
     name: str
     method: Method
     settings: dict[str, Any]
+    segmenter: str | None = None  #: which exact one, if it is asked for any subject
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,8 @@ def plan(
     verify(chosen.dataset, chosen.subjects)
     for subject in chosen.subjects:
         suite.protocol.reference_indices(subject)  # refuses a wrong file of references
+    segmenter = identified(suite, {row.name: row.method for row in rows}, chosen.subjects)
+    rows = [replace(row, segmenter=segmenter) for row in rows]
     settled = _settled(suite, base)
     # Not over the selection: what is asked for later goes on in the same directory.
     name = f"{folder_name(suite.name)}-{digest([settled, suite.methods])[:8]}"
@@ -220,7 +226,7 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
     kind, model = suite.backbone.load_kind(), suite.backbone.model
     capabilities = kind.capabilities(model)
     for row in rows:
-        lacking = sorted(row.method.needs - capabilities)
+        lacking = sorted(row.method.needs - capabilities - BESIDE_BACKBONE)
         if lacking:
             settings = _settings_that_need(row, lacking)
             raise UserError(
@@ -308,7 +314,7 @@ def lay_out(
     """The jobs, and the prior images that they need. `base` may be None if no row needs one."""
     jobs, priors = [], {}
     for row in rows:
-        own = base if row.method.needs else None
+        own = base if row.method.needs - BESIDE_BACKBONE else None
         for subject in chosen.subjects:
             for seed in seeds:
                 prior = _prior(row, subject, seed, own)
@@ -323,6 +329,8 @@ def _asked(row: Row, subject: Subject) -> PriorImages | None:
     """The prior images that a method asks for. Raises UserError if that is no such thing."""
     try:
         asked = row.method.prior(subject)
+    except UserError as error:
+        raise UserError(f"method '{row.name}' for subject '{subject.name}': {error}") from error
     except Exception as error:  # whatever a plugin raises, before anything is trained
         raise UserError(
             f"prior of method '{row.name}' for subject '{subject.name}' raises "
@@ -372,7 +380,16 @@ def _fit(row: Row, subject: Subject, seed: int, base: Base | None, prior: Prior 
         images=learned.digest,
         prior=None if prior is None else prior.key,
         seed=seed,
+        masks=masks_of(row.method, learned),
+        assets=_assets(row, learned),
     )
+
+
+def _assets(row: Row, subject: Subject) -> dict[str, str]:
+    """Which models a job uses beside the backbone."""
+    if row.segmenter is None or not wants_segmenter(row.method, subject):
+        return {}
+    return {ASSET: row.segmenter}
 
 
 def _job(suite: Suite, row: Row, subject: Subject, fit: Fit, prompts: tuple[Prompt, ...]) -> Job:
@@ -388,4 +405,17 @@ def _job(suite: Suite, row: Row, subject: Subject, fit: Fit, prompts: tuple[Prom
         prompts=prompts,
         images_per_prompt=suite.evaluation.images_per_prompt,
         prior_prompt_images=suite.evaluation.prior_prompt_images,
+        unscored=_unscored(row),
     )
+
+
+def _unscored(row: Row) -> dict[str, str]:
+    """Which prompt kinds a method leaves out, and why. Raises UserError if that is no reason."""
+    found = dict(getattr(row.method, "unscored", {}))
+    for kind, reason in found.items():
+        if kind not in PROMPT_KINDS or not isinstance(reason, str) or not reason.strip():
+            raise UserError(
+                f"unscored of method '{row.name}' has {kind!r}: {reason!r}; it should be a reason "
+                f"by one of {', '.join(PROMPT_KINDS)}"
+            )
+    return found

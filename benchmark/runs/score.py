@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -128,6 +128,7 @@ class Examiner:
         images = [self._pixels(path, image) for path, image in record.images.items()]
         with boxed():
             scores = self.scorer.score(job.name, subject, requests, images, only=lacking)
+        scores = [_without(score, job.unscored) for score in scores]
         metrics = dict(scoring.metrics)
         kept: list[Score] = []
         if before is not None:
@@ -206,6 +207,12 @@ def _partial(record: JobRecord, before: ScoreRecord | None, scoring: Scoring) ->
         return ()
     others = set(before.scoring.metrics) - set(scoring.metrics)
     return tuple(sorted(others if not _same_images(record, before) else others & {*before.partial}))
+
+
+def _without(score: Score, unscored: Mapping[str, str]) -> Score:
+    """`score`, or of a prompt kind that the method leaves out, the reason alone."""
+    reason = unscored.get(score.prompt_kind)
+    return score if reason is None else replace(score, value=None, reason=reason)
 
 
 def _in_order(scores: Sequence[Score], requests: Sequence[Request]) -> list[Score]:

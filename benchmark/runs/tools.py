@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from benchmark.api import Clean, Stage, Subject, UserError
+from benchmark.api import Clean, Segmenter, Stage, Subject, UserError
 from benchmark.data.images import read_image
+from benchmark.data.masks import read_mask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 #: Called with (done, in all) as a phase goes on.
 StepListener = Callable[[int, int], None]
 
+#: The way out where a segmenter fails.
+OWN_MASKS = "draw masks of your own (docs/your-own-data.md), or leave the image out"
 _LOSSES = 40  #: at most so many points of a term's losses are kept
 
 
@@ -69,6 +72,8 @@ class JobTools:
     subject: Subject  #: with the images that are learned
     progress: Pace
     prepared: Mapping[str, Clean]  #: stage -> the job's prior images, shared with other jobs
+    segmenter: Segmenter | None = None  #: if the job uses one
+    counts: dict[str, int] = field(default_factory=dict)  #: what was told to `count`
 
     def images(self, resolution: int) -> Tensor:
         """The subject's images, as `benchmark.api.Tools.images` says. Raises UserError."""
@@ -77,6 +82,40 @@ class JobTools:
         from benchmark.models.fitting import fitted
 
         return torch.stack([fitted(read_image(path), resolution) for path in self.subject.images])
+
+    def masks(self, resolution: int) -> Tensor:
+        """Their masks, as `benchmark.api.Tools.masks` says. Raises UserError."""
+        import torch
+
+        from benchmark.models.fitting import fitted_mask
+
+        if self.subject.masks:
+            own = [fitted_mask(read_mask(path), resolution) for path in self.subject.masks]
+            found, where = torch.stack(own), self.subject.masks
+            why = "shows nothing of the subject once it is cropped to a square: choose others"
+        else:
+            found = self.segment(self.images(resolution), self.subject.class_noun)
+            where = self.subject.images
+            why = f"shows no '{self.subject.class_noun}' that the segmenter finds: " + OWN_MASKS
+        for path, mask in zip(where, found, strict=True):
+            if not mask.any():
+                raise UserError(f"{path} {why}")
+        return found
+
+    def segment(self, images: Tensor, noun: str) -> Tensor:
+        """As `benchmark.api.Tools.segment` says. Raises UserError if there is no segmenter."""
+        import torch
+
+        if self.segmenter is None:
+            raise UserError("no segmenter: the method's `needs` names none")
+        if not len(images):
+            return images.new_zeros(0, *images.shape[2:], dtype=torch.bool)
+        return self.segmenter.segment(images, noun)
+
+    def count(self, what: str, number: int) -> None:
+        """As `benchmark.api.Tools.count` says."""
+        if number:
+            self.counts[what] = self.counts.get(what, 0) + number
 
     def prior(self, stage: Stage) -> Clean:
         """A copy of the prior images as `stage` prepared them. Raises UserError if none are."""

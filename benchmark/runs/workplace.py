@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from benchmark.api import Backbone, Clean, Stage, UserError
+from benchmark.api import Backbone, Clean, Segmenter, Stage, UserError
 from benchmark.config.registry import is_ours
 from benchmark.config.suite import Suite
+from benchmark.runs import segmented
 from benchmark.runs.box import LeftBehind
 from benchmark.runs.prior import BATCH, read_prior
 from benchmark.runs.score import Examiner
 from benchmark.store.directory import RunDirectory
-from benchmark.store.records import Job, Prior
+from benchmark.store.records import Fit, Job, Prior
 
 if TYPE_CHECKING:
     from benchmark.models.loan import Loan
@@ -31,6 +32,7 @@ class Workplace:
     examiner: Examiner
     keep_weights: bool = False
     gradient_checkpointing: bool = False  #: as a kind that knows it takes it in `load`
+    _segmenter: tuple[str, Segmenter] | None = field(default=None, repr=False)
     _lent: tuple[Backbone, Loan] | None = field(default=None, repr=False)
     _prepared: tuple[str, dict[str, Clean]] | None = field(default=None, repr=False)
 
@@ -92,6 +94,16 @@ class Workplace:
             self._lent = None
             gc.collect()
         return left
+
+    def segmenter(self, fit: Fit) -> Segmenter | None:
+        """The one that `fit` was planned with, loaded at first use; None if it uses none."""
+        planned = fit.assets.get(segmented.ASSET)
+        if planned is None:
+            return None
+        if self._segmenter is None or self._segmenter[0] != planned:
+            loaded = segmented.load(self.suite, fit, self.examiner.device)
+            self._segmenter = planned, loaded
+        return self._segmenter[1]
 
     def prepared(self, key: str | None, backbone: Backbone | None) -> Mapping[str, Clean]:
         """Stage -> the prior images `key`, as it takes them. Raises UserError.

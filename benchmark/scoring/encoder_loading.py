@@ -5,8 +5,7 @@ All raise UserError naming the table's key, or the file, and the way out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmark.api import UserError
-from benchmark.scoring.encoder_files import ALEXNET, Source
+from benchmark.models.asset_files import Source, loading
+from benchmark.scoring.encoder_files import ALEXNET
 from benchmark.scoring.encoder_tables import (
     ClipTable,
     EncoderTable,
@@ -57,7 +57,7 @@ def _vision_transformer(name: str, table: EncoderTable, source: Source) -> Any:
     import timm
 
     model_name = table.model if source.directory is None else f"local-dir:{source.directory}"
-    with _loading(name, table):
+    with loading(f"encoders.{name}", table):
         model: Any = timm.create_model(model_name, num_classes=0, img_size=table.crop)
         state = load_file(source.weights)
         if "pos_embed" in state:
@@ -86,7 +86,7 @@ def check_clip_texts(name: str, table: ClipTable, source: Source, texts: Sequenc
 
     directory = source.directory
     model_name = table.model if directory is None else f"local-dir:{directory}"
-    with _loading(name, table):
+    with loading(f"encoders.{name}", table):
         tokenizer = open_clip.get_tokenizer(model_name)
     try:
         check_length(tokenizer, texts)
@@ -104,7 +104,7 @@ def load_clip(name: str, table: ClipTable, source: Source, device: str) -> ClipE
         _check_activation(name, table)
     else:
         _check_tokenizer_is_own(directory / "open_clip_config.json")
-    with _loading(name, table):
+    with loading(f"encoders.{name}", table):
         if directory is None:
             model: Any = open_clip.CLIP(**(open_clip.get_model_config(model_name) or {}))
             model.load_state_dict(load_file(source.weights))
@@ -156,17 +156,3 @@ def _check_tokenizer_is_own(config: Path) -> None:
 
 def _preprocessing(table: EncoderTable) -> Preprocessing:
     return Preprocessing(table.resize, table.crop, tuple(table.mean), tuple(table.std))
-
-
-@contextmanager
-def _loading(name: str, table: EncoderTable) -> Iterator[None]:
-    """Whatever a library raises while it loads an encoder, as a UserError naming its table."""
-    try:
-        yield
-    # They raise errors of many kinds, and plain Exceptions, for files that are broken.
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"encoders.{name}: cannot load '{table.model}': {lines[0]}; it should be 'pocket', "
-            "a name and hub, or a directory written with a slash (./directory)"
-        ) from error

@@ -15,24 +15,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from benchmark.api import UserError
 from benchmark.config.protocol import Protocol
-from benchmark.data.manifest import Table
+from benchmark.models.asset_files import AssetTable, checked_table
 
 PREPROCESSING = ("resize", "crop", "mean", "std")
 Tables = Mapping[str, Mapping[str, Any]]
 
 
-class EncoderTable(Table):
+class EncoderTable(AssetTable):
     """An encoder that is a model of its library, and its preprocessing."""
 
-    kind: str
-    model: str
-    hub: str | None = None  #: the weights' repository, of a model that is known by name
-    revision: str = "main"
-    directory: str | None = None  #: where to look for them instead of the caches
     resize: int = Field(gt=0)  #: of the short side, in pixels
     crop: int = Field(gt=0)  #: of the centre, in pixels
     mean: list[float] = Field(min_length=3, max_length=3)
@@ -68,19 +63,7 @@ _Table = TypeVar("_Table", bound=EncoderTable)
 
 def parsed(name: str, table: Mapping[str, Any], model: type[_Table]) -> _Table:
     """The table of encoder `name` as a `model`. Raises UserError naming each bad key."""
-    try:
-        return model.model_validate(dict(table))
-    except ValidationError as error:
-        problems = []
-        for found in error.errors():
-            key = ".".join(map(str, (f"encoders.{name}", *found["loc"])))
-            if found["type"] == "missing":
-                problems.append(f"{key} is missing")
-            elif found["type"] == "extra_forbidden":
-                problems.append(f"{key} is unknown; the keys are {', '.join(model.model_fields)}")
-            else:
-                problems.append(f"{key}: {found['msg'].removeprefix('Value error, ')}")
-        raise UserError("; ".join(problems)) from error
+    return checked_table(f"encoders.{name}", table, model)
 
 
 def protocol_tables(protocol: Protocol, directory: str | None = None) -> dict[str, dict[str, Any]]:

@@ -8,8 +8,7 @@ module:ATTRIBUTE: `kind = "my_module:KIND"`.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -17,14 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from benchmark.api import UserError
 from benchmark.config import registry
-from benchmark.scoring.encoder_files import (
+from benchmark.models.asset_files import (
     Layout,
     MissingFiles,
-    alexnet_file,
+    files_digest,
     files_of,
-    learned_file,
     source_of,
 )
+from benchmark.scoring.encoder_files import alexnet_file, learned_file
 from benchmark.scoring.encoder_tables import (
     ClipTable,
     EncoderTable,
@@ -34,7 +33,6 @@ from benchmark.scoring.encoder_tables import (
     completed,
     parsed,
 )
-from benchmark.store.files import file_digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,18 +105,18 @@ class LibraryModel:
     texts_check: str | None = None
 
     def files(self, name: str, table: Mapping[str, Any]) -> list[Path]:
-        return files_of(name, parsed(name, table, self.table), self.layout)
+        return files_of(f"encoders.{name}", parsed(name, table, self.table), self.layout)
 
     def load(self, name: str, table: Mapping[str, Any], device: str) -> Encoder:
         checked = parsed(name, table, self.table)
         return resolve_name(self.loader)(
-            name, checked, source_of(name, checked, self.layout), device
+            name, checked, source_of(f"encoders.{name}", checked, self.layout), device
         )
 
     def check_texts(self, name: str, table: Mapping[str, Any], texts: Sequence[str]) -> None:
         if self.texts_check is not None:
             checked = parsed(name, table, self.table)
-            source = source_of(name, checked, self.layout)
+            source = source_of(f"encoders.{name}", checked, self.layout)
             resolve_name(self.texts_check)(name, checked, source, texts)
 
 
@@ -184,7 +182,7 @@ def identify(tables: Tables) -> dict[str, dict[str, Any]]:
         if kind.version != FIRST:
             identified[name]["version"] = kind.version
         try:
-            identified[name]["weights"] = _digest(kind.files(name, table))
+            identified[name]["weights"] = files_digest(kind.files(name, table))
         except MissingFiles as error:
             missing.append(str(error))
         except OSError as error:
@@ -197,10 +195,3 @@ def identify(tables: Tables) -> dict[str, dict[str, Any]]:
             "`--suite pocket` runs without"
         )
     return identified
-
-
-def _digest(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode() + file_digest(path))
-    return digest.hexdigest()[:12]

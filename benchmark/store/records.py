@@ -3,7 +3,7 @@
 Three keys, each a hash over exactly what decides it, in canonical JSON:
 
     Fit.key        method, version, settings, model, precision, subject (its class noun, whether
-                   it is live, its images), prior images, seed
+                   it is live, its images), prior images, masks and assets that it uses, seed
     image_key      a fit, a prompt, a sample's index, the sampler, the noise seed
     Scoring.key    a protocol, its encoders' weights, a metric's version and scale, the identifier
 
@@ -130,6 +130,9 @@ class Fit:
     images: str  #: SHA-256 over those of the images that are learned
     prior: str | None  #: the key of its prior images
     seed: int
+    masks: str | None = None  #: SHA-256 over the user's own masks of these images, if it uses any
+    #: Which exact models it uses beside the backbone, by what they are for.
+    assets: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -157,6 +160,8 @@ class Job:
     prompts: tuple[Prompt, ...]
     images_per_prompt: int
     prior_prompt_images: int
+    #: Prompt kind -> why no image of such a prompt is scored: the method does not set out to do it.
+    unscored: dict[str, str] = field(default_factory=dict)
 
     @property
     def subject(self) -> str:
@@ -263,6 +268,7 @@ class JobRecord:
     #: drawing needs of it, kept or not; None where no version before told.
     learned_numbers: int | None = None
     learned_bytes: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)  #: what the method counted, in words
     bytes_left: int | None = None  #: on disk, all files of the job; told by a kept run only
 
 

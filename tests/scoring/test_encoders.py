@@ -8,8 +8,7 @@ from safetensors.torch import save_file
 from torchvision import transforms
 
 from benchmark.api import UserError
-from benchmark.models import halving
-from benchmark.scoring import encoder_files
+from benchmark.models import asset_files, halving
 from benchmark.scoring.encoders import (
     BATCH,
     IntermediateEncoder,
@@ -371,7 +370,7 @@ def test_missing_settings_are_named(settings):
 def test_the_shipped_encoders_are_found_by_name(settings, monkeypatch, tmp_path):
     (tmp_path / "dino").symlink_to(settings["dino"]["model"])
     (tmp_path / "clip").symlink_to(settings["clip"]["model"])
-    monkeypatch.setattr(encoder_files, "SHIPPED", tmp_path)
+    monkeypatch.setattr(asset_files, "SHIPPED", tmp_path)
     pocket = {name: {**table, "model": "pocket"} for name, table in settings.items()}
     (image,) = pictures((32, 32))
     found = load_encoders(pocket, device="cpu").embeddings("dino", [image])

@@ -1,0 +1,205 @@
+"""Masks and segmenters in a run: what decides a key, what is refused, what a record says."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmark.api import UserError
+from benchmark.config.registry import load_method
+from benchmark.config.suite import Suite, load_suite
+from benchmark.grid import run_grid
+from benchmark.runs.luggage import luggage_of
+from benchmark.runs.plan import plan
+from benchmark.store.directory import RunDirectory
+from tests import toy
+
+NAME = "tests.runs.test_segmented"
+
+
+@dataclass(frozen=True)
+class Thirds:
+    """Finds everything in the middle third of an image; nothing on every second one."""
+
+    def segment(self, images: Tensor, noun: str) -> Tensor:
+        found = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
+        found[::2, 4:8, 4:8] = noun != "vase"
+        return found
+
+
+@dataclass(frozen=True)
+class ThirdsKind:
+    version: ClassVar[str] = "1"
+
+    def files(self, table: Mapping[str, Any]) -> list[Path]:
+        return [Path(table["model"])]
+
+    def load(self, table: Mapping[str, Any], device: str) -> Thirds:
+        return Thirds()
+
+    def check_nouns(self, table: Mapping[str, Any], nouns: list[str]) -> None:
+        if "cat" in nouns:
+            raise UserError("segmenter: it knows no 'cat'")
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Paints the share of its first image that is the subject's."""
+
+    version: ClassVar[str] = "1"
+    role: ClassVar[str] = "method"
+    variant_of: ClassVar[None] = None
+    draws: ClassVar[str] = "prompts"
+    needs: ClassVar[frozenset[str]] = frozenset({"masks"})
+    unscored: ClassVar[dict[str, str]] = {"accessory": "it has no hat"}
+    description: str = "the share of the mask"
+
+    def prior(self, subject: object) -> None:
+        return None
+
+    def fit(self, subject: object, backbone: None, tools: Any) -> dict[str, Tensor]:
+        assert backbone is None
+        return {"share": tools.masks(toy.SIZE)[0].float().mean()}
+
+    def generate(self, weights, subject, requests, backbone, tools) -> Tensor:
+        tools.count("painted plainly", len(requests))
+        return weights["share"].expand(len(requests), 3, toy.SIZE, toy.SIZE)
+
+
+KIND, MASKED = ThirdsKind(), Masked()
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    found = load_suite(str(toy.write_world(tmp_path)))
+    weights = tmp_path / "thirds.bin"
+    weights.write_bytes(b"thirds")
+    table = {"kind": f"{NAME}:KIND", "model": str(weights)}
+    return found.model_copy(update={"segmenter": table})
+
+
+def draw_masks(tmp_path: Path, subject: str, rows: int = 6) -> None:
+    folder = tmp_path / "data" / subject / "masks"
+    folder.mkdir(exist_ok=True)
+    for i in range(2):
+        mask = np.zeros((toy.SIZE, toy.SIZE), np.uint8)
+        mask[:rows] = 255
+        Image.fromarray(mask).save(folder / f"{i:02}.png")
+
+
+def fits(suite: Suite, *methods: str) -> dict[tuple[str, str], Any]:
+    return {(j.method, j.subject): j.fit for j in plan(suite, list(methods)).jobs}
+
+
+def test_masks_are_in_the_key_of_a_fit_that_uses_them_and_of_no_other(
+    suite: Suite, tmp_path: Path
+) -> None:
+    masked, plain = f"{NAME}:MASKED", "tests.toy:PAINT"
+    before = fits(suite, masked, plain)
+    identity = before[masked, "dog-red"].assets["segmenter"]
+    assert identity.startswith(f"{NAME}:KIND-1 thirds.bin@")
+    draw_masks(tmp_path, "dog-red")
+    after = fits(suite, masked, plain)
+    changed = {name for name in before if before[name].key != after[name].key}
+    assert changed == {(masked, "dog-red")}
+    own = after[masked, "dog-red"]
+    assert own.masks and own.assets == {}, "with masks of one's own no segmenter decides anything"
+    draw_masks(tmp_path, "dog-red", rows=7)
+    assert fits(suite, masked)[masked, "dog-red"].key != own.key
+    (tmp_path / "thirds.bin").write_bytes(b"others")
+    other = fits(suite, masked, plain)
+    assert other[masked, "dog-blue"].key != after[masked, "dog-blue"].key
+    assert other[plain, "dog-blue"] == after[plain, "dog-blue"]
+    assert "dog-red/masks/01.png" in luggage_of(suite, subjects={"dog-red"}).data
+
+
+def test_what_a_method_lacks_is_said_before_anything_runs(suite: Suite, tmp_path: Path) -> None:
+    masked = f"{NAME}:MASKED"
+    without = suite.model_copy(update={"segmenter": None})
+    with pytest.raises(UserError, match="needs a segmenter for subject 'dog-red', and the suite"):
+        plan(without, [masked])
+    assert plan(without, ["tests.toy:PAINT"]).jobs
+    draw_masks(tmp_path, "dog-red")
+    (job,) = plan(without, [masked], subjects=["dog-red"]).jobs
+    assert job.fit.assets == {} and job.fit.backbone is None and job.sampler is None
+    Image.new("L", (5, 12), 255).save(tmp_path / "data/dog-red/masks/00.png")
+    with pytest.raises(UserError, match="masks/00.png has 5 x 12 pixels, .*: draw it in the image"):
+        plan(suite, ["tests.toy:PAINT"])
+
+
+def test_a_job_gets_its_masks_and_its_prompts_stay_unscored(suite: Suite, tmp_path: Path) -> None:
+    masked = f"{NAME}:MASKED"
+    draw_masks(tmp_path, "dog-blue")
+    grid = plan(suite, [masked], subjects=["dog-blue"])
+    assert run_grid(grid, tmp_path / "run", resources=toy.ONE) == 0
+    directory = RunDirectory(tmp_path / "run")
+    record = directory.job_record((masked, "dog-blue", 0))
+    assert record is not None and record.counts == {"painted plainly": record.drawn}
+    pixels = np.asarray(Image.open(directory.path / next(iter(record.images))))
+    assert (pixels == round(0.5 * 255)).all(), "half of each mask is white"
+    text = (tmp_path / "run/report.md").read_text()
+    assert "painted plainly: 8 images" in text and "it has no hat" in text
+    rows = [
+        row
+        for path in (tmp_path / "run/scores").rglob("*.csv")
+        for row in csv.DictReader(path.open())
+    ]
+    hats = [row for row in rows if row["prompt_kind"] == "accessory"]
+    assert hats and all(r["value"] == "" and r["reason"] == "it has no hat" for r in hats)
+    assert any(row["value"] for row in rows if row["prompt_kind"] == "recontextualization")
+
+
+def test_nothing_found_on_a_photograph_is_a_failed_job_with_the_way_out(
+    suite: Suite, tmp_path: Path
+) -> None:
+    """The toy segmenter finds nothing on every second image."""
+    masked = f"{NAME}:MASKED"
+    grid = plan(suite, [masked], subjects=["dog-red"])
+    assert run_grid(grid, tmp_path / "r", resources=toy.ONE) == 1
+    (error,) = (tmp_path / "r").rglob("*.error.txt")
+    assert "01.png shows no 'dog' that the segmenter finds: draw masks" in error.read_text()
+
+
+def test_masks_that_change_after_the_plan_fail_the_job(suite: Suite, tmp_path: Path) -> None:
+    masked = f"{NAME}:MASKED"
+    draw_masks(tmp_path, "dog-red")
+    grid = plan(suite, [masked], subjects=["dog-red"])
+    draw_masks(tmp_path, "dog-red", rows=3)
+    assert run_grid(grid, tmp_path / "r", resources=toy.ONE) == 1
+    (error,) = (tmp_path / "r").rglob("*.error.txt")
+    assert "the masks of subject 'dog-red' are not those" in error.read_text()
+
+
+def test_a_reason_for_no_score_is_a_reason_of_a_prompts_kind(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = type(load_method(f"{NAME}:MASKED"))  # which pytest has not imported by this name
+    monkeypatch.setattr(method, "unscored", {"hats": "it has none"})
+    with pytest.raises(UserError, match="unscored of method .*MASKED' has 'hats'.*recontext"):
+        plan(suite, [f"{NAME}:MASKED"])
+
+
+def test_a_noun_that_the_segmenter_does_not_know_is_refused(suite: Suite, tmp_path: Path) -> None:
+    manifest = tmp_path / "data/manifest.toml"
+    manifest.write_text(manifest.read_text().replace('"vase"', '"cat"'))
+    with pytest.raises(UserError, match="it knows no 'cat'"):
+        plan(suite, [f"{NAME}:MASKED"])
+
+
+def test_another_segmenter_takes_nothing_over_from_the_extended_suite(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    text = 'extends = "dreambench"\nname = "mine"\ndescription = "mine"\n[segmenter]\n'
+    file.write_text(f'{text}kind = "noun-unet"\nmodel = "pocket"\n')
+    assert load_suite(str(file)).segmenter == {"kind": "noun-unet", "model": "pocket"}
+    file.write_text(f'{text}directory = "here"\n')
+    base = load_suite("dreambench").segmenter
+    assert base is not None and load_suite(str(file)).segmenter == base | {"directory": "here"}
