@@ -81,11 +81,15 @@ def run_grid(
     if not resources.cluster and memory and free and memory * (venue.room + 1) > free:
         print_memory(memory, free)
     ready.existing.tell_altered(ready.jobs, grid.suite.protocol.label)
+    device = resources.cluster.like.device if resources.cluster else grid.device
     if dry_run:
         print_scale(outlook)
+        try:
+            check_devices(grid.suite, ready.left, device)
+        except UserError as error:  # the plan may be for another machine
+            print(f"refused     on {device}: {error}")
         return 0
     display = Display(outlook, scoring, ready.forecast)
-    device = resources.cluster.like.device if resources.cluster else grid.device
     check_devices(grid.suite, ready.left, device)
     directory = RunDirectory(path.absolute())  # a method may go to another folder
     workplace = Workplace(

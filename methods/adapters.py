@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 from pydantic import Field
 
-from benchmark.api import Backbone, Weights
+from benchmark.api import Backbone, UserError, Weights
 from methods.dreambooth import DreamBooth
 
 if TYPE_CHECKING:
@@ -87,14 +87,22 @@ class DreamBoothLora(DreamBoothPeft):
 
     description: str = "DreamBooth with LoRA on attention, with prior preservation"
     variant_of: str | None = "dreambooth"
+    adapter: Literal["lora", "dora", "rslora"] = "lora"
+    #: Weights begin as noise and zeros, so that the model begins unchanged.
+    options: dict[str, Value] = field(default_factory=lambda: {"init_lora_weights": "gaussian"})
     rank: Annotated[int, Ge(1)] = 4
     alpha: Annotated[float, Gt(0)] | None = None  #: of its scale, alpha / rank; None: the rank
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, name in (("r", "rank"), ("lora_alpha", "alpha")):
+            if option in self.options:
+                raise UserError(f"options has {option}, which is the setting {name}: set that")
+
     def chosen_options(self) -> dict[str, Any]:
-        """With the rank; weights begin as noise and zeros, so that the model begins unchanged."""
+        """With rank and scale."""
         alpha = self.rank if self.alpha is None else self.alpha
-        chosen = {"r": self.rank, "lora_alpha": alpha, "init_lora_weights": "gaussian"}
-        return chosen | self.options
+        return {"r": self.rank, "lora_alpha": alpha} | self.options
 
 
 DREAMBOOTH_PEFT = DreamBoothPeft()

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusers import UNet2DConditionModel
 from peft import PeftConfig, PeftType
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -31,6 +32,10 @@ class Laid:
     config: PeftConfig
     module: nn.Module
 
+    def part(self, name: str) -> str:
+        """What a pipeline calls it: of a cascade's stage, "denoiser.base", that is "unet"."""
+        return "unet" if isinstance(self.module, UNet2DConditionModel) else _part(name)
+
     def is_known(self) -> bool:
         """Whether a pipeline's `load_lora_weights` loads it: none lays LoRA on a T5 encoder."""
         texts = isinstance(self.module, PreTrainedModel)
@@ -41,35 +46,36 @@ class Laid:
 def write_adapters(weights: Weights, laid: Mapping[str, Laid], folder: Path) -> None:
     """The adapters of modules ("denoiser.unet"): LoRA in diffusers' format, others in peft's.
 
-    `weights`: by "<module>.<peft's name>". Where several denoisers have one, each has a folder. All
+    `weights`: by "<module>.<peft's name>". Each stage of a cascade has a folder of its name. All
     of a pipeline's are in peft's format if diffusers does not know one: it would leave that out.
     """
     denoisers = [module for module in laid if module.startswith("denoiser.")]
     for number, denoiser in enumerate(denoisers):
         texts = [module for module in laid if module not in denoisers and not number]
-        place = folder if len(denoisers) == 1 else folder / _part(denoiser)
+        stage = _part(denoiser)
+        place = folder if stage == laid[denoiser].part(denoiser) else folder / stage
         known = all(laid[module].is_known() for module in (denoiser, *texts))
         place.mkdir(exist_ok=True)
         write = _write_lora if known else _write_peft
-        write(weights, {module: laid[module].config for module in (denoiser, *texts)}, place)
+        write(weights, {module: laid[module] for module in (denoiser, *texts)}, place)
 
 
-def _write_lora(weights: Weights, configs: Mapping[str, PeftConfig], folder: Path) -> None:
+def _write_lora(weights: Weights, laid: Mapping[str, Laid], folder: Path) -> None:
     tensors: dict[str, Tensor] = {}
     settings: dict[str, object] = {}
-    for module, config in configs.items():
-        part = _part(module)
+    for module, adapter in laid.items():
+        part = adapter.part(module)
         tensors |= {f"{part}.{name}": tensor for name, tensor in _of(module, weights).items()}
-        settings |= {f"{part}.{name}": value for name, value in _settings(config).items()}
+        settings |= {f"{part}.{k}": value for k, value in _settings(adapter.config).items()}
     said = json.dumps(settings, sort_keys=True)
     save_tensors(tensors, folder / LORA, {"format": "pt", "lora_adapter_metadata": said})
 
 
-def _write_peft(weights: Weights, configs: Mapping[str, PeftConfig], folder: Path) -> None:
-    for module, config in configs.items():
-        place = folder / _part(module)
+def _write_peft(weights: Weights, laid: Mapping[str, Laid], folder: Path) -> None:
+    for module, adapter in laid.items():
+        place = folder / adapter.part(module)
         place.mkdir()
-        text = json.dumps(_settings(config), indent=1, sort_keys=True)
+        text = json.dumps(_settings(adapter.config), indent=1, sort_keys=True)
         (place / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
         tensors = {f"{_PEFT}{name}": tensor for name, tensor in _of(module, weights).items()}
         save_tensors(tensors, place / "adapter_model.safetensors", {"format": "pt"})
@@ -101,7 +107,7 @@ def write_words(words: Sequence[Word], folder: Path) -> None:
 
 
 def _part(module: str) -> str:
-    """`denoiser.unet` -> `unet`, as diffusers calls it."""
+    """`denoiser.unet` -> `unet`."""
     return module.partition(".")[2]
 
 

@@ -70,12 +70,16 @@ class Adapter:
 
 
 def adapters() -> dict[str, type[PeftConfig]]:
-    """peft's name of each kind that is laid on layers -> the class of its configuration."""
+    """peft's name of each kind that is laid on layers -> the class of its configuration.
+
+    Without those that training would have to serve each step.
+    """
     found = {}
     for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items():
         config = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
         on_layers = any(field.name == "target_modules" for field in fields(config))
-        if isinstance(tuner, type) and issubclass(tuner, BaseTuner) and on_layers:
+        told = hasattr(tuner, "update_and_allocate")  # each step, by the training: AdaLoRA
+        if isinstance(tuner, type) and issubclass(tuner, BaseTuner) and on_layers and not told:
             found[kind.value.lower()] = config
     return found
 

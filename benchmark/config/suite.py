@@ -63,15 +63,22 @@ class DataChoice(Table):
         return self.model_copy(update=update)
 
 
-class BackboneChoice(Table):
+class BackbonePart(Table):
+    """What a suite may say otherwise of another model."""
+
+    identifier: Text | None = Field(default=None, pattern=r"^\S(.*\S)?$")
+    precision: Precision | None = None
+    #: Height and width of what is learned and drawn, in pixels; without it, the model's own.
+    resolution: int | None = Field(default=None, gt=0, multiple_of=8)
+
+
+class BackboneChoice(BackbonePart):
     """Which model is personalised. `auto`: bf16 where the device is quick at it, else fp32."""
 
     kind: str = "diffusers"
     model: str
     identifier: Text = Field(pattern=r"^\S(.*\S)?$")
     precision: Precision = "auto"
-    #: Height and width of what is learned and drawn, in pixels; without it, the model's own.
-    resolution: int | None = Field(default=None, gt=0, multiple_of=8)
 
     def load_kind(self) -> BackboneKind:
         """What is known of the model before it is loaded. Raises UserError."""
@@ -83,17 +90,25 @@ class BackboneChoice(Table):
         return Model(self.kind, kind.version, kind.identify(self.model), self.resolution)
 
 
-class SamplerChoice(Table):
-    """How evaluation images are drawn."""
+class SamplerPart(Table):
+    """Some of how evaluation images are drawn."""
 
-    scheduler: str = "ddim"  #: one that the backbone knows
-    steps: int = Field(gt=0)
-    guidance: float = Field(ge=0, allow_inf_nan=False)
+    scheduler: str | None = None  #: one that the backbone knows
+    steps: int | None = Field(default=None, gt=0)
+    guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     #: Of a cascade, and of a model that is told its guidance: as `Sampler` has them.
     super_resolution_steps: int | None = Field(default=None, gt=0)
     super_resolution_guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     super_resolution_noise: float | None = Field(default=None, ge=0, le=1)
     true_guidance: float | None = Field(default=None, gt=1, allow_inf_nan=False)
+
+
+class SamplerChoice(SamplerPart):
+    """How evaluation images are drawn."""
+
+    scheduler: str = "ddim"
+    steps: int = Field(gt=0)
+    guidance: float = Field(ge=0, allow_inf_nan=False)
 
     def sampler(self) -> Sampler:
         """What is chosen, as a backbone takes it."""
@@ -132,7 +147,8 @@ Settings = Annotated[dict[str, Any], AfterValidator(_composed)]
 class BackboneSettings(Table):
     """What a suite says otherwise where it runs on another backbone than its own."""
 
-    sampler: SamplerChoice | None = None
+    backbone: BackbonePart | None = None
+    sampler: SamplerPart | None = None
     groups: dict[str, Names] = {}
     methods: dict[str, Settings] = {}
     estimate: Estimate | None = None

@@ -327,6 +327,8 @@ def lay_out(
 
 def _asked(row: Row, subject: Subject) -> PriorImages | None:
     """The prior images that a method asks for. Raises UserError if that is no such thing."""
+    if SUBJECT_IMAGES in row.settings:
+        subject = first_images(subject, row.settings[SUBJECT_IMAGES])
     try:
         asked = row.method.prior(subject)
     except UserError as error:

@@ -26,7 +26,8 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
     ways.
     """
     installed = list(available("methods"))
-    for name in suite.methods:
+    elsewhere = [name for other in suite.backbones.values() for name in other.methods]
+    for name in [*suite.methods, *elsewhere]:
         base, _ = variant(name)
         if base not in installed and ":" not in name:
             raise UserError(

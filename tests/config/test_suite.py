@@ -250,6 +250,19 @@ def test_what_a_suite_says_of_another_backbone_holds_on_it_alone(suite_file: Pat
     assert other.on("crayons") == other
 
 
+def test_what_a_suite_says_of_another_backbone_is_what_differs(suite_file: Path) -> None:
+    with suite_file.open("a") as file:
+        file.write("[backbones.crayons]\nsampler.steps = 9\nbackbone.identifier = 'ohwx'\n")
+    suite = load_suite(str(suite_file))
+    other = suite.on("crayons")
+    assert other.sampler == suite.sampler.model_copy(update={"steps": 9})
+    assert (other.backbone.identifier, other.backbone.model) == ("ohwx", "crayons")
+    with suite_file.open("a") as file:
+        file.write("[backbones.crayons.methods.dreamboth]\n")
+    with pytest.raises(UserError, match="settings for an unknown method 'dreamboth'"):
+        plan(load_suite(str(suite_file)), ["untuned"])
+
+
 def test_a_suite_that_extends_another_on_another_backbone_starts_from_what_that_says_of_it(
     suite_file: Path, tmp_path: Path
 ) -> None:

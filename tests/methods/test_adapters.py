@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, set_peft_model_state_dict
 
 from benchmark.api import Backbone, Prompt, Request, Subject, UserError
+from benchmark.config.suite import load_suite
 from benchmark.models.layers import named_layers
 from methods.adapters import DREAMBOOTH_LORA, DREAMBOOTH_PEFT
 from methods.drawing import draw
@@ -45,7 +46,6 @@ FITTING = {
 }
 #: What peft has for layers and DreamBooth cannot use, and what is said of it.
 REFUSED = {
-    "adalora": "AdaLoRA does not work when `total_step` is None",  # it is told each step, too
     "adamss": "scikit-learn is required",
     "poly": "task_ids should not be None",
     "shadow": "Unable to automatically locate the transformer backbone",
@@ -209,3 +209,28 @@ def test_the_layers_of_a_part(backbone: Backbone) -> None:
     assert named_layers(unet, "to_q") == [name for name in attention if name.endswith("to_q")]
     linear, everything = named_layers(unet, "linear"), named_layers(unet, "all")
     assert {*attention} < {*linear} < {*everything} and "conv_in" in {*everything} - {*linear}
+
+
+def test_an_adapter_that_training_would_have_to_serve_each_step_is_not_offered() -> None:
+    with pytest.raises(UserError, match="peft has no adapter 'adalora' for layers"):
+        check_adapter(Adapter("adalora", {"total_step": 10}))
+
+
+def test_rank_and_alpha_are_said_once_and_lora_is_lora() -> None:
+    for option, setting in (("r", "rank"), ("lora_alpha", "alpha")):
+        with pytest.raises(UserError, match=f"options has {option}, .* the setting {setting}"):
+            replace(LORA, options={option: 2})
+    with pytest.raises(UserError, match="'lora', 'dora' or 'rslora'"):
+        load_suite("pocket").method("dreambooth-lora[adapter=oft]")
+
+
+def test_options_of_lora_are_no_other_adapters(tmp_path: Path) -> None:
+    path = tmp_path / "suite.toml"
+    path.write_text(
+        'extends = "pocket"\nname = "mine"\ndescription = ""\n'
+        "[methods.dreambooth-lora]\nsteps = 7\noptions = {lora_dropout = 0.1}\n"
+    )
+    suite = load_suite(str(path))
+    other = suite.method("dreambooth-peft[adapter=oft]")
+    assert (other.steps, other.options) == (7, {})
+    assert suite.method("dreambooth-lora").options == {"lora_dropout": 0.1}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import IFPipeline, IFSuperResolutionPipeline
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -80,6 +81,45 @@ def test_diffusers_loads_lora(
     pipe = finetuning.pipeline(models[request.node.callspec.params["backbone"]])
     pipe.load_lora_weights(tmp_path)
     torch.testing.assert_close(mine, drawn(pipe, "a sks dog in the snow"), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("backbone", ["if"], indirect=True)
+@pytest.mark.parametrize("stages", [1, 2])
+def test_each_pipeline_of_a_cascade_loads_its_own(
+    models: dict[str, Path], backbone: Backbone, subject: Subject, tmp_path: Path, stages: int
+) -> None:
+    method = replace(LORA, prior_scheduler="own", super_resolution_steps=[None, 2][stages - 1])
+    mine = learned(method, subject, backbone, tmp_path)
+    pipes = [
+        IFPipeline.from_pretrained(models["if"] / "base"),
+        IFSuperResolutionPipeline.from_pretrained(
+            models["if"] / "super_resolution", text_encoder=None
+        ),
+    ]
+    folders = [tmp_path / "base", tmp_path / "super_resolution"][:stages]
+    assert sorted(tmp_path.iterdir()) == folders
+    for pipe in pipes:
+        pipe.to(torch.float32)
+    for pipe, folder in zip(pipes, folders, strict=False):
+        pipe.load_lora_weights(folder)
+        assert pipe.get_active_adapters(), "it says nothing where no key is the U-Net's"
+    base, larger = pipes
+    with torch.no_grad():
+        texts, blank = (
+            base.encode_prompt([text], do_classifier_free_guidance=False)[0]
+            for text in ("a sks dog in the snow", "")
+        )
+    given = {
+        "prompt_embeds": texts,
+        "negative_prompt_embeds": blank,
+        "generator": [torch.Generator().manual_seed(7)],
+        "num_inference_steps": 2,
+        "guidance_scale": 4.0,
+        "output_type": "pt",
+    }
+    small = base(**given).images
+    images = larger(image=small, noise_level=250, **given).images / 2 + 0.5
+    torch.testing.assert_close(mine, images.clamp(0, 1), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("backbone", ["sd3"], indirect=True)
