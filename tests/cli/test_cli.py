@@ -186,7 +186,7 @@ def test_a_missing_backbone_stops_a_run_before_it_begins_but_no_dry_run(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--methods", "nonesuch"), "unknown method 'nonesuch'; known: dreambooth, "),
+        (("--methods", "nonesuch"), "unknown method 'nonesuch'; known: custom-diffusion, "),
         (("--methods", "no_module:M"), "cannot import 'no_module'"),
         (("--methods", ":"), "method ':' has no letter and no digit"),
         (("--methods", ".:x"), "method '.:x' is no module:ATTRIBUTE"),
@@ -427,6 +427,7 @@ def test_lists_have_one_name_and_description_a_line(shell: Shell, kind: str) -> 
         "subjects": list(toy.SUBJECTS),
         "backbones": list(available("backbones")),
         "encoders": list(available("encoders")),
+        "segmenters": list(available("segmenters")),
     }[kind]
     lines = shell.out.splitlines()
     assert [line.split()[0] for line in lines] == names

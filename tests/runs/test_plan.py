@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.api import PriorImages, Sampler, UserError
+from benchmark.api import CAPABILITIES, PriorImages, Sampler, UserError
 from benchmark.config.suite import Estimate, Suite, load_suite
 from benchmark.grid import run_grid
 from benchmark.runs.agenda import Agenda, Work
@@ -47,7 +47,11 @@ def test_the_suites_choices_stand_where_none_is_made(suite: Suite) -> None:
     )
 
 
-def test_all_is_every_installed_method_and_outside_ones_go_beside(suite: Suite) -> None:
+def test_all_is_every_installed_method_and_outside_ones_go_beside(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a backbone that can do all that they ask of one."""
+    monkeypatch.setattr("tests.toy.KIND", toy.Easels(frozenset(CAPABILITIES)))
     grid = plan(suite, ["all", "tests.toy:PAINT", "untuned"])
     assert {"dreambooth", "textual-inversion", "untuned", "real-images"} < set(grid.methods)
     assert grid.methods[-1] == "tests.toy:PAINT"
@@ -76,7 +80,7 @@ def test_groups_and_patterns_are_spelled_out(suite: Suite) -> None:
     own = suite.model_copy(update={"groups": {"all": ["untuned", "identifier-*"]}})
     names = ("identifier-common-word", "identifier-random-string", "identifier-sks")
     assert plan(own, ["all"]).methods == ("untuned", *names)
-    with pytest.raises(UserError, match="no method fits 'identity-\\*'; known: dreambooth"):
+    with pytest.raises(UserError, match="no method fits 'identity-\\*'; known: custom-diffusion"):
         plan(suite, ["identity-*"])
 
 
@@ -173,8 +177,11 @@ def test_prompts_are_chosen_by_kind_number_and_template(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"methods": ["nonesuch"]}, "unknown method 'nonesuch'; known: dreambooth, .*untuned"),
-        ({"methods": []}, "no method chosen; known: all, paints, dreambooth"),
+        (
+            {"methods": ["nonesuch"]},
+            "unknown method 'nonesuch'; known: custom.*untuned",
+        ),
+        ({"methods": []}, "no method chosen; known: all, paints, custom-diffusion"),
         ({"methods": ["tests.toy:NONE"]}, "module 'tests.toy' has no 'NONE'"),
         ({"subjects": ["cat"]}, "unknown subject 'cat'; known: dog-red, dog-blue, vase-green"),
         ({"prompts": ["4"]}, "unknown prompt '4'; known: recontextualization, .*; 1 to 3; a {} "),
