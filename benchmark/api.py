@@ -186,7 +186,8 @@ SUPER_RESOLUTION = "super-resolution"
 #: `with_guidance`.
 EMBEDDED_GUIDANCE = "embedded-guidance"
 TRUE_GUIDANCE = "true-guidance"  #: `Sampler.true_guidance`
-IMAGE_TO_IMAGE = "image-to-image"  #: `sample` takes a `start`
+#: `sample` takes a `start`, of images that the first of the `stages` prepares.
+IMAGE_TO_IMAGE = "image-to-image"
 #: The denoiser looks at the text by attention whose keys and values are layers of their own.
 CROSS_ATTENTION = "cross-attention"
 CAPABILITIES = (
@@ -223,14 +224,13 @@ Draw = Rows  #: n training examples: clean images, noise and timesteps
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What drawing begins with in place of pure noise: images with noise on them (SDEdit, Meng et
-    al., 2108.01073).
+    """What drawing begins with in place of pure noise: images with noise on them.
+
+    SDEdit (Meng et al., 2108.01073).
     """
 
     clean: Clean  #: a row an image, of the first stage's `prepare`
-    strength: (
-        float  #: above 0, where they stay as they are, to 1, where next to nothing of them does
-    )
+    strength: float  #: near 0 they stay as they are, at 1 next to nothing of them does
 
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:

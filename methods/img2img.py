@@ -14,7 +14,6 @@ from annotated_types import Ge, Gt, Le
 from benchmark.api import (
     IMAGE_TO_IMAGE,
     TEXT_TO_IMAGE,
-    TRAINING,
     Backbone,
     Draws,
     PriorImages,
@@ -43,7 +42,7 @@ class ImageToImage:
     role: ClassVar[Role] = "method"
     variant_of: ClassVar[str | None] = None
     draws: ClassVar[Draws] = "prompts"
-    needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, TRAINING, IMAGE_TO_IMAGE})
+    needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, IMAGE_TO_IMAGE})
 
     description: str = "zero-shot: one of the subject's images, under noise, drawn anew (SDEdit)"
     image: Annotated[int, Ge(1)] = 1  #: which of the subject's images it begins with, from 1

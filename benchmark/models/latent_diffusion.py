@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from diffusers import AutoPipelineForImage2Image, DDPMScheduler, DiffusionPipeline
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Generator, Tensor, nn
 
 from benchmark.api import Sampler, Start, UserError, Word
@@ -164,8 +166,7 @@ class LatentDiffusion:
         pipeline = self.pipeline
         if start is not None:
             assert isinstance(start.clean, Moments)
-            pipeline = AutoPipelineForImage2Image.from_pipe(pipeline)
-            pipeline.set_progress_bar_config(disable=True)
+            pipeline = beginning_with_latents(pipeline)
             given |= {
                 "image": start.clean.sample(given["generator"]),
                 "strength": start.strength,
@@ -271,6 +272,38 @@ def check_start(start: Start, texts: int, sampler: Sampler) -> None:
             f"strength is {start.strength:g}, which of {sampler.steps} steps is not one: it should "
             f"be at least {1 / sampler.steps:.3g}"
         )
+
+
+def beginning_with_latents(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """The pipeline of these parts that begins with `image`, and takes latents for that."""
+    found = AutoPipelineForImage2Image.from_pipe(pipeline)
+    found.set_progress_bar_config(disable=True)
+    if hasattr(found, "unet"):  # these take nothing but four channels for latents
+
+        def noised(  # as the pipeline calls it
+            image: Tensor,
+            timestep: Tensor,
+            batch_size: int,
+            num_images_per_prompt: int,
+            dtype: torch.dtype,
+            device: torch.device,
+            generator: list[Generator],
+            *_: Any,
+        ) -> Tensor:
+            noise = randn_tensor(image.shape, generator=generator, device=device, dtype=dtype)
+            latents: Tensor = found.scheduler.add_noise(image.to(device, dtype), noise, timestep)
+            return latents
+
+        found.image_processor = AsTheyAre()
+        found.prepare_latents = noised
+    return found
+
+
+class AsTheyAre(VaeImageProcessor):
+    """Leaves latents what they are."""
+
+    def preprocess(self, image: Tensor, *_: Any, **__: Any) -> Tensor:
+        return image
 
 
 def takes(pipeline: DiffusionPipeline, name: str) -> bool:

@@ -135,6 +135,24 @@ def _made_up_arrays() -> Iterator[None]:
                 setattr(FakeTensor, name, function)
 
 
+@contextmanager
+def _moved_by_data() -> Iterator[None]:
+    """Within, `Module.to` gives a parameter other data, as on a GPU.
+
+    It would change fake tensors for others, which what keeps weak references to them forbids.
+    """
+
+    def put(place: Tensor, moved: Tensor) -> None:
+        place.data = moved.detach()
+
+    kept = torch.utils.swap_tensors
+    torch.utils.swap_tensors = put
+    try:
+        yield
+    finally:
+        torch.utils.swap_tensors = kept
+
+
 #: What autocast computes in float32 on CUDA, and in half precision on a CPU. F.softmax, too, is
 #: the tensor's.
 _FLOAT32 = ((F, "group_norm"), (F, "layer_norm"), (Tensor, "softmax"))
@@ -203,6 +221,7 @@ def no_numbers(memory: LiveMemory) -> Iterator[None]:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_MadeUp())
         stack.enter_context(_made_up_arrays())
+        stack.enter_context(_moved_by_data())
         stack.enter_context(_as_on_cuda())
         stack.enter_context(memory)
         yield

@@ -85,6 +85,18 @@ def test_they_are(save, backbone, directory, images, strength, monkeypatch):
     assert (found[0] - found[2]).abs().max() > 0.01
 
 
+def test_latents_of_any_number_of_channels_do(images):
+    """Pipelines of a U-Net take four channels for latents, and the pocket's has others."""
+    backbone = load_backbone("pocket", precision="fp32", sampler=Sampler("ddim", 20, 1.0))
+    [stage] = backbone.stages
+    real = torch.nn.functional.interpolate(images, 64)
+    start = Start(stage.prepare(real), 0.05)
+    assert start.clean.mean.shape[1] != 4
+    found = backbone.sample(backbone.encode(TEXTS), SEEDS, start=start)
+    other = backbone.sample(backbone.encode(TEXTS), SEEDS)
+    assert (found - real).abs().mean() < 0.7 * (other - real).abs().mean()
+
+
 def test_the_less_strength_the_nearer_they_stay(backbone, images):
     """To what the VAE alone makes of them."""
     [stage] = backbone.stages
