@@ -59,7 +59,8 @@ class Adapter:
                 raise UserError(f"adapter '{self.name}' has no option '{option}'; it has: {free}")
         said = {key: value for key, value in SAID.items() if key in takes}
         try:
-            return known[name](target_modules=[*layers], **said, **given, **self.options)
+            with warnings.catch_warnings(action="ignore"):  # of what is saved
+                return known[name](target_modules=[*layers], **said, **given, **self.options)
         except (ImportError, TypeError, ValueError) as error:
             raise self.misfit(error) from error
 

@@ -23,6 +23,8 @@ from benchmark.runs.tools import JobTools, Pace
 from benchmark.store.records import Job
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from benchmark.models.live_memory import LiveMemory
 
 #: GPUs that an estimate is held against, in GiB.
@@ -73,19 +75,41 @@ class Need:
         return max(self.weights, self.training, self.drawing)
 
 
-def needs(grid: Grid, checkpointing: Choice) -> Iterator[Need]:
+@dataclass(frozen=True)
+class Unknown:
+    """In an estimate's place: the method does what tensors without numbers cannot."""
+
+    method: str
+    operation: str
+
+
+def needs(grid: Grid, checkpointing: Choice) -> Iterator[Need | Unknown]:
     """What each method of `grid` takes that needs a backbone, as it would run on a GPU.
 
     Methods of one class that differ in the words alone that they read are looked at once. Raises
     UserError if the model's configurations are not here, or its kind makes none without weights.
     """
     way = Way(gradient_checkpointing(grid.suite.backbone, checkpointing, "cuda"))
-    found: dict[str, Need] = {}
+    found: dict[str, Need | Unknown] = {}
     for job in _jobs(grid):
         key = repr(_decisive(grid, job))
         if key not in found:
-            found[key] = need(grid, job, way)
+            try:
+                found[key] = need(grid, job, way)
+            except _beyond_fake_tensors() as error:
+                found[key] = Unknown(job.method, str(error))
         yield replace(found[key], method=job.method)
+
+
+def _beyond_fake_tensors() -> tuple[type[Exception], ...]:
+    """What fake tensors raise where a shape or a branch is decided by numbers."""
+    from torch._subclasses import fake_tensor
+
+    return (
+        fake_tensor.DynamicOutputShapeException,
+        fake_tensor.DataDependentOutputException,
+        fake_tensor.UnsupportedOperatorException,
+    )
 
 
 def remedies(grid: Grid, before: Need, checkpointing: Choice) -> Iterator[tuple[str, Need]]:
@@ -133,12 +157,20 @@ def need(grid: Grid, job: Job, way: Way) -> Need:
         _set_aside_by(memory, backbone)
         asked = {stage.name: _prior(method, subject, stage) for stage in backbone.stages}
         prior = {name: clean for name, clean in asked.items() if clean is not None}
-        tools = JobTools(job.seed, subject, Pace(lambda done, steps: None), prior)
+        pace = Pace(lambda done, steps: None)
+        tools = JobTools(job.seed, subject, pace, prior, _Everywhere())
         learned = method.fit(subject, backbone, tools)
         training = memory.peak
         _begin(memory)
         method.generate(learned, subject, job.requests[:1], backbone, tools)
         return Need(job.method, weights, training, memory.peak, backbone.resolution)
+
+
+class _Everywhere:
+    """In a segmenter's place, whose memory is not looked at."""
+
+    def segment(self, images: Tensor, noun: str) -> Tensor:
+        return images[:, 0] >= 0
 
 
 def print_gpu_memory(grid: Grid, checkpointing: Choice, *, asked: bool = True) -> None:
@@ -158,6 +190,9 @@ def print_gpu_memory(grid: Grid, checkpointing: Choice, *, asked: bool = True) -
 def _print_needs(grid: Grid, checkpointing: Choice) -> None:
     most: Need | None = None
     for one in needs(grid, checkpointing):
+        if isinstance(one, Unknown):
+            print(f"            {one.method}: unknown, since numbers decide in {one.operation}")
+            continue
         parts = f"weights {_gib(one.weights)}, training {_gib(one.training)}"
         parts += f", drawing {_gib(one.drawing)}; {_gib(one.left_out)} that no tensor shows"
         print(f"            {one.method}: {_gib(one.bytes)} GiB ({parts})", flush=True)
