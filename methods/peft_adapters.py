@@ -49,8 +49,8 @@ class Adapter:
         known = adapters()
         if name not in known:
             raise UserError(
-                f"peft has no adapter '{self.name}' for layers; it has: "
-                f"{', '.join(sorted([*known, *CALLED]))}"
+                f"peft has no adapter '{self.name}' that lies on layers and trains by itself; it "
+                f"has: {', '.join(sorted([*known, *CALLED]))}"
             )
         takes = {field.name for field in fields(known[name])}
         for option in self.options:

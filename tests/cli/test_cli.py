@@ -453,7 +453,7 @@ def test_what_separates_settings_does_not_separate_methods(shell: Shell) -> None
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ("adapter=lorra", "peft has no adapter 'lorra' for layers; it has: .*lokr.*lora"),
+        ("adapter=lorra", "peft has no adapter 'lorra' that lies .*; it has: .*lokr.*lora"),
         ("options={rank=4}", "adapter 'lora' has no option 'rank'; it has: "),
         ("options={r=many}", "adapter 'lora' with {'r': 'many'}: "),
         ("options=4", "setting 'options' of method .* is 4: it should be a table, as {key=value}"),

@@ -46,7 +46,6 @@ FITTING = {
 }
 #: What peft has for layers and DreamBooth cannot use, and what is said of it.
 REFUSED = {
-    "adamss": "scikit-learn is required",
     "poly": "task_ids should not be None",
     "shadow": "Unable to automatically locate the transformer backbone",
     "tinylora": "it does not draw from what it keeps",  # nor from what lies outside the layers
@@ -167,8 +166,8 @@ def test_what_cannot_be_used_is_refused_before_anything_trains(adapter: str) -> 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"adapter": "lorra"}, "peft has no adapter 'lorra' for layers; it has: .*dora.*lora"),
-        ({"adapter": "prefix_tuning"}, "peft has no adapter 'prefix_tuning' for layers"),
+        ({"adapter": "lorra"}, "peft has no adapter 'lorra' that lies .*; it has: .*dora.*lora"),
+        ({"adapter": "prefix_tuning"}, "peft has no adapter 'prefix_tuning' that lies"),
         ({"options": {"rank": 4}}, "adapter 'lora' has no option 'rank'; it has: .* r,"),
         ({"options": {"target_modules": "to_q"}}, "has no option 'target_modules'"),
         ({"options": {"r": 0}}, "adapter 'lora' with {'r': 0}: "),
@@ -211,9 +210,10 @@ def test_the_layers_of_a_part(backbone: Backbone) -> None:
     assert {*attention} < {*linear} < {*everything} and "conv_in" in {*everything} - {*linear}
 
 
-def test_an_adapter_that_training_would_have_to_serve_each_step_is_not_offered() -> None:
-    with pytest.raises(UserError, match="peft has no adapter 'adalora' for layers"):
-        check_adapter(Adapter("adalora", {"total_step": 10}))
+@pytest.mark.parametrize("adapter", ["adalora", "adamss"])
+def test_an_adapter_that_training_would_have_to_serve_each_step_is_not_offered(adapter) -> None:
+    with pytest.raises(UserError, match=f"no adapter '{adapter}' that lies .* trains by itself"):
+        check_adapter(Adapter(adapter, {"total_step": 10}))
 
 
 def test_rank_and_alpha_are_said_once_and_lora_is_lora() -> None:
