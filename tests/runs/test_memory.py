@@ -17,7 +17,7 @@ from benchmark.cli.app import app
 from benchmark.config.suite import Suite, load_suite
 from benchmark.runs import memory
 from benchmark.runs.machine import free_memory
-from benchmark.runs.memory import Need, Way, need, needs, print_gpu_memory
+from benchmark.runs.memory import Need, Unknown, Way, need, needs, print_gpu_memory
 from benchmark.runs.plan import Grid, plan
 from tests import toy, true_size
 from tests.measured_memory import measured
@@ -254,3 +254,10 @@ def in_a_process_of_its_own(*arguments: str) -> list[float]:
         check=True,
     )
     return [float(number) for number in made.stdout.split()[-3:]]
+
+
+def test_a_method_in_which_numbers_decide_is_unknown_and_the_others_are_not() -> None:
+    grid = plan(load_suite("pocket"), ["paste", "untuned"], subjects=["dog"])
+    pasted, untuned = needs(grid, "off")
+    assert pasted == Unknown("paste", "aten.nonzero.default")
+    assert isinstance(untuned, Need) and untuned.drawing > untuned.weights / 2
