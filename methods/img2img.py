@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le
 
 from benchmark.api import (
     IMAGE_TO_IMAGE,
+    PRIOR,
     TEXT_TO_IMAGE,
     Backbone,
     Draws,
@@ -73,14 +74,22 @@ class ImageToImage:
         backbone: Backbone,
         tools: Tools,
     ) -> Tensor:
-        """Images of the class, begun with the subject's."""
+        """Images of the class, begun with the subject's; those of the prior prompt are not."""
+        import torch
+
         from methods.drawing import draw
 
         stage = backbone.stages[0]
-        images = tools.images(stage.resolution)[self.image - 1 : self.image]
-        clean = stage.prepare(images)[[0] * len(requests)]
-        texts = self.texts(subject, requests)
-        return draw(backbone, texts, requests, start=Start(clean, self.strength))
+        image = stage.prepare(tools.images(stage.resolution)[self.image - 1 : self.image])
+        texts, drawn = self.texts(subject, requests), dict[int, "Tensor"]()
+        for prior in (False, True):
+            rows = [n for n, r in enumerate(requests) if (r.prompt.kind == PRIOR) == prior]
+            if rows:
+                start = None if prior else Start(image[[0] * len(rows)], self.strength)
+                chosen = [requests[n] for n in rows]
+                images = draw(backbone, [texts[n] for n in rows], chosen, start=start)
+                drawn |= dict(zip(rows, images, strict=True))
+        return torch.stack([drawn[n] for n in range(len(requests))])
 
 
 IMG2IMG = ImageToImage()
