@@ -468,6 +468,13 @@ def test_an_adapter_that_peft_lacks_is_refused_before_anything_trains(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_tells_what_this_machine_would_refuse(shell: Shell, tmp_path: Path) -> None:
+    where = ("--subjects", "dog", "--prompts", "1", "--out", str(tmp_path / "out"))
+    assert shell("run", "--methods", "dreambooth-peft[adapter=lorra]", "--dry-run", *where) == 0
+    assert "refused     on cpu: " in shell.out and "no adapter 'lorra'" in shell.out
+    assert not (tmp_path / "out").exists()
+
+
 def test_report_wants_a_run_directory_with_something_in_it(shell: Shell, tmp_path: Path) -> None:
     assert shell("report", "nowhere") == 2
     assert shell.error == "error: nowhere is no run directory: it has no run.json\n"

@@ -420,3 +420,10 @@ def test_a_job_waits_for_its_prior_images_and_the_longest_come_first(suite: Suit
         for subject in ("dog-red", "dog-blue")
     }
     assert agenda.take() is None
+
+
+def test_an_image_that_is_not_among_those_that_are_learned_is_refused() -> None:
+    asked = {"subjects": ["dog"], "prompts": ["1"]}
+    plan(load_suite("pocket"), ["img2img[image=2]"], **asked)
+    with pytest.raises(UserError, match="image is 2, and dog has 1 images"):
+        plan(load_suite("pocket"), ["img2img[image=2,subject_images=1]"], **asked)
