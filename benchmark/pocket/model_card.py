@@ -21,7 +21,7 @@ SHEETS = {"generator": "samples.png", "cascade": "samples-cascade.png"}
 _HEAD = "| part | measure | value | goal |\n|---|---|---|---|\n"
 
 
-def sample_sheet(backbone: Backbone, path: Path, *, columns: int = 8, scale: int = 2) -> None:
+def sample_sheet(backbone: Backbone, path: Path, *, columns: int = 8, scale: int = 1) -> None:
     """A PNG of samples: a row per class noun, a prompt per column."""
     rows = []
     for noun in CLASSES:
@@ -36,9 +36,9 @@ def _save_sheet(images: Tensor, path: Path, *, columns: int, scale: int) -> None
     grid = images.view(count // columns, columns, 3, height, width)
     grid = grid.permute(0, 3, 1, 4, 2).reshape(-1, columns * width, 3)
     picture = Image.fromarray(grid.mul(255).round().byte().numpy())
-    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(
-        path
-    )
+    size = (picture.width * scale, picture.height * scale)
+    picture = picture.resize(size, Image.Resampling.NEAREST)
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)  # a third as large
 
 
 def write_model_card(rows: Sequence[Measurement], path: Path, *, per_cell: int) -> None:

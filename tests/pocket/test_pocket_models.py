@@ -296,7 +296,7 @@ def test_the_generator_is_drawn_from_and_measured(tmp_path, monkeypatch) -> None
     monkeypatch.setattr(evaluate, "CLASSES", CLASSES[:1])
     monkeypatch.setattr(model_card, "CLASSES", CLASSES[:1])
     model_card.sample_sheet(backbone, tmp_path / "sheet.png", columns=3, scale=1)
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
     assert sheet.shape == (64, 3 * 64, 3) and sheet.std() > 5
     again, other = evaluate.sampled(backbone, ["a dog", "a cat", "a dog"], [1, 1, 2])[:2]
     alone = evaluate.sampled(backbone, ["a dog"], [1])[0]
