@@ -401,7 +401,7 @@ class BackboneKind(Protocol):
 
 
 class Segmenter(Protocol):
-    """Finds what a noun names in images: an asset of the suite, declared as `[segmenter]`."""
+    """Finds what a noun names in images: the suite's asset `[assets.segmenter]`."""
 
     def segment(self, images: Tensor, noun: str) -> Tensor:
         """Where `images` show a `noun`: (n, h, w) bool on the CPU, empty where it is not found.
@@ -416,9 +416,16 @@ class Segmenter(Protocol):
 # ---------------------------------------------------------------------------------------------
 
 #: What a method may need beside a backbone's capabilities: a mask for each of the subject's images
-#: (the user's own, else the segmenter's), and the suite's segmenter itself.
-MASKS, SEGMENTER = "masks", "segmenter"
-BESIDE_BACKBONE = frozenset({MASKS, SEGMENTER})
+#: (the user's own, else the segmenter's), and the suite's asset in a role: "asset:<role>".
+MASKS = "masks"
+ASSET = "asset:"
+SEGMENTER = ASSET + "segmenter"  #: a `Segmenter`
+
+
+def of_backbone(needs: frozenset[str]) -> frozenset[str]:
+    """What of a method's `needs` is a backbone's to have."""
+    return frozenset(need for need in needs if need != MASKS and not need.startswith(ASSET))
+
 
 #: What a method learned, as named tensors on any device. `generate` must need nothing else.
 Weights = Mapping[str, "Tensor"]
@@ -465,8 +472,8 @@ class Tools(Protocol):
         """
         ...
 
-    def segment(self, images: Tensor, noun: str) -> Tensor:
-        """As the suite's `Segmenter` does. Needs SEGMENTER."""
+    def asset(self, need: str) -> Any:
+        """The suite's asset in a role, such as SEGMENTER. The method needs it."""
         ...
 
     def prior(self, stage: Stage) -> Clean:
@@ -530,7 +537,7 @@ class Method(Protocol):
     def needs(self) -> frozenset[str]:
         """Capabilities of a backbone. Without any `backbone` is None, and none is loaded.
 
-        And what BESIDE_BACKBONE names.
+        And MASKS, and assets by role.
         """
         ...
 

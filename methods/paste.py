@@ -85,7 +85,9 @@ class Paste:
         cut_out = tools.images(backbone.resolution)[self.image - 1]
         mask = tools.masks(backbone.resolution)[self.image - 1]
         asked = [i for i, request in enumerate(requests) if request.prompt.kind != PRIOR]
-        found = tools.segment(scenes[asked], subject.class_noun)
+        if not asked:
+            return scenes
+        found = tools.asset(SEGMENTER).segment(scenes[asked], subject.class_noun)
         for i, place in zip(asked, found, strict=True):
             if place.any():
                 paste(cut_out, mask, scenes[i], box_of(place))

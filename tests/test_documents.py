@@ -18,7 +18,7 @@ import yaml
 from benchmark.api import UserError
 from benchmark.cli import app as cli
 from benchmark.config.suite import load_suite
-from benchmark.models.segmenters import identify
+from benchmark.models.assets import identify
 from benchmark.report.write import write_report
 from benchmark.results.gate import check_runs
 from benchmark.results.run import read_run
@@ -240,10 +240,12 @@ def test_the_data_pages_segmenter_is_understood(tmp_path: Path) -> None:
     (tmp_path / "suite.toml").write_text(
         f'extends = "dreambench"\nname = "mine"\ndescription = ""\n{shown}'
     )
-    table = load_suite(str(tmp_path / "suite.toml")).segmenter
-    assert table == tomllib.loads(shown)["segmenter"], "nothing of the suite's own segmenter"
-    with pytest.raises(UserError, match="segmenter.model: my-clipseg has no config.json"):
-        identify(table)
+    table = load_suite(str(tmp_path / "suite.toml")).assets["segmenter"]
+    assert table == tomllib.loads(shown)["assets"]["segmenter"], (
+        "nothing of the suite's own segmenter"
+    )
+    with pytest.raises(UserError, match="assets.segmenter.model: my-clipseg has no config.json"):
+        identify("segmenter", table)
 
 
 def test_the_data_pages_subjects_are_understood(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ prior_prompt_images = 2
 [objective]
 fidelity = "dino"
 prompt = "clip_t"
-[segmenter]
+[assets.segmenter]
 kind = "noun-unet"
 model = "pocket"
 [groups]

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.api import BESIDE_BACKBONE, UserError
+from benchmark.api import UserError, of_backbone
 from benchmark.cli.options import DataOption, SuiteOption
 from benchmark.config import registry as plugins
 from benchmark.config.protocol import load_protocol, protocol_names
@@ -31,7 +31,7 @@ class Kind(StrEnum):
     PROTOCOLS = "protocols"
     BACKBONES = "backbones"
     ENCODERS = "encoders"
-    SEGMENTERS = "segmenters"
+    ASSETS = "assets"
 
 
 def list_(
@@ -47,8 +47,8 @@ def list_(
 ) -> None:
     """List what there is, one per line: the name, then what it is.
 
-    Backbones, encoders and segmenters are kinds of them, as a suite or a protocol names one by
-    `kind`. The families are those of the kind that is built in.
+    Backbones, encoders and assets (what methods use beside the backbone) are kinds of them, as a
+    suite or a protocol names one by `kind`. The families are those of the kind that is built in.
 
     Subjects are those that the suite runs; others that --subjects takes are named on stderr.
     After the methods come the suite's groups of them. With --data every image is checked, and the
@@ -150,7 +150,7 @@ def _by_family() -> str:
     rows = [["method", *(family.name for family in families().values())]]
     rows.append(["---"] * len(rows[0]))
     for name in plugins.available(Kind.METHODS):
-        needs = plugins.load_method(name).needs - BESIDE_BACKBONE
+        needs = of_backbone(plugins.load_method(name).needs)
         lacking = [sorted(needs - family.capabilities) for family in families().values()]
         rows.append([name, *(f"no: {', '.join(lacks)}" if lacks else "yes" for lacks in lacking)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -162,7 +162,7 @@ def _description(kind: Kind, name: str) -> str:
         if kind in (
             Kind.BACKBONES,
             Kind.ENCODERS,
-            Kind.SEGMENTERS,
+            Kind.ASSETS,
         ):  # what a kind is, its class says
             return (inspect.getdoc(type(plugin)) or "").partition("\n")[0]
         return plugin.description

@@ -68,8 +68,7 @@ def _passed_on(base: Content, own: Content) -> Content:
     if _replaces(base, own, "backbone", "model"):
         passed.pop("estimate", None)
         passed = _join(passed, _of_backbone(base, own["backbone"]["model"]))
-    if any(_replaces(base, own, "segmenter", key) for key in ("kind", "model")):
-        passed.pop("segmenter", None)
+    passed |= {"assets": _assets_passed_on(base, own)} if "assets" in base else {}
     dropped: tuple[str, ...] = ()
     if _replaces(base, own, "data", "dataset"):
         dropped = ("split", "subjects", "folder")
@@ -78,6 +77,16 @@ def _passed_on(base: Content, own: Content) -> Content:
     if dropped:
         passed["data"] = {k: v for k, v in base["data"].items() if k not in dropped}
     return passed
+
+
+def _assets_passed_on(base: Content, own: Content) -> Any:
+    """The assets of `base` but those in whose place `own` puts others."""
+    ours, theirs = base["assets"], own.get("assets")
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+        return ours
+    keys = ("kind", "model")
+    replaced = {role for role in ours if any(_replaces(ours, theirs, role, key) for key in keys)}
+    return {role: table for role, table in ours.items() if role not in replaced}
 
 
 def _of_backbone(base: Content, model: Any) -> Content:

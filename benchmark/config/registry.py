@@ -1,4 +1,4 @@
-"""The one mechanism that finds plugins: methods, backbones, metrics, encoders, segmenters, tables.
+"""The one mechanism that finds plugins: methods, backbones, metrics, encoders, assets, tables.
 
 Built-in plugins come in by entry point, exactly like anybody else's:
 
@@ -51,7 +51,7 @@ _MEMBERS = {
         "load",
     ),
     "encoders": ("version", "can", "files", "load"),
-    "segmenters": ("version", "files", "load"),
+    "assets": ("version", "role", "files", "load"),
     "metrics": (
         *("version", "label", "description", "about", "higher_is_better", "needs", "__call__"),
     ),
@@ -60,7 +60,7 @@ _MEMBERS = {
 
 _DECLARED = dict.fromkeys(_MEMBERS, "benchmark/api.py") | {
     "encoders": "EncoderKind in benchmark/scoring/kinds.py",
-    "segmenters": "SegmenterKind in benchmark/models/segmenters.py",
+    "assets": "AssetKind in benchmark/models/assets.py",
 }
 
 
@@ -170,12 +170,12 @@ def load_encoder_kind(name: str) -> Any:
     return _checked("encoders", name)
 
 
-def load_segmenter_kind(name: str) -> Any:
-    """The kind of segmenter called `name`, checked. Raises UserError.
+def load_asset_kind(name: str) -> Any:
+    """The kind of asset called `name`, checked. Raises UserError.
 
-    A `benchmark.models.segmenters.SegmenterKind`.
+    A `benchmark.models.assets.AssetKind`.
     """
-    return _checked("segmenters", name)
+    return _checked("assets", name)
 
 
 def load_metric(name: str) -> Metric:

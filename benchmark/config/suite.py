@@ -176,7 +176,7 @@ class Suite(Table):
     groups: dict[str, Names] = {}  #: names and patterns, for `--methods GROUP`
     methods: dict[str, Settings] = {}
     #: Of those methods that need one. Has a `kind`; its other keys are for the kind to check.
-    segmenter: dict[str, Any] | None = None
+    assets: dict[str, dict[str, Any]] = Field(default_factory=dict)
     estimate: Estimate | None = None
     tables: list[AblationTable] = []
     objective: Objective | None = None

@@ -1,13 +1,8 @@
-"""The kinds of segmenters, and which exact one a suite's table declares. No torch here.
+"""The kinds of segmenters: assets that find what a noun names. No torch here.
 
-    [segmenter]
-    kind = "clipseg"
-    model = "clipseg-rd64-refined"
-
-    identify(suite.segmenter)       # "clipseg-1 clipseg-rd64-refined@" and 12 hexadecimal digits
-
-A kind is found by entry point, in the group `dreambooth_benchmark.segmenters`, or as
-module:ATTRIBUTE: `kind = "my_module:KIND"`.
+[assets.segmenter]
+kind = "clipseg"
+model = "clipseg-rd64-refined"
 """
 
 from __future__ import annotations
@@ -16,48 +11,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from benchmark.api import Segmenter, UserError
-from benchmark.config import registry
 from benchmark.models.asset_files import (
     AssetTable,
     Layout,
     checked_table,
-    files_digest,
     files_of,
     hub_files,
     own_directory,
 )
+from benchmark.models.assets import where
 from benchmark.store.files import file_digest, read_text
 
-TABLE = "segmenter"  #: where a suite declares one
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROLE = "segmenter"
+TABLE = where(ROLE)  #: how messages call it
 NOUNS = "nouns.txt"
-
-
-class SegmenterKind(Protocol):
-    """What is known of a sort of segmenters before one is loaded."""
-
-    @property
-    def version(self) -> str:
-        """Rises when the masks of its segmenters change; "1" at first."""
-        ...
-
-    def files(self, table: Mapping[str, Any]) -> list[Path]:
-        """The files that make up the segmenter of a table.
-
-        Raises UserError naming the table's bad key, or what is missing and how to fetch it.
-        """
-        ...
-
-    def load(self, table: Mapping[str, Any], device: str) -> Segmenter:
-        """The segmenter of a table, in float32. Raises UserError."""
-        ...
-
-    # Optional: `check_nouns(table, nouns)`, which raises UserError for a noun that the segmenter of
-    # a table does not know.
 
 
 class SegmenterTable(AssetTable):
@@ -67,11 +42,19 @@ class SegmenterTable(AssetTable):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
+class Everywhere:
+    """In a segmenter's place: finds everything in any image, numbers or none."""
+
+    def segment(self, images: Tensor, noun: str) -> Tensor:
+        return images[:, 0] >= 0
+
+
 @dataclass(frozen=True)
 class ClipSeg:
     """CLIPSeg by transformers: any noun, on photographs."""
 
     version: ClassVar[str] = "1"
+    role: ClassVar[str] = ROLE
     layout: ClassVar[Layout] = Layout(
         (
             *("config.json", "preprocessor_config.json", "model.safetensors"),
@@ -89,12 +72,16 @@ class ClipSeg:
         found: Segmenter = load(_checked(table), self.files(table)[0].parent, device)
         return found
 
+    def hollow(self, table: Mapping[str, Any]) -> Segmenter:
+        return Everywhere()
+
 
 @dataclass(frozen=True)
 class NounUNet:
     """A U-Net by diffusers that knows a list of nouns: the pocket world's."""
 
     version: ClassVar[str] = "1"
+    role: ClassVar[str] = ROLE
     layout: ClassVar[Layout] = Layout(
         ("config.json", "diffusion_pytorch_model.safetensors", NOUNS),
         "diffusion_pytorch_model.safetensors",
@@ -108,6 +95,9 @@ class NounUNet:
         load = resolve_name("benchmark.models.noun_unet:load_noun_unet")
         found: Segmenter = load(_checked(table), self.files(table)[0].parent, device)
         return found
+
+    def hollow(self, table: Mapping[str, Any]) -> Segmenter:
+        return Everywhere()
 
     def check_nouns(self, table: Mapping[str, Any], nouns: Sequence[str]) -> None:
         known = nouns_of(self.files(table)[0].parent)
@@ -149,34 +139,3 @@ def _files(table: Mapping[str, Any], layout: Layout) -> list[Path]:
                 f"{checked.sha256}: fetch it anew"
             )
     return files
-
-
-def kind_of(table: Mapping[str, Any]) -> SegmenterKind:
-    """The kind of the segmenter of a table. Raises UserError."""
-    if "kind" not in table:
-        known = ", ".join(registry.available("segmenters"))
-        raise UserError(f"{TABLE}.kind is missing; known: {known}")
-    try:
-        kind: SegmenterKind = registry.load_segmenter_kind(str(table["kind"]))
-    except UserError as error:
-        raise UserError(f"{TABLE}.kind: {error}") from error
-    return kind
-
-
-def identify(table: Mapping[str, Any]) -> str:
-    """`<kind>-<version> <name>@<12 hexadecimal digits>`: what decides its masks.
-
-    Where the files lie is no part of it. Raises UserError naming a bad key, or saying how to fetch
-    what is missing.
-    """
-    kind = kind_of(table)
-    digest = files_digest(kind.files(table))
-    name = str(table.get("model", "")).rstrip("/").rpartition("/")[2]
-    return f"{table['kind']}-{kind.version} {name}@{digest}"
-
-
-def check_nouns(table: Mapping[str, Any], nouns: Sequence[str]) -> None:
-    """Raise UserError for a noun that the segmenter of `table` does not know, if it can tell."""
-    kind = kind_of(table)
-    if hasattr(kind, "check_nouns"):
-        kind.check_nouns(table, nouns)

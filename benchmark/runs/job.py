@@ -24,11 +24,11 @@ import numpy as np
 from benchmark.api import REAL, SUBJECT_IMAGES, Method, Request, Subject, UserError
 from benchmark.data.dataset import first_images
 from benchmark.data.images import as_pixels
+from benchmark.runs.assets import check_planned_masks
 from benchmark.runs.box import boxed
 from benchmark.runs.existing_run import is_scored, missing
 from benchmark.runs.prior import draw, write_prior
 from benchmark.runs.score import device_provenance, means_of
-from benchmark.runs.segmented import check_planned_masks
 from benchmark.runs.tools import JobTools, Pace
 from benchmark.runs.weights import Size, read_weights, size_of, write_export, write_weights
 from benchmark.runs.workplace import Workplace
@@ -172,7 +172,7 @@ def _fit_and_draw(
     with boxed(), workplace.lend(job) as backbone:
         times.append(time.perf_counter())
         prepared = workplace.prepared(job.fit.prior, backbone)
-        tools = JobTools(job.seed, subject, pace, prepared, workplace.segmenter(job.fit))
+        tools = JobTools(job.seed, subject, pace, prepared, workplace.assets(job.fit))
         kept, exported = (before.weights, before.exported) if before else (None, {})
         weights = read_weights(kept, workplace.directory)
         _start_alike(job.seed)

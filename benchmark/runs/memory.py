@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.api import SUBJECT_IMAGES, Clean, Method, Stage, Subject, UserError
 from benchmark.data.dataset import first_images
+from benchmark.runs import assets
 from benchmark.runs.devices import gradient_checkpointing
 from benchmark.runs.machine import Choice
 from benchmark.runs.plan import Grid
@@ -23,8 +24,6 @@ from benchmark.runs.tools import JobTools, Pace
 from benchmark.store.records import Job
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from benchmark.models.live_memory import LiveMemory
 
 #: GPUs that an estimate is held against, in GiB.
@@ -102,13 +101,14 @@ def needs(grid: Grid, checkpointing: Choice) -> Iterator[Need | Unknown]:
 
 
 def _beyond_fake_tensors() -> tuple[type[Exception], ...]:
-    """What fake tensors raise where a shape or a branch is decided by numbers."""
+    """What is raised where a shape or a branch is decided by numbers, or an asset has them all."""
     from torch._subclasses import fake_tensor
 
     return (
         fake_tensor.DynamicOutputShapeException,
         fake_tensor.DataDependentOutputException,
         fake_tensor.UnsupportedOperatorException,
+        assets.NoHollow,
     )
 
 
@@ -158,19 +158,12 @@ def need(grid: Grid, job: Job, way: Way) -> Need:
         asked = {stage.name: _prior(method, subject, stage) for stage in backbone.stages}
         prior = {name: clean for name, clean in asked.items() if clean is not None}
         pace = Pace(lambda done, steps: None)
-        tools = JobTools(job.seed, subject, pace, prior, _Everywhere())
+        tools = JobTools(job.seed, subject, pace, prior, assets.hollow(grid.suite, job.fit))
         learned = method.fit(subject, backbone, tools)
         training = memory.peak
         _begin(memory)
         method.generate(learned, subject, job.requests[:1], backbone, tools)
         return Need(job.method, weights, training, memory.peak, backbone.resolution)
-
-
-class _Everywhere:
-    """In a segmenter's place, whose memory is not looked at."""
-
-    def segment(self, images: Tensor, noun: str) -> Tensor:
-        return images[:, 0] >= 0
 
 
 def print_gpu_memory(grid: Grid, checkpointing: Choice, *, asked: bool = True) -> None:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmark.api import (
-    BESIDE_BACKBONE,
     PROMPT_KINDS,
     SEEDS,
     SUBJECT_IMAGES,
@@ -23,6 +22,7 @@ from benchmark.api import (
     Sampler,
     Subject,
     UserError,
+    of_backbone,
 )
 from benchmark.config.registry import load_method, settings_of, variant
 from benchmark.config.suite import Evaluation, Suite
@@ -30,7 +30,7 @@ from benchmark.data.dataset import Dataset, choose_subjects, first_images, verif
 from benchmark.data.manifest import check_toml
 from benchmark.models.precision import resolve_device, resolve_precision
 from benchmark.models.sampling import check_guidance
-from benchmark.runs.segmented import ASSET, identified, masks_of, wants_segmenter
+from benchmark.runs.assets import identified, masks_of, wanted
 from benchmark.runs.selection import choose_prompts, method_names
 from benchmark.store.names import folder_name
 from benchmark.store.records import Fit, Job, Model, Prior, digest
@@ -80,7 +80,7 @@ class Row:
     name: str
     method: Method
     settings: dict[str, Any]
-    segmenter: str | None = None  #: which exact one, if it is asked for any subject
+    assets: Mapping[str, str] = field(default_factory=dict)  #: role -> which exact one, of all rows
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def plan(
     verify(chosen.dataset, chosen.subjects)
     for subject in chosen.subjects:
         suite.protocol.reference_indices(subject)  # refuses a wrong file of references
-    segmenter = identified(suite, {row.name: row.method for row in rows}, chosen.subjects)
-    rows = [replace(row, segmenter=segmenter) for row in rows]
+    assets = identified(suite, {row.name: row.method for row in rows}, chosen.subjects)
+    rows = [replace(row, assets=assets) for row in rows]
     settled = _settled(suite, base)
     # Not over the selection: what is asked for later goes on in the same directory.
     name = f"{folder_name(suite.name)}-{digest([settled, suite.methods])[:8]}"
@@ -226,7 +226,7 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
     kind, model = suite.backbone.load_kind(), suite.backbone.model
     capabilities = kind.capabilities(model)
     for row in rows:
-        lacking = sorted(row.method.needs - capabilities - BESIDE_BACKBONE)
+        lacking = sorted(of_backbone(row.method.needs) - capabilities)
         if lacking:
             settings = _settings_that_need(row, lacking)
             raise UserError(
@@ -314,7 +314,7 @@ def lay_out(
     """The jobs, and the prior images that they need. `base` may be None if no row needs one."""
     jobs, priors = [], {}
     for row in rows:
-        own = base if row.method.needs - BESIDE_BACKBONE else None
+        own = base if of_backbone(row.method.needs) else None
         for subject in chosen.subjects:
             for seed in seeds:
                 prior = _prior(row, subject, seed, own)
@@ -383,15 +383,8 @@ def _fit(row: Row, subject: Subject, seed: int, base: Base | None, prior: Prior 
         prior=None if prior is None else prior.key,
         seed=seed,
         masks=masks_of(row.method, learned),
-        assets=_assets(row, learned),
+        assets={role: row.assets[role] for role in sorted(wanted(row.method, learned))},
     )
-
-
-def _assets(row: Row, subject: Subject) -> dict[str, str]:
-    """Which models a job uses beside the backbone."""
-    if row.segmenter is None or not wants_segmenter(row.method, subject):
-        return {}
-    return {ASSET: row.segmenter}
 
 
 def _job(suite: Suite, row: Row, subject: Subject, fit: Fit, prompts: tuple[Prompt, ...]) -> Job:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmark.api import Clean, Segmenter, Stage, Subject, UserError
+from benchmark.api import ASSET, SEGMENTER, Clean, Stage, Subject, UserError
 from benchmark.data.images import read_image
 from benchmark.data.masks import read_mask
 
@@ -72,7 +72,7 @@ class JobTools:
     subject: Subject  #: with the images that are learned
     progress: Pace
     prepared: Mapping[str, Clean]  #: stage -> the job's prior images, shared with other jobs
-    segmenter: Segmenter | None = None  #: if the job uses one
+    assets: Mapping[str, Any] = field(default_factory=dict)  #: by role, those that the job uses
     counts: dict[str, int] = field(default_factory=dict)  #: what was told to `count`
 
     def images(self, resolution: int) -> Tensor:
@@ -94,7 +94,8 @@ class JobTools:
             found, where = torch.stack(own), self.subject.masks
             why = "shows nothing of the subject once it is cropped to a square: choose others"
         else:
-            found = self.segment(self.images(resolution), self.subject.class_noun)
+            images = self.images(resolution)
+            found = self.asset(SEGMENTER).segment(images, self.subject.class_noun)
             where = self.subject.images
             why = f"shows no '{self.subject.class_noun}' that the segmenter finds: " + OWN_MASKS
         for path, mask in zip(where, found, strict=True):
@@ -102,15 +103,12 @@ class JobTools:
                 raise UserError(f"{path} {why}")
         return found
 
-    def segment(self, images: Tensor, noun: str) -> Tensor:
-        """As `benchmark.api.Tools.segment` says. Raises UserError if there is no segmenter."""
-        import torch
-
-        if self.segmenter is None:
-            raise UserError("no segmenter: the method's `needs` names none")
-        if not len(images):
-            return images.new_zeros(0, *images.shape[2:], dtype=torch.bool)
-        return self.segmenter.segment(images, noun)
+    def asset(self, need: str) -> Any:
+        """As `benchmark.api.Tools.asset` says. Raises UserError if the method does not need it."""
+        role = need.removeprefix(ASSET)
+        if role not in self.assets:
+            raise UserError(f"no {role}: the method's `needs` does not name '{ASSET}{role}'")
+        return self.assets[role]
 
     def count(self, what: str, number: int) -> None:
         """As `benchmark.api.Tools.count` says."""

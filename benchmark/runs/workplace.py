@@ -6,12 +6,12 @@ import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmark.api import Backbone, Clean, Segmenter, Stage, UserError
+from benchmark.api import Backbone, Clean, Stage, UserError
 from benchmark.config.registry import is_ours
 from benchmark.config.suite import Suite
-from benchmark.runs import segmented
+from benchmark.runs import assets
 from benchmark.runs.box import LeftBehind
 from benchmark.runs.prior import BATCH, read_prior
 from benchmark.runs.score import Examiner
@@ -32,7 +32,7 @@ class Workplace:
     examiner: Examiner
     keep_weights: bool = False
     gradient_checkpointing: bool = False  #: as a kind that knows it takes it in `load`
-    _segmenter: tuple[str, Segmenter] | None = field(default=None, repr=False)
+    _assets: dict[str, tuple[str, Any]] = field(default_factory=dict, repr=False)
     _lent: tuple[Backbone, Loan] | None = field(default=None, repr=False)
     _prepared: tuple[str, dict[str, Clean]] | None = field(default=None, repr=False)
 
@@ -95,15 +95,13 @@ class Workplace:
             gc.collect()
         return left
 
-    def segmenter(self, fit: Fit) -> Segmenter | None:
-        """The one that `fit` was planned with, loaded at first use; None if it uses none."""
-        planned = fit.assets.get(segmented.ASSET)
-        if planned is None:
-            return None
-        if self._segmenter is None or self._segmenter[0] != planned:
-            loaded = segmented.load(self.suite, fit, self.examiner.device)
-            self._segmenter = planned, loaded
-        return self._segmenter[1]
+    def assets(self, fit: Fit) -> dict[str, Any]:
+        """Role -> the asset that `fit` was planned with, each loaded at first use."""
+        for role, planned in fit.assets.items():
+            if role not in self._assets or self._assets[role][0] != planned:
+                loaded = assets.load(self.suite, role, planned, self.examiner.device)
+                self._assets[role] = planned, loaded
+        return {role: self._assets[role][1] for role in fit.assets}
 
     def prepared(self, key: str | None, backbone: Backbone | None) -> Mapping[str, Clean]:
         """Stage -> the prior images `key`, as it takes them. Raises UserError.

@@ -427,7 +427,7 @@ def test_lists_have_one_name_and_description_a_line(shell: Shell, kind: str) -> 
         "subjects": list(toy.SUBJECTS),
         "backbones": list(available("backbones")),
         "encoders": list(available("encoders")),
-        "segmenters": list(available("segmenters")),
+        "assets": list(available("assets")),
     }[kind]
     lines = shell.out.splitlines()
     assert [line.split()[0] for line in lines] == names

@@ -61,7 +61,7 @@ def dog(tmp_path: Path, backbone) -> Subject:
 
 
 def tools_of(subject: Subject, finder: Finder) -> JobTools:
-    return JobTools(0, subject, Pace(lambda *_: None), {}, finder)
+    return JobTools(0, subject, Pace(lambda *_: None), {}, {"segmenter": finder})
 
 
 def test_in_a_box_of_its_own_size_the_subjects_pixels_are_kept_exactly(backbone, dog) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,13 @@ from transformers import (
 
 from benchmark.api import UserError
 from benchmark.config.suite import load_suite
-from benchmark.models import segmenters
-from benchmark.models.segmenters import check_nouns, identify, kind_of
+from benchmark.models import assets, segmenters
 from benchmark.pocket.vocabulary import build_tokenizer, save_tokenizer
 
 NOUNS = ["dog", "vase"]
+kind_of, identify, check_nouns = (
+    partial(of, "segmenter") for of in (assets.kind_of, assets.identify, assets.check_nouns)
+)
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +144,7 @@ def test_the_papers_suite_pins_its_segmenter_and_says_how_to_fetch_it(
 ) -> None:
     import huggingface_hub
 
-    table = load_suite("dreambench").segmenter
-    assert table is not None
+    table = load_suite("dreambench").assets["segmenter"]
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
     with pytest.raises(UserError) as caught:
         identify(table)
@@ -174,7 +176,7 @@ def spoil_configuration(folder: Path) -> None:
     ("spoil", "message"),
     [
         (spoil_weights, "lacks 1 weights, conv_in.weight among them"),
-        (spoil_configuration, "segmenter: cannot load"),
+        (spoil_configuration, "assets.segmenter: cannot load"),
         (lambda folder: (folder / "nouns.txt").write_text("dog\n"), "has 2 classes and 1 nouns"),
         (
             lambda folder: (folder / "nouns.txt").write_bytes(b"\xff\xfe"),
@@ -193,9 +195,11 @@ def test_a_broken_segmenter_is_named(unet: Path, spoil, message: str) -> None:
 def test_bad_tables_are_named() -> None:
     with pytest.raises(UserError, match="segmenter.kind is missing; known: clipseg, noun-unet"):
         identify({"model": "pocket"})
-    with pytest.raises(UserError, match="segmenter.kind: unknown segmenter 'sam'"):
+    with pytest.raises(UserError, match="assets.segmenter.kind: unknown asset 'sam'"):
         identify({"kind": "sam"})
     with pytest.raises(UserError, match="segmenter.colour is unknown; the keys are kind, model"):
         identify({"kind": "clipseg", "model": "a", "colour": 1})
-    with pytest.raises(UserError, match="segmenter.hub is missing"):
+    with pytest.raises(UserError, match="assets.segmenter.hub is missing"):
         identify({"kind": "clipseg", "model": "pocket"})
+    with pytest.raises(UserError, match="kind is 'clipseg', whose role is 'segmenter'; .*: none"):
+        assets.identify("judge", {"kind": "clipseg", "model": "pocket"})

@@ -1,4 +1,4 @@
-"""Masks and segmenters in a run: what decides a key, what is refused, what a record says."""
+"""Masks and assets in a run: what decides a key, what is refused, what a record says."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from benchmark.api import UserError
 from benchmark.config.registry import load_method
 from benchmark.config.suite import Suite, load_suite
 from benchmark.grid import run_grid
+from benchmark.runs.assets import NoHollow, hollow
 from benchmark.runs.luggage import luggage_of
 from benchmark.runs.plan import plan
 from benchmark.store.directory import RunDirectory
 from tests import toy
 
-NAME = "tests.runs.test_segmented"
+NAME = "tests.runs.test_assets"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Thirds:
 @dataclass(frozen=True)
 class ThirdsKind:
     version: ClassVar[str] = "1"
+    role: ClassVar[str] = "segmenter"
 
     def files(self, table: Mapping[str, Any]) -> list[Path]:
         return [Path(table["model"])]
@@ -48,7 +50,7 @@ class ThirdsKind:
 
     def check_nouns(self, table: Mapping[str, Any], nouns: list[str]) -> None:
         if "cat" in nouns:
-            raise UserError("segmenter: it knows no 'cat'")
+            raise UserError("assets.segmenter: it knows no 'cat'")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def suite(tmp_path: Path) -> Suite:
     weights = tmp_path / "thirds.bin"
     weights.write_bytes(b"thirds")
     table = {"kind": f"{NAME}:KIND", "model": str(weights)}
-    return found.model_copy(update={"segmenter": table})
+    return found.model_copy(update={"assets": {"segmenter": table}})
 
 
 def draw_masks(tmp_path: Path, subject: str, rows: int = 6) -> None:
@@ -124,7 +126,7 @@ def test_masks_are_in_the_key_of_a_fit_that_uses_them_and_of_no_other(
 
 def test_what_a_method_lacks_is_said_before_anything_runs(suite: Suite, tmp_path: Path) -> None:
     masked = f"{NAME}:MASKED"
-    without = suite.model_copy(update={"segmenter": None})
+    without = suite.model_copy(update={"assets": {}})
     with pytest.raises(UserError, match="needs a segmenter for subject 'dog-red', and the suite"):
         plan(without, [masked])
     assert plan(without, ["tests.toy:PAINT"]).jobs
@@ -197,9 +199,21 @@ def test_a_noun_that_the_segmenter_does_not_know_is_refused(suite: Suite, tmp_pa
 
 def test_another_segmenter_takes_nothing_over_from_the_extended_suite(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    text = 'extends = "dreambench"\nname = "mine"\ndescription = "mine"\n[segmenter]\n'
+    text = 'extends = "dreambench"\nname = "mine"\ndescription = "mine"\n[assets.segmenter]\n'
     file.write_text(f'{text}kind = "noun-unet"\nmodel = "pocket"\n')
-    assert load_suite(str(file)).segmenter == {"kind": "noun-unet", "model": "pocket"}
+    assert load_suite(str(file)).assets["segmenter"] == {"kind": "noun-unet", "model": "pocket"}
     file.write_text(f'{text}directory = "here"\n')
-    base = load_suite("dreambench").segmenter
-    assert base is not None and load_suite(str(file)).segmenter == base | {"directory": "here"}
+    base = load_suite("dreambench").assets["segmenter"]
+    assert load_suite(str(file)).assets["segmenter"] == base | {"directory": "here"}
+
+
+def test_an_asset_whose_kind_has_nothing_in_its_place_leaves_an_estimate_unknown(
+    suite: Suite,
+) -> None:
+    (job,) = plan(suite, [f"{NAME}:MASKED"], subjects=["dog-red"]).jobs
+    with pytest.raises(NoHollow, match="the segmenter, whose kind has no `hollow`"):
+        hollow(suite, job.fit)
+    own = suite.model_copy(update={"assets": load_suite("pocket").assets})
+    (job,) = plan(own, [f"{NAME}:MASKED"], subjects=["dog-red"]).jobs
+    images = torch.zeros(2, 3, 4, 4)
+    assert hollow(own, job.fit)["segmenter"].segment(images, "dog").shape == (2, 4, 4)

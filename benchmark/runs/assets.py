@@ -1,0 +1,99 @@
+"""Which jobs use which of the suite's assets, and masks: asked before anything runs.
+
+A user's own masks go before the segmenter's; what finds the subject in drawn scenes is always that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmark.api import ASSET, MASKS, SEGMENTER, Method, Subject, UserError
+from benchmark.config.suite import Suite
+from benchmark.data.masks import masks_digest
+from benchmark.models import assets
+from benchmark.store.records import Fit
+
+
+class NoHollow(UserError):
+    """An asset's kind has nothing to stand in its place where tensors are without numbers."""
+
+
+def identified(
+    suite: Suite, methods: Mapping[str, Method], subjects: Sequence[Subject]
+) -> dict[str, str]:
+    """Role -> which exact asset the suite declares, of the roles that `methods` want filled.
+
+    Raises UserError if one is not declared, if its files are not here, or if it does not know the
+    class noun of a subject.
+    """
+    wanting: dict[str, list[tuple[str, Subject]]] = {}
+    for name, method in methods.items():
+        for subject in subjects:
+            for role in wanted(method, subject):
+                wanting.setdefault(role, []).append((name, subject))
+    found = {}
+    for role, jobs in sorted(wanting.items()):
+        table = _declared(suite, role, *jobs[0])
+        found[role] = assets.identify(role, table)
+        assets.check_nouns(role, table, list(dict.fromkeys(s.class_noun for _, s in jobs)))
+    return found
+
+
+def _declared(suite: Suite, role: str, method: str, subject: Subject) -> dict[str, Any]:
+    """The suite's table for `role`. Raises UserError: there is none, and `method` wants it."""
+    if role in suite.assets:
+        return suite.assets[role]
+    raise UserError(
+        f"method '{method}' needs a {role} for subject '{subject.name}', and the suite declares "
+        f"none: give the suite an [{assets.where(role)}] (docs/methods.md), or leave the method out"
+    )
+
+
+def wanted(method: Method, subject: Subject) -> set[str]:
+    """The roles that a job of `method` on `subject` wants filled."""
+    roles = {need.removeprefix(ASSET) for need in method.needs if need.startswith(ASSET)}
+    if MASKS in method.needs and not subject.masks:
+        roles.add(SEGMENTER.removeprefix(ASSET))
+    return roles
+
+
+def masks_of(method: Method, subject: Subject) -> str | None:
+    """What `Fit.masks` says: the subject's own masks, of a method that uses any."""
+    return masks_digest(subject) if MASKS in method.needs else None
+
+
+def check_planned_masks(method: Method, subject: Subject, fit: Fit) -> None:
+    """Refuse masks that are not the planned ones: their files were changed meanwhile."""
+    if masks_of(method, subject) != fit.masks:
+        raise UserError(
+            f"the masks of subject '{subject.name}' are not those that were planned with: run the "
+            "same command again, with another --out"
+        )
+
+
+def hollow(suite: Suite, fit: Fit) -> dict[str, Any]:
+    """Role -> what stands in the place of the asset where tensors are without numbers.
+
+    Raises NoHollow if the kind of one of those that `fit` uses has no such thing.
+    """
+    found = {}
+    for role in fit.assets:
+        kind: Any = assets.kind_of(role, suite.assets[role])
+        if not hasattr(kind, "hollow"):
+            raise NoHollow(f"the {role}, whose kind has no `hollow`")
+        found[role] = kind.hollow(suite.assets[role])
+    return found
+
+
+def load(suite: Suite, role: str, planned: str, device: str) -> Any:
+    """The asset in `role`, which is the `planned` one. Raises UserError if its files changed."""
+    table = suite.assets[role]
+    found = assets.kind_of(role, table).load(table, device)
+    # Once it is loaded: its files may have changed until then.
+    if (now := assets.identify(role, table)) != planned:
+        raise UserError(
+            f"planned was {role} '{planned}', and loaded was '{now}': run the same command again, "
+            "with another --out"
+        )
+    return found
