@@ -297,9 +297,10 @@ class Backbone(Protocol):
 
     # Optional: `stored_weights: Mapping[str, Tensor]`, by "<module>.<parameter>": the files' own
     # tensors, where they are float32 and still mapped. They spare `Loan` a copy. And
-    # `set_aside(used: Sequence[nn.Module] | None) -> ContextManager[None]`: within, only modules
-    # that are `used` take memory of the GPU; None: those that `sample` uses, which is given all
-    # conditions (`benchmark.models.aside`). It changes no number.
+    # `set_aside(used: Sequence[nn.Module] | None, *, narrow: bool) -> ContextManager[None]`: in it,
+    # only modules that are `used` take memory of the GPU; None: those that `sample` uses, which is
+    # given all conditions (`benchmark.models.aside`). It changes no number. With `narrow`, weights
+    # of a denoiser that want no gradient lie there as forward passes take them, not in float32.
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Every module, by name: what is compared and put back after a job."""

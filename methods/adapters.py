@@ -44,6 +44,14 @@ class DreamBoothPeft(DreamBooth):
     options: dict[str, Value] = field(default_factory=dict)  #: of that kind's configuration
     #: Which layers it lies on: a part of `benchmark.models.layers.PARTS`, or the end of names.
     targets: Annotated[str, Field(pattern=r"\S")] = "attention"
+    #: Whether the denoiser's own weights lie in the precision that is computed with, at half the
+    #: memory; None: in float32. LoRA learns the same, and adapters that read them do not quite.
+    narrow_weights: bool | None = None
+
+    @property
+    def narrows(self) -> bool:
+        """As `narrow_weights` says."""
+        return bool(self.narrow_weights)
 
     def check_device(self, device: str) -> None:
         """Raise UserError if peft has no such adapter, or it does not take these options."""

@@ -22,16 +22,18 @@ def draw(
     *,
     words: Sequence[Word] = (),
     start: Start | None = None,
+    narrow: bool = False,
 ) -> Tensor:
     """An image for each text, from its request's noise: (n, 3, height, width) in [0, 1].
 
-    `start`: what it begins with beside noise, where the backbone is IMAGE_TO_IMAGE.
+    `start`: what it begins with beside noise, where the backbone is IMAGE_TO_IMAGE. `narrow`: the
+    denoiser's frozen weights lie in the precision that is computed with.
     """
     begun: dict[str, Any] = {} if start is None else {"start": start}
     rows = {text: row for row, text in enumerate(dict.fromkeys(["", *texts]))}
     with torch.no_grad():
         table = backbone.encode(list(rows), words=words)
-    with aside(backbone):
+    with aside(backbone, narrow=narrow):
         return backbone.sample(
             table[[rows[text] for text in texts]],
             [request.noise_seed for request in requests],

@@ -182,6 +182,11 @@ class DreamBooth:
             for name, module in modules.items()
         }
 
+    @property
+    def narrows(self) -> bool:
+        """Whether a denoiser's frozen weights lie in the precision that is computed with."""
+        return False
+
     def _trainings(
         self, subject: Subject, backbone: Backbone, words: Sequence[Word]
     ) -> list[_Training]:
@@ -227,7 +232,7 @@ class DreamBooth:
         matrices = [parameter for name in names for parameter in learned[name].parameters]
         parameters: list[Any] = [*matrices, *vectors]
         used = [*trained, *backbone.text_encoders.values()] if vectors else trained
-        with aside(backbone, used), learning(trained, parameters):
+        with learning(trained, parameters), aside(backbone, used, narrow=self.narrows):
             train(
                 Loss(stage, terms, encode),
                 parameters,
@@ -273,7 +278,8 @@ class DreamBooth:
 
         with self.attached(self.trained_modules(backbone), seed) as learned:
             put_in_place(weights, learned_weights(learned))
-            return draw(backbone, self._drawn(subject, requests), requests, words=words)
+            texts = self._drawn(subject, requests)
+            return draw(backbone, texts, requests, words=words, narrow=self.narrows)
 
     def terms(
         self, subject: Subject, stage: Stage, tools: Tools, *, prompt: str | None = None

@@ -2,47 +2,45 @@
 
 with aside(backbone, [stage.denoiser]):         # no text encoder, no VAE: a training's steps
     ...
-with aside(backbone):                           # no text encoder: images are drawn
+with aside(backbone, narrow=True):              # no text encoder; a denoiser of half the size
     ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
+import torch
 from torch import Tensor, UntypedStorage, nn
 
 from benchmark.api import Backbone
+from benchmark.models.precision import PRECISIONS
+
+#: Tensors -> a context within which they take no memory of the GPU.
+Elsewhere = Callable[[Sequence[Tensor]], AbstractContextManager[None]]
+
+#: Layers whose weights autocast takes in its precision, whatever they lie in.
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def aside(
-    backbone: Backbone, used: Sequence[nn.Module] | None = None
+    backbone: Backbone, used: Sequence[nn.Module] | None = None, *, narrow: bool = False
 ) -> AbstractContextManager[None]:
     """As `Backbone.set_aside`; nothing, where a backbone has none."""
     set_aside = getattr(backbone, "set_aside", None)
-    return nullcontext() if set_aside is None else set_aside(used)
-
-
-def unused(
-    modules: Mapping[str, nn.Module],
-    used: Sequence[nn.Module] | None,
-    text_encoders: Mapping[str, nn.Module],
-) -> list[nn.Module]:
-    """Those of a backbone's `modules` that are not `used`; None: its text encoders."""
-    if used is None:
-        return [*text_encoders.values()]
-    return [module for module in modules.values() if not any(module is one for one in used)]
+    return nullcontext() if set_aside is None else set_aside(used, narrow=narrow)
 
 
 @contextmanager
-def emptied(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, the tensors of `modules` keep no memory of a GPU, and cannot be computed with.
+def emptied(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Within, those of `tensors` that lie on a GPU take none of it, and cannot be computed with.
 
     Their storages are emptied and filled again, so that whoever holds a tensor of them (a loan)
     holds the same one afterwards. Tensors on a CPU are left alone.
     """
-    tensors = [tensor for module in modules for tensor in _tensors(module)]
+    tensors = [tensor.detach() for tensor in tensors if _on_a_gpu(tensor)]
     contents = [tensor.to("cpu", copy=True) for tensor in tensors]
     storages = _storages(tensors)
     sizes = [storage.nbytes() for storage in storages]
@@ -57,11 +55,70 @@ def emptied(modules: Iterable[nn.Module]) -> Iterator[None]:
             tensor.copy_(content)
 
 
+@contextmanager
+def put_aside(
+    backbone: Any,
+    used: Sequence[nn.Module] | None = None,
+    *,
+    narrow: bool = False,
+    elsewhere: Elsewhere = emptied,
+) -> Iterator[None]:
+    """`Backbone.set_aside` for whoever has diffusers' modules."""
+    away = unused(backbone.modules(), used, backbone.text_encoders)
+    with elsewhere([tensor for module in away for tensor in _tensors(module)]):
+        if not narrow:
+            yield
+            return
+        denoisers = [stage.denoiser for stage in backbone.stages]
+        kept = [one for one in denoisers if not any(one is other for other in away)]
+        with narrowed(kept, getattr(torch, PRECISIONS[backbone.precision]), elsewhere):
+            yield
+
+
+def unused(
+    modules: Mapping[str, nn.Module],
+    used: Sequence[nn.Module] | None,
+    text_encoders: Mapping[str, nn.Module],
+) -> list[nn.Module]:
+    """Those of a backbone's `modules` that are not `used`; None: its text encoders."""
+    if used is None:
+        return [*text_encoders.values()]
+    return [module for module in modules.values() if not any(module is one for one in used)]
+
+
+@contextmanager
+def narrowed(
+    modules: Iterable[nn.Module], dtype: torch.dtype, elsewhere: Elsewhere = emptied
+) -> Iterator[None]:
+    """Within, the weights of layers of `modules` that want no gradient lie in `dtype`.
+
+    Autocast to `dtype` makes the same of them at each use, so that no layer's output changes. They
+    are the very tensors of before afterwards. The first weight of each module stays as it is: in
+    its type diffusers' pipelines keep texts and images.
+    """
+    frozen = [weight for module in modules for weight in _narrowable(module)]
+    wide = [weight.data for weight in frozen]
+    try:
+        for weight in frozen:
+            weight.data = weight.data.to(dtype)
+        with elsewhere([tensor for tensor in wide if tensor.dtype != dtype]):
+            yield
+    finally:
+        for weight, tensor in zip(frozen, wide, strict=True):
+            weight.data = tensor
+
+
+def _narrowable(module: nn.Module) -> list[nn.Parameter]:
+    first = next(module.parameters())
+    layers = [layer for layer in module.modules() if isinstance(layer, _LAYERS)]
+    weights = [weight for layer in layers for weight in layer.parameters(recurse=False)]
+    return [one for one in dict.fromkeys(weights) if one is not first and not one.requires_grad]
+
+
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Its parameters and buffers that lie on a GPU."""
+    """Its parameters and buffers."""
     for tensor in (*module.parameters(), *module.buffers()):
-        if _on_a_gpu(tensor):
-            yield tensor.detach()
+        yield tensor.detach()
 
 
 def _on_a_gpu(tensor: Tensor) -> bool:

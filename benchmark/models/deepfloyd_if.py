@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from transformers import T5EncoderModel
 
 from benchmark.api import Sampler, UserError, Word
-from benchmark.models.aside import emptied, unused
+from benchmark.models.aside import put_aside
 from benchmark.models.checkpoints import Parts
 from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
@@ -93,9 +93,11 @@ class Cascade:
             f"{BASE}/text_encoder": self.reader.encoder,
         }
 
-    def set_aside(self, used: Sequence[nn.Module] | None = None) -> AbstractContextManager[None]:
+    def set_aside(
+        self, used: Sequence[nn.Module] | None = None, *, narrow: bool = False
+    ) -> AbstractContextManager[None]:
         """As `benchmark.api.Backbone` says."""
-        return emptied(unused(self.modules(), used, self.text_encoders))
+        return put_aside(self, used, narrow=narrow)
 
     def encode(self, texts: Sequence[str], *, words: Sequence[Word] = ()) -> EncodedTexts:
         """One row a text; the embeddings of a word's tokens are replaced, the table left alone."""

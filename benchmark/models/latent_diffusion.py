@@ -22,7 +22,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Generator, Tensor, nn
 
 from benchmark.api import Sampler, Start, UserError, Word
-from benchmark.models.aside import emptied, unused
+from benchmark.models.aside import put_aside
 from benchmark.models.checkpoints import Parts
 from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
@@ -94,9 +94,11 @@ class LatentDiffusion:
     def _learners(self) -> list[TextReader]:
         return [reader for reader in self.readers if reader.learns]
 
-    def set_aside(self, used: Sequence[nn.Module] | None = None) -> AbstractContextManager[None]:
+    def set_aside(
+        self, used: Sequence[nn.Module] | None = None, *, narrow: bool = False
+    ) -> AbstractContextManager[None]:
         """As `benchmark.api.Backbone` says."""
-        return emptied(unused(self.modules(), used, self.text_encoders))
+        return put_aside(self, used, narrow=narrow)
 
     # Texts -----------------------------------------------------------------------------------
 

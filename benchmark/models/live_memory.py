@@ -15,17 +15,17 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from importlib.machinery import ModuleSpec
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -78,9 +78,8 @@ class LiveMemory(TorchDispatchMode):
         self.peak = self.now
 
     @contextmanager
-    def without(self, modules: Iterable[nn.Module]) -> Iterator[None]:
-        """Within, the weights of `modules` lie elsewhere."""
-        tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+    def without(self, tensors: Sequence[Tensor]) -> Iterator[None]:
+        """Within, `tensors` lie elsewhere."""
         keys = {tensor.untyped_storage()._cdata for tensor in tensors}
         size = sum(self._sizes.get(key, 0) for key in keys)
         self.now -= size
@@ -251,20 +250,20 @@ def _moment(weight: Tensor) -> Sequence[Tensor]:
 
 @contextmanager
 def stand_in() -> Iterator[None]:
-    """Within, bitsandbytes is a module of ours that has `AdamW8bit` above, and nothing else."""
-    library, part = ModuleType("bitsandbytes"), ModuleType("bitsandbytes.optim")
+    """Within, `bitsandbytes.optim` is a module of ours that has `AdamW8bit` above, no more.
+
+    bitsandbytes itself is there if it was before: other libraries ask for it, once and for good.
+    """
+    name = "bitsandbytes.optim"
+    with suppress(ImportError):  # it imports that part
+        import_module("bitsandbytes")
+    part = ModuleType(name)
     part.AdamW8bit = AdamW8bit  # type: ignore[attr-defined]
-    library.optim = part  # type: ignore[attr-defined]
-    modules: Mapping[str, ModuleType] = {one.__name__: one for one in (library, part)}
-    for name, module in modules.items():
-        module.__spec__ = ModuleSpec(name, None)  # libraries look for it, and for its version
-    before = {name: sys.modules.get(name) for name in modules}
-    sys.modules.update(modules)
+    before = sys.modules.get(name)
+    sys.modules[name] = part
     try:
         yield
     finally:
-        for name, one in before.items():
-            if one is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = one
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import SUBJECT_IMAGES, Clean, Method, Stage, Subject, UserError
@@ -35,7 +36,7 @@ OVERHEAD = 2 * GIB
 #: The allocator keeps blocks that it cannot use again: taken to be so much of what tensors take.
 FRAGMENTS = 0.05
 #: Settings that save memory where a method has them, in the order in which they are tried.
-_SAVING = {"optimiser": "adamw-8bit", "gradient_accumulation": 4}
+_SAVING = {"narrow_weights": True, "optimiser": "adamw-8bit", "gradient_accumulation": 4}
 _STEPS = 2  #: of a training, or of a sampler: the second finds all that the first has made
 _ENCODED = 16  #: prior images that are looked at; the others take as much
 
@@ -251,12 +252,10 @@ def _begin(memory: LiveMemory) -> int:
 
 def _set_aside_by(memory: LiveMemory, backbone: Any) -> None:
     """Let the backbone tell `memory` of what it sets aside, since it finds itself on a CPU."""
-    from benchmark.models.aside import unused
+    from benchmark.models.aside import put_aside
 
     if hasattr(backbone, "set_aside"):
-        backbone.set_aside = lambda used=None: memory.without(
-            unused(backbone.modules(), used, backbone.text_encoders)
-        )
+        backbone.set_aside = partial(put_aside, backbone, elsewhere=memory.without)
 
 
 def _prior(method: Method, subject: Subject, stage: Stage) -> Clean | None:

@@ -11,14 +11,16 @@ import torch
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, set_peft_model_state_dict
 
-from benchmark.api import Backbone, Prompt, Request, Subject, UserError
+from benchmark.api import Backbone, Prompt, Request, Sampler, Subject, UserError
 from benchmark.config.suite import load_suite
 from benchmark.models.layers import named_layers
+from benchmark.models.loading import load_backbone
 from methods.adapters import DREAMBOOTH_LORA, DREAMBOOTH_PEFT
 from methods.drawing import draw
 from methods.peft_adapters import CALLED, Adapter, adapters, check_adapter
 from methods.training import Term
 from tests.hand_tools import HandTools
+from tests.methods.conftest import SAVE
 from tests.reference import finetuning
 
 SHORT = {
@@ -111,6 +113,26 @@ def test_loras_steps_are_those_of_peft_and_diffusers(
         torch.testing.assert_close(mine[sure], weight[sure], atol=1e-5, rtol=0)
         compared += int(sure.sum())
     assert compared > 0.2 * sum(weight.numel() for weight in plain.values())
+
+
+@pytest.mark.parametrize("name", [*SAVE])
+def test_lora_learns_and_draws_the_same_on_narrow_weights(
+    models: dict[str, Path], subject: Subject, name: str
+) -> None:
+    """Bit by bit: autocast takes a layer's weights in its precision in any case."""
+    backbone = load_backbone(
+        str(models[name]), precision="bf16", device="cpu", sampler=Sampler("own", 2)
+    )
+    before = state(backbone)
+    found = []
+    for method in (LORA, replace(LORA, narrow_weights=True)):
+        tools = HandTools(method, subject)
+        learned = method.fit(subject, backbone, tools)
+        weights = {name: tensor.clone() for name, tensor in learned.items()}
+        images = method.generate(weights, subject, [REQUEST], backbone, tools)
+        found.append(weights | {"images": images})
+    assert equal(*found) and all(tensor.dtype == torch.float32 for tensor in found[1].values())
+    assert equal(state(backbone), before)
 
 
 def test_a_plain_pipeline_with_the_same_lora_draws_the_same(

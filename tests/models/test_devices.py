@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from benchmark.api import PRIOR_PROMPT, Request, Sampler, Subject, Word
 from benchmark.models import deepfloyd_if, latent_diffusion, latent_stage
-from benchmark.models.aside import aside, emptied
+from benchmark.models.aside import aside, emptied, narrowed
 from benchmark.models.checkpoints import Parts, read_parts
 from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.latent_stage import Moments
@@ -188,11 +188,28 @@ def test_what_lay_in_main_memory_comes_back_to_where_it_was(monkeypatch):
     layer, twin = nn.Linear(3, 2), nn.Linear(3, 2)
     twin.weight = layer.weight  # tied
     held, before = layer.weight.detach(), layer.weight.detach().clone()
-    with pytest.raises(KeyboardInterrupt), emptied([layer, twin]):
+    with pytest.raises(KeyboardInterrupt), emptied([*layer.parameters(), *twin.parameters()]):
         assert held.untyped_storage().nbytes() == 0
         raise KeyboardInterrupt
     assert torch.equal(held, before) and held.data_ptr() == layer.weight.data_ptr()
     assert torch.equal(twin(torch.ones(1, 3)), before.sum(1)[None] + twin.bias)
+
+
+def test_narrow_weights_come_back_as_the_very_tensors_that_they_were(monkeypatch):
+    monkeypatch.setattr("benchmark.models.aside._on_a_gpu", lambda _: True)
+    block = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 1))
+    block.requires_grad_(False)[2].weight.requires_grad_(True)
+    held = {name: weight.detach() for name, weight in block.named_parameters()}
+    before = {name: weight.clone() for name, weight in held.items()}
+    narrow = {"0.bias", "2.bias"}
+    with pytest.raises(KeyboardInterrupt), narrowed([block], torch.bfloat16):
+        for name, weight in block.named_parameters():
+            assert weight.dtype == (torch.bfloat16 if name in narrow else torch.float32)
+            assert (held[name].untyped_storage().nbytes() == 0) == (name in narrow)
+            assert torch.equal(weight, before[name].to(weight.dtype))
+        raise KeyboardInterrupt
+    for name, weight in block.named_parameters():
+        assert torch.equal(weight, before[name]) and weight.data_ptr() == held[name].data_ptr()
 
 
 @pytest.mark.parametrize("clip", [False, True])

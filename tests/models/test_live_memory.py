@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import nn
@@ -56,9 +59,18 @@ def test_weights_that_lie_elsewhere_count_when_they_are_back() -> None:
     memory = LiveMemory()
     with memory:
         layer = nn.Linear(10, 10)
-        with memory.without([layer, layer]):
+        with memory.without([*layer.parameters(), *layer.parameters()]):
             assert memory.now == 0
         assert memory.now == 440
+
+
+def test_other_libraries_do_not_take_the_stand_in_for_bitsandbytes() -> None:
+    """peft remembers for good what it has found once."""
+    before = find_spec("bitsandbytes") is not None
+    with no_numbers(LiveMemory()):
+        assert (find_spec("bitsandbytes") is not None) == before
+        assert ("bitsandbytes" in sys.modules) == before
+    assert ("bitsandbytes.optim" in sys.modules) == before
 
 
 def test_moments_in_8_bits_are_as_many_bytes_as_the_librarys() -> None:

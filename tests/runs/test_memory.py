@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from diffusers import UNet2DConditionModel
+from torch import nn
 from typer.testing import CliRunner
 
 from benchmark.api import UserError
@@ -104,6 +106,21 @@ def test_what_saves_memory_shows(suite: Suite, tmp_path: Path) -> None:
     assert training(Way(False, {"gradient_accumulation": 4})) < plain
     half = replace(grid, suite=grid.suite.on(precision="bf16"))
     assert need(half, job, Way(False)).training < plain
+
+
+def test_narrow_weights_take_half_of_the_layers_they_are_of(suite: Suite, tmp_path: Path) -> None:
+    """And no step makes a copy of them in passing."""
+    model = save_tiny_pipeline(tmp_path / "model")
+    grid = grid_on(suite.on(precision="bf16"), model, "dreambooth-lora")
+    [job] = grid.jobs
+    unet = UNet2DConditionModel.from_pretrained(model / "unet")
+    layers = [one for one in unet.modules() if isinstance(one, nn.Linear | nn.Conv2d)]
+    weights = sum(p.numel() for layer in layers for p in layer.parameters(recurse=False))
+    weights -= unet.conv_in.weight.numel()  # the first
+    plain, narrow = (need(grid, job, Way(False, {"narrow_weights": on})) for on in (False, True))
+    assert narrow.weights == plain.weights
+    assert plain.training - narrow.training >= 2 * weights
+    assert plain.drawing - narrow.drawing >= 2 * weights
 
 
 def test_methods_that_differ_in_names_are_looked_at_once(
