@@ -551,8 +551,10 @@ class Method(Protocol):
     # `words(subject)`, every word that `fit` learns. Where the backbone cannot read a text to its
     # end, or cannot learn a word, that is said before anything trains. And `unscored`, prompt kind
     # -> why no image of such a prompt is scored: what the method does not set out to do.
-    # And `export(weights, backbone, folder: Path)`, which writes to an empty folder, for
-    # `--keep-weights`, what other tools load: no pickles, and the backbone stays as it is.
+    # And `seen(subject)`, the indices of the images that it looks at, of those that it is given;
+    # without it, all. And `export(weights, backbone, folder: Path)`, which writes to an empty
+    # folder, for `--keep-weights`, what other tools load: no pickles, and the backbone stays as it
+    # is.
 
     def fit(self, subject: Subject, backbone: Any, tools: Tools) -> Weights:
         """Learn `subject`. Raises what it likes: a failed job does not stop the grid.
@@ -612,6 +614,8 @@ class Batch(Protocol):
     #: (n, m) bool: real image i is reference j itself, and the pair never counts. A generated image
     #: never is: a copy of a reference counts in full.
     same: np.ndarray
+    #: (m,) bool: the method has looked at reference j, to learn from it or to draw by it.
+    seen: np.ndarray
 
     def of_kind(self, *, prior: bool, real: bool) -> list[int]:
         """The images a metric is about: the prior prompt's, or else the evaluation prompts'.

@@ -57,6 +57,10 @@ class ImageToImage:
             )
         return None
 
+    def seen(self, subject: Subject) -> list[int]:
+        """The one image."""
+        return [self.image - 1]
+
     def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
         """What is drawn for each request."""
         return [request.prompt.text(subject.class_noun) for request in requests]

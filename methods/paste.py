@@ -61,6 +61,10 @@ class Paste:
             raise UserError(f"image is {self.image}, and there are {len(subject.images)}")
         return None
 
+    def seen(self, subject: Subject) -> list[int]:
+        """The one image."""
+        return [self.image - 1]
+
     def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
         """The scenes: what the untuned model draws."""
         return [request.prompt.text(subject.class_noun) for request in requests]

@@ -401,7 +401,23 @@ def _job(suite: Suite, row: Row, subject: Subject, fit: Fit, prompts: tuple[Prom
         images_per_prompt=suite.evaluation.images_per_prompt,
         prior_prompt_images=suite.evaluation.prior_prompt_images,
         unscored=_unscored(row),
+        seen=_seen(row, subject),
     )
+
+
+def _seen(row: Row, subject: Subject) -> tuple[int, ...] | None:
+    """Which of the subject's images the method looks at; None: all. Raises UserError."""
+    given = row.settings.get(SUBJECT_IMAGES, len(subject.images))
+    chosen = range(given)
+    if hasattr(row.method, "seen"):
+        chosen = row.method.seen(first_images(subject, given))
+    seen = tuple(sorted({int(index) for index in chosen}))
+    if any(index not in range(given) for index in seen):
+        raise UserError(
+            f"method '{row.name}' looks at images {', '.join(map(str, seen))} of subject "
+            f"'{subject.name}', counted from 0, and it is given {given}"
+        )
+    return None if len(seen) == len(subject.images) else seen
 
 
 def _unscored(row: Row) -> dict[str, str]:

@@ -127,7 +127,9 @@ class Examiner:
         requests = [image.request for image in record.images.values()]
         images = [self._pixels(path, image) for path, image in record.images.items()]
         with boxed():
-            scores = self.scorer.score(job.name, subject, requests, images, only=lacking)
+            scores = self.scorer.score(
+                job.name, subject, requests, images, looked_at=job.seen, only=lacking
+            )
         scores = [_without(score, job.unscored) for score in scores]
         metrics = dict(scoring.metrics)
         kept: list[Score] = []

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -42,6 +42,7 @@ class ImageBatch:
     real_images: Sequence[np.ndarray]  #: all of the subject's
     counted: Sequence[int]  #: which of these are the m references
     encoders: Encoders
+    looked_at: Collection[int] | None = None  #: real images that the method looked at; None: all
     _found: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
     @cached_property
@@ -61,6 +62,21 @@ class ImageBatch:
         same = np.array(pairs, bool).reshape(len(self.images), len(self.counted))
         same.flags.writeable = False
         return same
+
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """(m,) bool: the method has looked at reference j, or at another with the same pixels."""
+        looked_at = range(len(self.real_images)) if self.looked_at is None else self.looked_at
+        seen = np.array(
+            [
+                index in looked_at
+                or any(np.array_equal(self.real_images[other], reference) for other in looked_at)
+                for index, reference in zip(self.counted, self.references(), strict=True)
+            ],
+            bool,
+        )
+        seen.flags.writeable = False
+        return seen
 
     def of_kind(self, *, prior: bool, real: bool) -> list[int]:
         """The prior prompt's images, or else the evaluation prompts', and `real` ones if wanted."""
@@ -147,6 +163,11 @@ class DeclaredBatch:
     def same(self) -> np.ndarray:
         """(n, m) bool: image i is a real one, and reference j itself."""
         return self.whole.same
+
+    @property
+    def seen(self) -> np.ndarray:
+        """(m,) bool: the method has looked at reference j."""
+        return self.whole.seen
 
     def of_kind(self, *, prior: bool, real: bool) -> list[int]:
         """As `ImageBatch.of_kind`; so do the others."""

@@ -25,7 +25,8 @@ class SubjectFidelity:
 
     Paper, section 4.2: the average pairwise cosine similarity of generated and real images. With
     `nearest`, the cosine to the one real image it is most like: a copy of that has 1, to rounding.
-    Only a real image is not compared with itself (`Batch.same`).
+    With `unseen`, the mean over those that the method has not looked at, if it has at others. Only
+    a real image is not compared with itself (`Batch.same`).
     """
 
     version: ClassVar[str] = "2"
@@ -35,6 +36,7 @@ class SubjectFidelity:
     encoder: str
     prior: bool = False  #: of the prior prompt's images instead of the evaluation prompts'
     nearest: bool = False  #: the largest cosine instead of the mean
+    unseen: bool = False  #: of real images that the method has not looked at
     higher_is_better: bool | None = True
 
     @property
@@ -47,9 +49,14 @@ class SubjectFidelity:
         generated = batch.embeddings(self.encoder).astype(np.float64)
         references = batch.reference_embeddings(self.encoder).astype(np.float64)
         similarity = generated @ references.T  # (n, m)
+        left_out = batch.same  # (n, m)
+        if self.unseen:
+            if batch.seen.all() or not batch.seen.any():
+                return {}
+            left_out = left_out | batch.seen
         scores: dict[int, float | Unscored] = {}
         for i in batch.of_kind(prior=self.prior, real=True):
-            counted = similarity[i][~batch.same[i]]
+            counted = similarity[i][~left_out[i]]
             if len(counted):
                 scores[i] = float(counted.max() if self.nearest else counted.mean())
             else:
@@ -154,5 +161,13 @@ DINO_NEAREST = SubjectFidelity(
     "DINO cosine to the nearest real image: near 1 is a copy",
     encoder="dino",
     nearest=True,
+    higher_is_better=None,
+)
+DINO_UNSEEN = SubjectFidelity(
+    "unseen DINO",
+    "copying",
+    "DINO cosine to the real images that the method did not look at",
+    encoder="dino",
+    unseen=True,
     higher_is_better=None,
 )

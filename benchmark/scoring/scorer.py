@@ -108,17 +108,19 @@ class Scorer:
         requests: Sequence[Request],
         images: Sequence[np.ndarray],
         *,
+        looked_at: Collection[int] | None = None,
         only: Collection[str] | None = None,
     ) -> list[Score]:
         """The scores of `images[i]`, uint8 (height, width, 3), made for `requests[i]`.
 
-        `name` is that of the method, subject and seed. `only` these metrics are computed, by name:
+        `name` is that of the method, subject and seed, and `looked_at` are the subject's images
+        that the method looked at, by index (None: all). `only` these metrics are computed, by name:
         their rows are the same bytes as those of all of them. An image has a row for each metric
         that applies to it, on the protocol's scale, or without a value where there is a reason.
         Raises ValueError naming metric, image and job if a metric gives what is no score, and
         UserError if it asks for what it did not declare.
         """
-        batch = self._batch(subject, requests, images)
+        batch = self._batch(subject, requests, images, looked_at)
         found = {
             metric: self._values(metric, batch, name)
             for metric in self.metrics
@@ -152,6 +154,7 @@ class Scorer:
         subject: Subject,
         requests: Sequence[Request],
         images: Sequence[np.ndarray],
+        looked_at: Collection[int] | None,
     ) -> ImageBatch:
         if len(images) != len(requests):
             raise ValueError(f"{len(requests)} images were asked for, {len(images)} came")
@@ -167,6 +170,7 @@ class Scorer:
             real_images=read_only([read_image(path) for path in subject.images]),
             counted=self.protocol.reference_indices(subject),
             encoders=self.encoders,
+            looked_at=looked_at,
         )
 
     def _values(self, metric: str, batch: ImageBatch, name: Name) -> dict[int, float | Unscored]:

@@ -162,6 +162,8 @@ class Job:
     prior_prompt_images: int
     #: Prompt kind -> why no image of such a prompt is scored: the method does not set out to do it.
     unscored: dict[str, str] = field(default_factory=dict)
+    #: Which of the subject's images the method looks at, by index; None: all.
+    seen: tuple[int, ...] | None = None
 
     @property
     def subject(self) -> str:

@@ -19,7 +19,10 @@ def scores(group):
     """{metric: {image: score, or None where it cannot be had}}."""
     found = {
         name: {}
-        for name in ("dino", "clip_i", "clip_t", "pres", "div", "prior_div", "dino_nearest")
+        for name in (
+            *("dino", "clip_i", "clip_t", "pres", "div", "prior_div", "dino_nearest"),
+            "dino_unseen",
+        )
     }
     for i, request in enumerate(group.requests):
         kind = request.prompt.kind
@@ -38,6 +41,13 @@ def scores(group):
             continue
         found["dino"][i] = mean(dinos) if dinos else None
         found["dino_nearest"][i] = max(dinos) if dinos else None
+        if 0 < sum(group.seen) < len(group.seen):
+            unseen = [
+                cosine(group.dino[i], group.reference_dino[j])
+                for j in references
+                if not group.seen[j]
+            ]
+            found["dino_unseen"][i] = mean(unseen) if unseen else None
         found["clip_i"][i] = mean(clips) if clips else None
         if kind != "real":
             found["clip_t"][i] = cosine(group.clip_image[i], group.clip_text[i])

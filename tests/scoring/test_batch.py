@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,16 @@ def test_every_number_is_the_encoders_own():
             assert found[i, j] == pytest.approx(abs(means[i] - means[j]), abs=1e-4)
         else:
             assert np.isnan(found[i, j])
+
+
+def test_a_reference_is_seen_if_its_pixels_were():
+    first, second, third = pictures((8, 8), (9, 7), (5, 6))
+    real = [first, second, third, first]
+    whole = batch_of([SNOW], [second], real)
+    assert whole.seen.tolist() == [True] * 4
+    some = replace(batch_of([SNOW], [second], real, counted=[3, 1, 2]), looked_at=(0, 2))
+    assert some.seen.tolist() == [True, False, True]
+    assert not replace(whole, looked_at=()).seen.any()
 
 
 def test_only_the_references_that_count_are_compared_with():

@@ -21,6 +21,7 @@ METRICS = {
     "div": metrics.DIV,
     "prior_div": metrics.PRIOR_DIV,
     "dino_nearest": metrics.DINO_NEAREST,
+    "dino_unseen": metrics.DINO_UNSEEN,
 }
 SNOW, RED = Prompt("a {} in the snow", "recontextualization"), Prompt("a red {}", "property")
 
@@ -36,6 +37,7 @@ class Group:
     reference_dino: np.ndarray
     reference_clip: np.ndarray
     same: np.ndarray
+    seen: np.ndarray
     lpips: np.ndarray
 
     def of_kind(self, *, prior, real):
@@ -78,6 +80,7 @@ def group(prompts, *, references=4, seed=0):
         reference_dino=unit(rng, references, 6),
         reference_clip=unit(rng, references, 5),
         same=np.zeros((len(prompts), references), bool),
+        seen=np.arange(references) == 1,
         lpips=np.where(alike, distances, np.nan),
     )
 
@@ -124,6 +127,16 @@ def test_a_real_image_is_never_compared_with_itself():
     inflated = metrics.DINO(replace(batch, same=np.zeros((4, 4), bool)))
     for i in range(4):
         assert inflated[i] == pytest.approx((3 * without[i] + 1) / 4, abs=1e-6)
+
+
+def test_a_copy_of_the_image_that_was_looked_at_is_no_fidelity_to_the_others():
+    batch = group([SNOW, SNOW])
+    batch = replace(batch, dino=batch.reference_dino[[1, 1]])  # the one that was looked at
+    others = batch.reference_dino[[0, 2, 3]] @ batch.reference_dino[1]
+    found = metrics.DINO_UNSEEN(batch)
+    assert found == pytest.approx({0: others.mean(), 1: others.mean()}, abs=1e-6)
+    for seen in (np.ones(4, bool), np.zeros(4, bool)):
+        assert metrics.DINO_UNSEEN(replace(batch, seen=seen)) == {}, "no others, or all are"
 
 
 def test_a_copy_is_as_near_as_can_be_and_a_mean_does_not_show_it():
@@ -194,7 +207,9 @@ def test_metrics_keep_the_contract(name):
     metric = registry.load("metrics", name)
     assert isinstance(metric, Metric)
     assert metric is METRICS.get(name, metrics.DINOV2)
-    assert metric.higher_is_better == {"pres": False, "dino_nearest": None}.get(name, True)
+    assert metric.higher_is_better == (
+        {"pres": False, "dino_nearest": None, "dino_unseen": None}.get(name, True)
+    )
     assert metric.about in ABOUT
 
 
@@ -209,4 +224,5 @@ def test_the_metrics_are_called_as_in_the_papers():
         "div": "DIV",
         "prior_div": "prior DIV",
         "dino_nearest": "nearest DINO",
+        "dino_unseen": "unseen DINO",
     }

@@ -293,7 +293,7 @@ def test_no_torch_is_imported_to_know_what_decides_a_score():
     code = (
         "import sys; from benchmark.config.protocol import load_protocol;"
         "from benchmark.scoring.scorer import scoring_of;"
-        "assert len(scoring_of(load_protocol('pocket')).metrics) == 7;"
+        "assert len(scoring_of(load_protocol('pocket')).metrics) == 8;"
         "assert not {'torch', 'torchvision', 'timm', 'open_clip'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
@@ -322,6 +322,7 @@ def test_the_record_has_what_a_report_needs():
         "clip_t": ("clip",),
         "dino": ("dino",),
         "dino_nearest": ("dino",),
+        "dino_unseen": ("dino",),
         "div": ("lpips",),
         "pres": ("dino",),
         "prior_div": ("lpips",),
