@@ -9,7 +9,7 @@ with aside(backbone, narrow=True):              # no text encoder; a denoiser of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -71,7 +71,8 @@ def put_aside(
             return
         denoisers = [stage.denoiser for stage in backbone.stages]
         kept = [one for one in denoisers if not any(one is other for other in away)]
-        with narrowed(kept, getattr(torch, PRECISIONS[backbone.precision]), elsewhere):
+        dtype = getattr(torch, PRECISIONS[backbone.precision])
+        with nullcontext() if dtype == torch.float32 else narrowed(kept, dtype, elsewhere):
             yield
 
 
@@ -96,23 +97,29 @@ def narrowed(
     are the very tensors of before afterwards. The first weight of each module stays as it is: in
     its type diffusers' pipelines keep texts and images.
     """
-    frozen = [weight for module in modules for weight in _narrowable(module)]
-    wide = [weight.data for weight in frozen]
+    with ExitStack() as stack:
+        for weight in [weight for module in modules for weight in _narrowable(module)]:
+            stack.enter_context(_narrow(weight, dtype, elsewhere))
+        yield
+
+
+@contextmanager
+def _narrow(weight: nn.Parameter, dtype: torch.dtype, elsewhere: Elsewhere) -> Iterator[None]:
+    wide = weight.data
+    weight.data = wide.to(dtype)
     try:
-        for weight in frozen:
-            weight.data = weight.data.to(dtype)
-        with elsewhere([tensor for tensor in wide if tensor.dtype != dtype]):
+        with elsewhere([wide]):
             yield
     finally:
-        for weight, tensor in zip(frozen, wide, strict=True):
-            weight.data = tensor
+        weight.data = wide
 
 
 def _narrowable(module: nn.Module) -> list[nn.Parameter]:
     first = next(module.parameters())
     layers = [layer for layer in module.modules() if isinstance(layer, _LAYERS)]
     weights = [weight for layer in layers for weight in layer.parameters(recurse=False)]
-    return [one for one in dict.fromkeys(weights) if one is not first and not one.requires_grad]
+    frozen = [one for one in dict.fromkeys(weights) if not one.requires_grad]
+    return [one for one in frozen if one is not first and one.dtype == torch.float32]
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
