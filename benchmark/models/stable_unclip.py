@@ -42,7 +42,7 @@ class PicturedTexts(TensorRows):
 
     def for_denoiser(self) -> dict[str, Any]:
         """Of texts alone, since noise on an image belongs to a seed. Raises ValueError."""
-        if (self.pictures[:, 0] != NO_IMAGE).any():
+        if not (self.pictures[:, 0] == NO_IMAGE).all():
             raise ValueError("an image beside a text is drawn from, and not learned from")
         told = self.pictures.new_zeros(len(self), 2 * (self.pictures.shape[1] - 1))
         return {"encoder_hidden_states": self.embeddings, "class_labels": told}
@@ -56,8 +56,9 @@ class Pipeline(StableUnCLIPImg2ImgPipeline):
 
     def __call__(self, *, negative_image_embeds: Tensor | None = None, **given: Any) -> Any:
         """As diffusers'; guidance leads away from no image. Raises ValueError for another."""
-        if negative_image_embeds is not None and (negative_image_embeds[:, 0] != NO_IMAGE).any():
-            raise ValueError("guidance leads away from an image, which the pipeline does not")
+        away = negative_image_embeds
+        if away is not None and not (away[:, 0] == NO_IMAGE).all():
+            raise ValueError("guidance leads away from an image, which the pipeline cannot")
         return super().__call__(**given)
 
     def noise_image_embeddings(
@@ -67,25 +68,20 @@ class Pipeline(StableUnCLIPImg2ImgPipeline):
         noise: Tensor | None = None,
         generator: Sequence[Generator] = (),
     ) -> Tensor:
-        """(n, 2 widths): `pictures` with noise on them, and their noise levels as sinusoids.
+        """(n, 2 widths): each row's embedding with noise on it, and its noise level as sinusoids.
 
-        A row's noise comes first from its generator, before its latents; without an image none does.
+        A row's noise is what its generator gives first, before its latents, whether it has an image
+        or not: so latents begin alike. Without an image it is zeros.
         """
-        rows = zip(image_embeds, generator, strict=True)
-        return torch.stack([self._told(row[:1], row[None, 1:], one)[0] for row, one in rows])
-
-    def _told(self, level: Tensor, embedding: Tensor, generator: Generator) -> Tensor:
-        """(1, 2 widths) of the (1, width) `embedding` of an image."""
-        if level == NO_IMAGE:
-            return embedding.new_zeros(1, 2 * embedding.shape[1])
-        device, level = embedding.device, level.long()
-        noise = randn_tensor(embedding.shape, generator=generator, device=device)
-        clean = self.image_normalizer.scale(embedding)
-        noisy = self.image_noising_scheduler.add_noise(clean, noise, level)
+        there, levels = image_embeds[:, :1] != NO_IMAGE, image_embeds[:, 0].clamp(min=0).long()
+        clean = self.image_normalizer.scale(image_embeds[:, 1:])
+        drawn = randn_tensor(clean.shape, generator=[*generator], device=clean.device)
+        noisy = self.image_noising_scheduler.add_noise(clean, drawn, levels)
         sinusoids = get_timestep_embedding(
-            level, embedding.shape[1], flip_sin_to_cos=True, downscale_freq_shift=0
+            levels, clean.shape[1], flip_sin_to_cos=True, downscale_freq_shift=0
         )
-        return torch.cat([self.image_normalizer.unscale(noisy), sinusoids], dim=1)
+        told = torch.cat([self.image_normalizer.unscale(noisy), sinusoids], dim=1)
+        return torch.where(there, told, 0.0)
 
 
 @dataclass(frozen=True)
