@@ -298,11 +298,12 @@ class Backbone(Protocol):
     stages: Sequence[Stage]
     text_encoders: Mapping[str, nn.Module]  #: what may be trained beside the denoisers
 
-    # Of a backbone that says IMAGE_VARIATION: `image_resolution: int`, height and width in pixels of
-    # the images that it looks at, and `with_image(condition: Condition, image: Tensor, noise_level:
-    # int) -> Condition`: the same texts, with `image` beside each, (3, image_resolution,
-    # image_resolution) float32 in [0, 1]. `noise_level` says how much noise `sample` lays on what it
-    # knows of the image, from each row's seed: 0 least, 999 next to nothing else. Raises UserError.
+    # Of a backbone that says IMAGE_VARIATION: `image_resolution: int`, height and width in pixels
+    # of the images that it looks at, and `with_image(condition: Condition, image: Tensor,
+    # noise_level: int) -> Condition`: the same texts, with `image` beside each, (3,
+    # image_resolution, image_resolution) float32 in [0, 1]. `noise_level` says how much noise
+    # `sample` lays on what it knows of the image, from each row's seed: 0 least, 999 next to
+    # nothing else. Raises UserError.
 
     # Optional: `stored_weights: Mapping[str, Tensor]`, by "<module>.<parameter>": the files' own
     # tensors, where they are float32 and still mapped. They spare `Loan` a copy. And

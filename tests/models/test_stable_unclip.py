@@ -136,9 +136,7 @@ def test_a_row_hangs_on_its_own_image_level_and_seed_alone(backbone, image):
 
 
 def test_the_image_and_its_noise_level_count(backbone, image):
-    found = [
-        drawn(backbone, DDIM, *told) for told in ((image, 0), (1 - image, 0), (image, 999))
-    ]
+    found = [drawn(backbone, DDIM, *told) for told in ((image, 0), (1 - image, 0), (image, 999))]
     for n in range(3):
         assert (found[n] - found[n - 1]).abs().max() > 0.05
 
