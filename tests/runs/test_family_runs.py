@@ -126,8 +126,6 @@ def test_a_method_with_a_backbone_of_its_own_is_reported_beside_others(
     assert set(whole.methods) == {"img2img", "untuned", "image-variation"}
     labels = {record.job.fit.backbone.label.partition("@")[0] for record in whole.records}
     assert labels == {"model", "unclip"}
-    with pytest.raises(UserError, match="one score has several values: .* of untuned"):
-        join([read_run(plain), read_run(run("unclip", "untuned"))], tmp_path / "both")
 
 
 def test_another_family_is_named_when_a_run_is_planned(suite_file: Path, tmp_path: Path) -> None:
