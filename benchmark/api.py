@@ -188,8 +188,8 @@ EMBEDDED_GUIDANCE = "embedded-guidance"
 TRUE_GUIDANCE = "true-guidance"  #: `Sampler.true_guidance`
 #: `sample` takes a `start`, of images that the first of the `stages` prepares.
 IMAGE_TO_IMAGE = "image-to-image"
-#: `with_image`: what is drawn may be told of an image, beside the text.
-IMAGE_VARIATION = "image-variation"
+#: `with_image`: what is drawn may be told of an image by its embedding, beside the text.
+IMAGE_EMBEDDING = "image-embedding"
 #: The denoiser looks at the text by attention whose keys and values are layers of their own.
 CROSS_ATTENTION = "cross-attention"
 CAPABILITIES = (
@@ -201,7 +201,7 @@ CAPABILITIES = (
     EMBEDDED_GUIDANCE,
     TRUE_GUIDANCE,
     IMAGE_TO_IMAGE,
-    IMAGE_VARIATION,
+    IMAGE_EMBEDDING,
 )
 
 
@@ -298,7 +298,7 @@ class Backbone(Protocol):
     stages: Sequence[Stage]
     text_encoders: Mapping[str, nn.Module]  #: what may be trained beside the denoisers
 
-    # Of a backbone that says IMAGE_VARIATION: `image_resolution: int`, height and width in pixels
+    # Of a backbone that says IMAGE_EMBEDDING: `image_resolution: int`, height and width in pixels
     # of the images that it looks at, and `with_image(condition: Condition, image: Tensor,
     # noise_level: int) -> Condition`: the same texts, with `image` beside each, (3,
     # image_resolution, image_resolution) float32 in [0, 1]. `noise_level` says how much noise

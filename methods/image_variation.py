@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge, Le
 
 from benchmark.api import (
-    IMAGE_VARIATION,
+    IMAGE_EMBEDDING,
     PRIOR,
     TEXT_TO_IMAGE,
     Draws,
@@ -41,7 +41,7 @@ class ImageVariation:
     role: ClassVar[Role] = "method"
     variant_of: ClassVar[str | None] = None
     draws: ClassVar[Draws] = "prompts"
-    needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, IMAGE_VARIATION})
+    needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, IMAGE_EMBEDDING})
 
     description: str = "zero-shot: drawn from one of the subject's images, as DALL-E 2's variations"
     image: Annotated[int, Ge(1)] = 1  #: which of the subject's images it is told of, from 1

@@ -72,5 +72,5 @@ def test_settings_that_there_are_not_are_refused(subject: Subject) -> None:
 
 
 def test_the_pocket_world_has_no_model_for_it() -> None:
-    with pytest.raises(UserError, match="'image-variation' needs image-variation, and .*'pocket'"):
+    with pytest.raises(UserError, match="'image-variation' needs image-embedding, and .*'pocket'"):
         plan(load_suite("pocket"), ["image-variation"])

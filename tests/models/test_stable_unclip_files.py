@@ -10,13 +10,13 @@ import torch
 from diffusers import StableUnCLIPImg2ImgPipeline
 from safetensors.torch import load_file, save_file
 
-from benchmark.api import IMAGE_VARIATION, TEXT_TO_IMAGE, Sampler, UserError
+from benchmark.api import IMAGE_EMBEDDING, TEXT_TO_IMAGE, Sampler, UserError
 from benchmark.models.identity import backbone_id, worker_memory
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
 from tests.tiny_pipeline import SIGHT, save_tiny_pipeline, save_tiny_unclip, says
 
-CAN = {TEXT_TO_IMAGE, IMAGE_VARIATION}
+CAN = {TEXT_TO_IMAGE, IMAGE_EMBEDDING}
 PROCESSOR = "feature_extractor/preprocessor_config.json"
 
 
@@ -42,9 +42,9 @@ def test_it_is_known_by_its_index_or_else_by_its_folders(copy):
 
 def test_a_plain_stable_diffusion_has_no_image_encoder(copy, tmp_path):
     plain = save_tiny_pipeline(tmp_path / "plain")
-    assert IMAGE_VARIATION not in DIFFUSERS.capabilities(str(plain))
+    assert IMAGE_EMBEDDING not in DIFFUSERS.capabilities(str(plain))
     (plain / "model_index.json").unlink()
-    assert IMAGE_VARIATION not in DIFFUSERS.capabilities(str(plain))
+    assert IMAGE_EMBEDDING not in DIFFUSERS.capabilities(str(plain))
     (plain / "model_index.json").write_text('{"_class_name": "StableUnCLIPImg2ImgPipeline"}')
     lacks = "it lacks feature_extractor, image_encoder, image_noising_scheduler, image_normalizer"
     with pytest.raises(UserError, match=lacks):
