@@ -188,6 +188,8 @@ EMBEDDED_GUIDANCE = "embedded-guidance"
 TRUE_GUIDANCE = "true-guidance"  #: `Sampler.true_guidance`
 #: `sample` takes a `start`, of images that the first of the `stages` prepares.
 IMAGE_TO_IMAGE = "image-to-image"
+#: `with_image`: what is drawn may be told of an image by its embedding, beside the text.
+IMAGE_EMBEDDING = "image-embedding"
 #: The denoiser looks at the text by attention whose keys and values are layers of their own.
 CROSS_ATTENTION = "cross-attention"
 CAPABILITIES = (
@@ -199,6 +201,7 @@ CAPABILITIES = (
     EMBEDDED_GUIDANCE,
     TRUE_GUIDANCE,
     IMAGE_TO_IMAGE,
+    IMAGE_EMBEDDING,
 )
 
 
@@ -294,6 +297,13 @@ class Backbone(Protocol):
     sampler: Sampler  #: the suite's, for the evaluation images
     stages: Sequence[Stage]
     text_encoders: Mapping[str, nn.Module]  #: what may be trained beside the denoisers
+
+    # Of a backbone that says IMAGE_EMBEDDING: `image_resolution: int`, height and width in pixels
+    # of the images that it looks at, and `with_image(condition: Condition, image: Tensor,
+    # noise_level: int) -> Condition`: the same texts, with `image` beside each, (3,
+    # image_resolution, image_resolution) float32 in [0, 1]. `noise_level` says how much noise
+    # `sample` lays on what it knows of the image, from each row's seed: 0 least, 999 next to
+    # nothing else. Raises UserError.
 
     # Optional: `stored_weights: Mapping[str, Tensor]`, by "<module>.<parameter>": the files' own
     # tensors, where they are float32 and still mapped. They spare `Loan` a copy. And

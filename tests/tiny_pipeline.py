@@ -4,6 +4,7 @@ directory = save_tiny_pipeline(tmp_path, prediction_type="v_prediction")    # St
 directory = save_tiny_xl(tmp_path)                                          # Stable Diffusion XL
 directory = save_tiny_sd3(tmp_path)                                         # Stable Diffusion 3
 directory = save_tiny_flux(tmp_path)                                        # FLUX.1
+directory = save_tiny_unclip(tmp_path)                                      # Stable unCLIP
 directory = save_tiny_cascade(tmp_path)                                     # DeepFloyd IF
 """
 
@@ -29,14 +30,19 @@ from diffusers import (
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
+    StableUnCLIPImg2ImgPipeline,
     UNet2DConditionModel,
 )
+from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 from torch import nn
 from transformers import (
+    CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -53,6 +59,8 @@ WIDTH, LENGTH = 16, 12
 WIDTH_2, POOLED, SIZE = 24, 20, 4
 #: Of the 3: the width of T5, and of the first text encoder's pooled text.
 WIDTH_3, POOLED_1 = 48, 12
+#: Of the unCLIP: the pixels that its image encoder looks at, and the width of what that makes.
+SIGHT, SEEN = 8, 6
 #: As in stabilityai/stable-diffusion-3.5-medium.
 SD3_SCHEDULER = {
     "_class_name": "FlowMatchEulerDiscreteScheduler",
@@ -293,6 +301,75 @@ def save_tiny_flux(directory: Path, *, guidance: bool = True, seed: int = 0) -> 
 def save_tiny_schnell(directory: Path) -> Path:
     """As `save_tiny_flux`, told no guidance."""
     return save_tiny_flux(directory, guidance=False)
+
+
+#: As diffusers' conversion of Stability AI's model has it.
+UNCLIP_SCHEDULER = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.15.0.dev0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+
+
+def save_tiny_unclip(directory: Path, *, seed: int = 0) -> Path:
+    """Save a Stable unCLIP under `directory` as float16 safetensors, for images of 16 x 16 pixels.
+
+    Its image encoder looks at `SIGHT` pixels; its embeddings are not centred, and of two scales.
+    """
+    torch.manual_seed(seed)
+    words = tokenizer()
+    unet = tiny_unet(
+        cross_attention_dim=WIDTH,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=2 * SEEN,
+    )
+    vae, text_encoder = tiny_vae(), CLIPTextModel(text_configuration(words, WIDTH))
+    exaggerate(vae, text_encoder)
+    normalizer = StableUnCLIPImageNormalizer(SEEN)
+    with torch.no_grad():
+        normalizer.mean.copy_(torch.linspace(-1, 1, SEEN)[None])
+        normalizer.std.copy_(torch.linspace(0.5, 2, SEEN)[None])
+        unet.class_embedding.linear_1.weight.mul_(8)
+    image_encoder = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=WIDTH,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=SIGHT,
+            patch_size=4,
+            projection_dim=SEEN,
+        )
+    )
+    with torch.no_grad():
+        image_encoder.visual_projection.weight.mul_(30)
+    pipeline = StableUnCLIPImg2ImgPipeline(
+        feature_extractor=CLIPImageProcessor(
+            size={"shortest_edge": SIGHT}, crop_size={"height": SIGHT, "width": SIGHT}
+        ),
+        image_encoder=image_encoder,
+        image_normalizer=normalizer,
+        image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+        tokenizer=words,
+        text_encoder=text_encoder,
+        unet=unet,
+        scheduler=DDIMScheduler(),
+        vae=vae,
+    )
+    for part in (unet, vae, text_encoder, image_encoder, normalizer):
+        part.half()
+    pipeline.save_pretrained(directory)
+    (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(UNCLIP_SCHEDULER))
+    says(directory / "model_index.json", scheduler=["diffusers", "PNDMScheduler"])
+    return directory
 
 
 def tiny_t5(words: T5TokenizerFast) -> T5EncoderModel:

@@ -34,11 +34,15 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
+from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 from safetensors.torch import save_file
 from torch import nn
 from transformers import (
+    CLIPImageProcessor,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
     PreTrainedModel,
     T5Config,
     T5EncoderModel,
@@ -58,6 +62,7 @@ from tests.tiny_pipeline import (
     FLUX_SCHEDULER,
     IF_SCHEDULER,
     SD3_SCHEDULER,
+    UNCLIP_SCHEDULER,
     WORDS,
     XL_SCHEDULER,
     sentences,
@@ -243,6 +248,47 @@ def save_hollow_flux(directory: Path) -> None:
         tokenizer.save_pretrained(directory / name)
     save_hollow_parts(directory, parts, FLUX_SCHEDULER)
     (directory / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+
+
+#: OpenCLIP's ViT-H/14, as transformers has laion/CLIP-ViT-H-14-laion2B-s32B-b79K: 632 million.
+VIT_H: dict[str, Any] = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "hidden_act": "gelu",
+    "projection_dim": 1024,
+}
+
+
+def unclip_parts() -> dict[str, nn.Module]:
+    """Stable unCLIP's models, by the folder each lies in, as Stability AI's configuration has them.
+
+    v2-1-stable-unclip-h-inference.yaml: Stable Diffusion 2.1's, and class embeddings of 2048.
+    """
+    text = single_file.clip_configuration(single_file.TEXT_ENCODER["2"])
+    told = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 2048}
+    return {
+        "unet": UNet2DConditionModel(sample_size=96, **single_file.UNET["2"], **told),
+        "vae": AutoencoderKL(sample_size=768, **single_file.VAE),
+        "text_encoder": CLIPTextModel(text),
+        "image_encoder": CLIPVisionModelWithProjection(CLIPVisionConfig(**VIT_H)),
+        "image_normalizer": StableUnCLIPImageNormalizer(1024),
+    }
+
+
+def save_hollow_unclip(directory: Path) -> None:
+    """As `save_hollow_xl`, of Stable unCLIP."""
+    with torch.device("meta"):
+        parts = unclip_parts()
+    save_hollow_parts(directory, parts, UNCLIP_SCHEDULER)
+    single_file.clip_tokenizer(pad="!").save_pretrained(directory / "tokenizer")
+    CLIPImageProcessor().save_pretrained(directory / "feature_extractor")
+    noising = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    noising.save_pretrained(directory / "image_noising_scheduler")
+    (directory / "model_index.json").write_text('{"_class_name": "StableUnCLIPImg2ImgPipeline"}')
 
 
 def save_hollow_parts(

@@ -16,6 +16,7 @@ from typing import Any, cast
 import diffusers
 import torch
 import transformers
+from diffusers.pipelines import stable_diffusion
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import normalizers
@@ -26,6 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 from benchmark.api import UserError
 from benchmark.models.configuration import (
     check_configuration,
+    processor_configurations,
     scheduler_configurations,
     understood,
 )
@@ -59,6 +61,8 @@ class Parts:
     index: Mapping[str, Any]  #: what the model's index says that changes images
     #: The weights as they lie in the files, mapped: "unet.conv_in.weight" -> on the CPU, as stored.
     stored: Mapping[str, Tensor] = field(default_factory=dict)
+    #: How images become an image encoder's, by the folder that says so.
+    processors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def scheduler(self) -> Mapping[str, Any]:
@@ -122,6 +126,7 @@ def _read_directory(directory: Path) -> Parts:
         scheduler_configurations(directory),
         index_settings(directory),
         _mapped_weights(directory, modules),
+        processor_configurations(directory),
     )
 
 
@@ -205,8 +210,8 @@ def _clip_length(path: Path, configuration: Mapping[str, Any]) -> int:
 def _read_weights(family: Family, directory: Path, part: str) -> nn.Module:
     folder = directory / part
     name = understood(family, part, read_configuration(folder / "config.json"))["classes"][0]
-    ours = hasattr(diffusers, name)  # and told not to copy what the files' mapping can give
-    kind = getattr(diffusers if ours else transformers, name)
+    kind = part_class(name)
+    ours = issubclass(kind, diffusers.ModelMixin)  # told not to copy what the mapping can give
     module, loading = kind.from_pretrained(
         folder,
         use_safetensors=True,
@@ -216,6 +221,12 @@ def _read_weights(family: Family, directory: Path, part: str) -> nn.Module:
     )
     check_whole(folder, loading)
     return cast(nn.Module, module)
+
+
+def part_class(name: str) -> Any:
+    """The class called `name`, of diffusers, of a pipeline there, or of transformers."""
+    libraries = (diffusers, stable_diffusion, transformers)
+    return next(getattr(one, name) for one in libraries if hasattr(one, name))
 
 
 def check_whole(folder: Path, loading: Mapping[str, Any], unused: re.Pattern[str] = UNUSED) -> None:
@@ -246,15 +257,15 @@ def hollow_parts(directory: Path) -> Parts:
         _tokenizers(directory, family),
         scheduler_configurations(directory),
         index_settings(directory),
+        processors=processor_configurations(directory),
     )
 
 
 def _hollow(family: Family, folder: Path, part: str) -> nn.Module:
     """A part in float32, with weights as its class begins with."""
     name = understood(family, part, read_configuration(folder / "config.json"))["classes"][0]
-    if hasattr(diffusers, name):
-        kind = getattr(diffusers, name)
+    kind = part_class(name)
+    if issubclass(kind, diffusers.ModelMixin):
         return cast(nn.Module, kind.from_config(kind.load_config(folder)))
-    kind = getattr(transformers, name)
     configuration = kind.config_class.from_pretrained(folder, dtype=torch.float32)
     return cast(nn.Module, kind(configuration))

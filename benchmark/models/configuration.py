@@ -19,7 +19,7 @@ from benchmark.api import UserError
 from benchmark.models.diffusers_layout import configuration_file, weight_files
 from benchmark.models.families import INDEX, OWN, Family, class_of, family_of, read_configuration
 from benchmark.models.header import read_header
-from benchmark.models.misfits import MISFITS
+from benchmark.models.misfits import MISFITS, image_misfits
 
 #: What diffusers and transformers take where a configuration does not say.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -34,6 +34,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "pooled_projection_dim": 768,
         "attention_head_dim": 128,
         "axes_dims_rope": [16, 56, 56],
+    },
+    "image_encoder": {"projection_dim": 512, "image_size": 224},
+    "image_normalizer": {"embedding_dim": 768},
+    "feature_extractor": {
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "size": 224,
+        "crop_size": 224,
     },
     "scheduler": {"num_train_timesteps": 1000, "trained_betas": None},
 }
@@ -78,6 +86,15 @@ def scheduler_configurations(directory: Path) -> dict[str, dict[str, Any]]:
     return {part: family.completed(_scheduler(directory, part)) for part in family.schedulers}
 
 
+def processor_configurations(directory: Path) -> dict[str, dict[str, Any]]:
+    """How images become those of each image encoder, by the folders that say so, all filled in."""
+    return {
+        part: DEFAULTS["feature_extractor"]
+        | read_configuration(directory / configuration_file(part))
+        for part in family_of(directory).images.values()
+    }
+
+
 def _scheduler(directory: Path, part: str) -> dict[str, Any]:
     configuration = read_configuration(directory / configuration_file(part))
     stage, _, name = part.rpartition("/")
@@ -99,7 +116,7 @@ def check_configuration(directory: Path) -> None:
     """
     family = family_of(directory)
     filled = {}
-    for part in (*family.weights, *family.schedulers):
+    for part in (*family.weights, *family.schedulers, *family.images.values()):
         path = directory / configuration_file(part)
         configuration = read_configuration(path)
         for fault in _faults(understood(family, part, configuration), configuration):
@@ -116,6 +133,10 @@ def check_configuration(directory: Path) -> None:
             raise UserError(f"{directory} is no {family.name}: {fault}: {REGULAR}")
         entry = understood(family, part, filled[part])["entry"]
         _check_entry(directory / part, entry, filled[part]["in_channels"])
+    for encoder, processor in family.images.items():
+        normalizer, unet = filled["image_normalizer"], filled[family.denoisers[0]]
+        for fault in image_misfits(unet, normalizer, filled[encoder], filled[processor]):
+            raise UserError(f"{directory} is no {family.name}: {fault}: {OWN}")
     for text_encoder, tokenizer in family.texts.items():
         table = understood(family, text_encoder, filled[text_encoder])["table"]
         _check_vocabulary(directory / text_encoder, table, directory / tokenizer)

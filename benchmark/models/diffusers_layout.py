@@ -20,12 +20,15 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 def stem(part: str) -> str:
     """What the weights of a part's folder are called, before `.safetensors`."""
-    return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
+    of_transformers = part.startswith(("text_encoder", "image_encoder"))
+    return "model" if of_transformers else "diffusion_pytorch_model"
 
 
 def configuration_file(part: str) -> str:
     """Where a part's configuration lies."""
-    return f"{part}/{'scheduler_' if part.endswith('scheduler') else ''}config.json"
+    called = "scheduler_" if part.endswith("scheduler") else ""
+    called = "preprocessor_" if part.endswith("feature_extractor") else called
+    return f"{part}/{called}config.json"
 
 
 def check_layout(directory: Path) -> Family:
@@ -61,7 +64,7 @@ def stages_of(family: Family) -> str:
 
 def _configuration(family: Family) -> Iterator[list[list[str]]]:
     """What each part needs beside weights; of a tokenizer either form will do."""
-    for part in (*family.weights, *family.schedulers):
+    for part in (*family.weights, *family.schedulers, *family.images.values()):
         yield [[configuration_file(part)]]
     for folder in family.texts.values():
         yield [

@@ -24,6 +24,8 @@ Place = tuple[str, str]
 
 INDEX = "model_index.json"
 OWN = "bring the model's own file"
+#: Those of a family's `models` that draw nothing.
+NO_DENOISERS = ("vae", "image_normalizer")
 FLAX = "Flax"  #: before a class: the same model in another library
 
 
@@ -42,6 +44,7 @@ class Family:
     models: tuple[str, ...]
     capabilities: frozenset[str]
     scheduler: Mapping[str, Any]
+    images: Mapping[str, str] = field(default_factory=dict)
     always: Mapping[str, Any] = field(default_factory=dict)
     unsaid: Mapping[str, Any] = field(default_factory=dict)
     known_by: Mapping[str, bool] = field(default_factory=dict)
@@ -62,17 +65,18 @@ class Family:
     @property
     def weights(self) -> tuple[str, ...]:
         """The parts that have weights, each a folder."""
-        return (*self.texts, *self.models)
+        return (*self.texts, *self.images, *self.models)
 
     @property
     def folders(self) -> tuple[str, ...]:
         """Every part's."""
-        return (*self.schedulers, *self.texts, *self.texts.values(), *self.models)
+        prepare = (*self.texts.values(), *self.images.values())
+        return (*self.schedulers, *self.weights, *prepare)
 
     @property
     def denoisers(self) -> tuple[str, ...]:
         """The parts that draw, and learn: one, or a cascade's in their order."""
-        return tuple(part for part in self.models if part != "vae")
+        return tuple(part for part in self.models if part not in NO_DENOISERS)
 
     @property
     def learners(self) -> tuple[str, ...]:

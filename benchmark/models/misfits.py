@@ -111,6 +111,44 @@ def _packed_misfits(
         )
 
 
+def image_misfits(
+    unet: Mapping[str, Any],
+    normalizer: Mapping[str, Any],
+    encoder: Mapping[str, Any],
+    processor: Mapping[str, Any],
+) -> Iterator[str]:
+    """How an image encoder fits neither the U-Net that is told of images, nor what is beside it."""
+    width, takes = encoder["projection_dim"], unet.get("projection_class_embeddings_input_dim")
+    if takes != 2 * width:
+        yield (
+            f"its U-Net takes class embeddings of width {takes}, and an image's embedding and its "
+            f"noise level have {width} each"
+        )
+    if normalizer["embedding_dim"] != width:
+        yield (
+            f"its image_normalizer is of width {normalizer['embedding_dim']}, and its "
+            f"image_encoder makes {width}"
+        )
+    side = encoder["image_size"]
+    for key, names in (("size", {"shortest_edge"}), ("crop_size", {"height", "width"})):
+        said = processor[key]
+        given = said if isinstance(said, dict) else dict.fromkeys(names, said)
+        if given.keys() != names or set(given.values()) != {side}:
+            yield (
+                f"its feature_extractor has {key} = {said}, and its image_encoder takes {side} "
+                "pixels"
+            )
+    for key in ("image_mean", "image_std"):
+        if not _three(processor[key]):
+            yield f"its feature_extractor has {key} = {processor[key]}, and not three numbers"
+
+
+def _three(numbers: object) -> bool:
+    if not isinstance(numbers, list) or len(numbers) != 3:
+        return False
+    return all(isinstance(one, int | float) and 0 < one < 1 for one in numbers)
+
+
 #: What does not fit in a model, by its denoiser's table in `known.toml`.
 MISFITS = {
     "unet": _unet_misfits,

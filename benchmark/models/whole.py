@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
-import transformers
 from torch import nn
 
 from benchmark.api import UserError
-from benchmark.models.checkpoints import UNUSED
+from benchmark.models.checkpoints import UNUSED, part_class
 from benchmark.models.configuration import understood
 from benchmark.models.diffusers_layout import configuration_file, weight_files
 from benchmark.models.families import family_of, read_configuration
@@ -60,10 +58,9 @@ def _module(name: str, path: Path) -> nn.Module:
     configuration = read_configuration(path)
     try:
         with torch.device("meta"):
-            if hasattr(diffusers, name):
-                module: nn.Module = getattr(diffusers, name).from_config(configuration)
-                return module
-            kind: Any = getattr(transformers, name)
+            kind = part_class(name)
+            if issubclass(kind, diffusers.ModelMixin):
+                return kind.from_config(configuration)
             return kind(kind.config_class.from_dict(configuration))
     # Whatever the libraries raise for a configuration that makes no module.
     except Exception as error:

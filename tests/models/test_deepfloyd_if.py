@@ -14,16 +14,8 @@ from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from benchmark.api import (
-    CAPABILITIES,
-    CROSS_ATTENTION,
-    EMBEDDED_GUIDANCE,
-    IMAGE_TO_IMAGE,
-    TRUE_GUIDANCE,
-    Sampler,
-    UserError,
-    Word,
-)
+from benchmark import api
+from benchmark.api import Sampler, UserError, Word
 from benchmark.models import loading
 from benchmark.models.deepfloyd_if import Cascade
 from benchmark.models.identity import backbone_id, worker_memory
@@ -33,12 +25,7 @@ from benchmark.models.rare_words import IDENTIFIERS, OF_T5, rare_words, rarest
 from tests.published import T5
 from tests.tiny_pipeline import WIDTH, WORDS, save_tiny_cascade, says, sentences
 
-CAN = set(CAPABILITIES) - {
-    CROSS_ATTENTION,
-    EMBEDDED_GUIDANCE,
-    TRUE_GUIDANCE,
-    IMAGE_TO_IMAGE,
-}
+CAN = {api.TEXT_TO_IMAGE, api.TRAINING, api.WORDS, api.SUPER_RESOLUTION}
 TEXTS = ["a dog", "A Sks  dog in the snow", "a dog"]
 SEEDS = [3, 3, 2**62 + 5]
 #: Name -> diffusers' class, and what is laid over the model's configuration.

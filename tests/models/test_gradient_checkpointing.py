@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from benchmark.api import Method, Sampler, Subject
+from benchmark.api import TRAINING, Method, Sampler, Subject
 from benchmark.models.families import families
 from benchmark.models.kinds import DIFFUSERS
 from methods.dreambooth import DreamBooth
@@ -95,4 +95,5 @@ def test_it_changes_no_number(model: str, subject: Subject, name: str) -> None:
 def test_large_families_have_it_on_a_gpu() -> None:
     assert not DIFFUSERS.gradient_checkpointing("sd15")
     assert DIFFUSERS.gradient_checkpointing("sdxl") and DIFFUSERS.gradient_checkpointing("if")
-    assert families().keys() == SAVE.keys(), "a family is not tested here"
+    training = {name for name, one in families().items() if TRAINING in one.capabilities}
+    assert training == SAVE.keys(), "a family is not tested here"

@@ -27,6 +27,7 @@ from benchmark.models.loading import Wanted, family_module
 from benchmark.models.pixel_stage import PixelStage
 from benchmark.models.text_reader import EncodedTexts
 from benchmark.runs.machine import free_memory
+from benchmark.runs.memory import needs
 from benchmark.runs.plan import plan
 from benchmark.runs.selection import method_names
 from benchmark.scoring.encoder_tables import protocol_tables
@@ -205,6 +206,51 @@ def test_an_xl_of_true_size_draws_and_takes_a_training_pass() -> None:
         clean = stage.prepare(torch.rand(1, 3, 1024, 1024))
         loss = stage.loss(stage.draw(clean, 1, torch.Generator().manual_seed(0)), condition)
     assert loss.shape == (1,) and torch.isfinite(loss).all()
+
+
+#: Of Stable unCLIP: Stable Diffusion 2.1's, two layers more in the U-Net, and OpenCLIP's ViT-H/14.
+UNCLIP_PARAMETERS = {
+    "unet": 865_910_724 + 2048 * 1280 + 1280 + 1280 * 1280 + 1280,
+    "vae": 83_653_863,
+    "text_encoder": 340_387_840,
+    "image_encoder": 632_076_800,
+    "image_normalizer": 2 * 1024,
+}
+
+
+def test_an_unclip_has_the_parameters_of_its_parts() -> None:
+    with torch.device("meta"):
+        parts = true_size.unclip_parts()
+    found = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    assert found == UNCLIP_PARAMETERS
+
+
+def test_an_unclip_that_is_not_here_is_planned(tmp_path: Path) -> None:
+    save_subject(tmp_path / "mine")
+    suite = load_suite("dreambench").with_images(tmp_path / "mine").on("stable-unclip")
+    assert suite.sampler.guidance == 10.0
+    assert method_names(suite, ["zero-shot"]) == ["image-variation", "paste"]
+    jobs = plan(suite, ["image-variation"], controls=suite.controls).jobs
+    assert {job.method for job in jobs} == {"image-variation", "real-images", "untuned"}
+    ids = {job.fit.backbone.id for job in jobs if job.fit.backbone}
+    assert ids == {"stable-unclip@e99f66a92bdc"}
+
+
+@pytest.mark.slow  # hashes 4 GB
+def test_an_unclip_of_true_size_is_planned_identified_and_its_memory_told(tmp_path: Path) -> None:
+    save_subject(tmp_path / "mine")
+    directory = tmp_path / "model"
+    true_size.save_hollow_unclip(directory)
+    suite = load_suite("dreambench").with_images(tmp_path / "mine")
+    grid = plan(suite.on(str(directory)), ["image-variation", "untuned"])
+    assert {job.fit.backbone.id for job in grid.jobs} == {backbone_id(str(directory))}
+    numbers = sum(UNCLIP_PARAMETERS.values())
+    assert worker_memory(str(directory)) == 16 * numbers + WORKER_BYTES
+    [variation, untuned] = needs(grid, "auto")
+    assert 0 <= variation.weights - 4 * numbers < 10**5, "buffers and schedules beside them"
+    assert variation.resolution == 768
+    aside = 4 * UNCLIP_PARAMETERS["text_encoder"]
+    assert variation.drawing >= untuned.drawing > variation.weights - aside
 
 
 #: Of DeepFloyd IF: its cards say 4.3 and 1.2 billion; the text encoder's file has 19 GB in float32.

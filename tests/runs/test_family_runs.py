@@ -12,6 +12,8 @@ from PIL import Image
 from benchmark.api import UserError
 from benchmark.config.suite import load_suite
 from benchmark.grid import run_grid
+from benchmark.results.merge import join
+from benchmark.results.run import read_run
 from benchmark.runs.plan import plan
 from methods.dreambooth import DreamBooth
 from methods.textual_inversion import TextualInversion
@@ -19,8 +21,10 @@ from tests import toy
 from tests.tiny_pipeline import (
     save_tiny_cascade,
     save_tiny_flux,
+    save_tiny_pipeline,
     save_tiny_schnell,
     save_tiny_sd3,
+    save_tiny_unclip,
     save_tiny_xl,
 )
 from tests.toy import ONE
@@ -102,6 +106,26 @@ def test_kept_weights_draw_further_prompts_as_if_asked_at_once(
         assert np.abs(found[name] - image).max() <= 1
     learned = [image for name, image in expected.items() if "untuned" not in name]
     assert len({image.tobytes() for image in learned}) == len(learned)
+
+
+def test_a_method_with_a_backbone_of_its_own_is_reported_beside_others(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    suite = load_suite(str(suite_file))
+    models = {"sd": save_tiny_pipeline(tmp_path / "model"), "unclip": tmp_path / "unclip"}
+    save_tiny_unclip(models["unclip"])
+
+    def run(model: str, *methods: str) -> Path:
+        grid = plan(suite.on(str(models[model])), methods, subjects=["dog-red"], prompts=[SNOW])
+        place = tmp_path / "-".join((model, *methods))
+        assert run_grid(grid, place, resources=ONE) == 0
+        return place
+
+    plain, variation = run("sd", "img2img", "untuned"), run("unclip", "image-variation")
+    whole = join([read_run(plain), read_run(variation)], tmp_path / "both")
+    assert set(whole.methods) == {"img2img", "untuned", "image-variation"}
+    labels = {record.job.fit.backbone.label.partition("@")[0] for record in whole.records}
+    assert labels == {"model", "unclip"}
 
 
 def test_another_family_is_named_when_a_run_is_planned(suite_file: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from tests.tiny_pipeline import (
     save_tiny_pipeline,
     save_tiny_schnell,
     save_tiny_sd3,
+    save_tiny_unclip,
     save_tiny_xl,
 )
 
@@ -81,6 +82,11 @@ def differs_in_what_is_made_of_numbers_alone(suite: Suite, model: Path, method: 
 def test_it_is_what_the_same_tensors_take_with_numbers(suite: Suite, tmp_path: Path) -> None:
     model = save_tiny_pipeline(tmp_path / "model")
     differs_in_what_is_made_of_numbers_alone(suite, model, "dreambooth")
+
+
+def test_so_it_is_for_what_is_told_of_an_image(suite: Suite, tmp_path: Path) -> None:
+    model = save_tiny_unclip(tmp_path / "model")
+    differs_in_what_is_made_of_numbers_alone(suite, model, "image-variation")
 
 
 @pytest.mark.slow
