@@ -190,6 +190,8 @@ TRUE_GUIDANCE = "true-guidance"  #: `Sampler.true_guidance`
 IMAGE_TO_IMAGE = "image-to-image"
 #: The denoiser looks at the text by attention whose keys and values are layers of their own.
 CROSS_ATTENTION = "cross-attention"
+#: `add_lora` and `check_lora`: files of LoRA, whichever trainer wrote them.
+LORA_FILES = "lora-files"
 CAPABILITIES = (
     TEXT_TO_IMAGE,
     TRAINING,
@@ -199,6 +201,7 @@ CAPABILITIES = (
     EMBEDDED_GUIDANCE,
     TRUE_GUIDANCE,
     IMAGE_TO_IMAGE,
+    LORA_FILES,
 )
 
 
@@ -300,6 +303,11 @@ class Backbone(Protocol):
     # `set_aside(used: Sequence[nn.Module] | None) -> ContextManager[None]`: within, only modules
     # that are `used` take memory of the GPU; None: those that `sample` uses, which is given all
     # conditions (`benchmark.models.aside`). It changes no number.
+    #
+    # Of one that says LORA_FILES: `add_lora(file: Path) -> Mapping[str, Tensor]`, which adds the LoRA
+    # of a safetensors file to the weights, by the scale that the file says; it returns the weights
+    # that it changed, by "<module>.<parameter>". And `check_lora(file)`, which does so in thought.
+    # Both raise UserError for a tensor of the file that has no place in the model.
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Every module, by name: what is compared and put back after a job."""
@@ -418,7 +426,9 @@ class Segmenter(Protocol):
 #: What a method may need beside a backbone's capabilities: a mask for each of the subject's images
 #: (the user's own, else the segmenter's), and the suite's segmenter itself.
 MASKS, SEGMENTER = "masks", "segmenter"
-BESIDE_BACKBONE = frozenset({MASKS, SEGMENTER})
+#: And weights that another tool has trained: it is in no group, and `checkpoints` plans it.
+CHECKPOINT = "checkpoint"
+BESIDE_BACKBONE = frozenset({MASKS, SEGMENTER, CHECKPOINT})
 
 #: What a method learned, as named tensors on any device. `generate` must need nothing else.
 Weights = Mapping[str, "Tensor"]
