@@ -45,6 +45,11 @@ def check_fit(files: TrainedFiles, backbone: Any) -> None:
             pass
     for name, place in files.parts.items():
         _check_part(_module(name, place, backbone)[1], place)
+    for name, path in files.words.items():
+        if name not in backbone.text_encoders:
+            encoders = ", ".join(backbone.text_encoders)
+            raise UserError(f"{path} has a vector for {name}, and this model has {encoders}")
+        _vector(path, name, backbone.text_encoders[name].get_input_embeddings().weight.shape[1])
 
 
 def put_on(files: TrainedFiles, backbone: Any) -> Weights:
@@ -78,18 +83,24 @@ def read_word(files: TrainedFiles, word: Word) -> Word:
             f"{files.path} has vectors for {' and '.join(sorted(files.words))}, and this model "
             f"learns words for {' and '.join(sorted(word.vectors))}"
         )
-    found = {}
-    for name, path in files.words.items():
-        tensors, place = load_file(path), word.vectors[name]
-        keys = [key for key in tensors if ENCODERS.get(key, name) == name]
-        rows = torch.cat([tensors[key].reshape(-1, tensors[key].shape[-1]) for key in keys])
-        if rows.shape != (1, len(place)):
-            raise UserError(
-                f"{path} holds {len(rows)} vectors of {rows.shape[1]} numbers for {name}, and one "
-                f"of {len(place)} is read: a word of one vector, of this model"
-            )
-        found[name] = rows[0].to(place)
+    found = {
+        name: _vector(path, name, len(word.vectors[name])).to(word.vectors[name])
+        for name, path in files.words.items()
+    }
     return Word(word.text, found)
+
+
+def _vector(path: Path, text_encoder: str, width: int) -> Tensor:
+    """(width,) that of the one word in a file. Raises UserError for others."""
+    tensors = load_file(path)
+    rows = [t for key, t in tensors.items() if ENCODERS.get(key, text_encoder) == text_encoder]
+    vectors = torch.cat([row.reshape(-1, row.shape[-1]) for row in rows])
+    if vectors.shape != (1, width):
+        raise UserError(
+            f"{path} holds vectors of the shape {tuple(vectors.shape)} for {text_encoder}: one of "
+            f"{width} numbers is read, a word of a single vector of this model"
+        )
+    return vectors[0]
 
 
 def _module(name: str, path: Path, backbone: Any) -> tuple[str, nn.Module]:

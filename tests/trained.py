@@ -14,7 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.reference import finetuning
 
-LAYERS = {"denoiser": ["to_q", "to_v"], "text": ["q_proj", "fc1"]}
+LAYERS = {
+    "denoiser": ["to_q", "to_v", "to_out.0"],
+    "text": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1"],
+}
 
 
 def save_lora(pipe: Any, folder: Path, *, seed: int = 0, name: str | None = None) -> Path:
