@@ -73,7 +73,9 @@ def put_on(files: TrainedFiles, backbone: Any) -> Weights:
 def live(backbone: Backbone) -> dict[str, Tensor]:
     """All that `put_on` may change: "<module>.<parameter>" -> the tensor that is drawn with."""
     modules = backbone.modules().items()
-    return {f"{name}.{key}": tensor for name, m in modules for key, tensor in m.state_dict().items()}
+    return {
+        f"{name}.{key}": tensor for name, m in modules for key, tensor in m.state_dict().items()
+    }
 
 
 def read_word(files: TrainedFiles, word: Word) -> Word:
@@ -133,7 +135,14 @@ def _laid_on(module: nn.Module, folder: Path) -> Iterator[tuple[BaseTuner, list[
             raise ValueError(f"'{odd[0]}' (and {len(odd) - 1} more) is in one of the two alone")
         yield tuner, [n for n, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]
     # What peft raises for configurations and tensors that do not fit.
-    except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as e:
+    except (
+        AttributeError,
+        KeyError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as e:
         why = " ".join(str(e).split()) or type(e).__name__
         raise UserError(f"{folder} does not fit {type(module).__name__}: {why:.300}") from e
     finally:
@@ -197,5 +206,7 @@ def _read_part(module: nn.Module, folder: Path) -> dict[str, Tensor]:
         )
         check_whole(folder, loading)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{folder} cannot be loaded: {' '.join(str(error).split()):.300}") from error
+        raise UserError(
+            f"{folder} cannot be loaded: {' '.join(str(error).split()):.300}"
+        ) from error
     return dict(loaded.state_dict())

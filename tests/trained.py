@@ -45,7 +45,9 @@ def noisy(config: LoraConfig) -> LoraConfig:
 def layers_of(lora: Path) -> Iterator[tuple[str, str, torch.Tensor]]:
     """A LoRA file of diffusers, by layer: "unet.x.to_q", "down" or "up", and the tensor."""
     for name, tensor in load_file(lora).items():
-        found = re.fullmatch(r"(.*?)\.(?:lora_linear_layer\.)?(lora_A|lora_B|down|up)\.weight", name)
+        found = re.fullmatch(
+            r"(.*?)\.(?:lora_linear_layer\.)?(lora_A|lora_B|down|up)\.weight", name
+        )
         assert found, name
         yield found[1], {"lora_A": "down", "lora_B": "up"}.get(found[2], found[2]), tensor
 

@@ -41,7 +41,9 @@ class TrainedFiles:
     path: Path  #: the file or folder that it is
     lora: Path | None = None
     adapters: Mapping[str, Path] = field(default_factory=dict)  #: module -> peft's folder
-    parts: Mapping[str, Path] = field(default_factory=dict)  #: module -> folder, or file, of weights
+    parts: Mapping[str, Path] = field(
+        default_factory=dict
+    )  #: module -> folder, or file, of weights
     words: Mapping[str, Path] = field(default_factory=dict)  #: text encoder -> file of its vectors
 
     def files(self) -> list[Path]:
@@ -63,7 +65,9 @@ class TrainedFiles:
         """SHA-256 over the names and contents of the files."""
         found = hashlib.sha256()
         for path in self.files():
-            name = path.name if path == self.path else path.relative_to(_folder(self.path)).as_posix()
+            name = (
+                path.name if path == self.path else path.relative_to(_folder(self.path)).as_posix()
+            )
             found.update(name.encode() + b"\0" + file_digest(path))
         return found.hexdigest()
 
@@ -99,14 +103,18 @@ def _of_file(path: Path, header: Header) -> TrainedFiles:
         return TrainedFiles(path, lora=path)
     if _is_words(header):
         return TrainedFiles(path, words=_words(path, header))
-    raise UserError(f"{path} is neither LoRA nor words that were learned: its tensors are {_some(header)}")
+    raise UserError(
+        f"{path} is neither LoRA nor words that were learned: its tensors are {_some(header)}"
+    )
 
 
 def _is_words(header: Header) -> bool:
     """Whether its tensors are vectors: few, and of no layer."""
     few = 0 < len(header.shapes) <= _WORDS_AT_MOST
-    return few and all(len(shape) in (1, 2) for shape in header.shapes.values()) and not any(
-        name.endswith((".weight", ".bias")) for name in header.shapes
+    return (
+        few
+        and all(len(shape) in (1, 2) for shape in header.shapes.values())
+        and not any(name.endswith((".weight", ".bias")) for name in header.shapes)
     )
 
 

@@ -1,8 +1,8 @@
 """The order of every table: methods by role and by what they vary, metrics by what they are about.
 
 Upper bounds come first, then the methods in the order of the suite's groups and of the plan, each
-followed by its variants, by the numbers in their settings, and lower bounds last. Metrics follow `benchmark.api.ABOUT`, then the
-protocol's own order.
+followed by its variants, by the numbers in their settings, and lower bounds last. Metrics follow
+`benchmark.api.ABOUT`, then the protocol's own order.
 """
 
 from __future__ import annotations

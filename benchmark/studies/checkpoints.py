@@ -10,9 +10,8 @@ drawn stays.
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,10 @@ from benchmark.api import CHECKPOINT, UserError
 from benchmark.config.registry import available, load_method
 from benchmark.config.suite import Suite
 from benchmark.models.diffusers_layout import PICKLES
-from benchmark.models.header import read_header
 from benchmark.models.trained_files import SAFE, pickle_words, trained_files
+from benchmark.store.files import json_of
 
 STEP, EPOCH = "step", "epoch"
-SETTLED = 5.0  #: seconds for which what is being written has to stand still
-POLL = 1.0  #: seconds between two looks into a folder
 #: How far, at the end of a name: `checkpoint-500`, `a-step00000500`, `a_000000500`, `a-000003`.
 _NUMBER = re.compile(
     r"(?:^|[-_. ])(?:(?P<word>checkpoint|steps?|epochs?|iter(?:ation)?s?)[-_=. ]?)?0*(?P<number>\d+)$",
@@ -34,6 +31,7 @@ _NUMBER = re.compile(
 _DIGITS = 3  #: a number alone has at least so many, with the zeros before it
 _KOHYAS_EPOCH = re.compile(r"-\d{6}$")
 _KOHYAS_STEPS = "ss_steps"  #: in the metadata of its files
+_LONGEST_HEADER = 100_000_000  #: bytes; safetensors reads none that is longer
 
 
 @dataclass(frozen=True, order=True)
@@ -79,31 +77,57 @@ class Named:
 # What lies in a folder ---------------------------------------------------------------------------
 
 
-def checkpoints(folder: Path) -> tuple[list[Trained], list[str]]:
-    """The checkpoints in `folder` in their order, and lines that say what else of it is left out.
+@dataclass(frozen=True)
+class Folder:
+    """What lies in one."""
+
+    found: tuple[Trained, ...]  #: in their order
+    unnumbered: tuple[Path, ...]  #: safetensors files that do not say how far they were trained
+    unfinished: tuple[Path, ...]  #: files too short for the header that they begin with
+
+
+def checkpoints(folder: Path) -> Folder:
+    """The checkpoints in `folder`.
 
     Raises UserError if it is no folder, for pickles, for two checkpoints that are equally far, and
     for steps beside epochs.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: name the one that the trainer writes to")
-    found, unnumbered = list[Trained](), list[Path]()
+    found, unnumbered, unfinished = list[Trained](), list[Path](), list[Path]()
     for path in sorted(folder.iterdir()):
-        if not path.name.startswith(".") and (path.is_dir() or path.suffix in (SAFE, *PICKLES)):
-            one = _trained(path)
-            if one is not None:
-                found.append(one)
-            elif path.suffix == SAFE:
-                unnumbered.append(path)
+        if path.name.startswith(".") or not (path.is_dir() or path.suffix in (SAFE, *PICKLES)):
+            continue
+        said = _said(path) if path.suffix == SAFE and path.is_file() else {}
+        if said is None:
+            unfinished.append(path)
+        elif (one := _trained(path, said)) is not None:
+            found.append(one)
+        elif path.suffix == SAFE:
+            unnumbered.append(path)
     found = [one for one in found if not _is_second(one, found)]
     _check_different(found)
-    return sorted(found), [
-        f"{path}: no step in its name, as -step00000500 or checkpoint-500/" for path in unnumbered
-    ]
+    return Folder(tuple(sorted(found)), tuple(unnumbered), tuple(unfinished))
 
 
-def _trained(path: Path) -> Trained | None:
-    """What a file or a folder is; None if it does not say how far it was trained."""
+def _said(path: Path) -> dict[str, str] | None:
+    """The metadata of a safetensors file, which may not be written to its end; None: too short."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= _LONGEST_HEADER:
+            return None
+        header = file.read(length)
+    if len(header) < length:
+        return None
+    try:
+        said = json_of(header).get("__metadata__", {})
+    except (AttributeError, ValueError):
+        return None
+    return {str(key): str(value) for key, value in said.items()}
+
+
+def _trained(path: Path, said: dict[str, str]) -> Trained | None:
+    """What a file that says so, or a folder, is; None if it is not known how far it was trained."""
     stem = path.name if path.is_dir() else path.stem
     match = _NUMBER.search(stem)
     if match is not None and match["word"] is None:
@@ -116,8 +140,8 @@ def _trained(path: Path) -> Trained | None:
         raise UserError(pickle_words(path))
     if path.is_dir():
         return None if match is None or not _is_output(path, match) else _numbered(path, match)
-    if (steps := _kohyas_steps(path)) is not None:
-        return Trained(steps, STEP, path)
+    if (steps := said.get(_KOHYAS_STEPS, "")).isdecimal():
+        return Trained(int(steps), STEP, path)
     return None if match is None else _numbered(path, match)
 
 
@@ -134,15 +158,6 @@ def _is_output(folder: Path, match: re.Match[str]) -> bool:
     return match["word"] is not None or any(
         path.suffix == SAFE or path.name == "adapter_config.json" for path in folder.iterdir()
     )
-
-
-def _kohyas_steps(path: Path) -> int | None:
-    """How many steps kohya's scripts say in the file; None if it says none, or is not whole."""
-    try:
-        said = read_header(path).metadata.get(_KOHYAS_STEPS, "")
-    except UserError:
-        return None
-    return int(said) if said.isdecimal() else None
 
 
 def _is_second(one: Trained, found: Sequence[Trained]) -> bool:
@@ -171,11 +186,6 @@ def _check_different(found: Sequence[Trained]) -> None:
             f"{step.path} counts steps and {epoch.path} epochs, which make no curve: move those of "
             "one kind to a folder of their own"
         )
-
-
-def check_whole(one: Trained) -> None:
-    """Raise UserError for one that is not known, or not written to its end."""
-    trained_files(one.path).check_whole()
 
 
 # The plan ----------------------------------------------------------------------------------------
@@ -216,50 +226,3 @@ def subject_of(suite: Suite, name: str) -> str:
     if name or len(names) == 1:
         return name or names[0]
     raise UserError(f"--subject: whom the checkpoints have learned; one of {', '.join(names)}")
-
-
-# Watching ----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Watch:
-    """A folder that fills: what is whole by now, and what is waited for."""
-
-    folder: Path
-    choice: Choice
-    say: Callable[[str], None] = print
-    clock: Callable[[], float] = time.monotonic
-    known: dict[Trained, None] = field(default_factory=dict)  #: whole, in the order of their coming
-    waiting: dict[Path, str] = field(default_factory=dict)  #: why each is waited for
-    _seen: dict[Path, tuple[Any, float]] = field(default_factory=dict)
-
-    def look(self) -> bool:
-        """Look into the folder again; whether a checkpoint has become whole. Raises UserError."""
-        found, _ = checkpoints(self.folder)
-        there = {one.path for one in found}
-        self.waiting = {path: why for path, why in self.waiting.items() if path in there}
-        fresh = False
-        for one in self.choice.of([replace(one) for one in found]):
-            if one in self.known or not self._stands_still(one.path):
-                continue
-            try:
-                check_whole(one)
-            except UserError as error:
-                if self.waiting.get(one.path) != str(error):
-                    self.say(f"waiting     {one.label}: {error}")
-                self.waiting[one.path] = str(error)
-                continue
-            self.waiting.pop(one.path, None)
-            self.known[one], fresh = None, True
-        return fresh
-
-    def _stands_still(self, path: Path) -> bool:
-        files = [path, *path.rglob("*")] if path.is_dir() else [path]
-        try:
-            stats = [(str(file), (s := file.stat()).st_size, s.st_mtime_ns) for file in files]
-        except FileNotFoundError:  # a temporary file, gone since
-            return False
-        state, now = sorted(stats), self.clock()
-        if path not in self._seen or self._seen[path][0] != state:
-            self._seen[path] = state, now
-        return now - self._seen[path][1] >= SETTLED

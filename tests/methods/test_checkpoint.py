@@ -209,12 +209,20 @@ def save_dora(pipe: Any, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("made_of", "make", "message"),
     [
-        ("xl", save_lora, "pytorch_lora_weights.safetensors.*(does not fit this model|have a place)"),
+        (
+            "xl",
+            save_lora,
+            "pytorch_lora_weights.safetensors.*(does not fit this model|have a place)",
+        ),
         ("sd3", save_lora, "0 of its .* tensors|8 of its .* tensors|does not fit"),
         ("sd", save_odd, "of its .* tensors have a place|does not fit"),
         ("sd", save_dora, "is DoRA in kohya's format"),
         ("xl", save_unet, "another model|no weight of|no place"),
-        ("sd", save_words, "vectors of the shape .1, 17. for text_encoder: one of 16 numbers is read"),
+        (
+            "sd",
+            save_words,
+            "vectors of the shape .1, 17. for text_encoder: one of 16 numbers is read",
+        ),
     ],
     ids=["xl-lora", "sd3-lora", "one-layer", "kohya-dora", "xl-unet", "wide-word"],
 )
