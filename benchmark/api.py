@@ -304,9 +304,9 @@ class Backbone(Protocol):
     # that are `used` take memory of the GPU; None: those that `sample` uses, which is given all
     # conditions (`benchmark.models.aside`). It changes no number.
     #
-    # Of one that says LORA_FILES: `add_lora(file: Path) -> Mapping[str, Tensor]`, which adds the LoRA
-    # of a safetensors file to the weights, by the scale that the file says; it returns the weights
-    # that it changed, by "<module>.<parameter>". And `check_lora(file)`, which does so in thought.
+    # Of one that says LORA_FILES: `add_lora(file: Path) -> Mapping[str, Tensor]`, which adds the
+    # LoRA of a safetensors file to the weights, by the scale that the file says, and returns the
+    # weights that it changed, by "<module>.<parameter>". And `check_lora(file)`, which only tries.
     # Both raise UserError for a tensor of the file that has no place in the model.
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -427,7 +427,7 @@ class Segmenter(Protocol):
 #: (the user's own, else the segmenter's), and the suite's segmenter itself.
 MASKS, SEGMENTER = "masks", "segmenter"
 #: And weights that another tool has trained: it is in no group, and `checkpoints` plans it.
-CHECKPOINT = "checkpoint"
+CHECKPOINT = "checkpoint-files"
 BESIDE_BACKBONE = frozenset({MASKS, SEGMENTER, CHECKPOINT})
 
 #: What a method learned, as named tensors on any device. `generate` must need nothing else.

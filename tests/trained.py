@@ -89,7 +89,7 @@ def save_peft(pipe: Any, folder: Path, config: Any, *, seed: int = 0) -> Path:
 
 
 def save_unet(pipe: Any, folder: Path, *, seed: int = 0) -> Path:
-    """The U-Net and the text encoder with noise on their weights, as full fine-tuning saves them."""
+    """The U-Net and the text encoder, noise on their weights, as full fine-tuning saves them."""
     torch.manual_seed(seed)
     for module in (pipe.unet, pipe.text_encoder):
         with torch.no_grad():

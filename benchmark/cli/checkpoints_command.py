@@ -43,8 +43,8 @@ class DrawnOptions:
         str | None,
         typer.Option(
             metavar="WORD",
-            help="The trigger word before the class noun: `sks` draws `a sks dog in the snow`; else "
-            "the suite's. Of a learned word, the token that its vector takes the place of.",
+            help="The trigger word before the class noun: `sks` draws `a sks dog in the snow`; "
+            "else the suite's. Of a learned word, the token that its vector stands for.",
         ),
     ] = None
     phrase: Annotated[
@@ -126,9 +126,10 @@ def checkpoints(
     """Draw and score every checkpoint that a trainer left, and show when to stop training.
 
     Read are safetensors files and folders whose names say how far they were trained
-    (checkpoint-500/, my-step00000500.safetensors, my-000003.safetensors): LoRA of diffusers, kohya's
-    scripts and ai-toolkit, folders of peft, whole weights in diffusers' layout, learned words. The
-    suite's backbone has to be the model that was trained; what does not fit it is refused.
+    (checkpoint-500/, my-step00000500.safetensors, my-000003.safetensors): LoRA of diffusers, of
+    kohya's scripts and ai-toolkit, peft's folders, whole weights in diffusers' layout, learned
+    words. The suite's backbone has to be the model that was trained; what does not fit it is
+    refused.
 
     Each is a row of an ordinary run, beside the suite's controls; curve.md and curve.png say where
     subject fidelity stops rising and prompt fidelity begins to fall. The same command again draws

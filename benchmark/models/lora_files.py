@@ -170,8 +170,8 @@ def _check_places(
         wanted |= {f"{name}.{key}" for key in _as_peft_names(own, modules.get(name))}
     if odd := sorted(wanted - laid) or sorted(laid - wanted):
         raise UserError(
-            f"{file}: {len(wanted & laid)} of its {len(wanted)} tensors have a place in this model; "
-            f"it differs in '{odd[0]}': it was trained on another model, or is no LoRA that "
+            f"{file}: {len(wanted & laid)} of its {len(wanted)} tensors have a place in this "
+            f"model; it differs in '{odd[0]}': it was trained on another model, or is no LoRA that "
             "diffusers reads"
         )
 

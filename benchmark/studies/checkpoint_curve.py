@@ -89,9 +89,9 @@ def curve_table(run: Run, points: dict[int, str]) -> pd.DataFrame:
 
     `mean` is over prompts, `low` and `high` bound its 95 % bootstrap interval over prompts.
     """
-    base = "checkpoint"
     rows = []
-    named = [*((base, str(n), m) for n, m in points.items()), *((c, "", c) for c in run.controls)]
+    drawn = [(variant(name)[0], str(number), name) for number, name in points.items()]
+    named = [*drawn, *((control, "", control) for control in run.controls)]
     for method, value, name in named:
         for metric in run.metrics:
             images = run.by_image.get(metric)
@@ -141,7 +141,7 @@ def _text(run: Run, table: pd.DataFrame, points: dict[int, str], unit: str) -> s
         "",
         markdown_table([unit, *headings, "prompts"], _rows(table, metrics)),
         "Means over prompts, with 95 % bootstrap intervals over prompts in brackets, which need "
-        f"{MINIMUM_SUBJECTS} prompts. Another subject, or another training, would differ by more.\n",
+        f"{MINIMUM_SUBJECTS} prompts. Another subject, or another training, differs by more.\n",
         f"## Gain over the {unit} before\n",
         markdown_table([unit, "before", *headings], _gains(run, points, metrics)),
         "Paired by prompt, as all share prompts and noise; 95 % intervals as above.\n",

@@ -45,7 +45,7 @@ class Asked:
         return self.plan(*with_checkpoints(self.suite, found, self.named))
 
     def place(self, grid: Grid) -> Path:
-        """Where its run goes unless it is told otherwise: the same for every state of the folder."""
+        """Where its run goes unless it is told otherwise, whatever the folder holds by then."""
         what = [grid.settled, str(self.folder.resolve()), grid.subjects, self.named.settings()]
         name = folder_name(self.folder.resolve().name)
         return Path("runs") / f"checkpoints-{name}-{digest(what)[:8]}"

@@ -25,7 +25,7 @@ from benchmark.store.files import json_of
 STEP, EPOCH = "step", "epoch"
 #: How far, at the end of a name: `checkpoint-500`, `a-step00000500`, `a_000000500`, `a-000003`.
 _NUMBER = re.compile(
-    r"(?:^|[-_. ])(?:(?P<word>checkpoint|steps?|epochs?|iter(?:ation)?s?)[-_=. ]?)?0*(?P<number>\d+)$",
+    r"(?:^|[-_. ])(?:(?P<word>checkpoint|steps?|epochs?|iterations?)[-_=. ]?)?(?P<number>\d+)$",
     re.IGNORECASE,
 )
 _DIGITS = 3  #: a number alone has at least so many, with the zeros before it
