@@ -7,10 +7,8 @@ plans one of these for each checkpoint of a folder: `checkpoint[step=500]`.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
@@ -31,7 +29,7 @@ from benchmark.api import (
     UserError,
     Weights,
 )
-from benchmark.models.trained_files import TrainedFiles, trained_files
+from benchmark.models.trained_files import TrainedFiles, planned_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,39 +56,35 @@ class Checkpoint:
     step: Annotated[int, Ge(0)] | None = None  #: how far it was trained
     epoch: Annotated[int, Ge(0)] | None = None  #: the same, where the trainer counts epochs
     identifier: Text | None = None  #: what stood for the subject in training; None: the suite's
-    #: What stands for the subject in prompts; None: the identifier and the class noun, and of a
-    #: word that was learned alone, that word.
-    phrase: Text | None = None
+    phrase: Text | None = None  #: for the subject in prompts; as `TrainedFiles.spoken`
 
     @property
     def needs(self) -> frozenset[str]:
         """What its files need of a backbone."""
-        needs = {TEXT_TO_IMAGE, CHECKPOINT}
-        if self.file is not None:
-            needs |= {LORA_FILES} if self._files.lora else set()
-            needs |= {WORDS} if self._files.words else set()
-        return frozenset(needs)
+        files = None if self.file is None else self._files
+        lora, words = (files.lora, files.words) if files else (None, None)
+        more = {LORA_FILES: lora, WORDS: words}
+        return frozenset({TEXT_TO_IMAGE, CHECKPOINT, *(need for need, of in more.items() if of)})
 
     @property
     def _files(self) -> TrainedFiles:
-        """Raises UserError if no file is set, or it is not known."""
-        if self.file is None or self.digest is None:
-            raise UserError("a checkpoint has a file and its digest: `checkpoints` sets them")
-        return _read(self.file, self.digest)
+        if self.file is None or self.digest is None or self.identifier is None:
+            raise UserError("file, digest and identifier have to be set: `checkpoints` does so")
+        return planned_files(self.file, self.digest)
 
     def prior(self, subject: Subject) -> PriorImages | None:
         """None. Raises UserError if there is no file, or the phrase has not the learned word."""
-        self._phrase(subject)
+        self.texts(subject, [])
         return None
 
     def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
         """What is drawn."""
-        phrase = self._phrase(subject)
+        phrase = self._files.spoken(self.phrase, self.identifier or "", subject.class_noun)
         return [request.text(subject.class_noun, phrase) for request in requests]
 
     def words(self, subject: Subject) -> list[str]:
         """The identifier, if its vectors are in the files."""
-        return [self._word] if self._files.words else []
+        return [self.identifier or ""] if self._files.words else []
 
     def check_backbone(self, backbone: Backbone) -> None:
         """Raise UserError if the files are of another model."""
@@ -107,10 +101,10 @@ class Checkpoint:
         if files.digest() != self.digest:
             raise UserError(f"{files.path} has changed since this was planned: start again")
         weights = put_on(files, backbone)
-        if not files.words:
-            return weights
-        new = backbone.new_word(self._word, init=subject.class_noun)
-        return with_word(read_word(files, new), weights)
+        for word in self.words(subject):
+            new = backbone.new_word(word, init=subject.class_noun)
+            weights = with_word(read_word(files, new), weights)
+        return weights
 
     def generate(
         self,
@@ -125,33 +119,10 @@ class Checkpoint:
         from methods.imports import live
         from methods.words import without_word, word_of
 
-        changed, there = without_word(weights), live(backbone)
-        put_in_place(changed, {name: there[name] for name in changed.keys() & there.keys()})
-        words = [word_of(weights, w, backbone.device) for w in self.words(subject)]
+        changed = without_word(weights)
+        put_in_place(changed, live(backbone, changed))
+        words = [word_of(weights, word, backbone.device) for word in self.words(subject)]
         return draw(backbone, self.texts(subject, requests), requests, words=words)
-
-    def _phrase(self, subject: Subject) -> str:
-        """With the identifier where the files' learned word stands. Raises UserError."""
-        files, word = self._files, self._word
-        alone = files.words and not (files.lora or files.adapters or files.parts)
-        phrase = self.phrase or (word if alone else f"{word} {subject.class_noun}")
-        for placeholder in files.placeholders:
-            phrase = phrase.replace(placeholder, word)
-        if files.words and word not in phrase.split():
-            called = " or ".join([*files.placeholders, word])
-            raise UserError(f"phrase '{self.phrase}' has not the learned word, {called}, in it")
-        return phrase
-
-    @property
-    def _word(self) -> str:
-        if self.identifier is None:
-            raise UserError("the setting 'identifier' is missing: a rare token, e.g. 'sks'")
-        return self.identifier
-
-
-@functools.cache  # a trainer may remove what is done
-def _read(file: str, digest: str) -> TrainedFiles:
-    return trained_files(Path(file))
 
 
 CHECKPOINT_OF_A_TRAINER = Checkpoint()

@@ -70,11 +70,13 @@ def put_on(files: TrainedFiles, backbone: Any) -> Weights:
     return changed
 
 
-def live(backbone: Backbone) -> dict[str, Tensor]:
-    """All that `put_on` may change: "<module>.<parameter>" -> the tensor that is drawn with."""
-    modules = backbone.modules().items()
+def live(backbone: Backbone, changed: Weights) -> dict[str, Tensor]:
+    """Those tensors that `backbone` draws with which are called as the `changed` ones."""
     return {
-        f"{name}.{key}": tensor for name, m in modules for key, tensor in m.state_dict().items()
+        name: tensor
+        for module, own in backbone.modules().items()
+        for key, tensor in own.state_dict().items()
+        if (name := f"{module}.{key}") in changed
     }
 
 

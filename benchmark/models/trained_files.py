@@ -77,6 +77,27 @@ class TrainedFiles:
         names = {name for path in self.words.values() for name in read_header(path).shapes}
         return sorted(names - {*ENCODERS, "emb_params"})
 
+    def spoken(self, phrase: str | None, word: str, class_noun: str) -> str:
+        """What stands for the subject in prompts, with `word` where a learned word stood.
+
+        `phrase`: else the word and the class noun, or of a word that was learned alone, that word.
+        Raises UserError for a phrase without the learned word.
+        """
+        alone = self.words and not (self.lora or self.adapters or self.parts)
+        said = phrase or (word if alone else f"{word} {class_noun}")
+        for placeholder in self.placeholders:
+            said = said.replace(placeholder, word)
+        if self.words and word not in said.split():
+            called = " or ".join([*self.placeholders, word])
+            raise UserError(f"phrase '{phrase}' has not the learned word, {called}, in it")
+        return said
+
+
+@functools.cache
+def planned_files(path: str, digest: str) -> TrainedFiles:
+    """As they were when they were planned: a trainer may remove what is drawn."""
+    return trained_files(Path(path))
+
 
 def trained_files(path: Path) -> TrainedFiles:
     """What draws of a file or a folder. Raises UserError for a pickle, or if nothing is known."""

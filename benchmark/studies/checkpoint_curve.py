@@ -24,7 +24,7 @@ from benchmark.report.markdown import (
     signed,
     with_interval,
 )
-from benchmark.results.run import Run, read_run
+from benchmark.results.run import Run
 from benchmark.results.statistics import MINIMUM_SUBJECTS, interval
 from benchmark.store.files import write_atomically
 
@@ -103,17 +103,21 @@ def curve_table(run: Run, points: dict[int, str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def write_checkpoint_curve(run_directory: Path, unit: str) -> Path:
+def write_checkpoint_curve(run: Run, unit: str) -> Path | None:
     """Write curve.csv, curve.md, curve.png and curve.svg of a run; returns the PNG's path.
 
-    Of all checkpoints that the directory has scores of, under its first protocol.
+    Of all checkpoints that the directory has scores of, under its first protocol; None if it has
+    none.
     """
     from benchmark.report.figures.curve import draw_curve
     from benchmark.report.figures.drawing import png_of, svg_of
 
-    run = read_run(run_directory)
+    if not run.protocols:
+        return None
     run = run.under(run.protocols[0])
     points = numbers(run, unit)
+    if not points:
+        return None
     table = curve_table(run, points)
     text = _text(run, table, points, unit)
     title = "each point a checkpoint; shaded: 95 % interval over prompts"
@@ -125,9 +129,9 @@ def write_checkpoint_curve(run_directory: Path, unit: str) -> Path:
         "png": png_of(figure),
     }
     for suffix, content in contents.items():
-        write_atomically(run_directory / f"curve.{suffix}", content)
+        write_atomically(run.directory / f"curve.{suffix}", content)
     print(text)
-    return run_directory / "curve.png"
+    return run.directory / "curve.png"
 
 
 def _text(run: Run, table: pd.DataFrame, points: dict[int, str], unit: str) -> str:

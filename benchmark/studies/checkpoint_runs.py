@@ -19,7 +19,8 @@ from benchmark.grid import report, run_grid
 from benchmark.models.trained_files import trained_files
 from benchmark.runs.machine import ALL, Resources
 from benchmark.runs.plan import Grid
-from benchmark.store.directory import PLAN, RunDirectory
+from benchmark.results.run import read_run
+from benchmark.store.directory import PLAN, SCORES, RunDirectory
 from benchmark.store.names import folder_name
 from benchmark.store.records import digest
 from benchmark.studies.checkpoint_curve import write_checkpoint_curve
@@ -184,5 +185,6 @@ def _none_found(folder: Path, choice: Choice, found: Sequence[Trained]) -> str:
 
 
 def _write_curve(path: Path, found: Sequence[Trained]) -> None:
-    if (path / "summary.csv").is_file():
-        print(write_checkpoint_curve(path, found[0].unit))
+    if (path / SCORES).is_file():
+        figure = write_checkpoint_curve(read_run(path), found[0].unit)
+        print(f"curve: {figure or 'none, as no checkpoint is scored'}")
