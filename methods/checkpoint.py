@@ -94,17 +94,12 @@ class Checkpoint:
 
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Put the files' weights on `backbone`. Raises UserError if they are not as planned."""
-        from methods.imports import put_on, read_word
-        from methods.words import with_word
+        from methods.imports import put_on
 
         files = self._files
         if files.digest() != self.digest:
             raise UserError(f"{files.path} has changed since this was planned: start again")
-        weights = put_on(files, backbone)
-        for word in self.words(subject):
-            new = backbone.new_word(word, init=subject.class_noun)
-            weights = with_word(read_word(files, new), weights)
-        return weights
+        return put_on(files, backbone, self.words(subject))
 
     def generate(
         self,
@@ -115,13 +110,10 @@ class Checkpoint:
         tools: Tools,
     ) -> Tensor:
         """Images by these `weights`, which are put in place."""
-        from methods.drawing import draw, put_in_place
-        from methods.imports import live
-        from methods.words import without_word, word_of
+        from methods.drawing import draw
+        from methods.imports import put_back
 
-        changed = without_word(weights)
-        put_in_place(changed, live(backbone, changed))
-        words = [word_of(weights, word, backbone.device) for word in self.words(subject)]
+        words = put_back(weights, backbone, self.words(subject))
         return draw(backbone, self.texts(subject, requests), requests, words=words)
 
 

@@ -2,6 +2,7 @@
 
 check_fit(files, backbone)                  # UserError: weights of another model
 weights = put_on(files, backbone)           # {"unet.conv_in.weight": ...}, which it now holds
+put_back(weights, another)                  # of the same model
 
 `files` are as `benchmark.models.trained_files` tells them. No pickles.
 """
@@ -9,7 +10,7 @@ weights = put_on(files, backbone)           # {"unet.conv_in.weight": ...}, whic
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from benchmark.models.checkpoints import check_whole
 from benchmark.models.diffusers_layout import variant, weight_files
 from benchmark.models.header import read_header
 from benchmark.models.trained_files import ADAPTER_WEIGHTS, ENCODERS, SAFE, TrainedFiles
+from methods.drawing import put_in_place
+from methods.words import with_word, without_word, word_of
 
 _NAME = "default"
 #: What peft calls the whole of a model before the name of a layer.
@@ -52,11 +55,12 @@ def check_fit(files: TrainedFiles, backbone: Any) -> None:
         _vector(path, name, backbone.text_encoders[name].get_input_embeddings().weight.shape[1])
 
 
-def put_on(files: TrainedFiles, backbone: Any) -> Weights:
-    """Change the weights of `backbone` to what `files` hold; words are left out.
+def put_on(files: TrainedFiles, backbone: Any, words: Sequence[str] = ()) -> Weights:
+    """Change the weights of `backbone` to what `files` hold, and read their words.
 
-    Returns those that it changed, by "<module>.<parameter>": adapters are merged into the layers
-    that they lie on. Raises UserError as `check_fit`.
+    `words`: what the learned one is called, if there is one. Returns what was changed, by
+    "<module>.<parameter>" (adapters are merged into the layers that they lie on), and the words'
+    vectors. Raises UserError as `check_fit`.
     """
     changed: dict[str, Tensor] = {}
     for name, place in files.parts.items():
@@ -67,21 +71,28 @@ def put_on(files: TrainedFiles, backbone: Any) -> Weights:
         changed |= {f"{name}.{key}": tensor for key, tensor in _merge(module, folder).items()}
     if files.lora is not None:
         changed |= backbone.add_lora(files.lora)
-    return changed
+    weights: Weights = changed
+    for word in words:
+        weights = with_word(_read_word(files, word, backbone), weights)
+    return weights
 
 
-def live(backbone: Backbone, changed: Weights) -> dict[str, Tensor]:
-    """Those tensors that `backbone` draws with which are called as the `changed` ones."""
-    return {
+def put_back(weights: Weights, backbone: Backbone, words: Sequence[str] = ()) -> list[Word]:
+    """Have `backbone` hold the `weights` of `put_on`. Returns the words, with their vectors."""
+    changed = without_word(weights)
+    live = {
         name: tensor
         for module, own in backbone.modules().items()
         for key, tensor in own.state_dict().items()
         if (name := f"{module}.{key}") in changed
     }
+    put_in_place(changed, live)
+    return [word_of(weights, word, backbone.device) for word in words]
 
 
-def read_word(files: TrainedFiles, word: Word) -> Word:
-    """`word`, new on its backbone, with the vectors of the files. Raises UserError."""
+def _read_word(files: TrainedFiles, text: str, backbone: Backbone) -> Word:
+    """The word of the files, called `text`. Raises UserError."""
+    word = backbone.new_word(text, init=text)
     if files.words.keys() != word.vectors.keys():
         raise UserError(
             f"{files.path} has vectors for {' and '.join(sorted(files.words))}, and this model "
@@ -91,7 +102,7 @@ def read_word(files: TrainedFiles, word: Word) -> Word:
         name: _vector(path, name, len(word.vectors[name])).to(word.vectors[name])
         for name, path in files.words.items()
     }
-    return Word(word.text, found)
+    return Word(text, found)
 
 
 def _vector(path: Path, text_encoder: str, width: int) -> Tensor:

@@ -17,9 +17,9 @@ from benchmark.api import UserError
 from benchmark.config.suite import Suite
 from benchmark.grid import report, run_grid
 from benchmark.models.trained_files import trained_files
+from benchmark.results.run import read_run
 from benchmark.runs.machine import ALL, Resources
 from benchmark.runs.plan import Grid
-from benchmark.results.run import read_run
 from benchmark.store.directory import PLAN, SCORES, RunDirectory
 from benchmark.store.names import folder_name
 from benchmark.store.records import digest

@@ -427,7 +427,7 @@ def test_where_a_curve_turns(
 
 
 def test_slow_rises_add_up_to_one() -> None:
-    """Each is too near to the one before it to be told from that, and the last far from the first."""
+    """Neighbours are too near to be told apart, and the last is far from the first."""
     rng = np.random.default_rng(1)
     index = pd.MultiIndex.from_tuples(
         [("dog", 0, "accessory", f"p{i}", 0) for i in range(12)],
