@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
@@ -39,10 +40,9 @@ Text = Annotated[str, Field(pattern=r"\S")]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """LoRA, peft's adapters, whole weights or a learned word, as diffusers and peft read them.
+    """LoRA, peft's adapters, whole weights or a learned word; what has no place is an error.
 
-    Adapters are merged into the layers that they lie on, by the scale that their files say. What
-    has no place in the model is an error.
+    Adapters are merged into the layers that they lie on, by the scale that their files say.
     """
 
     version: ClassVar[str] = "1"
@@ -61,9 +61,8 @@ class Checkpoint:
     @property
     def needs(self) -> frozenset[str]:
         """What its files need of a backbone."""
-        files = None if self.file is None else self._files
-        lora, words = (files.lora, files.words) if files else (None, None)
-        more = {LORA_FILES: lora, WORDS: words}
+        files = TrainedFiles(Path()) if self.file is None else self._files
+        more = {LORA_FILES: files.lora, WORDS: files.words}
         return frozenset({TEXT_TO_IMAGE, CHECKPOINT, *(need for need, of in more.items() if of)})
 
     @property
