@@ -60,8 +60,8 @@ class Checkpoint:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What its files need of a backbone."""
-        files = TrainedFiles(Path()) if self.file is None else self._files
+        """What its files need of a backbone; without any, what most do."""
+        files = TrainedFiles(Path(), lora=Path()) if self.file is None else self._files
         more = {LORA_FILES: files.lora, WORDS: files.words}
         return frozenset({TEXT_TO_IMAGE, CHECKPOINT, *(need for need, of in more.items() if of)})
 

@@ -21,6 +21,7 @@ from benchmark.results.run import read_run
 from benchmark.runs.machine import ALL, Resources
 from benchmark.runs.plan import Grid
 from benchmark.store.directory import PLAN, SCORES, RunDirectory
+from benchmark.store.files import resolved
 from benchmark.store.names import folder_name
 from benchmark.store.records import digest
 from benchmark.studies.checkpoint_curve import write_checkpoint_curve
@@ -47,8 +48,9 @@ class Asked:
 
     def place(self, grid: Grid) -> Path:
         """Where its run goes unless it is told otherwise, whatever the folder holds by then."""
-        what = [grid.settled, str(self.folder.resolve()), grid.subjects, self.named.settings()]
-        name = folder_name(self.folder.resolve().name)
+        folder = resolved(self.folder)
+        what = [grid.settled, str(folder), grid.subjects, self.named.settings()]
+        name = folder_name(folder.name)
         return Path("runs") / f"checkpoints-{name}-{digest(what)[:8]}"
 
 

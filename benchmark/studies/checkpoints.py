@@ -20,7 +20,7 @@ from benchmark.config.registry import available, load_method
 from benchmark.config.suite import Suite
 from benchmark.models.diffusers_layout import PICKLES
 from benchmark.models.trained_files import SAFE, pickle_words, trained_files
-from benchmark.store.files import json_of
+from benchmark.store.files import json_of, resolved
 
 STEP, EPOCH = "step", "epoch"
 #: How far, at the end of a name: `checkpoint-500`, `a-step00000500`, `a_000000500`, `a-000003`.
@@ -211,7 +211,7 @@ def with_checkpoints(
         files = trained_files(one.path)
         files.check_whole()
         tables[f"{reader()}[{one.unit}={one.number}]"] = {
-            "file": str(one.path.resolve()),
+            "file": str(resolved(one.path)),
             "digest": files.digest(),
             **named.settings(),
         }
