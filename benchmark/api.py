@@ -393,7 +393,8 @@ class BackboneKind(Protocol):
     # a GPU had better compute activations twice than keep them: then `load` takes
     # `gradient_checkpointing: bool = False`, which changes no number but the last digits. And
     # `hollow(model, ...)`, as `load` without `device`: the model on the CPU by its configurations
-    # alone, for estimates of GPU memory. It is called where all tensors are without numbers.
+    # alone, for estimates of GPU memory. It is called where all tensors are without numbers, or
+    # with `modules_on="meta"`, the device of the modules, for methods that have `check_backbone`.
 
     def load(
         self,

@@ -34,20 +34,18 @@ def _asks(method: object) -> bool:
 
 def _hollow(suite: Suite) -> Backbone | None:
     """The backbone on torch's "meta" device; None for a single file, whose parts say no shapes."""
-    import torch
-
     choice = suite.backbone
     hollow = getattr(choice.load_kind(), "hollow", None)
     if hollow is None:
         return None
     try:
-        with torch.device("meta"):
-            found: Backbone = hollow(
-                choice.model,
-                sampler=suite.sampler.sampler(),
-                precision=resolve_precision(choice.precision, "cpu"),
-                resolution=choice.resolution,
-            )
+        found: Backbone = hollow(
+            choice.model,
+            sampler=suite.sampler.sampler(),
+            precision=resolve_precision(choice.precision, "cpu"),
+            resolution=choice.resolution,
+            modules_on="meta",
+        )
     except UserError:
         return None
     return found

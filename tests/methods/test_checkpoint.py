@@ -237,8 +237,9 @@ def test_weights_of_another_model_are_refused(
 ) -> None:
     path = make(finetuning.pipeline(models[made_of]), tmp_path)
     method = checkpoint(path)
-    with torch.device("meta"):
-        hollow = hollow_backbone(str(models["sd"]), sampler=backbone.sampler, precision="fp32")
+    hollow = hollow_backbone(
+        str(models["sd"]), sampler=backbone.sampler, precision="fp32", modules_on="meta"
+    )
     with pytest.raises(UserError, match=message):
         method.check_backbone(hollow)
     loan = Loan(backbone)
@@ -252,8 +253,9 @@ def test_what_fits_is_known_to_without_the_models_weights(
     models: dict[str, Path], tmp_path: Path, make: Callable[..., Path], backbone: Backbone
 ) -> None:
     path = make(finetuning.pipeline(models["sd"]), tmp_path)
-    with torch.device("meta"):
-        hollow = hollow_backbone(str(models["sd"]), sampler=backbone.sampler, precision="fp32")
+    hollow = hollow_backbone(
+        str(models["sd"]), sampler=backbone.sampler, precision="fp32", modules_on="meta"
+    )
     checkpoint(path).check_backbone(hollow)
 
 
