@@ -288,3 +288,11 @@ def test_a_folder_without_what_is_read_is_refused(tmp_path: Path, name: str, mes
     (tmp_path / name).write_bytes(b"\x80\x04.")
     with pytest.raises(UserError, match=message):
         trained_files(tmp_path)
+
+
+def test_a_models_shapes_are_known_whatever_its_scheduler_is_made_of(backbone: Backbone) -> None:
+    hollow = hollow_backbone(
+        "pocket", sampler=backbone.sampler, precision="fp32", modules_on="meta"
+    )
+    found = {p.device.type for m in hollow.modules().values() for p in m.parameters()}
+    assert found == {"meta"}
