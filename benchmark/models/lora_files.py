@@ -91,8 +91,8 @@ def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
     """The tensors of `file`, and whether its scale is now in them.
 
     A file says its scale, alpha / rank, in diffusers' metadata, or as an alpha by each layer's two
-    matrices; without either it is 1. diffusers misplaces alphas that differ between layers, and
-    takes one rank for all layers. So it is multiplied in here, and each alpha is the layer's rank.
+    matrices; without either it is 1. diffusers misplaces alphas that differ between layers, so
+    the scale is multiplied in here, and each alpha is the layer's rank.
     """
     tensors = load_file(file)
     if _METADATA in read_header(file).metadata:
