@@ -192,6 +192,8 @@ IMAGE_TO_IMAGE = "image-to-image"
 IMAGE_EMBEDDING = "image-embedding"
 #: The denoiser looks at the text by attention whose keys and values are layers of their own.
 CROSS_ATTENTION = "cross-attention"
+#: `add_lora` and `check_lora`: files of LoRA, whichever trainer wrote them.
+LORA_FILES = "lora-files"
 CAPABILITIES = (
     TEXT_TO_IMAGE,
     TRAINING,
@@ -202,6 +204,7 @@ CAPABILITIES = (
     TRUE_GUIDANCE,
     IMAGE_TO_IMAGE,
     IMAGE_EMBEDDING,
+    LORA_FILES,
 )
 
 
@@ -311,6 +314,11 @@ class Backbone(Protocol):
     # only modules that are `used` take memory of the GPU; None: those that `sample` uses, which is
     # given all conditions (`benchmark.models.aside`). It changes no number. With `narrow`, weights
     # of a denoiser that want no gradient lie there as forward passes take them, not in float32.
+    #
+    # Of one that says LORA_FILES: `add_lora(file: Path) -> Mapping[str, Tensor]`, which adds the
+    # LoRA of a safetensors file to the weights, by the scale that the file says, and returns the
+    # weights that it changed, by "<module>.<parameter>". And `check_lora(file)`, which only tries.
+    # Both raise UserError for a tensor of the file that has no place in the model.
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Every module, by name: what is compared and put back after a job."""
@@ -396,7 +404,8 @@ class BackboneKind(Protocol):
     # a GPU had better compute activations twice than keep them: then `load` takes
     # `gradient_checkpointing: bool = False`, which changes no number but the last digits. And
     # `hollow(model, ...)`, as `load` without `device`: the model on the CPU by its configurations
-    # alone, for estimates of GPU memory. It is called where all tensors are without numbers.
+    # alone, for estimates of GPU memory. It is called where all tensors are without numbers, or
+    # with `modules_on="meta"`, the device of the modules, for methods that have `check_backbone`.
 
     def load(
         self,
@@ -431,11 +440,14 @@ class Segmenter(Protocol):
 MASKS = "masks"
 ASSET = "asset:"
 SEGMENTER = ASSET + "segmenter"  #: a `Segmenter`
+#: And weights that another tool has trained: it is in no group, and `checkpoints` plans it.
+CHECKPOINT = "checkpoint-files"
 
 
 def of_backbone(needs: frozenset[str]) -> frozenset[str]:
     """What of a method's `needs` is a backbone's to have."""
-    return frozenset(need for need in needs if need != MASKS and not need.startswith(ASSET))
+    beside = {MASKS, CHECKPOINT}
+    return frozenset(need for need in needs if need not in beside and not need.startswith(ASSET))
 
 
 #: What a method learned, as named tensors on any device. `generate` must need nothing else.

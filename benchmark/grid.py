@@ -19,6 +19,7 @@ from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
 from benchmark.models.precision import resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work
+from benchmark.runs.backbones import check_backbones
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.devices import check_devices, gradient_checkpointing
 from benchmark.runs.existing_run import (
@@ -269,6 +270,7 @@ def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:
     kind, model = grid.suite.backbone.load_kind(), grid.suite.backbone.model
     kind.fetch(model)
     check_prompts(grid.suite, left)
+    check_backbones(grid.suite, left)
     return None if on_cuda() else kind.memory(model)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import typer
 
 from benchmark.api import UserError
+from benchmark.cli.checkpoints_command import checkpoints
 from benchmark.cli.data_commands import fetch, list_, manifest
 from benchmark.cli.grid_commands import curve, overhead, run, sweep
 from benchmark.cli.model_commands import calibrate, draw_subjects, identifier, pretrain, speed
@@ -45,6 +46,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "check": check,
     "sweep": sweep,
     "curve": curve,
+    "checkpoints": checkpoints,
     "speed": speed,
     "overhead": overhead,
     "identifier": identifier,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from benchmark.models.latent_stage import (
     vae_batch,
 )
 from benchmark.models.loading import Wanted
+from benchmark.models.lora_files import add_lora, check_lora
 from benchmark.models.noising import Process, process_of
 from benchmark.models.precision import autocast, float32_output
 from benchmark.models.resolution import drawn_size
@@ -118,6 +120,16 @@ class LatentDiffusion:
         for reader in self._learners:
             reader.token(text)
         return Word(text, {reader.name: reader.new_vector(init) for reader in self._learners})
+
+    # Files that others trained -----------------------------------------------------------------
+
+    def check_lora(self, file: Path) -> None:
+        """As `benchmark.api.Backbone` says."""
+        check_lora(self.pipeline, file)
+
+    def add_lora(self, file: Path) -> dict[str, Tensor]:
+        """As `benchmark.api.Backbone` says."""
+        return add_lora(self.pipeline, file)
 
     # Images ----------------------------------------------------------------------------------
 

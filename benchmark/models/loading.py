@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnAddedKVProcessor, AttnProcessor
 from torch import nn
@@ -84,12 +85,15 @@ def hollow_backbone(
     precision: str,
     resolution: int | None = None,
     gradient_checkpointing: bool = False,
+    modules_on: str = "cpu",
 ) -> Backbone:
     """The model as `load_backbone` gives it, on the CPU, but without its weights.
 
-    For `live_memory.no_numbers`. Raises UserError if the model's configurations are not here.
+    For `live_memory.no_numbers`; or with `modules_on` "meta", for what asks about shapes alone.
+    Raises UserError if the model's configurations are not here.
     """
-    parts = hollow_parts(_configurations(model))
+    with torch.device(modules_on):
+        parts = hollow_parts(_configurations(model))
     for module in parts.modules.values():
         _set_up(module, gradient_checkpointing)
     wanted = Wanted(model, f"{model}@{'0' * 12}", "cpu", precision, sampler, resolution)

@@ -1,12 +1,13 @@
 """The order of every table: methods by role and by what they vary, metrics by what they are about.
 
 Upper bounds come first, then the methods in the order of the suite's groups and of the plan, each
-followed by its variants, and lower bounds last. Metrics follow `benchmark.api.ABOUT`, then the
-protocol's own order.
+followed by its variants, by the numbers in their settings, and lower bounds last. Metrics follow
+`benchmark.api.ABOUT`, then the protocol's own order.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -37,6 +38,9 @@ def order_methods(
     for name in names:
         parent = varied(known[name])
         variants[parent if parent in known else None].append(name)
+    for siblings in variants.values():
+        first = {known[name].fit.method: i for i, name in reversed([*enumerate(siblings)])}
+        siblings.sort(key=lambda name: (first[known[name].fit.method], _by_numbers(name)))
     found: dict[str, None] = {}
     # Methods that name each other as parents come last.
     for name in (*_descend(None, variants), *names):
@@ -47,6 +51,12 @@ def order_methods(
 def varied(job: Job) -> str | None:
     """The method that `job`'s is a variant of, if any."""
     return job.fit.method if job.fit.method != job.method else job.variant_of
+
+
+def _by_numbers(name: str) -> list[str | float]:
+    """What sorts `a[steps=50]` before `a[steps=100]`: texts and numbers by turns."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def _descend(parent: str | None, variants: dict[str | None, list[str]]) -> Iterator[str]:

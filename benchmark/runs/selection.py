@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmark.api import PROMPT_KINDS, SEEDS, Prompt, Subject, UserError
-from benchmark.config.registry import available, variant
+from benchmark.api import CHECKPOINT, PROMPT_KINDS, SEEDS, Prompt, Subject, UserError
+from benchmark.config.registry import available, load_method, variant
 from benchmark.config.suite import Suite
 from benchmark.config.tables import fits
 from benchmark.data.dataset import Dataset
@@ -35,7 +35,7 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
                 f"known: {', '.join(installed)}"
             )
     names = [checked_name("method", name) for name in names]
-    groups = {ALL: installed} | suite.groups
+    groups = {ALL: ["*"]} | suite.groups
     if not names:
         raise UserError(f"no method chosen; known: {', '.join([*groups, *installed])}")
     found = []
@@ -67,6 +67,7 @@ def _check_spellings(names: Sequence[str]) -> None:
 
 def _fitting(pattern: str, installed: Sequence[str]) -> list[str]:
     fitting = [name for name in installed if fits(name, pattern)]
+    fitting = [name for name in fitting if CHECKPOINT not in load_method(name).needs]
     if not fitting:
         raise UserError(f"no method fits '{pattern}'; known: {', '.join(installed)}")
     return fitting

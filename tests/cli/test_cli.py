@@ -186,7 +186,7 @@ def test_a_missing_backbone_stops_a_run_before_it_begins_but_no_dry_run(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--methods", "nonesuch"), "unknown method 'nonesuch'; known: custom-diffusion, "),
+        (("--methods", "nonesuch"), "unknown method 'nonesuch'; known: checkpoint, "),
         (("--methods", "no_module:M"), "cannot import 'no_module'"),
         (("--methods", ":"), "method ':' has no letter and no digit"),
         (("--methods", ".:x"), "method '.:x' is no module:ATTRIBUTE"),

@@ -125,7 +125,10 @@ def test_an_outside_method_is_found_in_the_current_folder(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nonesuch", "unknown method 'nonesuch'; known: custom-diffusion, .*as module:ATTRIBUTE"),
+        (
+            "nonesuch",
+            "unknown method 'nonesuch'; known: checkpoint, custom-diffusion, .*as module:ATTRIBUTE",
+        ),
         ("no_such_module:M", "cannot import 'no_such_module'"),
         (f"{__name__}:NONE", "has no 'NONE'"),
         (".:x", "method '.:x' is no module:ATTRIBUTE, as my_package.mine:METHOD"),

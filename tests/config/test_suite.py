@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import pytest
 
-from benchmark.api import Draws, UserError, of_backbone
+from benchmark.api import CHECKPOINT, Draws, UserError, of_backbone
 from benchmark.config.registry import available, load_kind, load_method, settings_of, variant
 from benchmark.config.suite import load_suite, suite_names
 from benchmark.runs.plan import plan
@@ -166,7 +166,8 @@ def test_every_method_is_of_a_group_and_every_names_all_but_the_identifiers(name
     named = {group: method_names(suite, [group]) for group in suite.groups}
     served = load_kind(suite.backbone.kind).capabilities(suite.backbone.model)
     needs = {name: of_backbone(load_method(name).needs) for name in available("methods")}
-    able = {name for name, needed in needs.items() if needed <= served}
+    elsewhere = {name for name in needs if CHECKPOINT in load_method(name).needs}
+    able = {name for name, needed in needs.items() if needed <= served} - elsewhere
     of_groups = {variant(name)[0] for group in named.values() for name in group}
     assert able <= of_groups <= {*available("methods")}
     assert {variant(name)[0] for name in named["every"]} == able - {*named["identifiers"]}

@@ -9,6 +9,7 @@ from benchmark.config.suite import Estimate, Suite, load_suite
 from benchmark.grid import run_grid
 from benchmark.runs.agenda import Agenda, Work
 from benchmark.runs.plan import Grid, plan
+from benchmark.runs.selection import method_names
 from benchmark.runs.time_left import Forecast
 from benchmark.store.records import Job, JobRecord, Phases, Prior
 from tests import toy
@@ -80,8 +81,19 @@ def test_groups_and_patterns_are_spelled_out(suite: Suite) -> None:
     own = suite.model_copy(update={"groups": {"all": ["untuned", "identifier-*"]}})
     names = ("identifier-common-word", "identifier-random-string", "identifier-sks")
     assert plan(own, ["all"]).methods == ("untuned", *names)
-    with pytest.raises(UserError, match="no method fits 'identity-\\*'; known: custom-diffusion"):
+    with pytest.raises(UserError, match="no method fits 'identity-\\*'; known: checkpoint, "):
         plan(suite, ["identity-*"])
+
+
+def test_what_needs_a_file_is_in_no_group_and_fits_no_pattern(suite: Suite) -> None:
+    assert "checkpoint" not in method_names(suite.model_copy(update={"groups": {}}), ["all"])
+    assert "untuned" in method_names(suite.model_copy(update={"groups": {}}), ["all"])
+    with pytest.raises(UserError, match="no method fits 'check\\*'"):
+        plan(suite, ["check*"])
+    with pytest.raises(
+        UserError, match="file, digest and identifier have to be set: `checkpoints`"
+    ):
+        plan(load_suite("pocket"), ["checkpoint"], subjects=["dog"])
 
 
 def test_controls_come_along_where_there_are_images_enough(suite: Suite) -> None:
@@ -179,9 +191,9 @@ def test_prompts_are_chosen_by_kind_number_and_template(
     [
         (
             {"methods": ["nonesuch"]},
-            "unknown method 'nonesuch'; known: custom.*untuned",
+            "unknown method 'nonesuch'; known: checkpoint, custom.*untuned",
         ),
-        ({"methods": []}, "no method chosen; known: all, paints, custom-diffusion"),
+        ({"methods": []}, "no method chosen; known: all, paints, checkpoint, custom-diffusion"),
         ({"methods": ["tests.toy:NONE"]}, "module 'tests.toy' has no 'NONE'"),
         ({"subjects": ["cat"]}, "unknown subject 'cat'; known: dog-red, dog-blue, vase-green"),
         ({"prompts": ["4"]}, "unknown prompt '4'; known: recontextualization, .*; 1 to 3; a {} "),

@@ -1,0 +1,298 @@
+"""Checkpoints of other trainers: the image is that of a plain pipeline which loads the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import IA3Config, LoHaConfig, LoraConfig, OFTConfig, PeftModel
+from safetensors.torch import load_file, save_file
+
+from benchmark.api import Backbone, Subject, UserError
+from benchmark.models.loading import hollow_backbone
+from benchmark.models.loan import Loan
+from benchmark.models.trained_files import trained_files
+from methods.checkpoint import CHECKPOINT_OF_A_TRAINER, Checkpoint
+from methods.drawing import draw
+from tests.hand_tools import HandTools
+from tests.methods.test_adapters import REQUEST
+from tests.methods.test_exports import drawn, load_words
+from tests.reference import finetuning
+from tests.trained import LAYERS, as_kohya, layers_of, noisy, save_lora, save_peft, save_unet
+
+PROMPT = "a sks dog in the snow"
+ALPHAS = {"to_q": 1.0, "fc1": 5.0}
+
+
+def checkpoint(path: Path, **changed: Any) -> Checkpoint:
+    digest = trained_files(path).digest()
+    given = {"file": str(path), "digest": digest, "identifier": "sks", **changed}
+    return replace(CHECKPOINT_OF_A_TRAINER, **given)
+
+
+def painted(method: Checkpoint, subject: Subject, backbone: Backbone) -> torch.Tensor:
+    """Its image, once it is seen to leave nothing and to draw the same from kept weights."""
+    loan, tools = Loan(backbone), HandTools(method, subject)
+    untuned = draw(backbone, [PROMPT], [REQUEST])
+    weights = method.fit(subject, backbone, tools)
+    image = method.generate(weights, subject, [REQUEST], backbone, tools)
+    kept = {name: tensor.detach().clone() for name, tensor in weights.items()}
+    assert loan.settle(thorough=True) == []
+    assert torch.equal(draw(backbone, [PROMPT], [REQUEST]), untuned)
+    torch.testing.assert_close(method.generate(kept, subject, [REQUEST], backbone, tools), image)
+    assert (image - untuned).abs().max() > 1e-3
+    return image
+
+
+def same(mine: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("backbone", ["sd", "xl", "sd3"], indirect=True)
+def test_lora_of_diffusers(
+    models: dict[str, Path],
+    backbone: Backbone,
+    subject: Subject,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    pipe = finetuning.pipeline(models[request.node.callspec.params["backbone"]])
+    save_lora(pipe, tmp_path / "checkpoint-500")
+    mine = painted(checkpoint(tmp_path / "checkpoint-500"), subject, backbone)
+    pipe.load_lora_weights(tmp_path / "checkpoint-500")
+    same(mine, drawn(pipe, PROMPT))
+
+
+@pytest.mark.parametrize("backbone", ["sd", "xl"], indirect=True)
+def test_lora_of_kohya(
+    models: dict[str, Path],
+    backbone: Backbone,
+    subject: Subject,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    name = request.node.callspec.params["backbone"]
+    pipe = finetuning.pipeline(models[name])
+    lora = save_lora(pipe, tmp_path)
+    if name == "xl":  # whose text encoders have other names there
+        save_file({k: t for k, t in load_file(lora).items() if k.startswith("unet")}, lora)
+    # One for all, since diffusers misplaces alphas that differ: those are tested by hand below.
+    ends = (name.rpartition(".")[2] for layers in LAYERS.values() for name in layers)
+    same_for_all = dict.fromkeys(ends, 1.0)
+    file = as_kohya(lora, tmp_path / "my-000003.safetensors", same_for_all)
+    mine = painted(checkpoint(file), subject, backbone)
+    pipe.load_lora_weights(file)
+    same(mine, drawn(pipe, PROMPT))
+
+
+def test_kohyas_scale_is_alpha_over_rank(
+    models: dict[str, Path], backbone: Backbone, subject: Subject, tmp_path: Path
+) -> None:
+    lora = save_lora(finetuning.pipeline(models["sd"]), tmp_path)
+    file = as_kohya(lora, tmp_path / "my-000003.safetensors", ALPHAS)
+    before = {
+        f"{name}.{key}": tensor.clone()
+        for name, module in backbone.modules().items()
+        for key, tensor in module.state_dict().items()
+    }
+    method = checkpoint(file)
+    weights = method.fit(subject, backbone, HandTools(method, subject))
+    tensors: dict[str, dict[str, torch.Tensor]] = {}
+    for layer, which, tensor in layers_of(lora):
+        tensors.setdefault(layer, {})[which] = tensor
+    assert len(weights) >= len(tensors) > 10
+    for layer, pair in tensors.items():
+        rank, name = len(pair["down"]), f"{layer.replace('text_model.', '')}.weight"
+        alpha = ALPHAS.get(layer.rpartition(".")[2], rank)
+        expected = before[name] + alpha / rank * pair["up"] @ pair["down"]
+        torch.testing.assert_close(weights[name].detach(), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("folder", "config"),
+    [
+        ("", noisy(LoraConfig(r=2, lora_alpha=6, target_modules=["to_k"], use_rslora=True))),
+        ("unet", noisy(LoraConfig(r=2, target_modules=["to_k"], use_dora=True))),
+        ("unet", LoHaConfig(r=2, alpha=4, target_modules=["to_k"])),
+        ("", OFTConfig(r=0, oft_block_size=4, target_modules=["to_k"])),
+        ("unet", IA3Config(target_modules=["to_k"], feedforward_modules=[])),
+    ],
+    ids=["rslora", "dora", "loha", "oft", "ia3"],
+)
+def test_folders_of_peft(
+    models: dict[str, Path],
+    backbone: Backbone,
+    subject: Subject,
+    tmp_path: Path,
+    folder: str,
+    config: Any,
+) -> None:
+    save_peft(finetuning.pipeline(models["sd"]), tmp_path / folder, config)
+    mine = painted(checkpoint(tmp_path), subject, backbone)
+    pipe = finetuning.pipeline(models["sd"])
+    PeftModel.from_pretrained(pipe.unet, tmp_path / folder)
+    same(mine, drawn(pipe, PROMPT))
+
+
+def test_whole_weights(
+    models: dict[str, Path], backbone: Backbone, subject: Subject, tmp_path: Path
+) -> None:
+    pipe = finetuning.pipeline(models["sd"])
+    save_unet(pipe, tmp_path)
+    same(painted(checkpoint(tmp_path), subject, backbone), drawn(pipe, PROMPT))
+
+
+def test_a_whole_pipeline(
+    models: dict[str, Path], backbone: Backbone, subject: Subject, tmp_path: Path
+) -> None:
+    pipe = finetuning.pipeline(models["sd"])
+    save_unet(pipe, tmp_path / "parts")
+    pipe.save_pretrained(tmp_path / "whole")
+    assert trained_files(tmp_path / "whole").parts.keys() == {"unet", "text_encoder", "vae"}
+    same(painted(checkpoint(tmp_path / "whole"), subject, backbone), drawn(pipe, PROMPT))
+
+
+@pytest.mark.parametrize("backbone", ["sd", "xl"], indirect=True)
+@pytest.mark.parametrize("phrase", [None, "<cat-toy> dog"])
+def test_a_learned_word(
+    models: dict[str, Path],
+    backbone: Backbone,
+    subject: Subject,
+    tmp_path: Path,
+    phrase: str | None,
+    request: pytest.FixtureRequest,
+) -> None:
+    pipe = finetuning.pipeline(models[request.node.callspec.params["backbone"]])
+    generator = torch.Generator().manual_seed(3)
+    for name, encoder in finetuning.text_encoders(pipe).items():
+        width = encoder.get_input_embeddings().weight.shape[1]
+        vector = 30 * torch.randn(1, width, generator=generator) * 0.02
+        number = name.removeprefix("text_encoder")
+        save_file({"<cat-toy>": vector}, tmp_path / f"learned_embeds{number}-steps-500.safetensors")
+        save_file({"<cat-toy>": vector}, tmp_path / f"learned_embeds{number}.safetensors")
+    method = checkpoint(tmp_path / "learned_embeds-steps-500.safetensors", phrase=phrase)
+    mine = painted(method, subject, backbone)
+    load_words(pipe, tmp_path)
+    same(mine, drawn(pipe, f"a {phrase or '<cat-toy>'} in the snow"))
+
+
+# What does not fit ------------------------------------------------------------------------------
+
+
+def save_words(pipe: Any, folder: Path) -> Path:
+    save_file({"<x>": torch.ones(1, 17)}, folder / "learned_embeds-steps-5.safetensors")
+    return folder / "learned_embeds-steps-5.safetensors"
+
+
+def save_odd(pipe: Any, folder: Path) -> Path:
+    """One layer of the LoRA is of a model with more of them."""
+    lora = save_lora(pipe, folder)
+    tensors = load_file(lora)
+    name = next(name for name in tensors if "down_blocks.1" in name)
+    tensors[name.replace("down_blocks.1", "down_blocks.7")] = tensors.pop(name)
+    save_file(tensors, lora)
+    return lora
+
+
+def save_dora(pipe: Any, folder: Path) -> Path:
+    file = as_kohya(save_lora(pipe, folder), folder / "my-000001.safetensors", {})
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("to_q.alpha"))
+    save_file(tensors | {name.replace("alpha", "dora_scale"): torch.ones(8, 1)}, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("made_of", "make", "message"),
+    [
+        (
+            "xl",
+            save_lora,
+            "pytorch_lora_weights.safetensors.*(does not fit this model|have a place)",
+        ),
+        ("sd3", save_lora, "0 of its .* tensors|8 of its .* tensors|does not fit"),
+        ("sd", save_odd, "of its .* tensors have a place|does not fit"),
+        ("sd", save_dora, "is DoRA in kohya's format"),
+        ("xl", save_unet, "another model|no weight of|no place"),
+        (
+            "sd",
+            save_words,
+            "vectors of the shape .1, 17. for text_encoder: one of 16 numbers is read",
+        ),
+    ],
+    ids=["xl-lora", "sd3-lora", "one-layer", "kohya-dora", "xl-unet", "wide-word"],
+)
+def test_weights_of_another_model_are_refused(
+    models: dict[str, Path],
+    backbone: Backbone,
+    subject: Subject,
+    tmp_path: Path,
+    made_of: str,
+    make: Callable[..., Path],
+    message: str,
+) -> None:
+    path = make(finetuning.pipeline(models[made_of]), tmp_path)
+    method = checkpoint(path)
+    hollow = hollow_backbone(
+        str(models["sd"]), sampler=backbone.sampler, precision="fp32", modules_on="meta"
+    )
+    with pytest.raises(UserError, match=message):
+        method.check_backbone(hollow)
+    loan = Loan(backbone)
+    with pytest.raises(UserError, match=message):
+        method.fit(subject, backbone, HandTools(method, subject))
+    assert loan.settle(thorough=True) == []
+
+
+@pytest.mark.parametrize("make", [save_lora, save_unet])
+def test_what_fits_is_known_to_without_the_models_weights(
+    models: dict[str, Path], tmp_path: Path, make: Callable[..., Path], backbone: Backbone
+) -> None:
+    path = make(finetuning.pipeline(models["sd"]), tmp_path)
+    hollow = hollow_backbone(
+        str(models["sd"]), sampler=backbone.sampler, precision="fp32", modules_on="meta"
+    )
+    checkpoint(path).check_backbone(hollow)
+
+
+def test_a_file_that_changed_since_it_was_planned_is_refused(
+    models: dict[str, Path], backbone: Backbone, subject: Subject, tmp_path: Path
+) -> None:
+    pipe = finetuning.pipeline(models["sd"])
+    method = checkpoint(save_lora(pipe, tmp_path, seed=0))
+    save_lora(pipe, tmp_path, seed=1)
+    with pytest.raises(UserError, match="has changed since this was planned"):
+        method.fit(subject, backbone, HandTools(method, subject))
+
+
+def test_a_phrase_without_the_learned_word_is_refused(subject: Subject, tmp_path: Path) -> None:
+    file = tmp_path / "learned_embeds-steps-5.safetensors"
+    save_file({"<cat-toy>": torch.ones(1, 16)}, file)
+    with pytest.raises(UserError, match="phrase 'my dog' has not the learned word, <cat-toy> or"):
+        checkpoint(file, phrase="my dog").prior(subject)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("learned_embeds.bin", "learned_embeds.bin is a pickle, which can run code"),
+        ("pytorch_lora_weights.bin", "pytorch_lora_weights.bin is a pickle"),
+        ("optimizer.bin", "holds no weights that are known: pytorch_lora_weights.safetensors"),
+    ],
+)
+def test_a_folder_without_what_is_read_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).write_bytes(b"\x80\x04.")
+    with pytest.raises(UserError, match=message):
+        trained_files(tmp_path)
+
+
+def test_a_models_shapes_are_known_whatever_its_scheduler_is_made_of(backbone: Backbone) -> None:
+    hollow = hollow_backbone(
+        "pocket", sampler=backbone.sampler, precision="fp32", modules_on="meta"
+    )
+    found = {p.device.type for m in hollow.modules().values() for p in m.parameters()}
+    assert found == {"meta"}
