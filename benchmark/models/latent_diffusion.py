@@ -21,12 +21,15 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Generator, Tensor, nn
 
-from benchmark.api import Sampler, Start, UserError, Word
+from benchmark.api import Edit, Sampler, Start, UserError, Word
+from benchmark.models.alignment import padded_places
 from benchmark.models.aside import emptied, unused
+from benchmark.models.attention_control import Control, controlled
 from benchmark.models.checkpoints import Parts
 from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
+from benchmark.models.inversion import AfterStep, Inverted, NullText, invert
 from benchmark.models.latent_stage import (
     PLAIN,
     Calls,
@@ -120,6 +123,25 @@ class LatentDiffusion:
     # Images ----------------------------------------------------------------------------------
 
     @torch.no_grad()
+    def invert(
+        self, clean: Moments, text: str, *, sampler: Sampler, null_text_steps: int = 0
+    ) -> Inverted:
+        """As `benchmark.api.Backbone` says: the mean of its latents, in float32.
+
+        Raises UserError for what cannot be inverted, and for noise that is not finite.
+        """
+        if len(clean) != 1:
+            raise ValueError(f"one image is inverted, not {len(clean)}")
+        [stage], condition = self.stages, self.encode([text])
+        path = invert(clean.mean, stage.predictor(condition), sampler, self.scheduler)
+        check_finite(f"the noise of an image under '{text}'", path[-1], "set precision to fp32")
+        learned = None
+        if null_text_steps and self.calls.guided(sampler):
+            null_text = NullText(sampler, self.scheduler, null_text_steps)
+            learned = null_text.learn(path, stage.predictor, condition, self.encode([""]))
+        return Inverted(path[-1], text, condition, sampler, learned)
+
+    @torch.no_grad()
     def sample(
         self,
         condition: LatentCondition,
@@ -127,25 +149,46 @@ class LatentDiffusion:
         *,
         unconditional: LatentCondition | None = None,
         sampler: Sampler | None = None,
-        start: Start | None = None,
+        start: Start | Edit | None = None,
     ) -> Tensor:
         """Images of diffusers' pipeline, with a CPU generator for each.
 
         Without guidance (of 1 or less) there is no unconditional pass. Raises UserError for latents
         and images that are not finite, for a start whose strength is no whole step, and if memory
-        does not do for one image.
+        does not do for one image. An edit's seeds decide nothing.
         """
+        if isinstance(start, Edit):
+            check_edit(start, len(condition), sampler)
         sampler = sampler or self.sampler
         blank = self.encode([""]) if unconditional is None else unconditional
-        if start is not None:
+        if isinstance(start, Start):
             check_start(start, len(condition), sampler)
 
         def drawn(rows: slice) -> Tensor:
+            if isinstance(start, Edit):
+                edit = replace(start, texts=start.texts[rows])
+                return self._decode(self._edited(condition[rows], blank, edit))
             begun = start and replace(start, clean=start.clean[rows])
-            latents = self._latents(condition[rows], blank, seeds[rows], sampler, begun)
-            return self._decode(latents)
+            return self._decode(self._latents(condition[rows], blank, seeds[rows], sampler, begun))
 
         return in_batches(len(condition), seeds, self.resolution, drawn)
+
+    def _given(
+        self,
+        condition: LatentCondition,
+        unconditional: LatentCondition,
+        seeds: Sequence[int],
+        sampler: Sampler,
+    ) -> dict[str, Any]:
+        """What a pipeline is called with, whatever it begins with."""
+        given: dict[str, Any] = condition.for_pipeline()
+        if self.calls.guided(sampler):
+            blank = unconditional[[0] * len(seeds)].for_pipeline()
+            given |= {f"negative_{name}": tensor for name, tensor in blank.items()}
+        given |= self.calls.guidance(sampler)
+        given["generator"] = [Generator().manual_seed(seed) for seed in seeds]
+        given["num_inference_steps"] = sampler.steps
+        return given
 
     def _latents(
         self,
@@ -155,14 +198,7 @@ class LatentDiffusion:
         sampler: Sampler,
         start: Start | None,
     ) -> Tensor:
-        given: dict[str, Any] = condition.for_pipeline()
-        if self.calls.guided(sampler):
-            blank = unconditional[[0] * len(seeds)].for_pipeline()
-            given |= {f"negative_{name}": tensor for name, tensor in blank.items()}
-        given |= self.calls.guidance(sampler)
-        given["generator"] = [Generator().manual_seed(seed) for seed in seeds]
-        given["num_inference_steps"] = sampler.steps
-        size = {"height": self.resolution, "width": self.resolution}
+        given = self._given(condition, unconditional, seeds, sampler)
         pipeline = self.pipeline
         if start is not None:
             assert isinstance(start.clean, Moments)
@@ -171,7 +207,36 @@ class LatentDiffusion:
                 "image": start.clean.sample(given["generator"]),
                 "strength": start.strength,
             }
-            size = {name: side for name, side in size.items() if takes(pipeline, name)}
+        return self._called(pipeline, given, sampler)
+
+    def _edited(
+        self, condition: LatentCondition, unconditional: LatentCondition, edit: Edit
+    ) -> Tensor:
+        """Latents of the edits, whose inverted image is drawn beside them."""
+        image = edit.inverted
+        assert isinstance(image, Inverted)
+        rows = image.condition.join(condition)
+        given = self._given(rows, image.begin(unconditional), [0] * len(rows), image.sampler)
+        length = self.readers[0].tokenizer.model_max_length
+        ours, *theirs = self.readers[0].marked([image.text, *edit.texts])
+        control = Control(
+            [padded_places(ours, one, length) for one in theirs],
+            round(edit.cross_replace * image.sampler.steps),
+            round(edit.self_replace * image.sampler.steps),
+        )
+        given |= {
+            "latents": image.noise[[0] * len(rows)],
+            "callback_on_step_end": AfterStep(control, image.null_texts),
+            "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
+        }
+        _, denoiser = denoiser_of(self.pipeline)
+        with controlled(denoiser, control):
+            return self._called(self.pipeline, given, image.sampler)[1:]
+
+    def _called(self, pipeline: DiffusionPipeline, given: dict[str, Any], sampler: Sampler) -> Tensor:
+        """The latents that `pipeline` draws."""
+        size = {"height": self.resolution, "width": self.resolution}
+        size = {name: side for name, side in size.items() if takes(pipeline, name)}
         scheduler = pipeline.scheduler
         pipeline.scheduler = build_scheduler(sampler, self.scheduler)
         try:
@@ -261,6 +326,14 @@ def forward_process(parts: Parts, device: str) -> DDPMScheduler:
     scheduler = DDPMScheduler.from_config(parts.scheduler)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
     return scheduler
+
+
+def check_edit(edit: Edit, texts: int, sampler: Sampler | None) -> None:
+    """Raise ValueError unless there is a text a row, and no sampler but that of the inversion."""
+    if len(edit.texts) != texts:
+        raise ValueError(f"{texts} rows of texts, but {len(edit.texts)} texts to align")
+    if sampler is not None:
+        raise ValueError("an edit is drawn by the sampler that its image was inverted for")
 
 
 def check_start(start: Start, texts: int, sampler: Sampler) -> None:

@@ -7,7 +7,7 @@ losses = stage.loss(stage.draw(clean, 4, generator), condition)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -190,6 +190,16 @@ class LatentStage:
             noise=noise.to(device),
             timesteps=timesteps.to(device),
         )
+
+    def predictor(self, condition: LatentCondition) -> Callable[[Tensor, Tensor], Tensor]:
+        """What the denoiser says of latents at a timestep, a row a text, in float32."""
+
+        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+            timesteps = timestep.to(latents.device).expand(len(latents))
+            with autocast(latents.device, "fp32"):
+                return self.calls.predict(self.denoiser, latents, timesteps, condition)
+
+        return predict
 
     def loss(self, draw: LatentDraw, condition: LatentCondition) -> Tensor:
         """(n,) float32: each row's mean squared error (paper, Eq. 1), with gradients."""

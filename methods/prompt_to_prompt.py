@@ -1,0 +1,99 @@
+"""Prompt-to-Prompt (Hertz et al., 2208.01626): a real image of the subject, edited by the prompt.
+
+python -m benchmark run --methods prompt-to-prompt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Ge, Le
+
+from benchmark.api import (
+    EDITING,
+    PRIOR,
+    PRIOR_PROMPT,
+    TEXT_TO_IMAGE,
+    Backbone,
+    Draws,
+    Edit,
+    PriorImages,
+    Request,
+    Role,
+    Subject,
+    Tools,
+    UserError,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PromptToPrompt:
+    """One of the subject's images is inverted under `a class`, and drawn again under the prompt.
+
+    It is reconstructed beside its edits. In the first steps these have the reconstruction's
+    cross-attention to the words that they share with it, and in fewer its self-attention. Nothing
+    is left to chance, so all images of a prompt are the same one.
+
+    Null texts (Mokady et al., 2211.09794) make the reconstruction hold under guidance.
+    """
+
+    version: ClassVar[str] = "1"
+    role: ClassVar[Role] = "method"
+    variant_of: ClassVar[str | None] = None
+    draws: ClassVar[Draws] = "prompts"
+    needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, EDITING})
+
+    description: str = "zero-shot: one of the subject's images edited by the prompt, one a prompt"
+    image: Annotated[int, Ge(1)] = 1  #: which of the subject's images is edited, from 1
+    steps: Annotated[int, Ge(2)] = 50  #: of DDIM, to the noise and back
+    cross_replace: Annotated[float, Ge(0), Le(1)] = 0.8  #: for this share of the steps
+    self_replace: Annotated[float, Ge(0), Le(1)] = 0.4
+    null_text_steps: Annotated[int, Ge(0)] = 0  #: for each step; their authors take 10
+
+    def prior(self, subject: Subject) -> PriorImages | None:
+        """None. Raises UserError if the subject has no such image."""
+        if self.image > len(subject.images):
+            raise UserError(
+                f"image is {self.image}, and {subject.name} has {len(subject.images)} images"
+            )
+        return None
+
+    def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
+        """What the image is inverted under, and what is drawn for each request."""
+        prompts = [PRIOR_PROMPT, *(request.prompt for request in requests)]
+        return [prompt.text(subject.class_noun) for prompt in prompts]
+
+    def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
+        """Nothing to learn."""
+        self.prior(subject)
+        return {}
+
+    def generate(
+        self,
+        weights: Weights,
+        subject: Subject,
+        requests: Sequence[Request],
+        backbone: Backbone,
+        tools: Tools,
+    ) -> Tensor:
+        """The edits, each drawn once; what the prior prompt asks for is left to the model."""
+        import torch
+
+        from methods.drawing import draw
+
+        source, *texts = self.texts(subject, requests)
+        prior = [n for n, request in enumerate(requests) if request.prompt.kind == PRIOR]
+        drawn = dict(zip(prior, draw(backbone, [texts[n] for n in prior], [requests[n] for n in prior])))
+        edited = [n for n in range(len(requests)) if n not in drawn]
+        if edited:
+            edit = self.edit(source, backbone, tools)
+        return torch.stack([drawn[n] for n in range(len(requests))])
+
+
+PROMPT_TO_PROMPT = PromptToPrompt()
