@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.api import Backbone, Request, Start, Weights, Word
+from benchmark.api import Backbone, Edit, Request, Start, Weights, Word
 from benchmark.models.aside import aside
 
 
@@ -21,11 +21,11 @@ def draw(
     requests: Sequence[Request],
     *,
     words: Sequence[Word] = (),
-    start: Start | None = None,
+    start: Start | Edit | None = None,
 ) -> Tensor:
     """An image for each text, from its request's noise: (n, 3, height, width) in [0, 1].
 
-    `start`: what it begins with beside noise, where the backbone is IMAGE_TO_IMAGE.
+    `start`: what it begins with beside noise, where the backbone is IMAGE_TO_IMAGE or EDITING.
     """
     begun: dict[str, Any] = {} if start is None else {"start": start}
     rows = {text: row for row, text in enumerate(dict.fromkeys(["", *texts]))}

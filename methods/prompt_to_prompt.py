@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
@@ -89,11 +89,27 @@ class PromptToPrompt:
 
         source, *texts = self.texts(subject, requests)
         prior = [n for n, request in enumerate(requests) if request.prompt.kind == PRIOR]
-        drawn = dict(zip(prior, draw(backbone, [texts[n] for n in prior], [requests[n] for n in prior])))
-        edited = [n for n in range(len(requests)) if n not in drawn]
-        if edited:
-            edit = self.edit(source, backbone, tools)
+        untuned = draw(backbone, [texts[n] for n in prior], [requests[n] for n in prior])
+        drawn = dict(zip(prior, untuned, strict=True))
+        first = {texts[n]: requests[n] for n in range(len(requests)) if n not in drawn}
+        if first:
+            edit = self.edit(source, list(first), backbone, tools)
+            edits = draw(backbone, list(first), list(first.values()), start=edit)
+            of_text = dict(zip(first, edits, strict=True))
+            drawn |= {n: of_text[texts[n]] for n in range(len(requests)) if n not in drawn}
+        copies = len(requests) - len(prior) - len(first)
+        tools.count("copies, as an edit is drawn once a prompt", copies)
         return torch.stack([drawn[n] for n in range(len(requests))])
+
+    def edit(self, source: str, texts: list[str], backbone: Any, tools: Tools) -> Edit:
+        """The image inverted under `source`, to be drawn again under `texts`."""
+        stage = backbone.stages[0]
+        image = stage.prepare(tools.images(stage.resolution)[self.image - 1 : self.image])
+        sampler = replace(backbone.sampler, scheduler="ddim", steps=self.steps)
+        inverted = backbone.invert(
+            image, source, sampler=sampler, null_text_steps=self.null_text_steps
+        )
+        return Edit(inverted, texts, self.cross_replace, self.self_replace)
 
 
 PROMPT_TO_PROMPT = PromptToPrompt()
