@@ -88,8 +88,18 @@ class Plain:
             )
         return latents
 
-    def edited(self, noise, prompts: Sequence[str], guidance: float, replaced: Replaced):
-        """Latents of `prompts`, the first of which is the source's."""
+    def edited(
+        self,
+        noise,
+        prompts: Sequence[str],
+        guidance: float,
+        replaced: Replaced,
+        null_texts: torch.Tensor | None = None,
+    ):
+        """Latents of `prompts`, the first of which is the source's.
+
+        `null_texts`: (steps, length, width), each in the place of none.
+        """
         states, none, pooled, none_pooled = self.texts(list(prompts))
         ids = [self.pipe.tokenizer(prompt).input_ids for prompt in prompts]
         maps = [aligned(ids[0], theirs) for theirs in ids[1:]]
@@ -98,6 +108,8 @@ class Plain:
         latents = noise.repeat(len(prompts), 1, 1, 1)
         for step, place in enumerate(range(len(self.times), 0, -1)):
             time = self.times[place - 1]
+            if null_texts is not None:
+                none = null_texts[step].expand_as(states)
             away = self.unet(latents, time, none, none_pooled)
             hooks = [
                 module.register_forward_hook(
