@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -21,9 +22,10 @@ from benchmark.api import Sampler, UserError
 from benchmark.models.attention_control import Control
 from benchmark.models.latent_stage import LatentCondition
 from benchmark.models.sampling import build_scheduler
+from benchmark.models.schedule import timesteps
 
 #: What a denoiser says of (1, channels, height', width') at a timestep.
-Predict = Callable[[Tensor, Tensor], Tensor]
+Predict = Callable[[Tensor, int], Tensor]
 
 #: The sampler that is inverted.
 SCHEDULER = "ddim"
@@ -90,13 +92,21 @@ def invert(
             f"scheduler_config.json says timestep_spacing = '{spacing}', for which diffusers has "
             "no inversion: set it to leading or trailing"
         )
-    scheduler = DDIMInverseScheduler.from_config(build_scheduler(sampler, configuration).config)
-    scheduler.set_timesteps(sampler.steps, latents.device)
+    config = build_scheduler(sampler, configuration).config
+    known = signature(DDIMInverseScheduler).parameters
+    scheduler = DDIMInverseScheduler(**{name: config[name] for name in config if name in known})
+    scheduler.set_timesteps(sampler.steps)
     path = [latents]
-    for timestep in scheduler.timesteps:
+    for timestep in reversed(visited(sampler, configuration)):
         predicted = predict(path[-1], timestep)
         path.append(scheduler.step(predicted, timestep, path[-1]).prev_sample)
     return path
+
+
+def visited(sampler: Sampler, configuration: Mapping[str, Any]) -> list[int]:
+    """The timesteps of DDIM, the noisiest first."""
+    every = timesteps("DDIMScheduler", configuration, sampler.steps)
+    return [int(timestep) for timestep in every]
 
 
 @dataclass(frozen=True)
@@ -121,9 +131,9 @@ class NullText:
         """
         embeddings: Tensor = blank.embeddings
         scheduler = build_scheduler(self.sampler, self.configuration)
-        scheduler.set_timesteps(self.sampler.steps, embeddings.device)
+        scheduler.set_timesteps(self.sampler.steps)
         latents, learned = path[-1], []
-        for step, timestep in enumerate(scheduler.timesteps):
+        for step, timestep in enumerate(visited(self.sampler, self.configuration)):
             share, goal = step / self.sampler.steps, path[-2 - step]
             wanted = predictor(condition)(latents, timestep)
 

@@ -191,11 +191,11 @@ class LatentStage:
             timesteps=timesteps.to(device),
         )
 
-    def predictor(self, condition: LatentCondition) -> Callable[[Tensor, Tensor], Tensor]:
+    def predictor(self, condition: LatentCondition) -> Callable[[Tensor, int], Tensor]:
         """What the denoiser says of latents at a timestep, a row a text, in float32."""
 
-        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            timesteps = timestep.to(latents.device).expand(len(latents))
+        def predict(latents: Tensor, timestep: int) -> Tensor:
+            timesteps = torch.full((len(latents),), timestep, device=latents.device)
             with autocast(latents.device, "fp32"):
                 return self.calls.predict(self.denoiser, latents, timesteps, condition)
 
