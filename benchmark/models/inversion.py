@@ -117,6 +117,7 @@ class NullText:
     configuration: Mapping[str, Any]  #: of the model's scheduler
     inner_steps: int  #: at most, of Adam, for each step of the sampler
 
+    @torch.no_grad()
     def learn(
         self,
         path: Sequence[Tensor],
@@ -129,30 +130,29 @@ class NullText:
         `predictor`: what the denoiser says under a condition; `condition`: the image's text.
         Each step begins with what the one before it learned, the first with `blank`.
         """
-        embeddings: Tensor = blank.embeddings
         scheduler = build_scheduler(self.sampler, self.configuration)
         scheduler.set_timesteps(self.sampler.steps)
-        latents, learned = path[-1], []
+
+        def stepped(embeddings: Tensor, latents: Tensor, timestep: int, wanted: Tensor) -> Tensor:
+            away = predictor(with_embeddings(blank, embeddings))(latents, timestep)
+            guided = away + self.sampler.guidance * (wanted - away)
+            found: Tensor = scheduler.step(guided, timestep, latents).prev_sample
+            return found
+
+        latents, embeddings, learned = path[-1], blank.embeddings, []
         for step, timestep in enumerate(visited(self.sampler, self.configuration)):
             share, goal = step / self.sampler.steps, path[-2 - step]
-            wanted = predictor(condition)(latents, timestep)
-
-            def stepped(embeddings: Tensor) -> Tensor:
-                away = predictor(with_embeddings(blank, embeddings))(latents, timestep)
-                guided = away + self.sampler.guidance * (wanted - away)
-                found: Tensor = scheduler.step(guided, timestep, latents).prev_sample
-                return found
-
+            here = latents, timestep, predictor(condition)(latents, timestep)
             embeddings = embeddings.clone().requires_grad_()
             optimiser = torch.optim.Adam([embeddings], lr=RATE * (1 - share / 2))
             for _ in range(self.inner_steps):
                 with torch.enable_grad():
-                    loss = mse_loss(stepped(embeddings), goal)
+                    loss = mse_loss(stepped(embeddings, *here), goal)
                 [embeddings.grad] = torch.autograd.grad(loss, [embeddings])
                 optimiser.step()
                 if loss < ENOUGH + MORE * share:
                     break
             embeddings = embeddings.detach()
-            latents = stepped(embeddings)
+            latents = stepped(embeddings, *here)
             learned.append(embeddings)
         return torch.cat(learned)

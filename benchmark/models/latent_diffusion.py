@@ -233,7 +233,9 @@ class LatentDiffusion:
         with controlled(denoiser, control):
             return self._called(self.pipeline, given, image.sampler)[1:]
 
-    def _called(self, pipeline: DiffusionPipeline, given: dict[str, Any], sampler: Sampler) -> Tensor:
+    def _called(
+        self, pipeline: DiffusionPipeline, given: dict[str, Any], sampler: Sampler
+    ) -> Tensor:
         """The latents that `pipeline` draws."""
         size = {"height": self.resolution, "width": self.resolution}
         size = {name: side for name, side in size.items() if takes(pipeline, name)}

@@ -33,6 +33,11 @@ VAE_PIXELS = 2**20
 class LatentCondition(Rows, Protocol):
     """n texts as a denoiser and diffusers' pipeline take them."""
 
+    @property
+    def embeddings(self) -> Tensor:
+        """(n, length, width) float32: each text, token by token."""
+        ...
+
     def for_denoiser(self) -> dict[str, Any]:
         """What the denoiser is called with beside latents and timesteps."""
         ...

@@ -172,9 +172,7 @@ def test_null_texts_bring_it_back_under_guidance(pocket):
     """In 10 steps 16.59 dB without them, and 18.20 with three steps of learning for each."""
     clean, found = teapot(pocket), []
     for steps in (0, 3):
-        inverted = pocket.invert(
-            clean, "a teapot", sampler=sampler(3.0, 10), null_text_steps=steps
-        )
+        inverted = pocket.invert(clean, "a teapot", sampler=sampler(3.0, 10), null_text_steps=steps)
         images = edited(pocket, inverted, ["a teapot"], 0.0, 0.0)
         found.append(psnr(images, pocket._decode(clean.mean)))
     assert found[0] + 1.4 < found[1], found
