@@ -18,7 +18,7 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Generator, Tensor, nn
 
-from benchmark.api import Edit, Sampler, Start, UserError, Word
+from benchmark.api import Edit, Sampler, Start, Word
 from benchmark.models.alignment import padded_places
 from benchmark.models.aside import emptied, unused
 from benchmark.models.attention_control import Control, controlled
