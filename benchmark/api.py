@@ -190,6 +190,8 @@ TRUE_GUIDANCE = "true-guidance"  #: `Sampler.true_guidance`
 IMAGE_TO_IMAGE = "image-to-image"
 #: `with_image`: what is drawn may be told of an image by its embedding, beside the text.
 IMAGE_EMBEDDING = "image-embedding"
+#: `invert`, and `sample` takes an `Edit` as its `start`.
+EDITING = "editing"
 #: The denoiser looks at the text by attention whose keys and values are layers of their own.
 CROSS_ATTENTION = "cross-attention"
 #: `add_lora` and `check_lora`: files of LoRA, whichever trainer wrote them.
@@ -205,6 +207,7 @@ CAPABILITIES = (
     IMAGE_TO_IMAGE,
     IMAGE_EMBEDDING,
     LORA_FILES,
+    EDITING,
 )
 
 
@@ -241,6 +244,27 @@ class Start:
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
             raise UserError(f"strength is {self.strength:.6g}: it should be above 0 and at most 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What drawing begins with in place of pure noise: that of one real image.
+
+    Prompt-to-Prompt (Hertz et al., 2208.01626): the image is drawn again beside its edits, and
+    lends them its attention maps, so that they keep its layout.
+    """
+
+    inverted: object  #: of `invert`: the backbone's own affair
+    texts: Sequence[str]  #: what is drawn, a text a row of the condition
+    #: The share of the steps, from the first, in which the words that a text shares with the
+    #: image's are attended to as in the image.
+    cross_replace: float
+    self_replace: float  #: the same of self-attention, among places
+
+    def __post_init__(self) -> None:
+        for name in ("cross_replace", "self_replace"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name):.6g}: it should be from 0 to 1")
 
 
 @dataclass(eq=False)
@@ -352,9 +376,16 @@ class Backbone(Protocol):
 
         Row i's noise comes from a CPU generator seeded with `seeds[i]`, so that it does not depend
         on the images beside it. `unconditional`: one row, else that of the empty text; `sampler`:
-        else the suite's. A backbone that says IMAGE_TO_IMAGE also takes `start: Start | None`.
+        else the suite's. A backbone that says IMAGE_TO_IMAGE also takes `start: Start | None`; one
+        that says EDITING `start: Edit | None`, which goes by its own sampler, and without seeds.
         """
         ...
+
+    # Of a backbone that says EDITING: `invert(clean: Clean, text: str, *, sampler: Sampler,
+    # null_text_steps: int = 0)`, for an `Edit`: the noise from which `sampler` draws one image
+    # again under `text` without guidance (DDIM inversion; Song et al., 2010.02502). With null texts
+    # (Mokady et al., 2211.09794), learned in at most so many steps for each of the sampler's, it is
+    # drawn again with guidance, too. Raises UserError for a sampler that cannot be inverted.
 
 
 class BackboneKind(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.api import Backbone, Request, Start, Weights, Word
+from benchmark.api import Backbone, Edit, Request, Start, Weights, Word
 from benchmark.models.aside import aside
 
 
@@ -21,13 +21,13 @@ def draw(
     requests: Sequence[Request],
     *,
     words: Sequence[Word] = (),
-    start: Start | None = None,
+    start: Start | Edit | None = None,
     narrow: bool = False,
 ) -> Tensor:
     """An image for each text, from its request's noise: (n, 3, height, width) in [0, 1].
 
-    `start`: what it begins with beside noise, where the backbone is IMAGE_TO_IMAGE. `narrow`: the
-    denoiser's frozen weights lie in the precision that is computed with.
+    `start`: what it begins with beside noise, where the backbone is IMAGE_TO_IMAGE or EDITING.
+    `narrow`: the denoiser's frozen weights lie in the precision that is computed with.
     """
     begun: dict[str, Any] = {} if start is None else {"start": start}
     rows = {text: row for row, text in enumerate(dict.fromkeys(["", *texts]))}

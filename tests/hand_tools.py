@@ -21,6 +21,7 @@ class HandTools:
     seed: int = 0
     steps: list[tuple[int, int]] = field(default_factory=list)  #: what was told of progress
     losses: dict[int, Mapping[str, float]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)  #: the stages that prior images were asked for
 
     def images(self, resolution: int) -> torch.Tensor:
@@ -33,6 +34,10 @@ class HandTools:
         shape = (asked.count, 3, stage.resolution, stage.resolution)
         noise = torch.randint(256, shape, generator=torch.Generator().manual_seed(self.seed))
         return stage.prepare(noise.float() / 255)
+
+    def count(self, what: str, number: int) -> None:
+        if number:
+            self.counts[what] = self.counts.get(what, 0) + number
 
     def progress(
         self, done: int, steps: int, /, *, losses: Mapping[str, float] | None = None

@@ -12,22 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoPipelineForImage2Image, DDPMScheduler, DiffusionPipeline
-from diffusers.image_processor import VaeImageProcessor
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Generator, Tensor, nn
 
-from benchmark.api import Sampler, Start, UserError, Word
+from benchmark.api import Edit, Sampler, Start, Word
+from benchmark.models.alignment import padded_places
 from benchmark.models.aside import put_aside
+from benchmark.models.attention_control import Control, controlled
 from benchmark.models.checkpoints import Parts
 from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
+from benchmark.models.inversion import AfterStep, Inverted, NullText, invert
 from benchmark.models.latent_stage import (
     PLAIN,
     Calls,
@@ -43,6 +43,7 @@ from benchmark.models.noising import Process, process_of
 from benchmark.models.precision import autocast, float32_output
 from benchmark.models.resolution import drawn_size
 from benchmark.models.sampling import build_scheduler
+from benchmark.models.starting import beginning_with_latents, check_edit, check_start, takes
 from benchmark.models.text_reader import TextReader
 
 #: Texts as the readers of a model give them to its denoiser, one row a text.
@@ -134,6 +135,25 @@ class LatentDiffusion:
     # Images ----------------------------------------------------------------------------------
 
     @torch.no_grad()
+    def invert(
+        self, clean: Moments, text: str, *, sampler: Sampler, null_text_steps: int = 0
+    ) -> Inverted:
+        """As `benchmark.api.Backbone` says: the mean of its latents, in float32.
+
+        Raises UserError for what cannot be inverted, and for noise that is not finite.
+        """
+        if len(clean) != 1:
+            raise ValueError(f"one image is inverted, not {len(clean)}")
+        [stage], condition = self.stages, self.encode([text])
+        path = invert(clean.mean, stage.predictor(condition), sampler, self.scheduler)
+        check_finite(f"the noise of an image under '{text}'", path[-1], "set precision to fp32")
+        learned = None
+        if null_text_steps and self.calls.guided(sampler):
+            null_text = NullText(sampler, self.scheduler, null_text_steps)
+            learned = null_text.learn(path, stage.predictor, condition, self.encode([""]))
+        return Inverted(path[-1], text, condition, sampler, learned)
+
+    @torch.no_grad()
     def sample(
         self,
         condition: LatentCondition,
@@ -141,25 +161,46 @@ class LatentDiffusion:
         *,
         unconditional: LatentCondition | None = None,
         sampler: Sampler | None = None,
-        start: Start | None = None,
+        start: Start | Edit | None = None,
     ) -> Tensor:
         """Images of diffusers' pipeline, with a CPU generator for each.
 
         Without guidance (of 1 or less) there is no unconditional pass. Raises UserError for latents
         and images that are not finite, for a start whose strength is no whole step, and if memory
-        does not do for one image.
+        does not do for one image. An edit's seeds decide nothing.
         """
+        if isinstance(start, Edit):
+            check_edit(start, len(condition), sampler)
         sampler = sampler or self.sampler
         blank = self.encode([""]) if unconditional is None else unconditional
-        if start is not None:
+        if isinstance(start, Start):
             check_start(start, len(condition), sampler)
 
         def drawn(rows: slice) -> Tensor:
+            if isinstance(start, Edit):
+                edit = replace(start, texts=start.texts[rows])
+                return self._decode(self._edited(condition[rows], blank, edit))
             begun = start and replace(start, clean=start.clean[rows])
-            latents = self._latents(condition[rows], blank, seeds[rows], sampler, begun)
-            return self._decode(latents)
+            return self._decode(self._latents(condition[rows], blank, seeds[rows], sampler, begun))
 
         return in_batches(len(condition), seeds, self.resolution, drawn)
+
+    def _given(
+        self,
+        condition: LatentCondition,
+        unconditional: LatentCondition,
+        seeds: Sequence[int],
+        sampler: Sampler,
+    ) -> dict[str, Any]:
+        """What a pipeline is called with, whatever it begins with."""
+        given: dict[str, Any] = condition.for_pipeline()
+        if self.calls.guided(sampler):
+            blank = unconditional[[0] * len(seeds)].for_pipeline()
+            given |= {f"negative_{name}": tensor for name, tensor in blank.items()}
+        given |= self.calls.guidance(sampler)
+        given["generator"] = [Generator().manual_seed(seed) for seed in seeds]
+        given["num_inference_steps"] = sampler.steps
+        return given
 
     def _latents(
         self,
@@ -169,14 +210,7 @@ class LatentDiffusion:
         sampler: Sampler,
         start: Start | None,
     ) -> Tensor:
-        given: dict[str, Any] = condition.for_pipeline()
-        if self.calls.guided(sampler):
-            blank = unconditional[[0] * len(seeds)].for_pipeline()
-            given |= {f"negative_{name}": tensor for name, tensor in blank.items()}
-        given |= self.calls.guidance(sampler)
-        given["generator"] = [Generator().manual_seed(seed) for seed in seeds]
-        given["num_inference_steps"] = sampler.steps
-        size = {"height": self.resolution, "width": self.resolution}
+        given = self._given(condition, unconditional, seeds, sampler)
         pipeline = self.pipeline
         if start is not None:
             assert isinstance(start.clean, Moments)
@@ -185,7 +219,38 @@ class LatentDiffusion:
                 "image": start.clean.sample(given["generator"]),
                 "strength": start.strength,
             }
-            size = {name: side for name, side in size.items() if takes(pipeline, name)}
+        return self._called(pipeline, given, sampler)
+
+    def _edited(
+        self, condition: LatentCondition, unconditional: LatentCondition, edit: Edit
+    ) -> Tensor:
+        """Latents of the edits, whose inverted image is drawn beside them."""
+        image = edit.inverted
+        assert isinstance(image, Inverted)
+        rows = image.condition.join(condition)
+        given = self._given(rows, image.begin(unconditional), [0] * len(rows), image.sampler)
+        length = self.readers[0].tokenizer.model_max_length
+        ours, *theirs = self.readers[0].marked([image.text, *edit.texts])
+        control = Control(
+            [padded_places(ours, one, length) for one in theirs],
+            round(edit.cross_replace * image.sampler.steps),
+            round(edit.self_replace * image.sampler.steps),
+        )
+        given |= {
+            "latents": image.noise[[0] * len(rows)],
+            "callback_on_step_end": AfterStep(control, image.null_texts),
+            "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
+        }
+        _, denoiser = denoiser_of(self.pipeline)
+        with controlled(denoiser, control):
+            return self._called(self.pipeline, given, image.sampler)[1:]
+
+    def _called(
+        self, pipeline: DiffusionPipeline, given: dict[str, Any], sampler: Sampler
+    ) -> Tensor:
+        """The latents that `pipeline` draws."""
+        size = {"height": self.resolution, "width": self.resolution}
+        size = {name: side for name, side in size.items() if takes(pipeline, name)}
         scheduler = pipeline.scheduler
         pipeline.scheduler = build_scheduler(sampler, self.scheduler)
         try:
@@ -275,54 +340,6 @@ def forward_process(parts: Parts, device: str) -> DDPMScheduler:
     scheduler = DDPMScheduler.from_config(parts.scheduler)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
     return scheduler
-
-
-def check_start(start: Start, texts: int, sampler: Sampler) -> None:
-    """Raise UserError if it has no whole step, and ValueError unless there is an image a text."""
-    if len(start.clean) != texts:
-        raise ValueError(f"{texts} texts, but {len(start.clean)} images to start from")
-    if int(sampler.steps * start.strength) < 1:
-        raise UserError(
-            f"strength is {start.strength:g}, which of {sampler.steps} steps is not one: it should "
-            f"be at least {1 / sampler.steps:.3g}"
-        )
-
-
-def beginning_with_latents(pipeline: DiffusionPipeline) -> DiffusionPipeline:
-    """The pipeline of these parts that begins with `image`, and takes latents for that."""
-    found = AutoPipelineForImage2Image.from_pipe(pipeline)
-    found.set_progress_bar_config(disable=True)
-    if hasattr(found, "unet"):  # these take nothing but four channels for latents
-
-        def noised(  # as the pipeline calls it
-            image: Tensor,
-            timestep: Tensor,
-            batch_size: int,
-            num_images_per_prompt: int,
-            dtype: torch.dtype,
-            device: torch.device,
-            generator: list[Generator],
-            *_: Any,
-        ) -> Tensor:
-            noise = randn_tensor(image.shape, generator=generator, device=device, dtype=dtype)
-            latents: Tensor = found.scheduler.add_noise(image.to(device, dtype), noise, timestep)
-            return latents
-
-        found.image_processor = AsTheyAre()
-        found.prepare_latents = noised
-    return found
-
-
-class AsTheyAre(VaeImageProcessor):
-    """Leaves latents what they are."""
-
-    def preprocess(self, image: Tensor, *_: Any, **__: Any) -> Tensor:
-        return image
-
-
-def takes(pipeline: DiffusionPipeline, name: str) -> bool:
-    """Whether a call of `pipeline` has this parameter."""
-    return name in signature(type(pipeline).__call__).parameters
 
 
 def denoiser_of(pipeline: DiffusionPipeline) -> tuple[str, Any]:

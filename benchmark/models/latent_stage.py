@@ -7,7 +7,7 @@ losses = stage.loss(stage.draw(clean, 4, generator), condition)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -32,6 +32,11 @@ VAE_PIXELS = 2**20
 
 class LatentCondition(Rows, Protocol):
     """n texts as a denoiser and diffusers' pipeline take them."""
+
+    @property
+    def embeddings(self) -> Tensor:
+        """(n, length, width) float32: each text, token by token."""
+        ...
 
     def for_denoiser(self) -> dict[str, Any]:
         """What the denoiser is called with beside latents and timesteps."""
@@ -190,6 +195,16 @@ class LatentStage:
             noise=noise.to(device),
             timesteps=timesteps.to(device),
         )
+
+    def predictor(self, condition: LatentCondition) -> Callable[[Tensor, int], Tensor]:
+        """What the denoiser says of latents at a timestep, a row a text, in float32."""
+
+        def predict(latents: Tensor, timestep: int) -> Tensor:
+            timesteps = torch.full((len(latents),), timestep, device=latents.device)
+            with autocast(latents.device, "fp32"):
+                return self.calls.predict(self.denoiser, latents, timesteps, condition)
+
+        return predict
 
     def loss(self, draw: LatentDraw, condition: LatentCondition) -> Tensor:
         """(n,) float32: each row's mean squared error (paper, Eq. 1), with gradients."""

@@ -49,6 +49,11 @@ class TextReader:
         """(n, length) int64, padded, on the encoder's device. Raises UserError naming a text."""
         return torch.stack([self._row(text) for text in texts]).to(self.encoder.device)
 
+    def marked(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text with both marks, without what pads it."""
+        marked: list[list[int]] = [self.tokenizer(text).input_ids for text in texts]
+        return marked
+
     def token(self, word: str) -> int:
         """The id of `word`. Raises UserError unless it is a single token."""
         return word_id(self.tokenizer, word, self.model)

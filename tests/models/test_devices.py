@@ -14,9 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers import PreTrainedModel
 
-from benchmark.api import PRIOR_PROMPT, Request, Sampler, Subject, Word
+from benchmark.api import EDITING, PRIOR_PROMPT, Request, Sampler, Subject, Word
 from benchmark.models import deepfloyd_if, latent_diffusion, latent_stage
 from benchmark.models.aside import aside, emptied, narrowed
+from benchmark.models.attention_control import Control, controlled
 from benchmark.models.checkpoints import Parts, read_parts
 from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.latent_stage import Moments
@@ -85,6 +86,20 @@ def test_every_tensor_is_on_the_device(backbone):
     predicted = stage.calls.predict(stage.denoiser, draw.latents, draw.timesteps, condition)
     images = backbone._decode(predicted)
     assert images.shape == (2, 3, 16, 16) and images.device == CUDA
+
+
+def test_an_edit_is_drawn_on_the_device(backbone, parts):
+    if EDITING not in parts.family.capabilities:
+        pytest.skip("the family edits nothing")
+    [stage] = backbone.stages
+    clean = stage.prepare(torch.rand(1, 3, 16, 16))
+    inverted = backbone.invert(clean, "a dog", sampler=Sampler("ddim", 2, 3.0))
+    assert inverted.noise.device == CUDA and inverted.condition.embeddings.device == CUDA
+    rows = inverted.condition.join(backbone.encode(["a cat", "a dog"]))
+    control = Control([[0, None, *range(10)]] * 2, cross_steps=1, self_steps=1)
+    with controlled(stage.denoiser, control):
+        found = stage.predictor(rows)(inverted.noise[[0] * 3], 1)
+    assert found.shape == (3, 4, 8, 8) and found.device == CUDA
 
 
 @pytest.mark.parametrize("stray", ["condition", "timesteps", "latents", "word"])
