@@ -16,12 +16,10 @@ from benchmark.api import (
     PRIOR,
     TEXT_TO_IMAGE,
     Draws,
-    PriorImages,
     Request,
     Role,
     Subject,
     Tools,
-    UserError,
     Weights,
 )
 
@@ -47,13 +45,8 @@ class ImageVariation:
     image: Annotated[int, Ge(1)] = 1  #: which of the subject's images it is told of, from 1
     noise_level: Annotated[int, Ge(0), Le(999)] = 0  #: at 999 next to nothing is left of the image
 
-    def prior(self, subject: Subject) -> PriorImages | None:
-        """None. Raises UserError if the subject has no such image."""
-        if self.image > len(subject.images):
-            raise UserError(
-                f"image is {self.image}, and {subject.name} has {len(subject.images)} images"
-            )
-        return None
+    def prior(self, subject: Subject) -> None:
+        """None."""
 
     def seen(self, subject: Subject) -> list[int]:
         """The one image."""
@@ -65,7 +58,6 @@ class ImageVariation:
 
     def fit(self, subject: Subject, backbone: Any, tools: Tools) -> Weights:
         """Nothing to learn."""
-        self.prior(subject)
         return {}
 
     def generate(

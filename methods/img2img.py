@@ -17,13 +17,11 @@ from benchmark.api import (
     TEXT_TO_IMAGE,
     Backbone,
     Draws,
-    PriorImages,
     Request,
     Role,
     Start,
     Subject,
     Tools,
-    UserError,
     Weights,
 )
 
@@ -49,13 +47,8 @@ class ImageToImage:
     image: Annotated[int, Ge(1)] = 1  #: which of the subject's images it begins with, from 1
     strength: Annotated[float, Gt(0), Le(1)] = 0.8  #: 0 the image as it is, 1 next to none of it
 
-    def prior(self, subject: Subject) -> PriorImages | None:
-        """None. Raises UserError if the subject has no such image."""
-        if self.image > len(subject.images):
-            raise UserError(
-                f"image is {self.image}, and {subject.name} has {len(subject.images)} images"
-            )
-        return None
+    def prior(self, subject: Subject) -> None:
+        """None."""
 
     def seen(self, subject: Subject) -> list[int]:
         """The one image."""
@@ -67,7 +60,6 @@ class ImageToImage:
 
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Nothing to learn."""
-        self.prior(subject)
         return {}
 
     def generate(

@@ -19,12 +19,10 @@ from benchmark.api import (
     Backbone,
     Draws,
     Edit,
-    PriorImages,
     Request,
     Role,
     Subject,
     Tools,
-    UserError,
     Weights,
 )
 
@@ -56,13 +54,8 @@ class PromptToPrompt:
     self_replace: Annotated[float, Ge(0), Le(1)] = 0.4
     null_text_steps: Annotated[int, Ge(0)] = 0  #: for each step; their authors take 10
 
-    def prior(self, subject: Subject) -> PriorImages | None:
-        """None. Raises UserError if the subject has no such image."""
-        if self.image > len(subject.images):
-            raise UserError(
-                f"image is {self.image}, and {subject.name} has {len(subject.images)} images"
-            )
-        return None
+    def prior(self, subject: Subject) -> None:
+        """None."""
 
     def seen(self, subject: Subject) -> list[int]:
         """The one image."""
@@ -75,7 +68,6 @@ class PromptToPrompt:
 
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Nothing to learn."""
-        self.prior(subject)
         return {}
 
     def generate(

@@ -29,8 +29,6 @@ PARTS = ("generator", "cascade", "clip", "dino", "segmenter")
 SHIPPED = Path(__file__).parent / "weights"
 #: What draws -> its name as a backbone.
 SHIPPED_MODELS = {folder: name for name, folder in identity.SHIPPED.items()}
-#: Packed checkpoints of a training that goes on: a machine without others starts from these.
-UNSETTLED = Path(__file__).parent / "unsettled"
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Workshop:
     """Where a training works, what it begins with, and on what it computes."""
 
     work: Path = Path("runs/pretrain")
-    start: Path | None = None  #: packed checkpoints to begin with; else UNSETTLED, if it is there
+    start: Path | None = None  #: packed checkpoints to begin with
     device: str = "auto"
     threads: int = 1
 
@@ -48,14 +46,14 @@ class Workshop:
         Raises UserError if `start` is given, and cannot be used.
         """
         torch.set_num_threads(self.threads)
-        packed = sorted((self.start or UNSETTLED).glob("*.safetensors"))
-        if self.start and not packed:
-            raise UserError(f"{self.start} holds no packed checkpoint: see --pack")
-        if not any(self.work.glob("*.safetensors")):
+        if self.start:
+            packed = sorted(self.start.glob("*.safetensors"))
+            if not packed:
+                raise UserError(f"{self.start} holds no packed checkpoint: see --pack")
+            if any(self.work.glob("*.safetensors")):
+                raise UserError(f"{self.work} holds checkpoints already: give another --work")
             for path in packed:
                 write_atomically(self.work / path.name, path.read_bytes())
-        elif self.start:
-            raise UserError(f"{self.work} holds checkpoints already: give another --work")
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -412,11 +412,12 @@ def _seen(row: Row, subject: Subject) -> tuple[int, ...] | None:
     if hasattr(row.method, "seen"):
         chosen = row.method.seen(first_images(subject, given))
     seen = tuple(sorted({int(index) for index in chosen}))
-    if any(index not in range(given) for index in seen):
-        raise UserError(
-            f"method '{row.name}' looks at images {', '.join(map(str, seen))} of subject "
-            f"'{subject.name}', counted from 0, and it is given {given}"
-        )
+    for index in seen:
+        if index not in range(given):
+            raise UserError(
+                f"method '{row.name}' looks at image {index + 1} of '{subject.name}', which "
+                f"has {given}: choose another, or leave the subject out"
+            )
     return None if len(seen) == len(subject.images) else seen
 
 

@@ -67,8 +67,6 @@ def test_settings_that_there_are_not_are_refused(subject: Subject) -> None:
     ):
         with pytest.raises(UserError, match=message):
             configure("image-variation", VARIATION, settings)
-    with pytest.raises(UserError, match="image is 2, and dog-biscuit has 1 images"):
-        replace(VARIATION, image=2).prior(subject)
 
 
 def test_the_pocket_world_has_no_model_for_it() -> None:

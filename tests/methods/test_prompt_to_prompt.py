@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.api import PRIOR_PROMPT, Backbone, Edit, Prompt, Request, Sampler, Subject, UserError
+from benchmark.api import PRIOR_PROMPT, Backbone, Edit, Prompt, Request, Sampler, Subject
 from benchmark.models.loan import Loan
 from methods.controls import UNTUNED
 from methods.drawing import draw
@@ -72,8 +72,3 @@ def test_only_the_prior_prompt_inverts_nothing(backbone, subject, monkeypatch) -
 def test_every_text_that_is_read_is_told_before(subject: Subject) -> None:
     texts = METHOD.texts(subject, REQUESTS[2:])
     assert texts == ["a dog", "a photo of a dog", "a dog in the snow", "a dog"]
-
-
-def test_an_image_that_is_not_there_is_refused(subject: Subject) -> None:
-    with pytest.raises(UserError, match="image is 2, and dog-biscuit has 1 images"):
-        replace(METHOD, image=2).prior(subject)

@@ -436,6 +436,12 @@ def test_a_job_waits_for_its_prior_images_and_the_longest_come_first(suite: Suit
 
 def test_an_image_that_is_not_among_those_that_are_learned_is_refused() -> None:
     asked = {"subjects": ["dog"], "prompts": ["1"]}
-    plan(load_suite("pocket"), ["img2img[image=2]"], **asked)
-    with pytest.raises(UserError, match="image is 2, and dog has 1 images"):
-        plan(load_suite("pocket"), ["img2img[image=2,subject_images=1]"], **asked)
+    for name in ("img2img", "paste", "prompt-to-prompt"):
+        [job] = plan(load_suite("pocket"), [f"{name}[image=2]"], **asked).jobs
+        assert job.seen == (1,)
+        with pytest.raises(UserError, match=r"looks at image 2 of 'dog', which has 1: choose"):
+            plan(load_suite("pocket"), [f"{name}[image=2,subject_images=1]"], **asked)
+    [job] = plan(load_suite("pocket"), ["dreambooth[subject_images=2]"], **asked).jobs
+    assert job.seen == (0, 1)
+    [job] = plan(load_suite("pocket"), ["dreambooth"], **asked).jobs
+    assert job.seen is None
