@@ -411,6 +411,34 @@ class Segmenter(Protocol):
         ...
 
 
+class Guide(Protocol):
+    """What images are optimised under, by texts: the suite's asset `[assets.guide]`.
+
+    Gradients flow to images, and to nothing of the guide.
+    """
+
+    resolution: int  #: height and width of the images that it looks at, in pixels
+    device: device
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(n, width), to be compared with texts by angles.
+
+        `images`: (n, 3, resolution, resolution) float32 in [0, 1], on the device.
+        """
+        ...
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(n, tokens, width) that its last layer reads of the same images, a token a patch or so.
+
+        How alike the tokens of an image are tells its structure.
+        """
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """(n, width), without gradients. Raises UserError for a text longer than it reads."""
+        ...
+
+
 # ---------------------------------------------------------------------------------------------
 # Method
 # ---------------------------------------------------------------------------------------------
@@ -420,6 +448,7 @@ class Segmenter(Protocol):
 MASKS = "masks"
 ASSET = "asset:"
 SEGMENTER = ASSET + "segmenter"  #: a `Segmenter`
+GUIDE = ASSET + "guide"  #: a `Guide`
 
 
 def of_backbone(needs: frozenset[str]) -> frozenset[str]:

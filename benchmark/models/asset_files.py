@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from benchmark.api import UserError
 from benchmark.data.manifest import Table
@@ -39,6 +39,13 @@ class AssetTable(Table):
     hub: str | None = None  #: the repository of a model that is known by name
     revision: str = "main"
     directory: str | None = None  #: where to look for its files instead of the caches
+
+
+class PinnedTable(AssetTable):
+    """One whose weights may be told by their hash."""
+
+    #: Of the file with the weights: fetched ones are then known to be those that were meant.
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,24 @@ def files_of(where: str, table: AssetTable, layout: Layout) -> list[Path]:
     if directory is None:
         return [weights_file(where, table, layout)]
     return [path for path in sorted(directory.iterdir()) if path.suffix in SUFFIXES]
+
+
+def pinned_files(where: str, table: PinnedTable, layout: Layout) -> list[Path]:
+    """What a directory holds, or what is read of the hub's repository, checked by its SHA-256.
+
+    Raises UserError.
+    """
+    if own_directory(where, table, layout) is None:
+        files = hub_files(where, table, layout.own)
+    else:
+        files = files_of(where, table, layout)
+    for path in files:
+        if path.name == layout.weights and table.sha256 not in (None, file_digest(path).hex()):
+            raise UserError(
+                f"{where}: {path} has SHA-256 {file_digest(path).hex()}, and sha256 is "
+                f"{table.sha256}: fetch it anew"
+            )
+    return files
 
 
 def weights_file(where: str, table: AssetTable, layout: Layout) -> Path:
