@@ -24,7 +24,7 @@ from benchmark.models.segmenters import TABLE
 
 _BATCH = 8  #: images at once
 #: In older files, where today's module makes them itself.
-UNUSED = re.compile(r"clip\.(text|vision)_model\.embeddings\.position_ids")
+_UNUSED = re.compile(r"clip\.(text|vision)_model\.embeddings\.position_ids")
 
 
 @dataclass(frozen=True)
@@ -57,5 +57,5 @@ def load_clipseg(table: PinnedTable, directory: Path, device: str) -> ClipSegSeg
         model, found = CLIPSegForImageSegmentation.from_pretrained(
             directory, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
-        check_whole(directory, found, UNUSED)
+        check_whole(directory, found, _UNUSED)
     return ClipSegSegmenter(model.eval().requires_grad_(False).to(device), processor)

@@ -1,0 +1,145 @@
+"""Text2LIVE (Bar-Tal et al., 2204.02491): a layer painted onto an image of the subject by a text.
+
+python -m benchmark run --methods text2live
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Ge, Gt, Le
+
+from benchmark.api import (
+    GUIDE,
+    PRIOR,
+    Draws,
+    Guide,
+    PriorImages,
+    Request,
+    Role,
+    Subject,
+    Tools,
+    UserError,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from methods.edit_layer import Aims, EditUNet
+
+_WHOLE = 75  #: every how many steps the whole image is an example, too
+_LEAST = 1e-5  #: the learning rate falls no lower
+
+
+@dataclass(frozen=True)
+class Text2Live:
+    """For each image a U-Net of its own, which reads the subject's and paints a layer over it.
+
+    A CLIP looks on: at the edited image, at the layer on a green screen, and at what is left of the
+    image's structure. No generative model takes part.
+    """
+
+    version: ClassVar[str] = "1"
+    role: ClassVar[Role] = "method"
+    variant_of: ClassVar[str | None] = None
+    draws: ClassVar[Draws] = "prompts"
+    needs: ClassVar[frozenset[str]] = frozenset({GUIDE})
+    unscored: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {PRIOR: "it edits an image and has no model of the class"}
+    )
+
+    description: str = "zero-shot: one of the subject's images, edited by a layer (Text2LIVE)"
+    image: Annotated[int, Ge(1)] = 1  #: which of the subject's images is edited, counted from 1
+    resolution: Annotated[int, Ge(16)] = 512  #: of the image, in pixels
+    steps: Annotated[int, Ge(1)] = 1000  #: for each image
+    learning_rate: Annotated[float, Gt(0)] = 2.5e-3
+    decay: Annotated[float, Gt(0), Le(1)] = 0.99  #: of the learning rate, a step
+    channels: Annotated[int, Ge(4)] = 128  #: of the U-Net
+    scales: Annotated[int, Ge(1)] = 7  #: how often it halves its image
+    views: Annotated[int, Ge(1)] = 16  #: crops that CLIP looks at, a step
+    composition_weight: Annotated[float, Ge(0)] = 1.0
+    screen_weight: Annotated[float, Ge(0)] = 1.0
+    structure_weight: Annotated[float, Ge(0)] = 2.0
+    sparsity_weight: Annotated[float, Ge(0)] = 0.06
+
+    def prior(self, subject: Subject) -> PriorImages | None:
+        """None. Raises UserError for an image that there is not, or for too many scales."""
+        if self.image > len(subject.images):
+            raise UserError(f"image is {self.image}, and there are {len(subject.images)}")
+        if int(int(self.resolution * 0.85) * 0.8) < 2 ** (self.scales + 1):
+            raise UserError(f"scales is {self.scales}, too many for {self.resolution} pixels")
+        return None
+
+    def fit(self, subject: Subject, backbone: None, tools: Tools) -> Weights:
+        """Nothing to learn of the subject alone."""
+        self.prior(subject)  # there may be fewer images here
+        return {}
+
+    def generate(
+        self,
+        weights: Weights,
+        subject: Subject,
+        requests: Sequence[Request],
+        backbone: None,
+        tools: Tools,
+    ) -> Tensor:
+        """The image, edited by each prompt; for the prior prompt as it is."""
+        import torch
+
+        image = tools.images(self.resolution)[self.image - 1]
+        asked = [request for request in requests if request.prompt.kind != PRIOR]
+        edited = iter(self._edited(image, subject, asked, tools))
+        return torch.stack([image if r.prompt.kind == PRIOR else next(edited) for r in requests])
+
+    def _edited(
+        self, image: Tensor, subject: Subject, requests: Sequence[Request], tools: Tools
+    ) -> Iterator[Tensor]:
+        import torch
+
+        from methods.edit_layer import Aims, EditUNet, composed
+
+        guide: Guide = tools.asset(GUIDE)
+        for number, request in enumerate(requests):
+            aims = Aims.of(request.prompt, subject.class_noun, guide)
+            generator = torch.Generator().manual_seed(request.noise_seed)
+            unet = EditUNet(self.channels, self.scales, generator).to(guide.device)
+            here = image[None].to(guide.device)
+            for step in self.training(unet, here, aims, guide, Random(request.noise_seed)):
+                tools.progress(number * self.steps + step, len(requests) * self.steps)
+            with torch.no_grad():
+                yield composed(here, *unet(here))[0].cpu()
+
+    def training(
+        self, unet: EditUNet, image: Tensor, aims: Aims, guide: Guide, random: Random
+    ) -> Iterator[int]:
+        """Train `unet` to edit `image`, (1, 3, h, w); gives each step that is done."""
+        from torch.optim import Adam
+
+        from methods.edit_layer import Views, losses, varied
+
+        weights = {
+            "composition": self.composition_weight,
+            "screen": self.screen_weight,
+            "structure": self.structure_weight,
+            "sparsity": self.sparsity_weight,
+        }
+        optimiser = Adam(unet.parameters(), lr=self.learning_rate)
+        for step in range(self.steps):
+            optimiser.zero_grad()
+            examples = [varied(image, random)] + [image] * (step % _WHOLE == 0)
+            for example in examples:
+                views = Views.drawn(self.views, random, image.device)
+                found = losses(example, unet(example), aims, guide, views)
+                sum(weights[name] * loss / len(examples) for name, loss in found.items()).backward()
+            optimiser.step()
+            for group in optimiser.param_groups:
+                group["lr"] = max(_LEAST, self.learning_rate * self.decay ** (step + 1))
+            yield step + 1
+
+
+TEXT2LIVE = Text2Live()
