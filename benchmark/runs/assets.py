@@ -12,6 +12,10 @@ from benchmark.api import ASSET, MASKS, SEGMENTER, Method, Subject, UserError
 from benchmark.config.suite import Suite
 from benchmark.data.masks import masks_digest
 from benchmark.models import assets
+from benchmark.models.asset_files import MissingFiles
+from benchmark.models.kinship import same_model
+from benchmark.scoring.encoder_tables import completed, protocol_tables
+from benchmark.scoring.kinds import kind_of as encoder_kind
 from benchmark.store.records import Fit
 
 
@@ -24,8 +28,8 @@ def identified(
 ) -> dict[str, str]:
     """Role -> which exact asset the suite declares, of the roles that `methods` want filled.
 
-    Raises UserError if one is not declared, if its files are not here, or if it does not know the
-    class noun of a subject.
+    Raises UserError if one is not declared, if its files are not here, if it does not know the
+    class noun of a subject, or if it is one of the protocol's encoders.
     """
     wanting: dict[str, list[tuple[str, Subject]]] = {}
     for name, method in methods.items():
@@ -37,7 +41,27 @@ def identified(
         table = _declared(suite, role, *jobs[0])
         found[role] = assets.identify(role, table)
         assets.check_nouns(role, table, list(dict.fromkeys(s.class_noun for _, s in jobs)))
+        _check_no_judge(suite, role, jobs[0][0])
     return found
+
+
+def _check_no_judge(suite: Suite, role: str, method: str) -> None:
+    """Refuse an asset that scores what is made with it: a method would be its own judge.
+
+    Encoders whose files are not here are passed over: a run refuses them before its first job.
+    """
+    files = assets.kind_of(role, suite.assets[role]).files(suite.assets[role])
+    for name, table in completed(protocol_tables(suite.protocol, suite.encoders)).items():
+        try:
+            judge = encoder_kind(name, table).files(name, table)
+        except MissingFiles:
+            continue
+        if same_model(files, judge):
+            raise UserError(
+                f"{assets.where(role)} of method '{method}' is the same model as encoders.{name} "
+                f"of protocol '{suite.protocol.label}', which would judge its own work: declare "
+                f"another {role}, choose another --protocol, or leave the method out"
+            )
 
 
 def _declared(suite: Suite, role: str, method: str, subject: Subject) -> dict[str, Any]:
