@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -30,10 +29,7 @@ from benchmark.api import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from methods.edit_layer import Aims, EditUNet
-
-_WHOLE = 75  #: every how many steps the whole image is an example, too
-_LEAST = 1e-5  #: the learning rate falls no lower
+    from methods.edit_layer import Painting
 
 
 @dataclass(frozen=True)
@@ -101,45 +97,27 @@ class Text2Live:
     ) -> Iterator[Tensor]:
         import torch
 
-        from methods.edit_layer import Aims, EditUNet, composed
+        from methods.edit_layer import Aims, composed, paint
 
         guide: Guide = tools.asset(GUIDE)
+        here = image[None].to(guide.device)
         for number, request in enumerate(requests):
             aims = Aims.of(request.prompt, subject.class_noun, guide)
-            generator = torch.Generator().manual_seed(request.noise_seed)
-            unet = EditUNet(self.channels, self.scales, generator).to(guide.device)
-            here = image[None].to(guide.device)
-            for step in self.training(unet, here, aims, guide, Random(request.noise_seed)):
-                tools.progress(number * self.steps + step, len(requests) * self.steps)
+            painting = paint(here, aims, guide, request.noise_seed, self.painting())
+            for step, unet in enumerate(painting, number * self.steps + 1):
+                tools.progress(step, len(requests) * self.steps)
             with torch.no_grad():
                 yield composed(here, *unet(here))[0].cpu()
 
-    def training(
-        self, unet: EditUNet, image: Tensor, aims: Aims, guide: Guide, random: Random
-    ) -> Iterator[int]:
-        """Train `unet` to edit `image`, (1, 3, h, w); gives each step that is done."""
-        from torch.optim import Adam
+    def painting(self) -> Painting:
+        """The settings, for what trains."""
+        from methods.edit_layer import Painting
 
-        from methods.edit_layer import Views, losses, varied
-
-        weights = {
-            "composition": self.composition_weight,
-            "screen": self.screen_weight,
-            "structure": self.structure_weight,
-            "sparsity": self.sparsity_weight,
-        }
-        optimiser = Adam(unet.parameters(), lr=self.learning_rate)
-        for step in range(self.steps):
-            optimiser.zero_grad()
-            examples = [varied(image, random)] + [image] * (step % _WHOLE == 0)
-            for example in examples:
-                views = Views.drawn(self.views, random, image.device)
-                found = losses(example, unet(example), aims, guide, views)
-                sum(weights[name] * loss / len(examples) for name, loss in found.items()).backward()
-            optimiser.step()
-            for group in optimiser.param_groups:
-                group["lr"] = max(_LEAST, self.learning_rate * self.decay ** (step + 1))
-            yield step + 1
+        terms = ("composition", "screen", "structure", "sparsity")
+        return Painting(
+            *(self.steps, self.learning_rate, self.decay, self.channels, self.scales, self.views),
+            weights={term: getattr(self, f"{term}_weight") for term in terms},
+        )
 
 
 TEXT2LIVE = Text2Live()

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.api import ASSET, MASKS, SEGMENTER, Method, Subject, UserError
+from benchmark.config.protocol import Protocol
 from benchmark.config.suite import Suite
 from benchmark.data.masks import masks_digest
 from benchmark.models import assets
@@ -41,27 +42,36 @@ def identified(
         table = _declared(suite, role, *jobs[0])
         found[role] = assets.identify(role, table)
         assets.check_nouns(role, table, list(dict.fromkeys(s.class_noun for _, s in jobs)))
-        _check_no_judge(suite, role, jobs[0][0])
+    used = {role: jobs[0][0] for role, jobs in wanting.items()}
+    check_no_judge(suite.assets, used, suite.protocol, suite.encoders)
     return found
 
 
-def _check_no_judge(suite: Suite, role: str, method: str) -> None:
+def check_no_judge(
+    declared: Mapping[str, Mapping[str, Any]],
+    used: Mapping[str, str],
+    protocol: Protocol,
+    encoders: str | None,
+) -> None:
     """Refuse an asset that scores what is made with it: a method would be its own judge.
 
-    Encoders whose files are not here are passed over: a run refuses them before its first job.
+    `declared`: role -> the suite's table; `used`: role -> a method that uses it. Encoders whose
+    files are not here are passed over: they score nothing until they are. Raises UserError.
     """
-    files = assets.kind_of(role, suite.assets[role]).files(suite.assets[role])
-    for name, table in completed(protocol_tables(suite.protocol, suite.encoders)).items():
-        try:
-            judge = encoder_kind(name, table).files(name, table)
-        except MissingFiles:
-            continue
-        if same_model(files, judge):
-            raise UserError(
-                f"{assets.where(role)} of method '{method}' is the same model as encoders.{name} "
-                f"of protocol '{suite.protocol.label}', which would judge its own work: declare "
-                f"another {role}, choose another --protocol, or leave the method out"
-            )
+    for role, method in used.items():
+        files = assets.kind_of(role, declared[role]).files(declared[role])
+        for name, table in completed(protocol_tables(protocol, encoders)).items():
+            try:
+                judge = encoder_kind(name, table).files(name, table)
+            except MissingFiles:
+                continue
+            if same_model(files, judge):
+                raise UserError(
+                    f"{assets.where(role)} of method '{method}' is the same model as "
+                    f"encoders.{name} of protocol '{protocol.label}', which would judge its own "
+                    f"work: declare another {role}, choose another --protocol, or leave the "
+                    "method out"
+                )
 
 
 def _declared(suite: Suite, role: str, method: str, subject: Subject) -> dict[str, Any]:
