@@ -8,7 +8,7 @@ composed(image, colour, alpha)                              # the edited image
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -90,8 +90,9 @@ def over_green(colour: Tensor, alpha: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Aims:
-    """Embeddings of texts, each (t, width), a row a template."""
+    """What a guide looks for: embeddings of texts, each (t, width), a row a template."""
 
+    guide: Guide
     target: Tensor  #: of the whole edited image
     source: Tensor  #: of the image as it is
     screen: Tensor  #: of the layer on a green screen
@@ -101,6 +102,7 @@ class Aims:
         """What `prompt` asks of an image of the class. Raises UserError for too long a text."""
         whole, plain = prompt.text(class_noun), f"a {class_noun}"
         return cls(
+            guide,
             target=guide.embed_texts([template.format(whole) for template in TEMPLATES]),
             source=guide.embed_texts([template.format(plain) for template in TEMPLATES]),
             screen=guide.embed_texts([screen.format(added(prompt) or whole) for screen in SCREENS]),
@@ -113,11 +115,11 @@ def added(prompt: Prompt) -> str:
 
 
 def losses(
-    image: Tensor, layer: tuple[Tensor, Tensor], aims: Aims, guide: Guide, views: Views
+    image: Tensor, layer: tuple[Tensor, Tensor], aims: Aims, views: Views
 ) -> dict[str, Tensor]:
     """The four terms for one example: `image` (1, 3, h, w) and the layer that was painted on it."""
-    colour, alpha = layer
-    composite, size = composed(image, colour, alpha), guide.resolution
+    (colour, alpha), guide, size = layer, aims.guide, aims.guide.resolution
+    composite = composed(image, colour, alpha)
     with torch.no_grad():
         before = guide.embed(views.of(image, size))
         structure = guide.tokens(_resized(image, size))
@@ -171,8 +173,10 @@ class Painting:
     weights: Mapping[str, float]  #: of the terms of `losses`
 
 
-def paint(image: Tensor, aims: Aims, guide: Guide, seed: int, how: Painting) -> Iterator[EditUNet]:
-    """Train a U-Net on `image` (1, 3, h, w), on its device; gives it again after each step.
+def paint(
+    image: Tensor, aims: Aims, seed: int, how: Painting, tell: Callable[[], None]
+) -> EditUNet:
+    """A U-Net, trained to edit `image` (1, 3, h, w), on its device; `tell` is called each step.
 
     What is random in it is decided by `seed`.
     """
@@ -184,10 +188,11 @@ def paint(image: Tensor, aims: Aims, guide: Guide, seed: int, how: Painting) -> 
         examples = [varied(image, random)] + [image] * (step % _WHOLE == 0)
         for example in examples:
             views = Views.drawn(how.views, random, image.device)
-            terms = losses(example, unet(example), aims, guide, views)
+            terms = losses(example, unet(example), aims, views)
             total = torch.stack([how.weights[name] * term for name, term in terms.items()]).sum()
             (total / len(examples)).backward()
         optimiser.step()
         for group in optimiser.param_groups:
             group["lr"] = max(_LEAST, how.learning_rate * how.decay ** (step + 1))
-        yield unet
+        tell()
+    return unet

@@ -5,6 +5,7 @@ python -m benchmark run --methods text2live
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -101,11 +102,16 @@ class Text2Live:
 
         guide: Guide = tools.asset(GUIDE)
         here = image[None].to(guide.device)
-        for number, request in enumerate(requests):
+        steps = itertools.count(1)
+        for request in requests:
             aims = Aims.of(request.prompt, subject.class_noun, guide)
-            painting = paint(here, aims, guide, request.noise_seed, self.painting())
-            for step, unet in enumerate(painting, number * self.steps + 1):
-                tools.progress(step, len(requests) * self.steps)
+            unet = paint(
+                here,
+                aims,
+                request.noise_seed,
+                self.painting(),
+                lambda: tools.progress(next(steps), len(requests) * self.steps),
+            )
             with torch.no_grad():
                 yield composed(here, *unet(here))[0].cpu()
 

@@ -122,11 +122,8 @@ def pinned_files(where: str, table: PinnedTable, layout: Layout) -> list[Path]:
     else:
         files = files_of(where, table, layout)
     for path in files:
-        if path.name == layout.weights and table.sha256 not in (None, file_digest(path).hex()):
-            raise UserError(
-                f"{where}: {path} has SHA-256 {file_digest(path).hex()}, and sha256 is "
-                f"{table.sha256}: fetch it anew"
-            )
+        if path.name == layout.weights:
+            check_digest(where, path, table.sha256)
     return files
 
 
@@ -162,6 +159,15 @@ def hub_files(where: str, table: AssetTable, names: Sequence[str]) -> list[Path]
             f"hf download {table.hub} {' '.join(names)} --revision {table.revision}{option}"
         )
     return here
+
+
+def check_digest(where: str, path: Path, sha256: str | None) -> None:
+    """Raise UserError unless the file's SHA-256 is the given one; None: any will do."""
+    found = file_digest(path).hex()
+    if sha256 not in (None, found):
+        raise UserError(
+            f"{where}: {path} has SHA-256 {found}, and sha256 is {sha256}: fetch it anew"
+        )
 
 
 def _cached(repository: str, name: str, revision: str) -> Path | None:
