@@ -115,23 +115,40 @@ def added(prompt: Prompt) -> str:
 
 
 def losses(
-    image: Tensor, layer: tuple[Tensor, Tensor], aims: Aims, views: Views
+    image: Tensor,
+    layer: tuple[Tensor, Tensor],
+    aims: Aims,
+    views: Views,
+    weights: Mapping[str, float],
 ) -> dict[str, Tensor]:
-    """The four terms for one example: `image` (1, 3, h, w) and the layer that was painted on it."""
+    """The weighted terms for one example: `image` (1, 3, h, w) and the layer painted on it.
+
+    `weights`: of "composition", "screen", "structure" and "sparsity"; one of weight 0 is left out.
+    """
     (colour, alpha), guide, size = layer, aims.guide, aims.guide.resolution
     composite = composed(image, colour, alpha)
-    with torch.no_grad():
-        before = guide.embed(views.of(image, size))
-        structure = guide.tokens(_resized(image, size))
-    after = guide.embed(views.of(composite, size))
-    on_green = guide.embed(views.of(over_green(colour, alpha), size))
-    towards = aims.target - aims.source
-    return {
-        "composition": angles(after, aims.target) + turns(after - before, towards),
-        "screen": angles(on_green, aims.screen),
-        "structure": mse_loss(alike(guide.tokens(_resized(composite, size))), alike(structure)),
-        "sparsity": sparsity(alpha),
+
+    def composition() -> Tensor:
+        with torch.no_grad():
+            before = guide.embed(views.of(image, size))
+        after = guide.embed(views.of(composite, size))
+        return angles(after, aims.target) + turns(after - before, aims.target - aims.source)
+
+    def screen() -> Tensor:
+        return angles(guide.embed(views.of(over_green(colour, alpha), size)), aims.screen)
+
+    def structure() -> Tensor:
+        with torch.no_grad():
+            before = alike(guide.tokens(_resized(image, size)))
+        return mse_loss(alike(guide.tokens(_resized(composite, size))), before)
+
+    terms: dict[str, Callable[[], Tensor]] = {
+        "composition": composition,
+        "screen": screen,
+        "structure": structure,
+        "sparsity": lambda: sparsity(alpha),
     }
+    return {name: weight * terms[name]() for name, weight in weights.items() if weight}
 
 
 def _resized(image: Tensor, size: int) -> Tensor:
@@ -188,9 +205,8 @@ def paint(
         examples = [varied(image, random)] + [image] * (step % _WHOLE == 0)
         for example in examples:
             views = Views.drawn(how.views, random, image.device)
-            terms = losses(example, unet(example), aims, views)
-            total = torch.stack([how.weights[name] * term for name, term in terms.items()]).sum()
-            (total / len(examples)).backward()
+            terms = losses(example, unet(example), aims, views, how.weights)
+            (torch.stack([*terms.values()]).sum() / len(examples)).backward()
         optimiser.step()
         for group in optimiser.param_groups:
             group["lr"] = max(_LEAST, how.learning_rate * how.decay ** (step + 1))
