@@ -8,8 +8,9 @@ composed(image, colour, alpha)                              # the edited image
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 
 import torch
@@ -90,23 +91,32 @@ def over_green(colour: Tensor, alpha: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Aims:
-    """What a guide looks for: embeddings of texts, each (t, width), a row a template."""
+    """What `guide` looks for: embeddings of texts, each (t, width), a row a template.
+
+    All raise UserError for a text that is longer than it reads.
+    """
 
     guide: Guide
-    target: Tensor  #: of the whole edited image
-    source: Tensor  #: of the image as it is
-    screen: Tensor  #: of the layer on a green screen
+    prompt: Prompt
+    class_noun: str
 
-    @classmethod
-    def of(cls, prompt: Prompt, class_noun: str, guide: Guide) -> Aims:
-        """What `prompt` asks of an image of the class. Raises UserError for too long a text."""
-        whole, plain = prompt.text(class_noun), f"a {class_noun}"
-        return cls(
-            guide,
-            target=guide.embed_texts([template.format(whole) for template in TEMPLATES]),
-            source=guide.embed_texts([template.format(plain) for template in TEMPLATES]),
-            screen=guide.embed_texts([screen.format(added(prompt) or whole) for screen in SCREENS]),
-        )
+    @cached_property
+    def target(self) -> Tensor:
+        """Of the whole edited image."""
+        return self._embedded(TEMPLATES, self.prompt.text(self.class_noun))
+
+    @cached_property
+    def source(self) -> Tensor:
+        """Of the image as it is."""
+        return self._embedded(TEMPLATES, f"a {self.class_noun}")
+
+    @cached_property
+    def screen(self) -> Tensor:
+        """Of the layer on a green screen."""
+        return self._embedded(SCREENS, added(self.prompt) or self.prompt.text(self.class_noun))
+
+    def _embedded(self, templates: Sequence[str], text: str) -> Tensor:
+        return self.guide.embed_texts([template.format(text) for template in templates])
 
 
 def added(prompt: Prompt) -> str:

@@ -104,7 +104,7 @@ class Text2Live:
         here = image[None].to(guide.device)
         steps = itertools.count(1)
         for request in requests:
-            aims = Aims.of(request.prompt, subject.class_noun, guide)
+            aims = Aims(guide, request.prompt, subject.class_noun)
             unet = paint(
                 here,
                 aims,

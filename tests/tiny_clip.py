@@ -14,7 +14,22 @@ from benchmark.pocket.vocabulary import build_tokenizer, save_tokenizer
 
 SIZE, WIDTH = 32, 32  #: of its images in pixels, and of its states and embeddings
 LAYERS, PATCH, LENGTH = 3, 8, 16
-WORDS = ["a", "dog", "vase", "red", "in", "the", "snow", "photo", "of", "picture", "green", "over"]
+WORDS = [
+    "a",
+    "dog",
+    "vase",
+    "red",
+    "in",
+    "the",
+    "snow",
+    "photo",
+    "of",
+    "picture",
+    "green",
+    "screen",
+    "over",
+    "front",
+]
 
 
 def save_tiny_clip(folder: Path, seed: int = 0) -> Path:
