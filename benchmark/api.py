@@ -578,7 +578,8 @@ class Method(Protocol):
     # And `texts(subject, requests)`, every text that `fit` and `generate` have encoded, and
     # `words(subject)`, every word that `fit` learns. Where the backbone cannot read a text to its
     # end, or cannot learn a word, that is said before anything trains. And `unscored`, prompt kind
-    # -> why no image of such a prompt is scored: what the method does not set out to do.
+    # -> why no image of such a prompt is scored: what the method does not set out to do; PRIOR is
+    # a kind here, too.
     # And `export(weights, backbone, folder: Path)`, which writes to an empty folder, for
     # `--keep-weights`, what other tools load: no pickles, and the backbone stays as it is.
 
