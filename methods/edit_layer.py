@@ -33,7 +33,7 @@ _SKIPPED = 4  #: channels that go past what is below a scale
 class EditUNet(nn.Module):
     """An image of any size -> an edit layer. Its norms see an image at a time (Ulyanov et al.)."""
 
-    def __init__(self, channels: int, scales: int, generator: Generator) -> None:
+    def __init__(self, channels: int, scales: int, generator: Generator | None) -> None:
         super().__init__()
         below: nn.Module = nn.Identity()
         for scale in reversed(range(scales)):

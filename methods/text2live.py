@@ -6,7 +6,7 @@ python -m benchmark run --methods text2live
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -17,7 +17,6 @@ from benchmark.api import (
     GUIDE,
     PRIOR,
     Draws,
-    Guide,
     PriorImages,
     Request,
     Role,
@@ -59,7 +58,7 @@ class Text2Live:
     channels: Annotated[int, Ge(4)] = 128  #: of the U-Net
     scales: Annotated[int, Ge(1)] = 7  #: how often it halves its image
     views: Annotated[int, Ge(1)] = 16  #: crops that CLIP looks at, a step
-    composition_weight: Annotated[float, Ge(0)] = 1.0
+    composition_weight: Annotated[float, Gt(0)] = 1.0
     screen_weight: Annotated[float, Ge(0)] = 1.0
     structure_weight: Annotated[float, Ge(0)] = 2.0
     sparsity_weight: Annotated[float, Ge(0)] = 0.06
@@ -88,32 +87,25 @@ class Text2Live:
         """The image, edited by each prompt; for the prior prompt as it is."""
         import torch
 
-        image = tools.images(self.resolution)[self.image - 1]
-        asked = [request for request in requests if request.prompt.kind != PRIOR]
-        edited = iter(self._edited(image, subject, asked, tools))
-        return torch.stack([image if r.prompt.kind == PRIOR else next(edited) for r in requests])
-
-    def _edited(
-        self, image: Tensor, subject: Subject, requests: Sequence[Request], tools: Tools
-    ) -> Iterator[Tensor]:
-        import torch
-
         from methods.edit_layer import Aims, composed, paint
 
-        guide: Guide = tools.asset(GUIDE)
-        here = image[None].to(guide.device)
+        image, guide = tools.images(self.resolution)[self.image - 1], tools.asset(GUIDE)
+        here, how, drawn = image[None].to(guide.device), self.painting(), list["Tensor"]()
+        edits = sum(request.prompt.kind != PRIOR for request in requests)
         steps = itertools.count(1)
+
+        def tell() -> None:
+            tools.progress(next(steps), edits * self.steps)
+
         for request in requests:
+            if request.prompt.kind == PRIOR:
+                drawn.append(image)
+                continue
             aims = Aims(guide, request.prompt, subject.class_noun)
-            unet = paint(
-                here,
-                aims,
-                request.noise_seed,
-                self.painting(),
-                lambda: tools.progress(next(steps), len(requests) * self.steps),
-            )
+            unet = paint(here, aims, request.noise_seed, how, tell)
             with torch.no_grad():
-                yield composed(here, *unet(here))[0].cpu()
+                drawn.append(composed(here, *unet(here))[0].cpu())
+        return torch.stack(drawn)
 
     def painting(self) -> Painting:
         """The settings, for what trains."""
