@@ -45,7 +45,7 @@ class Text2Live:
     variant_of: ClassVar[str | None] = None
     draws: ClassVar[Draws] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset({GUIDE})
-    unscored: ClassVar[Mapping[str, str]] = MappingProxyType({PRIOR: "it has no model of the class"})
+    unscored: ClassVar[Mapping[str, str]] = MappingProxyType({PRIOR: "it has no class model"})
 
     description: str = "zero-shot: one of the subject's images, edited by a layer (Text2LIVE)"
     image: Annotated[int, Ge(1)] = 1  #: which of the subject's images is edited, counted from 1
