@@ -462,6 +462,34 @@ class Segmenter(Protocol):
         ...
 
 
+class Guide(Protocol):
+    """What images are optimised under, by texts: the suite's asset `[assets.guide]`.
+
+    Gradients flow to images, and to nothing of the guide.
+    """
+
+    resolution: int  #: height and width of the images that it looks at, in pixels
+    device: device
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(n, width), to be compared with texts by angles.
+
+        `images`: (n, 3, resolution, resolution) float32 in [0, 1], on the device.
+        """
+        ...
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(n, tokens, width) that its last layer reads of the same images, a token a patch or so.
+
+        How alike the tokens of an image are tells its structure.
+        """
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """(n, width), without gradients. Raises UserError for a text longer than it reads."""
+        ...
+
+
 # ---------------------------------------------------------------------------------------------
 # Method
 # ---------------------------------------------------------------------------------------------
@@ -473,6 +501,7 @@ ASSET = "asset:"
 SEGMENTER = ASSET + "segmenter"  #: a `Segmenter`
 #: And weights that another tool has trained: it is in no group, and `checkpoints` plans it.
 CHECKPOINT = "checkpoint-files"
+GUIDE = ASSET + "guide"  #: a `Guide`
 
 
 def of_backbone(needs: frozenset[str]) -> frozenset[str]:
@@ -603,7 +632,8 @@ class Method(Protocol):
     # And `texts(subject, requests)`, every text that `fit` and `generate` have encoded, and
     # `words(subject)`, every word that `fit` learns. Where the backbone cannot read a text to its
     # end, or cannot learn a word, that is said before anything trains. And `unscored`, prompt kind
-    # -> why no image of such a prompt is scored: what the method does not set out to do.
+    # -> why no image of such a prompt is scored: what the method does not set out to do; PRIOR is
+    # a kind here, too.
     # And `seen(subject)`, the indices of the images that it looks at, of those that it is given;
     # without it, all. And `export(weights, backbone, folder: Path)`, which writes to an empty
     # folder, for `--keep-weights`, what other tools load: no pickles, and the backbone stays as it

@@ -19,6 +19,7 @@ from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
 from benchmark.models.precision import resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work
+from benchmark.runs.assets import check_no_judge
 from benchmark.runs.backbones import check_backbones
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.devices import check_devices, gradient_checkpointing
@@ -202,7 +203,8 @@ def score_run(
     `protocol`: a name or a file, else that of its suite.toml. `metrics`: beside the protocol's,
     installed or module:ATTRIBUTE. `encoders`, `data`: folders, if they lie elsewhere now. Returns
     the exit code as of `run_grid`. Raises UserError if it is no run directory, if a file of it was
-    altered, if the subjects' images are others, or if a score that is there would change.
+    altered, if the subjects' images are others, if a score that is there would change, or if what
+    images were made with would score them.
     """
     existing = read_existing(RunDirectory(path))
     existing.contents.check()
@@ -218,7 +220,10 @@ def score_run(
         encoders=str(encoders) if encoders else assessment.encoders,
     )
     check_scoring(assessment.scoring, existing)
-    check_captions(assessment, [record.job for record in existing.jobs.values()])
+    jobs = [record.job for record in existing.jobs.values()]
+    check_captions(assessment, jobs)
+    used = {role: job.method for job in jobs for role in job.fit.assets}
+    check_no_judge(assessment.assets, used, chosen, assessment.encoders)
     examiner = Examiner(assessment, existing.directory, resolve_device("auto"))
     dataset = assessment.data.load()
     names = {subject for _, subject, _ in existing.jobs}

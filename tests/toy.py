@@ -79,6 +79,9 @@ prompt = "clip_t"
 [assets.segmenter]
 kind = "noun-unet"
 model = "pocket"
+[assets.guide]
+kind = "clip"
+model = "pocket"
 [groups]
 paints = ["tests.toy:PAINT", "tests.toy:TELL"]
 [protocol]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from benchmark.api import UserError
 from benchmark.data.manifest import Table
@@ -39,6 +39,13 @@ class AssetTable(Table):
     hub: str | None = None  #: the repository of a model that is known by name
     revision: str = "main"
     directory: str | None = None  #: where to look for its files instead of the caches
+
+
+class PinnedTable(AssetTable):
+    """One whose weights may be told by their hash."""
+
+    #: Of the file with the weights: fetched ones are then known to be those that were meant.
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,21 @@ def files_of(where: str, table: AssetTable, layout: Layout) -> list[Path]:
     return [path for path in sorted(directory.iterdir()) if path.suffix in SUFFIXES]
 
 
+def pinned_files(where: str, table: PinnedTable, layout: Layout) -> list[Path]:
+    """What a directory holds, or what is read of the hub's repository, checked by its SHA-256.
+
+    Raises UserError.
+    """
+    if own_directory(where, table, layout) is None:
+        files = hub_files(where, table, layout.own)
+    else:
+        files = files_of(where, table, layout)
+    for path in files:
+        if path.name == layout.weights:
+            check_digest(where, path, table.sha256)
+    return files
+
+
 def weights_file(where: str, table: AssetTable, layout: Layout) -> Path:
     """The file with a model's weights. Raises UserError."""
     directory = own_directory(where, table, layout)
@@ -137,6 +159,15 @@ def hub_files(where: str, table: AssetTable, names: Sequence[str]) -> list[Path]
             f"hf download {table.hub} {' '.join(names)} --revision {table.revision}{option}"
         )
     return here
+
+
+def check_digest(where: str, path: Path, sha256: str | None) -> None:
+    """Raise UserError unless the file's SHA-256 is the given one; None: any will do."""
+    found = file_digest(path).hex()
+    if sha256 not in (None, found):
+        raise UserError(
+            f"{where}: {path} has SHA-256 {found}, and sha256 is {sha256}: fetch it anew"
+        )
 
 
 def _cached(repository: str, name: str, revision: str) -> Path | None:

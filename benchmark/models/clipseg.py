@@ -18,9 +18,9 @@ from torch.nn.functional import interpolate
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 from transformers.utils.logging import disable_progress_bar
 
-from benchmark.models.asset_files import loading
+from benchmark.models.asset_files import PinnedTable, loading
 from benchmark.models.checkpoints import check_whole
-from benchmark.models.segmenters import TABLE, SegmenterTable
+from benchmark.models.segmenters import TABLE
 
 _BATCH = 8  #: images at once
 #: In older files, where today's module makes them itself.
@@ -49,7 +49,7 @@ class ClipSegSegmenter:
         return interpolate(logits, images.shape[2:], mode="bilinear")[:, 0].cpu() > 0
 
 
-def load_clipseg(table: SegmenterTable, directory: Path, device: str) -> ClipSegSegmenter:
+def load_clipseg(table: PinnedTable, directory: Path, device: str) -> ClipSegSegmenter:
     """The model whose files lie in `directory`. Raises UserError."""
     disable_progress_bar()
     with loading(TABLE, table):

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
 from benchmark.api import UserError
-from benchmark.models.asset_files import loading
+from benchmark.models.asset_files import PinnedTable, loading
 from benchmark.models.checkpoints import check_whole
-from benchmark.models.segmenters import TABLE, SegmenterTable, nouns_of
+from benchmark.models.segmenters import TABLE, nouns_of
 
 _BATCH = 32  #: images at once
 
@@ -64,7 +64,7 @@ class NounUNetSegmenter:
         return found[:, 0].cpu() > 0
 
 
-def load_noun_unet(table: SegmenterTable, directory: Path, device: str) -> NounUNetSegmenter:
+def load_noun_unet(table: PinnedTable, directory: Path, device: str) -> NounUNetSegmenter:
     """The U-Net whose files lie in `directory`. Raises UserError."""
     nouns = nouns_of(directory)
     with loading(TABLE, table):

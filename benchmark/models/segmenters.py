@@ -13,19 +13,15 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
-
 from benchmark.api import Segmenter, UserError
 from benchmark.models.asset_files import (
-    AssetTable,
     Layout,
+    PinnedTable,
     checked_table,
-    files_of,
-    hub_files,
-    own_directory,
+    pinned_files,
 )
 from benchmark.models.assets import where
-from benchmark.store.files import file_digest, read_text
+from benchmark.store.files import read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,13 +29,6 @@ if TYPE_CHECKING:
 ROLE = "segmenter"
 TABLE = where(ROLE)  #: how messages call it
 NOUNS = "nouns.txt"
-
-
-class SegmenterTable(AssetTable):
-    """A segmenter."""
-
-    #: Of the file with the weights: fetched ones are then known to be those that were meant.
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
 class Everywhere:
@@ -65,7 +54,7 @@ class ClipSeg:
     )
 
     def files(self, table: Mapping[str, Any]) -> list[Path]:
-        return _files(table, self.layout)
+        return pinned_files(TABLE, _checked(table), self.layout)
 
     def load(self, table: Mapping[str, Any], device: str) -> Segmenter:
         load = resolve_name("benchmark.models.clipseg:load_clipseg")
@@ -89,7 +78,7 @@ class NounUNet:
     )
 
     def files(self, table: Mapping[str, Any]) -> list[Path]:
-        return _files(table, self.layout)
+        return pinned_files(TABLE, _checked(table), self.layout)
 
     def load(self, table: Mapping[str, Any], device: str) -> Segmenter:
         load = resolve_name("benchmark.models.noun_unet:load_noun_unet")
@@ -121,21 +110,5 @@ def nouns_of(directory: Path) -> list[str]:
         raise UserError(f"{directory / NOUNS} cannot be read ({error}): fetch it anew") from error
 
 
-def _checked(table: Mapping[str, Any]) -> SegmenterTable:
-    return checked_table(TABLE, table, SegmenterTable)
-
-
-def _files(table: Mapping[str, Any], layout: Layout) -> list[Path]:
-    """What a directory holds, or what is read of the hub's repository, checked by its SHA-256."""
-    checked = _checked(table)
-    if own_directory(TABLE, checked, layout) is None:
-        files = hub_files(TABLE, checked, layout.own)
-    else:
-        files = files_of(TABLE, checked, layout)
-    for path in files:
-        if path.name == layout.weights and checked.sha256 not in (None, file_digest(path).hex()):
-            raise UserError(
-                f"{TABLE}: {path} has SHA-256 {file_digest(path).hex()}, and sha256 is "
-                f"{checked.sha256}: fetch it anew"
-            )
-    return files
+def _checked(table: Mapping[str, Any]) -> PinnedTable:
+    return checked_table(TABLE, table, PinnedTable)

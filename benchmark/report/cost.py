@@ -164,7 +164,7 @@ def _steps_per_second(records: Sequence[JobRecord]) -> float | None:
 def _images_per_second(records: Sequence[JobRecord]) -> float | None:
     """Images drawn in a second; None where none was drawn."""
     seconds = sum(record.phases.draw for record in records)
-    if records[0].job.sampler is None or not seconds:
+    if not records[0].job.prompted or not seconds:
         return None
     return sum(record.drawn for record in records) / seconds
 

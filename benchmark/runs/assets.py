@@ -9,9 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.api import ASSET, MASKS, SEGMENTER, Method, Subject, UserError
+from benchmark.config.protocol import Protocol
 from benchmark.config.suite import Suite
 from benchmark.data.masks import masks_digest
 from benchmark.models import assets
+from benchmark.models.asset_files import MissingFiles
+from benchmark.models.kinship import same_model
+from benchmark.scoring.encoder_tables import completed, protocol_tables
+from benchmark.scoring.kinds import kind_of as encoder_kind
 from benchmark.store.records import Fit
 
 
@@ -24,8 +29,8 @@ def identified(
 ) -> dict[str, str]:
     """Role -> which exact asset the suite declares, of the roles that `methods` want filled.
 
-    Raises UserError if one is not declared, if its files are not here, or if it does not know the
-    class noun of a subject.
+    Raises UserError if one is not declared, if its files are not here, if it does not know the
+    class noun of a subject, or if it is one of the protocol's encoders.
     """
     wanting: dict[str, list[tuple[str, Subject]]] = {}
     for name, method in methods.items():
@@ -37,7 +42,36 @@ def identified(
         table = _declared(suite, role, *jobs[0])
         found[role] = assets.identify(role, table)
         assets.check_nouns(role, table, list(dict.fromkeys(s.class_noun for _, s in jobs)))
+    used = {role: jobs[0][0] for role, jobs in wanting.items()}
+    check_no_judge(suite.assets, used, suite.protocol, suite.encoders)
     return found
+
+
+def check_no_judge(
+    declared: Mapping[str, Mapping[str, Any]],
+    used: Mapping[str, str],
+    protocol: Protocol,
+    encoders: str | None,
+) -> None:
+    """Refuse an asset that scores what is made with it: a method would be its own judge.
+
+    `declared`: role -> the suite's table; `used`: role -> a method that uses it. Encoders whose
+    files are not here are passed over: they score nothing until they are. Raises UserError.
+    """
+    for role, method in used.items():
+        files = assets.kind_of(role, declared[role]).files(declared[role])
+        for name, table in completed(protocol_tables(protocol, encoders)).items():
+            try:
+                judge = encoder_kind(name, table).files(name, table)
+            except MissingFiles:
+                continue
+            if same_model(files, judge):
+                raise UserError(
+                    f"{assets.where(role)} of method '{method}' is the same model as "
+                    f"encoders.{name} of protocol '{protocol.label}', which would judge its own "
+                    f"work: declare another {role}, choose another --protocol, or leave the "
+                    "method out"
+                )
 
 
 def _declared(suite: Suite, role: str, method: str, subject: Subject) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Need:
     weights: int  #: of the whole model, as it is loaded
     training: int
     drawing: int  #: one image at a time, which batches are halved down to
-    resolution: int  #: of the images, in pixels
+    resolution: int | None  #: of the backbone's images, in pixels
 
     @property
     def left_out(self) -> int:
@@ -84,7 +84,7 @@ class Unknown:
 
 
 def needs(grid: Grid, checkpointing: Choice) -> Iterator[Need | Unknown]:
-    """What each method of `grid` takes that needs a backbone, as it would run on a GPU.
+    """What each method of `grid` takes that needs a backbone or an asset, as it would run on a GPU.
 
     Methods of one class that differ in the words alone that they read are looked at once. Raises
     UserError if the model's configurations are not here, or its kind makes none without weights.
@@ -128,8 +128,12 @@ def remedies(grid: Grid, before: Need, checkpointing: Choice) -> Iterator[tuple[
             yield words, after
 
 
-def _changes(grid: Grid, job: Job, side: int, way: Way) -> Iterator[tuple[str, dict[str, Any]]]:
+def _changes(
+    grid: Grid, job: Job, side: int | None, way: Way
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The remedies in their order, as changes of what `way` has become with those before."""
+    if side is None:  # all are a training's on a backbone
+        return
     kind: Any = grid.suite.backbone.load_kind()
     if not way.checkpointing and hasattr(kind, "gradient_checkpointing"):
         yield "--gradient-checkpointing on", {"checkpointing": True}
@@ -153,10 +157,11 @@ def need(grid: Grid, job: Job, way: Way) -> Need:
     method, subject = _short(grid.suite.method(job.method), way.settings), _subject(grid, job)
     memory = LiveMemory()
     with no_numbers(memory):
-        backbone = _hollow(grid, way)
+        backbone = _hollow(grid, way) if job.fit.backbone else None
         weights = _begin(memory)
         _set_aside_by(memory, backbone)
-        asked = {stage.name: _prior(method, subject, stage) for stage in backbone.stages}
+        stages = backbone.stages if backbone else ()
+        asked = {stage.name: _prior(method, subject, stage) for stage in stages}
         prior = {name: clean for name, clean in asked.items() if clean is not None}
         pace = Pace(lambda done, steps: None)
         tools = JobTools(job.seed, subject, pace, prior, assets.hollow(grid.suite, job.fit))
@@ -164,7 +169,8 @@ def need(grid: Grid, job: Job, way: Way) -> Need:
         training = memory.peak
         _begin(memory)
         method.generate(learned, subject, job.requests[:1], backbone, tools)
-        return Need(job.method, weights, training, memory.peak, backbone.resolution)
+        resolution = backbone.resolution if backbone else None
+        return Need(job.method, weights, training, memory.peak, resolution)
 
 
 def print_gpu_memory(grid: Grid, checkpointing: Choice, *, asked: bool = True) -> None:
@@ -192,7 +198,7 @@ def _print_needs(grid: Grid, checkpointing: Choice) -> None:
         print(f"            {one.method}: {_gib(one.bytes)} GiB ({parts})", flush=True)
         most = one if most is None or one.bytes > most.bytes else most
     if most is None:
-        print("            no method needs a backbone")
+        print("            no method needs a backbone or an asset")
         return
     found = _tried(grid, most, checkpointing)
     for size in SIZES:
@@ -283,8 +289,8 @@ def _short(method: Any, settings: Mapping[str, Any]) -> Method:
 
 
 def _jobs(grid: Grid) -> list[Job]:
-    """The first of each method that needs a backbone."""
-    found = {job.method: job for job in reversed(grid.jobs) if job.fit.backbone is not None}
+    """The first of each method that needs a backbone, or an asset."""
+    found = {j.method: j for j in reversed(grid.jobs) if j.fit.backbone or j.fit.assets}
     return [found[name] for name in grid.methods if name in found]
 
 

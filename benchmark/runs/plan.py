@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.api import (
+    PRIOR,
     PROMPT_KINDS,
     SEEDS,
     SUBJECT_IMAGES,
@@ -425,9 +426,9 @@ def _unscored(row: Row) -> dict[str, str]:
     """Which prompt kinds a method leaves out, and why. Raises UserError if that is no reason."""
     found = dict(getattr(row.method, "unscored", {}))
     for kind, reason in found.items():
-        if kind not in PROMPT_KINDS or not isinstance(reason, str) or not reason.strip():
+        if kind not in (*PROMPT_KINDS, PRIOR) or not isinstance(reason, str) or not reason.strip():
             raise UserError(
                 f"unscored of method '{row.name}' has {kind!r}: {reason!r}; it should be a reason "
-                f"by one of {', '.join(PROMPT_KINDS)}"
+                f"by one of {', '.join((*PROMPT_KINDS, PRIOR))}"
             )
     return found

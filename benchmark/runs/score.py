@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -50,19 +50,27 @@ class Assessment:
     protocol: Protocol
     metrics: tuple[str, ...] = ()  #: beside the protocol's own
     encoders: str | None = None  #: where the protocol's encoders lie; else in the caches
+    #: The suite's tables, by role: none that an image was made with may score it.
+    assets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, suite: Suite, metrics: tuple[str, ...] = ()) -> Assessment:
         """As `suite` says."""
         identifier = suite.backbone.identifier
-        return cls(suite.data, identifier, suite.protocol, metrics, suite.encoders)
+        return cls(suite.data, identifier, suite.protocol, metrics, suite.encoders, suite.assets)
 
     @classmethod
     def read(cls, suite: Path) -> Assessment:
         """As a run's suite.toml says. Raises UserError."""
         found = read_toml(suite, _ScoredSuite)
         identifier = found.backbone.identifier
-        return cls(found.data, identifier, found.protocol, encoders=found.encoders)
+        return cls(
+            found.data,
+            identifier,
+            found.protocol,
+            encoders=found.encoders,
+            assets=found.assets,
+        )
 
     @functools.cached_property
     def scoring(self) -> Scoring:
@@ -88,6 +96,7 @@ class _ScoredSuite(BaseModel):
     backbone: _Identifier
     protocol: Protocol
     encoders: str | None = None
+    assets: dict[str, dict[str, Any]] = {}
 
 
 @dataclass

@@ -73,7 +73,7 @@ class Forecast:
         if isinstance(work.task, Prior):
             return self._prior(work.task)
         fit = self._fit(work.task) if work.fits else 0.0
-        image = self._image(work.task.method) if work.draws else 0.0
+        image = self._image(work.task) if work.draws else 0.0
         if fit is None or image is None:
             return None
         return fit + work.draws * image + work.scores * (_mean(self._scores) or 0.0)
@@ -82,14 +82,20 @@ class Forecast:
         taken = _mean(self._fits.get(job.method, []))
         if taken is not None or self._rates is None:
             return taken
+        if job.fit.backbone is None:
+            return 0.0
         if "steps" in job.fit.settings:
             return job.fit.settings["steps"] * self._rates.train_step_seconds
         return None if TRAINING in load_method(job.fit.method).needs else 0.0
 
-    def _image(self, method: str) -> float | None:
-        taken = _mean(self._draws.get(method, []))
+    def _image(self, job: Job) -> float | None:
+        """Without a backbone, what has steps takes them for each image, each taken to be as one
+        of a training."""
+        taken = _mean(self._draws.get(job.method, []))
         if taken is not None or self._rates is None:
             return taken
+        if job.fit.backbone is None and "steps" in job.fit.settings:
+            return job.fit.settings["steps"] * self._rates.train_step_seconds
         return self._rates.image_seconds
 
     def _prior(self, prior: Prior) -> float | None:

@@ -14,15 +14,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.api import UserError
+from benchmark.api import GUIDE, UserError
+from benchmark.config.protocol import Protocol
 from benchmark.config.registry import load_method
 from benchmark.config.suite import Suite, load_suite
-from benchmark.grid import run_grid
+from benchmark.grid import run_grid, score_run
+from benchmark.models.asset_files import MissingFiles
 from benchmark.runs.assets import NoHollow, hollow
 from benchmark.runs.luggage import luggage_of
 from benchmark.runs.plan import plan
 from benchmark.store.directory import RunDirectory
 from tests import toy
+from tests.tiny_clip import save_as_open_clip, save_tiny_clip
 
 NAME = "tests.runs.test_assets"
 
@@ -77,7 +80,31 @@ class Masked:
         return weights["share"].expand(len(requests), 3, toy.SIZE, toy.SIZE)
 
 
-KIND, MASKED = ThirdsKind(), Masked()
+@dataclass(frozen=True)
+class Guided(Masked):
+    """Paints what its guide makes of a text; of the prior prompt it draws nothing."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({GUIDE})
+    unscored: ClassVar[dict[str, str]] = {"prior": "it knows no class"}
+    description: str = "the guide's colour"
+
+    def fit(self, subject: object, backbone: None, tools: Any) -> dict[str, Tensor]:
+        colour = tools.asset(GUIDE).embed_texts(["a dog"])[0, :3]
+        return {"share": colour.sigmoid().mean()}
+
+
+@dataclass(frozen=True)
+class Judges(toy.Eyes):
+    """The kind of encoder whose file is a model's, and may be missing."""
+
+    def files(self, name: str, table: Mapping[str, Any]) -> list[Path]:
+        (path,) = super().files(name, table)
+        if not path.is_file():
+            raise MissingFiles(f"{path} is not here")
+        return [path]
+
+
+KIND, MASKED, GUIDED, JUDGES = ThirdsKind(), Masked(), Guided(), Judges()
 
 
 @pytest.fixture
@@ -160,6 +187,24 @@ def test_a_job_gets_its_masks_and_its_prompts_stay_unscored(suite: Suite, tmp_pa
     assert any(row["value"] for row in rows if row["prompt_kind"] == "recontextualization")
 
 
+def test_what_knows_no_class_has_no_score_of_prior_preservation(
+    suite: Suite, tmp_path: Path
+) -> None:
+    table = {"kind": "clip", "model": str(save_tiny_clip(tmp_path / "guide"))}
+    guided = suite.model_copy(update={"assets": {"guide": table}})
+    grid = plan(guided, [f"{NAME}:GUIDED"], subjects=["dog-red"])
+    assert run_grid(grid, tmp_path / "run", resources=toy.ONE) == 0
+    rows = [
+        row
+        for path in (tmp_path / "run/scores").rglob("*.csv")
+        for row in csv.DictReader(path.open())
+    ]
+    prior = [row for row in rows if row["metric"] in ("pres", "prior_div")]
+    assert prior and all(r["value"] == "" and r["reason"] == "it knows no class" for r in prior)
+    assert all(row["value"] for row in rows if row["metric"] in ("dino", "clip_t"))
+    assert "it knows no class" in (tmp_path / "run/report.md").read_text()
+
+
 def test_nothing_found_on_a_photograph_is_a_failed_job_with_the_way_out(
     suite: Suite, tmp_path: Path
 ) -> None:
@@ -188,6 +233,52 @@ def test_a_reason_for_no_score_is_a_reason_of_a_prompts_kind(
     monkeypatch.setattr(method, "unscored", {"hats": "it has none"})
     with pytest.raises(UserError, match="unscored of method .*MASKED' has 'hats'.*recontext"):
         plan(suite, [f"{NAME}:MASKED"])
+
+
+def test_an_asset_that_judges_is_refused_in_another_format_too(
+    suite: Suite, tmp_path: Path
+) -> None:
+    """The judge is the guide as open_clip keeps it; and once it is there, a run scored again."""
+    guide = save_tiny_clip(tmp_path / "guide")
+    judge = save_as_open_clip(guide, tmp_path / "judge", torch.float16)
+    other = save_tiny_clip(tmp_path / "other", seed=1)
+    encoder = {"kind": f"{NAME}:JUDGES", "file": str(judge / "open_clip_model.safetensors")}
+    encoders = suite.protocol.encoders | {"clip": encoder}
+    judged = suite.protocol.model_copy(update={"encoders": encoders})
+
+    def guided_by(folder: Path, protocol: Protocol = judged) -> Suite:
+        table = {"kind": "clip", "model": str(folder)}
+        return suite.model_copy(update={"assets": {"guide": table}, "protocol": protocol})
+
+    method = f"{NAME}:GUIDED"
+    with pytest.raises(UserError, match="assets.guide of method .* same model as encoders.clip of"):
+        plan(guided_by(guide), [method])
+    assert plan(guided_by(guide), ["tests.toy:PAINT"]).jobs, "which uses no guide"
+    (job, *_) = plan(guided_by(other), [method]).jobs
+    fit = job.fit
+    assert fit.assets["guide"].startswith("clip-1 other@") and fit.backbone is None
+    grid = plan(guided_by(guide, suite.protocol), [method], subjects=["dog-red"])
+    assert grid.jobs[0].fit.key != fit.key
+    assert run_grid(grid, tmp_path / "run", resources=toy.ONE) == 0
+    file = tmp_path / "judged.toml"
+    file.write_text(judged.model_copy(update={"name": "judged"}).dump_toml())
+    with pytest.raises(UserError, match="same model as encoders.clip of protocol 'judged-1'"):
+        score_run(tmp_path / "run", protocol=str(file))
+
+
+def test_a_judge_whose_files_are_not_here_is_left_to_the_run(suite: Suite, tmp_path: Path) -> None:
+    """Nothing can be compared yet, and a run refuses it by itself."""
+    guide = save_tiny_clip(tmp_path / "guide")
+    missing = {"kind": f"{NAME}:JUDGES", "file": str(tmp_path / "missing.safetensors")}
+    protocol = suite.protocol.model_copy(
+        update={"encoders": suite.protocol.encoders | {"clip": missing}}
+    )
+    table = {"kind": "clip", "model": str(guide)}
+    suite = suite.model_copy(update={"assets": {"guide": table}, "protocol": protocol})
+    grid = plan(suite, [f"{NAME}:GUIDED"], subjects=["dog-red"])
+    with pytest.raises(UserError, match="missing.safetensors is not here"):
+        run_grid(grid, tmp_path / "run", resources=toy.ONE)
+    assert not list((tmp_path / "run").rglob("*.png"))
 
 
 def test_a_noun_that_the_segmenter_does_not_know_is_refused(suite: Suite, tmp_path: Path) -> None:

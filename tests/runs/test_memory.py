@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
 from diffusers import UNet2DConditionModel
 from torch import nn
+from transformers import CLIPModel
 from typer.testing import CliRunner
 
 from benchmark.api import UserError
@@ -21,8 +23,10 @@ from benchmark.runs import memory
 from benchmark.runs.machine import free_memory
 from benchmark.runs.memory import Need, Unknown, Way, need, needs, print_gpu_memory
 from benchmark.runs.plan import Grid, plan
+from methods.edit_layer import EditUNet
 from tests import toy, true_size
 from tests.measured_memory import measured
+from tests.tiny_clip import save_tiny_clip
 from tests.tiny_pipeline import (
     save_tiny_cascade,
     save_tiny_flux,
@@ -284,3 +288,23 @@ def test_a_method_in_which_numbers_decide_is_unknown_and_the_others_are_not() ->
     pasted, untuned = needs(grid, "off")
     assert pasted == Unknown("paste", "aten.nonzero.default")
     assert isinstance(untuned, Need) and untuned.drawing > untuned.weights / 2
+
+
+def test_what_works_under_a_guide_is_estimated_without_a_backbone(
+    suite: Suite, tmp_path: Path
+) -> None:
+    """At least what Adam, gradients and the guide's weights take, and all of that in drawing."""
+    guide = save_tiny_clip(tmp_path / "guide")
+    table = {"kind": "clip", "model": str(guide)}
+    guided = suite.model_copy(update={"assets": {"guide": table}})
+    small, large = (
+        f"text2live[resolution=32,scales=2,channels={channels}]" for channels in (8, 64)
+    )
+    grid = grid_on(guided, save_tiny_pipeline(tmp_path / "tiny"), small, large)
+    one, other = needs(grid, "off")
+    assert isinstance(one, Need) and isinstance(other, Need)
+    weights = CLIPModel.from_pretrained(guide).num_parameters() * 4
+    unet = EditUNet(64, 2, torch.Generator())
+    trained = 4 * 4 * sum(parameter.numel() for parameter in unet.parameters())
+    assert one.weights == 0 and one.drawing > weights and one.resolution is None
+    assert other.drawing > max(weights + trained, one.drawing)

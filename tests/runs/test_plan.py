@@ -13,6 +13,7 @@ from benchmark.runs.selection import method_names
 from benchmark.runs.time_left import Forecast
 from benchmark.store.records import Job, JobRecord, Phases, Prior
 from tests import toy
+from tests.tiny_clip import save_tiny_clip
 from tests.tiny_pipeline import save_tiny_pipeline
 
 
@@ -396,6 +397,17 @@ def test_time_is_forecast_from_rates_and_then_from_what_jobs_took(suite: Suite) 
     job = grid.jobs[0]
     assert forecast.seconds(Work(job, False, 2, 8)) == 2 * 2 + 8 * 0.5
     assert forecast.seconds(Work(job, scores=8)) == 4.0
+
+
+def test_what_draws_without_a_backbone_is_forecast_by_its_steps_an_image(
+    suite: Suite, tmp_path: Path
+) -> None:
+    guide = {"kind": "clip", "model": str(save_tiny_clip(tmp_path / "guide"))}
+    rated = suite.model_copy(update={"estimate": RATES, "assets": {"guide": guide}})
+    grid = plan(rated, ["text2live[steps=7]"], subjects=["dog-red"])
+    (job,) = grid.jobs
+    assert job.fit.backbone is None and len(job.requests) == 8
+    assert Forecast(grid.suite).total(works(grid)) == 8 * 7 * 10
 
 
 def test_prior_images_are_forecast_by_passes_through_the_model(suite: Suite) -> None:
