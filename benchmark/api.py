@@ -547,11 +547,11 @@ class Tools(Protocol):
         """
         ...
 
-    def masks(self, resolution: int) -> Tensor:
+    def masks(self, resolution: int, images: Sequence[int] | None = None) -> Tensor:
         """The masks of `images(resolution)`: (n, resolution, resolution) bool, on the CPU.
 
-        The user's own, else where the segmenter finds the class noun. Needs MASKS. Raises UserError
-        for an image on which nothing is found.
+        Or of some of these `images`, by index. The user's own, else where the segmenter finds the
+        class noun. Needs MASKS. Raises UserError for an image on which nothing is found.
         """
         ...
 
@@ -629,6 +629,8 @@ class Method(Protocol):
         ...
 
     # Optional: `check_device(device)`, which raises UserError if it does not run on "cpu", "cuda".
+    # `check_backbone(backbone)`, which raises UserError for one that it does not fit; asked about
+    # one without numbers, if its kind has `hollow`.
     # And `texts(subject, requests)`, every text that `fit` and `generate` have encoded, and
     # `words(subject)`, every word that `fit` learns. Where the backbone cannot read a text to its
     # end, or cannot learn a word, that is said before anything trains. And `unscored`, prompt kind

@@ -222,8 +222,9 @@ def score_run(
     check_scoring(assessment.scoring, existing)
     jobs = [record.job for record in existing.jobs.values()]
     check_captions(assessment, jobs)
-    used = {role: job.method for job in jobs for role in job.fit.assets}
-    check_no_judge(assessment.assets, used, chosen, assessment.encoders)
+    if chosen.label not in existing.plan.protocols:  # else that was looked at when it was planned
+        used = {role: job.method for job in jobs for role in job.fit.assets}
+        check_no_judge(assessment.assets, used, chosen, assessment.encoders)
     examiner = Examiner(assessment, existing.directory, resolve_device("auto"))
     dataset = assessment.data.load()
     names = {subject for _, subject, _ in existing.jobs}

@@ -202,6 +202,9 @@ def _put_part(module: nn.Module, place: Path) -> dict[str, Tensor]:
     strange = sorted(state.keys() - own.keys())
     if strange:
         raise UserError(f"{place} holds '{strange[0]}', for which this model has no place")
+    missing = sorted(own.keys() - state.keys())
+    if missing and place.is_dir():  # a file may hold some of a part's weights
+        raise UserError(f"{place} lacks '{missing[0]}' of this model: it is of another model")
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
             raise UserError(f"{place}: '{name}' is of another shape than in this model")

@@ -81,7 +81,7 @@ class Paste:
 
         scenes = draw(backbone, self.texts(subject, requests), requests)
         cut_out = tools.images(backbone.resolution)[self.image - 1]
-        mask = tools.masks(backbone.resolution)[self.image - 1]
+        [mask] = tools.masks(backbone.resolution, images=[self.image - 1])
         asked = [i for i, request in enumerate(requests) if request.prompt.kind != PRIOR]
         if not asked:
             return scenes

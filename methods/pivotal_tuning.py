@@ -64,7 +64,8 @@ class PivotalTuning(DreamBoothLora):
         if self.training_guidance is not None:
             stage = stage.with_guidance(self.training_guidance)
         [instance, *_] = self.terms(subject, stage, tools)
-        with aside(backbone, [stage.denoiser, *backbone.text_encoders.values()]):
+        used = [stage.denoiser, *backbone.text_encoders.values()]
+        with aside(backbone, used, narrow=self.narrows):
             train(
                 Loss(stage, [instance], lambda texts: backbone.encode(texts, words=[word])),
                 list(word.vectors.values()),

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.api import UserError, of_backbone
+from benchmark.api import CHECKPOINT, UserError, of_backbone
 from benchmark.cli.options import DataOption, SuiteOption
 from benchmark.config import registry as plugins
 from benchmark.config.protocol import load_protocol, protocol_names
@@ -150,6 +150,8 @@ def _by_family() -> str:
     rows = [["method", *(family.name for family in families().values())]]
     rows.append(["---"] * len(rows[0]))
     for name in plugins.available(Kind.METHODS):
+        if CHECKPOINT in plugins.load_method(name).needs:
+            continue  # what its file needs, which is not known
         needs = of_backbone(plugins.load_method(name).needs)
         lacking = [sorted(needs - family.capabilities) for family in families().values()]
         rows.append([name, *(f"no: {', '.join(lacks)}" if lacks else "yes" for lacks in lacking)])

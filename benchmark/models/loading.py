@@ -78,6 +78,10 @@ def load_backbone(
     return family_module(parts.family).build(parts, wanted)
 
 
+class OneFile(UserError):
+    """A model in one file says its size by its weights alone."""
+
+
 def hollow_backbone(
     model: str,
     *,
@@ -90,7 +94,7 @@ def hollow_backbone(
     """The model as `load_backbone` gives it, on the CPU, but without its weights.
 
     For `live_memory.no_numbers`; or with `modules_on` "meta", for what asks about shapes alone.
-    Raises UserError if the model's configurations are not here.
+    Raises OneFile for a model in one file, UserError if its configurations are not here.
     """
     with torch.device(modules_on):
         parts = hollow_parts(_configurations(model))
@@ -111,7 +115,7 @@ def _configurations(model: str) -> Path:
             f"known of its size: `{fetch_command(hub)}` brings it"
         )
     if not isinstance(place, Path):
-        raise UserError(
+        raise OneFile(
             f"model '{model}' is one file, without the configurations that its size is told by: "
             "name a model of the same family that is a directory"
         )

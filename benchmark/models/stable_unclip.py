@@ -11,6 +11,7 @@ images = backbone.sample(backbone.with_image(texts, image, 0), [7])
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Generator, Tensor, nn
 
 from benchmark.api import UserError
+from benchmark.models.aside import put_aside
 from benchmark.models.checkpoints import Parts
 from benchmark.models.latent_diffusion import LatentDiffusion, assemble, forward_process
 from benchmark.models.loading import Wanted
@@ -115,6 +117,15 @@ class StableUnclip(LatentDiffusion):
         """Every module, by diffusers' names of them."""
         own = ("image_encoder", "image_normalizer")
         return super().modules() | {name: getattr(self.pipeline, name) for name in own}
+
+    def set_aside(
+        self, used: Sequence[nn.Module] | None = None, *, narrow: bool = False
+    ) -> AbstractContextManager[None]:
+        """As `benchmark.api.Backbone` says: what is drawn from has looked at its image before."""
+        if used is None:
+            looking = (*self.text_encoders.values(), self.pipeline.image_encoder)
+            used = [one for one in self.modules().values() if not any(one is e for e in looking)]
+        return put_aside(self, used, narrow=narrow)
 
     @torch.no_grad()
     def with_image(

@@ -34,6 +34,8 @@ def _asks(method: object) -> bool:
 
 def _hollow(suite: Suite) -> Backbone | None:
     """The backbone on torch's "meta" device; None for a single file, whose parts say no shapes."""
+    from benchmark.models.loading import OneFile
+
     choice = suite.backbone
     hollow = getattr(choice.load_kind(), "hollow", None)
     if hollow is None:
@@ -46,6 +48,6 @@ def _hollow(suite: Suite) -> Backbone | None:
             resolution=choice.resolution,
             modules_on="meta",
         )
-    except UserError:
+    except OneFile:
         return None
     return found

@@ -3,7 +3,7 @@
     print_gpu_memory(grid, "auto")
 
 Each method's own `fit` (two steps) and `generate` (one image) run on tensors without numbers, and
-what these would take is counted: no method, setting or family has a formula here.
+what these would take is counted: no method or family has a formula here.
 `docs/memory.md` says what the estimate is worth.
 """
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.api import SUBJECT_IMAGES, Clean, Method, Stage, Subject, UserError
 from benchmark.data.dataset import first_images
 from benchmark.runs import assets
+from benchmark.runs.box import boxed, in_words
 from benchmark.runs.devices import gradient_checkpointing
 from benchmark.runs.machine import Choice
 from benchmark.runs.plan import Grid
@@ -80,7 +81,7 @@ class Unknown:
     """In an estimate's place: the method does what tensors without numbers cannot."""
 
     method: str
-    operation: str
+    why: str
 
 
 def needs(grid: Grid, checkpointing: Choice) -> Iterator[Need | Unknown]:
@@ -95,21 +96,27 @@ def needs(grid: Grid, checkpointing: Choice) -> Iterator[Need | Unknown]:
         key = repr(_decisive(grid, job))
         if key not in found:
             try:
-                found[key] = need(grid, job, way)
-            except _beyond_fake_tensors() as error:
+                with boxed():
+                    found[key] = need(grid, job, way)
+            except assets.NoHollow as error:
                 found[key] = Unknown(job.method, str(error))
+            except _beyond_fake_tensors() as error:
+                found[key] = Unknown(job.method, f"{error} needs real values")
+            except UserError:
+                raise
+            except Exception as error:  # a method's own code, on tensors that it did not expect
+                found[key] = Unknown(job.method, in_words(error))
         yield replace(found[key], method=job.method)
 
 
 def _beyond_fake_tensors() -> tuple[type[Exception], ...]:
-    """What is raised where a shape or a branch is decided by numbers, or an asset has them all."""
+    """What fake tensors raise where a shape or a branch is decided by numbers."""
     from torch._subclasses import fake_tensor
 
     return (
         fake_tensor.DynamicOutputShapeException,
         fake_tensor.DataDependentOutputException,
         fake_tensor.UnsupportedOperatorException,
-        assets.NoHollow,
     )
 
 
@@ -191,7 +198,7 @@ def _print_needs(grid: Grid, checkpointing: Choice) -> None:
     most: Need | None = None
     for one in needs(grid, checkpointing):
         if isinstance(one, Unknown):
-            print(f"            {one.method}: unknown, since numbers decide in {one.operation}")
+            print(f"            {one.method}: unknown: {one.why}")
             continue
         parts = f"weights {_gib(one.weights)}, training {_gib(one.training)}"
         parts += f", drawing {_gib(one.drawing)}; {_gib(one.left_out)} that no tensor shows"

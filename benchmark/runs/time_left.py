@@ -89,8 +89,7 @@ class Forecast:
         return None if TRAINING in load_method(job.fit.method).needs else 0.0
 
     def _image(self, job: Job) -> float | None:
-        """Without a backbone, what has steps takes them for each image, each taken to be as one
-        of a training."""
+        """Without a backbone, an image costs the method's `steps`, each as one of a training."""
         taken = _mean(self._draws.get(job.method, []))
         if taken is not None or self._rates is None:
             return taken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -83,20 +83,21 @@ class JobTools:
 
         return torch.stack([fitted(read_image(path), resolution) for path in self.subject.images])
 
-    def masks(self, resolution: int) -> Tensor:
+    def masks(self, resolution: int, images: Sequence[int] | None = None) -> Tensor:
         """Their masks, as `benchmark.api.Tools.masks` says. Raises UserError."""
         import torch
 
         from benchmark.models.fitting import fitted_mask
 
+        asked = [*range(len(self.subject.images))] if images is None else [*images]
         if self.subject.masks:
-            own = [fitted_mask(read_mask(path), resolution) for path in self.subject.masks]
-            found, where = torch.stack(own), self.subject.masks
+            where = [self.subject.masks[index] for index in asked]
+            found = torch.stack([fitted_mask(read_mask(path), resolution) for path in where])
             why = "shows nothing of the subject once it is cropped to a square: choose others"
         else:
-            images = self.images(resolution)
-            found = self.asset(SEGMENTER).segment(images, self.subject.class_noun)
-            where = self.subject.images
+            where = [self.subject.images[index] for index in asked]
+            shown = self.images(resolution)[asked]
+            found = self.asset(SEGMENTER).segment(shown, self.subject.class_noun)
             why = f"shows no '{self.subject.class_noun}' that the segmenter finds: " + OWN_MASKS
         for path, mask in zip(where, found, strict=True):
             if not mask.any():

@@ -91,10 +91,14 @@ def watch_checkpoints(
     print(f"watching    {asked.folder}: Ctrl-C ends it, with the report as it stands", flush=True)
     try:
         while patience is None or time.monotonic() - since < patience:
-            if watch.look():
-                found = sorted(watch.known)
+            if watch.look() and (found := watch.there()):
                 _tell(found)
-                grid = asked.grid(found)
+                try:
+                    grid = asked.grid(found)
+                except UserError:
+                    if found != watch.there():  # one was taken away meanwhile
+                        continue
+                    raise
                 path = path or asked.place(grid)
                 code = run_grid(grid, path, resources=asked.resources)
                 if code == 130:
@@ -153,6 +157,10 @@ class Watch:
                 print(f"waiting     for {path} to become whole: {why}", flush=True)
         self.waiting = waiting
         return fresh
+
+    def there(self) -> list[Trained]:
+        """Those that are known and still there, in their order: trainers take old ones away."""
+        return sorted(one for one in self.known if one.path.exists())
 
     def _stands_still(self, path: Path) -> bool:
         files = [path, *path.rglob("*")] if path.is_dir() else [path]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,14 @@ def checkpoints(folder: Path) -> Folder:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not (path.is_dir() or path.suffix in (SAFE, *PICKLES)):
             continue
-        said = _said(path) if path.suffix == SAFE and path.is_file() else {}
-        if said is None:
-            unfinished.append(path)
-        elif (one := _trained(path, said)) is not None:
-            found.append(one)
-        elif path.suffix == SAFE:
-            unnumbered.append(path)
+        with suppress(FileNotFoundError):  # taken away meanwhile
+            said = _said(path) if path.suffix == SAFE and path.is_file() else {}
+            if said is None:
+                unfinished.append(path)
+            elif (one := _trained(path, said)) is not None:
+                found.append(one)
+            elif path.suffix == SAFE:
+                unnumbered.append(path)
     found = [one for one in found if not _is_second(one, found)]
     _check_different(found)
     return Folder(tuple(sorted(found)), tuple(unnumbered), tuple(unfinished))
@@ -164,7 +166,11 @@ def _is_second(one: Trained, found: Sequence[Trained]) -> bool:
     """Whether it is part of another: a second text encoder's words, or the end under two names."""
     first = one.path.name.replace("learned_embeds_2", "learned_embeds")
     first = first.replace("learned_embeds_3", "learned_embeds")
-    others = [other for other in found if other != one and other.number == one.number]
+    others = [
+        other
+        for other in found
+        if other != one and (other.unit, other.number) == (one.unit, one.number)
+    ]
     if first != one.path.name and any(other.path.name == first for other in others):
         return True
     return _NUMBER.search(one.path.stem) is None and bool(others)
