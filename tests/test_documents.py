@@ -264,7 +264,8 @@ def test_the_table_of_methods_by_families_is_the_commands() -> None:
     shown = re.search(r"list methods --families\n\n(.*?)\n\n", page, re.S)[1].splitlines()
     printed = benchmark("list", "methods", "--families", cwd=ROOT).stdout.splitlines()
     points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    assert len(shown) == 2 + len(points["dreambooth_benchmark.methods"])
+    methods = set(points["dreambooth_benchmark.methods"]) - {"checkpoint"}  # that is its file's
+    assert {line.split()[1] for line in shown[2:]} == methods
     assert shown[:2] == printed[:2] and set(shown) <= set(printed)
 
 
