@@ -15,50 +15,29 @@ from benchmark.api import (
     IMAGE_EMBEDDING,
     PRIOR,
     TEXT_TO_IMAGE,
-    Draws,
     Request,
-    Role,
     Subject,
     Tools,
     Weights,
 )
+from methods.one_image import OneImage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class ImageVariation:
+class ImageVariation(OneImage):
     """The untuned model draws `a class ...`, and is told of one of the subject's images.
 
     Of that image it knows what its image encoder makes of it, with noise on it: what the image
     shows, and not where.
     """
 
-    version: ClassVar[str] = "1"
-    role: ClassVar[Role] = "method"
-    variant_of: ClassVar[str | None] = None
-    draws: ClassVar[Draws] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, IMAGE_EMBEDDING})
 
     description: str = "zero-shot: drawn from one of the subject's images, as DALL-E 2's variations"
-    image: Annotated[int, Ge(1)] = 1  #: which of the subject's images it is told of, from 1
     noise_level: Annotated[int, Ge(0), Le(999)] = 0  #: at 999 next to nothing is left of the image
-
-    def prior(self, subject: Subject) -> None:
-        """None."""
-
-    def seen(self, subject: Subject) -> list[int]:
-        """The one image."""
-        return [self.image - 1]
-
-    def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
-        """What is drawn for each request."""
-        return [request.prompt.text(subject.class_noun) for request in requests]
-
-    def fit(self, subject: Subject, backbone: Any, tools: Tools) -> Weights:
-        """Nothing to learn."""
-        return {}
 
     def generate(
         self,

@@ -9,58 +9,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 
 from benchmark.api import (
     IMAGE_TO_IMAGE,
     PRIOR,
     TEXT_TO_IMAGE,
     Backbone,
-    Draws,
     Request,
-    Role,
     Start,
     Subject,
     Tools,
     Weights,
 )
+from methods.one_image import OneImage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class ImageToImage:
+class ImageToImage(OneImage):
     """The untuned model draws `a class ...`, and begins with one of the subject's images.
 
     That image is encoded and gets as much noise as the sampler has at `strength` of its way; the
     remaining steps are drawn as ever. So the layout and the colours of that one image stay.
     """
 
-    version: ClassVar[str] = "1"
-    role: ClassVar[Role] = "method"
-    variant_of: ClassVar[str | None] = None
-    draws: ClassVar[Draws] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, IMAGE_TO_IMAGE})
 
     description: str = "zero-shot: one of the subject's images, under noise, drawn anew (SDEdit)"
-    image: Annotated[int, Ge(1)] = 1  #: which of the subject's images it begins with, from 1
     strength: Annotated[float, Gt(0), Le(1)] = 0.8  #: 0 the image as it is, 1 next to none of it
-
-    def prior(self, subject: Subject) -> None:
-        """None."""
-
-    def seen(self, subject: Subject) -> list[int]:
-        """The one image."""
-        return [self.image - 1]
-
-    def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
-        """What is drawn for each request."""
-        return [request.prompt.text(subject.class_noun) for request in requests]
-
-    def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
-        """Nothing to learn."""
-        return {}
 
     def generate(
         self,

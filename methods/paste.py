@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, ClassVar
-
-from annotated_types import Ge
+from typing import TYPE_CHECKING, ClassVar
 
 from benchmark.api import (
     MASKS,
@@ -18,13 +16,12 @@ from benchmark.api import (
     SEGMENTER,
     TEXT_TO_IMAGE,
     Backbone,
-    Draws,
     Request,
-    Role,
     Subject,
     Tools,
     Weights,
 )
+from methods.one_image import OneImage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,39 +31,19 @@ Box = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
-class Paste:
+class Paste(OneImage):
     """The untuned model draws `a class ...`; the subject is laid over what of the class is found.
 
     It is resized to fit into the box of that, keeps its proportions, and stands in the middle of
     the box's lower edge. Nothing blends it with the scene. Nothing found, nothing pasted.
     """
 
-    version: ClassVar[str] = "1"
-    role: ClassVar[Role] = "method"
-    variant_of: ClassVar[str | None] = None
-    draws: ClassVar[Draws] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, MASKS, SEGMENTER})
     unscored: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"property": "what is pasted keeps its properties"}
     )
 
     description: str = "zero-shot: the subject cut out, pasted onto what the untuned model drew"
-    image: Annotated[int, Ge(1)] = 1  #: which of the subject's images is cut out, counted from 1
-
-    def prior(self, subject: Subject) -> None:
-        """None."""
-
-    def seen(self, subject: Subject) -> list[int]:
-        """The one image."""
-        return [self.image - 1]
-
-    def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
-        """The scenes: what the untuned model draws."""
-        return [request.prompt.text(subject.class_noun) for request in requests]
-
-    def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
-        """Nothing to learn."""
-        return {}
 
     def generate(
         self,

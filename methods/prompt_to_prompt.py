@@ -17,21 +17,20 @@ from benchmark.api import (
     PRIOR_PROMPT,
     TEXT_TO_IMAGE,
     Backbone,
-    Draws,
     Edit,
     Request,
-    Role,
     Subject,
     Tools,
     Weights,
 )
+from methods.one_image import OneImage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class PromptToPrompt:
+class PromptToPrompt(OneImage):
     """One of the subject's images is inverted under `a class`, and drawn again under the prompt.
 
     It is reconstructed beside its edits. In the first steps these have the reconstruction's
@@ -41,34 +40,18 @@ class PromptToPrompt:
     Null texts (Mokady et al., 2211.09794) make the reconstruction hold under guidance.
     """
 
-    version: ClassVar[str] = "1"
-    role: ClassVar[Role] = "method"
-    variant_of: ClassVar[str | None] = None
-    draws: ClassVar[Draws] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE, EDITING})
 
     description: str = "zero-shot: one of the subject's images edited by the prompt, one a prompt"
-    image: Annotated[int, Ge(1)] = 1  #: which of the subject's images is edited, from 1
     steps: Annotated[int, Ge(2)] = 50  #: of DDIM, to the noise and back
     cross_replace: Annotated[float, Ge(0), Le(1)] = 0.8  #: for this share of the steps
     self_replace: Annotated[float, Ge(0), Le(1)] = 0.4
     null_text_steps: Annotated[int, Ge(0)] = 0  #: for each step; their authors take 10
 
-    def prior(self, subject: Subject) -> None:
-        """None."""
-
-    def seen(self, subject: Subject) -> list[int]:
-        """The one image."""
-        return [self.image - 1]
-
     def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
         """What the image is inverted under, and what is drawn for each request."""
         prompts = [PRIOR_PROMPT, *(request.prompt for request in requests)]
         return [prompt.text(subject.class_noun) for prompt in prompts]
-
-    def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
-        """Nothing to learn."""
-        return {}
 
     def generate(
         self,

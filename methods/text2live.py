@@ -16,14 +16,13 @@ from annotated_types import Ge, Gt, Le
 from benchmark.api import (
     GUIDE,
     PRIOR,
-    Draws,
     Request,
-    Role,
     Subject,
     Tools,
     UserError,
     Weights,
 )
+from methods.one_image import OneImage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,22 +31,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Text2Live:
+class Text2Live(OneImage):
     """For each image a U-Net of its own, which reads the subject's and paints a layer over it.
 
     A CLIP looks on: at the edited image, at the layer on a green screen, and at what is left of the
     image's structure. No generative model takes part.
     """
 
-    version: ClassVar[str] = "1"
-    role: ClassVar[Role] = "method"
-    variant_of: ClassVar[str | None] = None
-    draws: ClassVar[Draws] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset({GUIDE})
     unscored: ClassVar[Mapping[str, str]] = MappingProxyType({PRIOR: "it has no class model"})
 
     description: str = "zero-shot: one of the subject's images, edited by a layer (Text2LIVE)"
-    image: Annotated[int, Ge(1)] = 1  #: which of the subject's images is edited, counted from 1
     resolution: Annotated[int, Ge(16)] = 512  #: of the image, in pixels
     steps: Annotated[int, Ge(1)] = 1000  #: for each image
     learning_rate: Annotated[float, Gt(0)] = 2.5e-3
@@ -63,17 +57,6 @@ class Text2Live:
     def __post_init__(self) -> None:
         if int(int(self.resolution * 0.85) * 0.8) < 2 ** (self.scales + 1):
             raise UserError(f"scales is {self.scales}, too many for {self.resolution} pixels")
-
-    def prior(self, subject: Subject) -> None:
-        """None."""
-
-    def seen(self, subject: Subject) -> list[int]:
-        """The one image."""
-        return [self.image - 1]
-
-    def fit(self, subject: Subject, backbone: None, tools: Tools) -> Weights:
-        """Nothing to learn of the subject alone."""
-        return {}
 
     def generate(
         self,
