@@ -190,6 +190,7 @@ TRUE_GUIDANCE = "true-guidance"  #: `Sampler.true_guidance`
 IMAGE_TO_IMAGE = "image-to-image"
 #: The denoiser looks at the text by attention whose keys and values are layers of their own.
 CROSS_ATTENTION = "cross-attention"
+IMAGE_PROMPT = "image-prompt"  #: `sample` takes an `image_prompt`
 CAPABILITIES = (
     TEXT_TO_IMAGE,
     TRAINING,
@@ -199,6 +200,7 @@ CAPABILITIES = (
     EMBEDDED_GUIDANCE,
     TRUE_GUIDANCE,
     IMAGE_TO_IMAGE,
+    IMAGE_PROMPT,
 )
 
 
@@ -235,6 +237,23 @@ class Start:
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
             raise UserError(f"strength is {self.strength:.6g}: it should be above 0 and at most 1")
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePrompt:
+    """Images that are looked at beside the text, through an adapter (Ye et al., 2308.06721).
+
+    An `ImageAdapter` makes one.
+    """
+
+    adapter: Mapping[str, Tensor]  #: the adapter's weights, by their names in its file
+    embeddings: Tensor  #: (images, ...) float32: all are looked at for every image that is drawn
+    blank: Tensor  #: the same shape: what guidance leads away from
+    scale: float  #: 0 the text alone, 1 as the adapter was trained
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale <= 1:
+            raise UserError(f"scale is {self.scale:.6g}: it should be from 0 to 1")
 
 
 @dataclass(eq=False)
@@ -333,7 +352,8 @@ class Backbone(Protocol):
 
         Row i's noise comes from a CPU generator seeded with `seeds[i]`, so that it does not depend
         on the images beside it. `unconditional`: one row, else that of the empty text; `sampler`:
-        else the suite's. A backbone that says IMAGE_TO_IMAGE also takes `start: Start | None`.
+        else the suite's. A backbone that says IMAGE_TO_IMAGE also takes `start: Start | None`, one
+        that says IMAGE_PROMPT `image_prompt: ImagePrompt | None`.
         """
         ...
 
@@ -380,8 +400,9 @@ class BackboneKind(Protocol):
     # Optional: `check_resolution(model, resolution)`, which raises UserError if `model` draws no
     # images of so many pixels (None: of its own size). And two whose files are here:
     # `check_texts(model, texts)`, for a text that it cannot read to its end, and
-    # `check_words(model, words)`, for a word that it cannot learn. So these are refused before
-    # anything trains. And `gradient_checkpointing(model) -> bool`, whether a training of `model` on
+    # `check_words(model, words)`, for a word that it cannot learn. And of an IMAGE_PROMPT,
+    # `check_adapter(model, shapes)`, for an adapter whose weights have these shapes and do not fit.
+    # So these are refused before anything trains. And `gradient_checkpointing(model) -> bool`, whether a training of `model` on
     # a GPU had better compute activations twice than keep them: then `load` takes
     # `gradient_checkpointing: bool = False`, which changes no number but the last digits. And
     # `hollow(model, ...)`, as `load` without `device`: the model on the CPU by its configurations
@@ -411,6 +432,16 @@ class Segmenter(Protocol):
         ...
 
 
+class ImageAdapter(Protocol):
+    """Has a backbone look at images: the suite's asset `[assets.image-prompt]`."""
+
+    resolution: int  #: height and width of the images that it looks at, in pixels
+
+    def prompt(self, images: Tensor, scale: float) -> ImagePrompt:
+        """What `Backbone.sample` takes, of (n, 3, resolution, resolution) float32 in [0, 1]."""
+        ...
+
+
 # ---------------------------------------------------------------------------------------------
 # Method
 # ---------------------------------------------------------------------------------------------
@@ -420,6 +451,7 @@ class Segmenter(Protocol):
 MASKS = "masks"
 ASSET = "asset:"
 SEGMENTER = ASSET + "segmenter"  #: a `Segmenter`
+IMAGE_ADAPTER = ASSET + "image-prompt"  #: an `ImageAdapter`
 
 
 def of_backbone(needs: frozenset[str]) -> frozenset[str]:

@@ -139,6 +139,15 @@ def hub_files(where: str, table: AssetTable, names: Sequence[str]) -> list[Path]
     return here
 
 
+def check_digest(where: str, path: Path, sha256: str | None) -> None:
+    """Raise UserError unless the file's SHA-256 is the given one; None: any will do."""
+    found = file_digest(path).hex()
+    if sha256 not in (None, found):
+        raise UserError(
+            f"{where}: {path} has SHA-256 {found}, and sha256 is {sha256}: fetch it anew"
+        )
+
+
 def _cached(repository: str, name: str, revision: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 

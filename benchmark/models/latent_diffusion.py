@@ -21,12 +21,13 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Generator, Tensor, nn
 
-from benchmark.api import Sampler, Start, UserError, Word
+from benchmark.api import ImagePrompt, Sampler, Start, UserError, Word
 from benchmark.models.aside import emptied, unused
 from benchmark.models.checkpoints import Parts
 from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
+from benchmark.models.ip_adapter import looking_at, pipeline_embeddings
 from benchmark.models.latent_stage import (
     PLAIN,
     Calls,
@@ -45,6 +46,14 @@ from benchmark.models.text_reader import TextReader
 
 #: Texts as the readers of a model give them to its denoiser, one row a text.
 Read = Callable[[Sequence[TextReader], Sequence[str]], LatentCondition]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What images are drawn from beside texts and noise."""
+
+    start: Start | None
+    prompt: ImagePrompt | None
 
 
 @dataclass(eq=False)
@@ -128,6 +137,7 @@ class LatentDiffusion:
         unconditional: LatentCondition | None = None,
         sampler: Sampler | None = None,
         start: Start | None = None,
+        image_prompt: ImagePrompt | None = None,
     ) -> Tensor:
         """Images of diffusers' pipeline, with a CPU generator for each.
 
@@ -142,10 +152,12 @@ class LatentDiffusion:
 
         def drawn(rows: slice) -> Tensor:
             begun = start and replace(start, clean=start.clean[rows])
-            latents = self._latents(condition[rows], blank, seeds[rows], sampler, begun)
+            beside = Beside(begun, image_prompt)
+            latents = self._latents(condition[rows], blank, seeds[rows], sampler, beside)
             return self._decode(latents)
 
-        return in_batches(len(condition), seeds, self.resolution, drawn)
+        with looking_at(denoiser_of(self.pipeline)[1], image_prompt):
+            return in_batches(len(condition), seeds, self.resolution, drawn)
 
     def _latents(
         self,
@@ -153,7 +165,7 @@ class LatentDiffusion:
         unconditional: LatentCondition,
         seeds: Sequence[int],
         sampler: Sampler,
-        start: Start | None,
+        beside: Beside,
     ) -> Tensor:
         given: dict[str, Any] = condition.for_pipeline()
         if self.calls.guided(sampler):
@@ -163,7 +175,10 @@ class LatentDiffusion:
         given["generator"] = [Generator().manual_seed(seed) for seed in seeds]
         given["num_inference_steps"] = sampler.steps
         size = {"height": self.resolution, "width": self.resolution}
-        pipeline = self.pipeline
+        if beside.prompt is not None:
+            guided = self.calls.guided(sampler)
+            given["ip_adapter_image_embeds"] = pipeline_embeddings(beside.prompt, guided)
+        pipeline, start = self.pipeline, beside.start
         if start is not None:
             assert isinstance(start.clean, Moments)
             pipeline = beginning_with_latents(pipeline)

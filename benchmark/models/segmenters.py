@@ -19,13 +19,14 @@ from benchmark.api import Segmenter, UserError
 from benchmark.models.asset_files import (
     AssetTable,
     Layout,
+    check_digest,
     checked_table,
     files_of,
     hub_files,
     own_directory,
 )
 from benchmark.models.assets import where
-from benchmark.store.files import file_digest, read_text
+from benchmark.store.files import read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,9 +134,6 @@ def _files(table: Mapping[str, Any], layout: Layout) -> list[Path]:
     else:
         files = files_of(TABLE, checked, layout)
     for path in files:
-        if path.name == layout.weights and checked.sha256 not in (None, file_digest(path).hex()):
-            raise UserError(
-                f"{TABLE}: {path} has SHA-256 {file_digest(path).hex()}, and sha256 is "
-                f"{checked.sha256}: fetch it anew"
-            )
+        if path.name == layout.weights:
+            check_digest(TABLE, path, checked.sha256)
     return files
