@@ -31,6 +31,7 @@ from benchmark.runs.existing_run import (
     read_existing,
 )
 from benchmark.runs.local_worker import ThisMachine
+from benchmark.runs.assets import check_adapters
 from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
 from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid
@@ -268,6 +269,7 @@ def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:
         return None
     kind, model = grid.suite.backbone.load_kind(), grid.suite.backbone.model
     kind.fetch(model)
+    check_adapters(grid.suite, left)
     check_prompts(grid.suite, left)
     return None if on_cuda() else kind.memory(model)
 

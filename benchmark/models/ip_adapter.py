@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 
 import torch
@@ -125,11 +126,9 @@ def pipeline_embeddings(prompt: ImagePrompt, guided: bool) -> list[Tensor]:
     return [torch.stack(both)]
 
 
-def check_adapter(unet: UNet2DConditionModel, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise UserError if an adapter of these shapes has no place in `unet`.
-
-    Which may be on the meta device: shapes alone are looked at.
-    """
+def check_adapter(unet: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise UserError if an adapter of these shapes has no place in `unet`, of which no number is
+    read."""
     wanted = {}
     layers = [name for name in unet.attn_processors if not name.endswith("attn1.processor")]
     for number, layer in enumerate(layers):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils.logging import disable_progress_bar
 
 from benchmark.pocket.captions import Mentions, caption, vocabulary
@@ -163,10 +164,9 @@ def embed(
 
 def normalised(pictures: Tensor) -> Tensor:
     """As `CLIPImageProcessor` makes them."""
-    processor = CLIPImageProcessor()
     mean, std = (
         torch.tensor(numbers, device=pictures.device).view(3, 1, 1)
-        for numbers in (processor.image_mean, processor.image_std)
+        for numbers in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
     )
     return (pictures - mean) / std
 

@@ -12,7 +12,8 @@ from benchmark.api import ASSET, MASKS, SEGMENTER, Method, Subject, UserError
 from benchmark.config.suite import Suite
 from benchmark.data.masks import masks_digest
 from benchmark.models import assets
-from benchmark.store.records import Fit
+from benchmark.runs.agenda import Work
+from benchmark.store.records import Fit, Job
 
 
 class NoHollow(UserError):
@@ -38,6 +39,27 @@ def identified(
         found[role] = assets.identify(role, table)
         assets.check_nouns(role, table, list(dict.fromkeys(s.class_noun for _, s in jobs)))
     return found
+
+
+def check_adapters(suite: Suite, left: Sequence[Work]) -> None:
+    """Refuse assets whose weights do not fit the backbone, of the jobs that draw. Raises UserError.
+
+    The backbone's files have to be here. Asked are those kinds of assets that have `shapes`.
+    """
+    drawing = [work.task for work in left if work.draws and isinstance(work.task, Job)]
+    roles = {role for job in drawing if job.fit.backbone for role in job.fit.assets}
+    backbone: Any = suite.backbone.load_kind()
+    for role in sorted(roles):
+        kind: Any = assets.kind_of(role, suite.assets[role])
+        if not (hasattr(kind, "shapes") and hasattr(backbone, "check_adapter")):
+            continue
+        try:
+            backbone.check_adapter(suite.backbone.model, kind.shapes(suite.assets[role]))
+        except UserError as error:
+            raise UserError(
+                f"{assets.where(role)}: '{suite.assets[role]['model']}' does not fit backbone "
+                f"'{suite.backbone.model}': {error}: choose one that was trained on this backbone"
+            ) from error
 
 
 def _declared(suite: Suite, role: str, method: str, subject: Subject) -> dict[str, Any]:
