@@ -269,7 +269,7 @@ def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:
         return None
     kind, model = grid.suite.backbone.load_kind(), grid.suite.backbone.model
     kind.fetch(model)
-    check_adapters(grid.suite, left)
+    check_adapters(grid.suite, [w.task for w in left if w.draws and isinstance(w.task, Job)])
     check_prompts(grid.suite, left)
     return None if on_cuda() else kind.memory(model)
 

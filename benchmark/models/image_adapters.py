@@ -42,12 +42,11 @@ TABLE = where(ROLE)  #: how messages call it
 _SHA256 = r"^[0-9a-f]{64}$"
 PROJECTION = "image_proj."  #: before the names of what reads the image encoder
 
-#: A weight by which an adapter is told -> the dimension of it that is the image encoder's width.
-POOLED = {"proj.weight": 1}  #: reads the encoder's one embedding of an image
-#: "plus" and "full-face": they read its states, a patch each, before its last layer.
-PATCHES = {"proj_in.weight": 1, "proj.0.weight": 1}
-#: Adapters of face recognition's embeddings, which have no image encoder.
-FACES = ("perceiver_resampler.proj_in.weight", "norm.weight")
+#: The weight by which a sort of adapter is told -> the one that reads what the image encoder gives.
+#: The first reads one embedding an image; "full-face" and "plus" the states before the last layer,
+#: a patch each.
+POOLED = "proj.weight"
+SORTS = {POOLED: POOLED, "proj.3.weight": "proj.0.weight", "latents": "proj_in.weight"}
 
 
 class IpAdapterTable(AssetTable):
@@ -83,7 +82,7 @@ class Files:
     @property
     def reads_patches(self) -> bool:
         """Whether it reads an image patch by patch; else as one embedding."""
-        return f"{PROJECTION}proj.weight" not in self.shapes
+        return f"{PROJECTION}{POOLED}" not in self.shapes
 
 
 @dataclass(frozen=True)
@@ -155,19 +154,17 @@ IP_ADAPTER = IpAdapter()
 
 def check_widths(files: Files) -> None:
     """Raise UserError if an adapter does not read what its image encoder gives."""
-    own = {
-        name.removeprefix(PROJECTION): shape
-        for name, shape in files.shapes.items()
-        if name.startswith(PROJECTION)
-    }
-    if any(name in own for name in FACES):
+    reads = [
+        files.shapes.get(f"{PROJECTION}{reader}", ())
+        for sort, reader in SORTS.items()
+        if f"{PROJECTION}{sort}" in files.shapes
+    ]
+    if not reads or len(reads[0]) != 2:
         raise UserError(
-            f"{TABLE}: {files.weights} reads embeddings of faces, not of images: choose an "
-            "IP-Adapter without FaceID"
+            f"{TABLE}: {files.weights} is no IP-Adapter that looks at images (those called FaceID "
+            "look at faces): choose another"
         )
-    read = next((own[n][d] for n, d in {**POOLED, **PATCHES}.items() if n in own), None)
-    if read is None:
-        raise UserError(f"{TABLE}: {files.weights} is no IP-Adapter: it has no {PROJECTION}proj")
+    read = reads[0][1]
     key = "hidden_size" if files.reads_patches else "projection_dim"
     if files.vision.get(key) != read:
         raise UserError(

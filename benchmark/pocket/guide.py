@@ -3,9 +3,9 @@
 It is in transformers' layout, a ViT in the judge's ResNet's place, and has a seed and a recipe of
 its own: what a method gains by it, it has not gained from what scores it.
 
-Captions alone tell little of an individual. So half of the objective is the judges' DINO's: two
-pictures of one individual are matched, among colour-matched classmates, by a linear map of the
-image embedding. The map is not kept.
+Captions alone tell little of an individual, and contrast learns slowly. So a linear map of the image
+embedding also has to say what the renderer was told: of the subject its class, colours, pattern and
+proportions, of the scene the rest. The map is not kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy, mse_loss, normalize
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils.logging import disable_progress_bar
@@ -29,17 +29,21 @@ from benchmark.pocket.pictures import SCENE_RATES, distort
 from benchmark.pocket.training import Recipe, inner_matrices, step_generator, train_part
 from benchmark.pocket.vocabulary import END, MAX_LENGTH, START, build_tokenizer, save_tokenizer
 from benchmark.pocket.world import (
+    ACCESSORIES,
+    BACKGROUNDS,
+    CLASSES,
+    COLOURS,
+    PATTERNS,
     Batch,
     Identities,
     Scenes,
-    classmates,
     render,
     sample_identities,
     sample_scenes,
 )
 
 GUIDE_RECIPE = Recipe(
-    steps=900, batch=64, learning_rate=1e-3, muon_rate=0.01, cooldown=0.5, weight_decay=0.05
+    steps=500, batch=64, learning_rate=1e-3, muon_rate=0.01, cooldown=0.5, weight_decay=0.05
 )
 SIZE = 64  #: height and width of its pictures
 WIDTH = 96  #: of embeddings, of images and texts
@@ -47,23 +51,27 @@ WIDTH = 96  #: of embeddings, of images and texts
 MENTIONS = Mentions(
     name=0.0, colour=0.7, pattern=0.7, shiny=0.95, accessory=0.95, background=0.9, opening=0.4
 )
-TEMPERATURE = 0.1  #: of the match of two pictures of one individual
-#: Pictures that are drawn together, two an individual, and how often one is met on average.
+#: Pictures that are drawn together, and how often one is met on average.
 POOL, MEETINGS = 2048, 4
+#: How many answers there are to each question: class, pattern, background, accessory, another
+#: colour or none, gloss or none; then nine numbers of the colours and eight of the proportions.
+CHOICES = (len(CLASSES), len(PATTERNS), len(BACKGROUNDS), len(ACCESSORIES), len(COLOURS) + 1, 2)
+NUMBERS = 17
+NUMBERS_WEIGHT = 10.0  #: so that their squared errors weigh about as much as a question
 #: What stands next to pixels, tokens and embeddings.
 ENDS = (
     *("clip.vision_model.embeddings", "clip.text_model.embeddings"),
-    *("clip.visual_projection", "clip.text_projection", "individual"),
+    *("clip.visual_projection", "clip.text_projection", "told"),
 )
 
 
 class Guide(nn.Module):
-    """The CLIP, and what reads individuals off its image embeddings while it is trained."""
+    """The CLIP, and what says by its image embeddings what the renderer was told."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.clip = CLIPModel(configuration(tokenizer))
-        self.individual = nn.Linear(WIDTH, WIDTH)
+        self.told = nn.Linear(WIDTH, sum(CHOICES) + NUMBERS)
 
 
 def configuration(tokenizer: CLIPTokenizer) -> CLIPConfig:
@@ -103,19 +111,24 @@ class Shown(Batch):
     scenes: Scenes
 
 
-def shown_twice(individuals: int, generator: torch.Generator, device: str) -> tuple[Shown, Shown]:
-    """Two pictures of each of as many individuals, in scenes of their own.
+    @property
+    def choices(self) -> tuple[Tensor, ...]:
+        """The right answers of CHOICES, each (n,)."""
+        who, where = self.identities, self.scenes
+        there = (where.background, where.accessory, where.colour + 1, where.shiny.long())
+        return (who.kind, who.pattern, *there)
 
-    The second half of the individuals are colour-matched classmates of the first half.
-    """
-    half = sample_identities(individuals // 2, generator)
-    identities = Identities.cat([half, classmates(half, generator, same_colours=True)])
-    views = []
-    for _ in range(2):
-        scenes = sample_scenes(identities, generator, **SCENE_RATES)
-        pictures = render(identities.to(device), scenes.to(device))
-        views.append(Shown(pictures, identities, scenes))
-    return views[0], views[1]
+    @property
+    def numbers(self) -> Tensor:
+        """(n, NUMBERS) in [0, 1]."""
+        return torch.cat([self.identities.rgb.flatten(1), self.identities.shape], dim=1)
+
+
+def show(count: int, generator: torch.Generator, device: str) -> Shown:
+    """Pictures of as many strangers in any scenes."""
+    identities = sample_identities(count, generator).to(device)
+    scenes = sample_scenes(identities, generator, **SCENE_RATES)
+    return Shown(render(identities, scenes), identities, scenes)
 
 
 def pretrain_guide(recipe: Recipe, directory: Path, output: Path, device: str) -> None:
@@ -123,24 +136,15 @@ def pretrain_guide(recipe: Recipe, directory: Path, output: Path, device: str) -
     torch.manual_seed(5)
     tokenizer = build_tokenizer(vocabulary(named()[0]))
     model = Guide(tokenizer).to(device)
-    twice = _rolling(recipe.batch // 2, device)
+    shown = _rolling(recipe.batch, device)
 
     def loss_at(step: int) -> Tensor:
         generator = step_generator("guide", step)
-        first, second = twice(step, generator)
-        chance = random.Random(step)
-        texts = [
-            text
-            for some in (first, second)
-            for text in caption(some.identities, some.scenes, chance, mentions=MENTIONS)
-        ]
-        pictures = distort(torch.cat([first.pictures, second.pictures]), generator)
+        some = shown(step, generator)
+        texts = caption(some.identities, some.scenes, random.Random(step), mentions=MENTIONS)
+        pictures = distort(some.pictures, generator)
         images, words, scale = embed(model.clip, tokenizer, pictures, texts)
-        own_colours = (first.scenes.colour < 0) & (second.scenes.colour < 0)
-        with torch.autocast(device, torch.bfloat16):
-            a, b = model.individual(images).chunk(2)
-        matched = contrast(a[own_colours], b[own_colours], 1 / TEMPERATURE)
-        return contrast(images, words, scale) + matched
+        return contrast(images, words, scale) + wrong(model.told(images), some)
 
     inner = inner_matrices(model, *ENDS)
     trained = train_part("guide", model, loss_at, recipe, directory, by_muon=inner)
@@ -171,28 +175,30 @@ def normalised(pictures: Tensor) -> Tensor:
     return (pictures - mean) / std
 
 
-def contrast(one: Tensor, other: Tensor, scale: Tensor | float) -> Tensor:
+def wrong(answers: Tensor, shown: Shown) -> Tensor:
+    """How far (n, CHOICES and NUMBERS) answers are from what the renderer was told."""
+    *choices, numbers = answers.split((*CHOICES, NUMBERS), dim=1)
+    asked = [cross_entropy(a, truth) for a, truth in zip(choices, shown.choices, strict=True)]
+    return torch.stack(asked).sum() + NUMBERS_WEIGHT * mse_loss(numbers, shown.numbers)
+
+
+def contrast(one: Tensor, other: Tensor, scale: Tensor) -> Tensor:
     """CLIP's loss, both ways: row i of `one` (n, width) belongs to row i of `other`."""
     logits = scale * normalize(one.float(), dim=1) @ normalize(other.float(), dim=1).T
     truth = torch.arange(len(logits), device=logits.device)
     return (cross_entropy(logits, truth) + cross_entropy(logits.T, truth)) / 2
 
 
-def _rolling(
-    individuals: int, device: str
-) -> Callable[[int, torch.Generator], tuple[Shown, Shown]]:
-    """(step, generator) -> individuals of a pool, of which there is another after its MEETINGS."""
-    half = POOL // 4
+def _rolling(batch: int, device: str) -> Callable[[int, torch.Generator], Shown]:
+    """(step, generator) -> pictures of a pool, of which there is another after its MEETINGS."""
 
     @lru_cache(maxsize=1)
-    def pool(index: int) -> tuple[Shown, Shown]:
-        return shown_twice(2 * half, step_generator("guide pool", index), device)
+    def pool(index: int) -> Shown:
+        return show(POOL, step_generator("guide pool", index), device)
 
-    def some(step: int, generator: torch.Generator) -> tuple[Shown, Shown]:
-        first, second = pool(2 * step * individuals // (POOL * MEETINGS))
-        chosen = torch.randperm(half, generator=generator)[: individuals // 2]
-        rows = torch.cat([chosen, chosen + half])  # with their classmates
-        return first[rows], second[rows]
+    def some(step: int, generator: torch.Generator) -> Shown:
+        found = pool(step * batch // (POOL * MEETINGS))
+        return found[torch.randint(POOL, (batch,), generator=generator).to(device)]
 
     return some
 

@@ -5,14 +5,13 @@ A user's own masks go before the segmenter's; what finds the subject in drawn sc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmark.api import ASSET, MASKS, SEGMENTER, Method, Subject, UserError
 from benchmark.config.suite import Suite
 from benchmark.data.masks import masks_digest
 from benchmark.models import assets
-from benchmark.runs.agenda import Work
 from benchmark.store.records import Fit, Job
 
 
@@ -41,13 +40,12 @@ def identified(
     return found
 
 
-def check_adapters(suite: Suite, left: Sequence[Work]) -> None:
-    """Refuse assets whose weights do not fit the backbone, of the jobs that draw. Raises UserError.
+def check_adapters(suite: Suite, jobs: Iterable[Job]) -> None:
+    """Refuse assets of `jobs` whose weights do not fit the backbone. Raises UserError.
 
     The backbone's files have to be here. Asked are those kinds of assets that have `shapes`.
     """
-    drawing = [work.task for work in left if work.draws and isinstance(work.task, Job)]
-    roles = {role for job in drawing if job.fit.backbone for role in job.fit.assets}
+    roles = {role for job in jobs if job.fit.backbone for role in job.fit.assets}
     backbone: Any = suite.backbone.load_kind()
     for role in sorted(roles):
         kind: Any = assets.kind_of(role, suite.assets[role])
