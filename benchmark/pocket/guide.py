@@ -11,9 +11,7 @@ proportions, of the scene the rest. The map is not kept.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -25,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmark.pocket.captions import Mentions, caption, vocabulary
 from benchmark.pocket.individuals import named
-from benchmark.pocket.pictures import SCENE_RATES, distort
+from benchmark.pocket.pictures import SCENE_RATES, distort, rolling
 from benchmark.pocket.training import Recipe, inner_matrices, step_generator, train_part
 from benchmark.pocket.vocabulary import END, MAX_LENGTH, START, build_tokenizer, save_tokenizer
 from benchmark.pocket.world import (
@@ -136,7 +134,11 @@ def pretrain_guide(recipe: Recipe, directory: Path, output: Path, device: str) -
     torch.manual_seed(5)
     tokenizer = build_tokenizer(vocabulary(named()[0]))
     model = Guide(tokenizer).to(device)
-    shown = _rolling(recipe.batch, device)
+
+    def pool(index: int) -> Shown:
+        return show(POOL, step_generator("guide pool", index), device)
+
+    shown = rolling(pool, POOL, MEETINGS, recipe.batch)
 
     def loss_at(step: int) -> Tensor:
         generator = step_generator("guide", step)
@@ -187,20 +189,6 @@ def contrast(one: Tensor, other: Tensor, scale: Tensor) -> Tensor:
     logits = scale * normalize(one.float(), dim=1) @ normalize(other.float(), dim=1).T
     truth = torch.arange(len(logits), device=logits.device)
     return (cross_entropy(logits, truth) + cross_entropy(logits.T, truth)) / 2
-
-
-def _rolling(batch: int, device: str) -> Callable[[int, torch.Generator], Shown]:
-    """(step, generator) -> pictures of a pool, of which there is another after its MEETINGS."""
-
-    @lru_cache(maxsize=1)
-    def pool(index: int) -> Shown:
-        return show(POOL, step_generator("guide pool", index), device)
-
-    def some(step: int, generator: torch.Generator) -> Shown:
-        found = pool(step * batch // (POOL * MEETINGS))
-        return found[torch.randint(POOL, (batch,), generator=generator).to(device)]
-
-    return some
 
 
 def save_guide(clip: CLIPModel, tokenizer: CLIPTokenizer, directory: Path) -> None:
