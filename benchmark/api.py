@@ -402,11 +402,12 @@ class BackboneKind(Protocol):
     # `check_texts(model, texts)`, for a text that it cannot read to its end, and
     # `check_words(model, words)`, for a word that it cannot learn. And of an IMAGE_PROMPT,
     # `check_adapter(model, shapes)`, for an adapter whose weights have these shapes and do not fit.
-    # So these are refused before anything trains. And `gradient_checkpointing(model) -> bool`, whether a training of `model` on
-    # a GPU had better compute activations twice than keep them: then `load` takes
-    # `gradient_checkpointing: bool = False`, which changes no number but the last digits. And
-    # `hollow(model, ...)`, as `load` without `device`: the model on the CPU by its configurations
-    # alone, for estimates of GPU memory. It is called where all tensors are without numbers.
+    # So these are refused before anything trains. And `gradient_checkpointing(model) -> bool`,
+    # whether a training of `model` on a GPU had better compute activations twice than keep them:
+    # then `load` takes `gradient_checkpointing: bool = False`, which changes no number but the last
+    # digits. And `hollow(model, ...)`, as `load` without `device`: the model on the CPU by its
+    # configurations alone, for estimates of GPU memory. It is called where all tensors are without
+    # numbers.
 
     def load(
         self,

@@ -19,6 +19,7 @@ from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
 from benchmark.models.precision import resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work
+from benchmark.runs.assets import check_adapters
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.devices import check_devices, gradient_checkpointing
 from benchmark.runs.existing_run import (
@@ -31,7 +32,6 @@ from benchmark.runs.existing_run import (
     read_existing,
 )
 from benchmark.runs.local_worker import ThisMachine
-from benchmark.runs.assets import check_adapters
 from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
 from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid

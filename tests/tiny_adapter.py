@@ -78,7 +78,10 @@ def resampler(read: int) -> dict[str, Tensor]:
     for layer in range(4):
         at = f"layers.{layer}"
         for norm in ("0.norm1", "0.norm2", "1.0"):
-            found |= {f"{at}.{norm}.weight": torch.ones(wide), f"{at}.{norm}.bias": torch.zeros(wide)}
+            found |= {
+                f"{at}.{norm}.weight": torch.ones(wide),
+                f"{at}.{norm}.bias": torch.zeros(wide),
+            }
         found |= {
             f"{at}.0.to_q.weight": torch.randn(inside, wide) / 4,
             f"{at}.0.to_kv.weight": torch.randn(2 * inside, wide) / 4,

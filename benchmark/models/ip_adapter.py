@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
@@ -28,7 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 from benchmark.api import ImagePrompt, UserError
 from benchmark.models.asset_files import loading
 from benchmark.models.checkpoints import check_whole
-from benchmark.models.image_adapters import PROJECTION, TABLE, Files, IpAdapterTable, embedded
+from benchmark.models.image_adapters import PROJECTION, TABLE, Files, IpAdapterTable
 
 ATTENTION = "ip_adapter."  #: before the names of keys and values
 #: What a whole CLIP has besides the half that sees, and what older files hold.

@@ -3,9 +3,9 @@
 It is in transformers' layout, a ViT in the judge's ResNet's place, and has a seed and a recipe of
 its own: what a method gains by it, it has not gained from what scores it.
 
-Captions alone tell little of an individual, and contrast learns slowly. So a linear map of the image
-embedding also has to say what the renderer was told: of the subject its class, colours, pattern and
-proportions, of the scene the rest. The map is not kept.
+Captions alone tell little of an individual, and contrast learns slowly. So a linear map of the
+image embedding also has to say what the renderer was told: of the subject its class, colours,
+pattern and proportions, of the scene the rest. The map is not kept.
 """
 
 from __future__ import annotations
@@ -107,7 +107,6 @@ class Shown(Batch):
     pictures: Tensor  #: (n, 3, 64, 64) in [0, 1]
     identities: Identities
     scenes: Scenes
-
 
     @property
     def choices(self) -> tuple[Tensor, ...]:

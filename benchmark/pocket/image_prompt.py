@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 from transformers.utils.logging import disable_progress_bar
 
-from benchmark.models.ip_adapter import ATTENTION, parted
 from benchmark.models.image_adapters import PROJECTION
+from benchmark.models.ip_adapter import ATTENTION, parted
 from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.latent_stage import LatentDraw
 from benchmark.models.loading import load_backbone
@@ -51,8 +51,8 @@ ADAPTER_RECIPE = Recipe(
 )
 WEIGHTS = "ip-adapter.safetensors"
 WORDS = 4  #: that an image is projected to
-#: Shares of examples without the text, without the image, and without both (the paper's).
-WITHOUT_TEXT, WITHOUT_IMAGE, WITHOUT_BOTH = 0.05, 0.05, 0.05
+#: The paper's share of examples without the text, and as many without both, or the image.
+DROPPED = 0.05
 #: Captions name nobody, and leave much for the image to say.
 MENTIONS = Mentions(name=0.0)
 POOL, MEETINGS = 2048, 8
@@ -234,9 +234,8 @@ def prompted(
     images = seen.embeddings.float()
     if drop:
         share = torch.rand(count, generator=generator)
-        both = WITHOUT_TEXT + WITHOUT_IMAGE + WITHOUT_BOTH
-        no_text = (share < WITHOUT_TEXT) | (share > 1 - WITHOUT_BOTH)
-        no_image = (share > WITHOUT_TEXT) & (share < both - WITHOUT_BOTH) | (share > 1 - WITHOUT_BOTH)
+        no_text = share < 2 * DROPPED
+        no_image = (share >= DROPPED) & (share < 3 * DROPPED)
         texts = ["" if without else text for text, without in zip(texts, no_text, strict=True)]
         images = images.masked_fill(no_image.to(device)[:, None], 0.0)
     with torch.no_grad():
