@@ -69,7 +69,9 @@ def _nearest(some: Tensor, others: Tensor) -> float:
     return right.float().mean().item()
 
 
-def likeness(backbone: Backbone, weights: Path, encoders: Encoders) -> list[Measurement]:
+def likeness(
+    backbone: Backbone, weights: Path, encoders: Encoders, *, places: int = PLACES
+) -> list[Measurement]:
     """Fidelity to development subjects, and to prompts, with the adapter and without.
 
     DINO: the mean cosine to five photographs, of the first of which the adapter is shown.
@@ -82,32 +84,33 @@ def likeness(backbone: Backbone, weights: Path, encoders: Encoders) -> list[Meas
     shown = photographs.unflatten(0, (len(names), IMAGES_PER_SUBJECT))
     nouns = [CLASSES[kind] for kind in identities.kind.tolist()]
     adapter: ImageAdapter = IP_ADAPTER.load({"kind": "ip-adapter", "model": f"{weights}/"}, "cpu")
-    found = [_drawn(backbone, encoders, nouns, shown, lambda _: {}, "untuned")]
+    asked = [(noun, in_place(noun)[:places]) for noun in nouns]
+    found = [_drawn(backbone, encoders, asked, shown, lambda _: {}, "untuned")]
     for scale in SCALES:
 
         def prompted(photograph: Tensor, scale: float = scale) -> dict[str, object]:
             return {"image_prompt": adapter.prompt(photograph[None], scale)}
 
-        found.append(_drawn(backbone, encoders, nouns, shown, prompted, f"at scale {scale:g}"))
+        found.append(_drawn(backbone, encoders, asked, shown, prompted, f"at scale {scale:g}"))
     return [row for both in found for row in both]
 
 
 def _drawn(
     backbone: Backbone,
     encoders: Encoders,
-    nouns: list[str],
+    asked: list[tuple[str, list[str]]],
     shown: Tensor,
     beside: Callable[[Tensor], dict[str, object]],
     how: str,
 ) -> list[Measurement]:
-    """Likeness and whether the place is right, over PLACES prompts a subject."""
+    """Likeness and whether the place is right, over a class noun and its prompts a subject."""
     likeness, right = [], []
-    for noun, photographs in zip(nouns, shown, strict=True):
-        condition = backbone.encode(in_place(noun)[:PLACES])
-        images = backbone.sample(condition, range(PLACES), **beside(photographs[0]))
+    for (noun, prompts), photographs in zip(asked, shown, strict=True):
+        condition, seeds = backbone.encode(prompts), range(len(prompts))
+        images = backbone.sample(condition, seeds, **beside(photographs[0]))
         own, real = (encoders.embeddings(DINO, as_pixels(p)) for p in (images, photographs))
         likeness.append((own @ real.T).mean())
-        right += list(named_right(encoders, images, in_place(noun), range(PLACES)))
+        right += list(named_right(encoders, images, in_place(noun), seeds))
     return [
         Measurement("ip-adapter", f"DINO {how}", float(np.mean(likeness)), ""),
         Measurement("ip-adapter", f"background right {how}", float(np.mean(right)), ""),

@@ -157,10 +157,11 @@ def _measured(part: str, weights: Path, suite: Suite) -> list[Measurement]:
 
     generator = str(_beside(weights, "generator"))
     backbone = load_backbone(generator, device="cpu", sampler=suite.sampler.sampler())
-    return likeness(backbone, weights, _judges(suite, "cpu"))
+    return likeness(backbone, weights, judges(suite))
 
 
-def _judges(suite: Suite, device: str) -> Encoders:
+def judges(suite: Suite, device: str = "cpu") -> Encoders:
+    """The suite's CLIP and DINO. Raises UserError."""
     from benchmark.scoring.encoder_tables import protocol_tables
     from benchmark.scoring.features import load_encoders
 
@@ -182,7 +183,7 @@ def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: b
         if part == "generator" or (weights / part).is_dir():
             sampler = suite.on(model).sampler.sampler()
             backbones[part] = load_backbone(str(weights / part), device=device, sampler=sampler)
-    encoders = _judges(suite, backbones["generator"].device.type)
+    encoders = judges(suite, backbones["generator"].device.type)
     if card or resolved(weights) != resolved(SHIPPED):
         for part, backbone in backbones.items():
             sample_sheet(backbone, weights / SHEETS[part])
