@@ -436,7 +436,10 @@ class Segmenter(Protocol):
 class ImageAdapter(Protocol):
     """Has a backbone look at images: the suite's asset `[assets.image-prompt]`."""
 
-    resolution: int  #: height and width of the images that it looks at, in pixels
+    @property
+    def resolution(self) -> int:
+        """Height and width of the images that it looks at, in pixels."""
+        ...
 
     def prompt(self, images: Tensor, scale: float) -> ImagePrompt:
         """What `Backbone.sample` takes, of (n, 3, resolution, resolution) float32 in [0, 1]."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def likeness(
     found = [_drawn(backbone, encoders, asked, shown, lambda _: {}, "untuned")]
     for scale in SCALES:
 
-        def prompted(photograph: Tensor, scale: float = scale) -> dict[str, object]:
+        def prompted(photograph: Tensor, scale: float = scale) -> dict[str, Any]:
             return {"image_prompt": adapter.prompt(photograph[None], scale)}
 
         found.append(_drawn(backbone, encoders, asked, shown, prompted, f"at scale {scale:g}"))
@@ -100,7 +101,7 @@ def _drawn(
     encoders: Encoders,
     asked: list[tuple[str, list[str]]],
     shown: Tensor,
-    beside: Callable[[Tensor], dict[str, object]],
+    beside: Callable[[Tensor], dict[str, Any]],
     how: str,
 ) -> list[Measurement]:
     """Likeness and whether the place is right, over a class noun and its prompts a subject."""

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
@@ -117,9 +116,7 @@ class Adapter(nn.Module):
         unet._load_ip_adapter_weights([parted(beginning(unet, width))], low_cpu_mem_usage=False)
         [self.projection] = unet.encoder_hid_proj.image_projection_layers
         processors = unet.attn_processors.values()
-        self.attention = nn.ModuleList(
-            one for one in processors if isinstance(one, IPAdapterAttnProcessor2_0)
-        )
+        self.attention = nn.ModuleList(p for p in processors if hasattr(p, "to_k_ip"))
 
     def weights(self) -> dict[str, Tensor]:
         """By the names in an IP-Adapter's file."""
@@ -131,8 +128,8 @@ class Adapter(nn.Module):
         }
         for number, one in enumerate(self.attention):
             name = f"{ATTENTION}{2 * number + 1}"
-            tensors[f"{name}.to_k_ip.weight"] = one.to_k_ip[0].weight
-            tensors[f"{name}.to_v_ip.weight"] = one.to_v_ip[0].weight
+            for what in ("to_k_ip", "to_v_ip"):
+                tensors[f"{name}.{what}.weight"] = one.get_parameter(f"{what}.0.weight")
         return tensors
 
 
