@@ -41,7 +41,7 @@ from benchmark.pocket.world import (
 )
 
 GUIDE_RECIPE = Recipe(
-    steps=400, batch=64, learning_rate=1e-3, muon_rate=0.01, cooldown=0.5, weight_decay=0.05
+    steps=1000, batch=64, learning_rate=1e-3, muon_rate=0.01, cooldown=0.5, weight_decay=0.05
 )
 SIZE = 64  #: height and width of its pictures
 WIDTH = 96  #: of embeddings, of images and texts
