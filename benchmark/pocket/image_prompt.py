@@ -33,8 +33,13 @@ from benchmark.models.text_reader import EncodedTexts
 from benchmark.pocket.captions import Mentions, caption
 from benchmark.pocket.guide import normalised
 from benchmark.pocket.pictures import SCENE_RATES, rolling
-from benchmark.pocket.training import Recipe, digest, step_generator, train_part
-from benchmark.pocket.unet import snr_weights
+from benchmark.pocket.training import (
+    Recipe,
+    digest,
+    inner_matrices,
+    step_generator,
+    train_part,
+)
 from benchmark.pocket.world import (
     Batch,
     Identities,
@@ -46,7 +51,13 @@ from benchmark.pocket.world import (
 )
 
 ADAPTER_RECIPE = Recipe(
-    steps=1000, batch=32, learning_rate=1e-3, cooldown=0.4, weight_decay=0.01, ema=0.99
+    steps=1500,
+    batch=32,
+    learning_rate=3e-3,
+    muon_rate=0.02,
+    cooldown=0.4,
+    ema=0.99,
+    validation_steps=250,
 )
 WEIGHTS = "ip-adapter.safetensors"
 WORDS = 4  #: that an image is projected to
@@ -169,8 +180,8 @@ def pretrain_ip_adapter(
     blank = replace(held_out, condition=replace(held_out.condition, images=zeros))
 
     def loss_at(step: int) -> Tensor:
-        batch = examples(step)
-        return (batch.errors(frozen) * snr_weights(batch.draw.timesteps)).mean()
+        # Not by min-SNR: what an image tells counts where there is most noise.
+        return examples(step).errors(frozen).mean()
 
     def validate(averaged: Adapter) -> dict[str, float]:
         own = {name: tensor.clone() for name, tensor in adapter.state_dict().items()}
@@ -183,7 +194,7 @@ def pretrain_ip_adapter(
         adapter.load_state_dict(own)
         return found
 
-    matrices = [name for name, p in adapter.attention.named_parameters(prefix="attention")]
+    matrices = inner_matrices(adapter)
     trained = train_part(
         "ip-adapter", adapter, loss_at, recipe, directory, validate, matrices, made_on
     )

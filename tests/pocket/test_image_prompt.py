@@ -44,7 +44,7 @@ def halted(
 
     def stop(*given: Any, **more: Any) -> Any:
         met.append(None)
-        if len(met) == 3:
+        if len(met) == 4:
             raise KeyboardInterrupt
         return real(*given, **more)
 
@@ -82,7 +82,7 @@ def test_an_interrupted_adapter_ends_as_one_that_was_not(
     halted(
         monkeypatch,
         image_prompt,
-        "snr_weights",
+        "prompted",
         lambda name: pretrain_ip_adapter(
             recipe, tmp_path / "work" / name, FROZEN, tmp_path / name, "cpu"
         ),
