@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import (
+    disable_progress_bar,
+    get_verbosity,
+    set_verbosity,
+    set_verbosity_error,
+)
 
 from benchmark.api import ImagePrompt, UserError
 from benchmark.models.asset_files import loading
@@ -76,14 +82,29 @@ def load_ip_adapter(table: IpAdapterTable, files: Files, device: str) -> LoadedI
     disable_progress_bar()
     with loading(TABLE, table):
         weights = load_file(files.weights)
+        encoder = load_image_encoder(files.encoder.parent)
+    return LoadedIpAdapter(weights, encoder.to(device), files)
+
+
+def load_image_encoder(folder: Path) -> CLIPVisionModelWithProjection:
+    """The one in `folder`, or of a whole CLIP the half that sees. Raises ValueError."""
+    with without_warnings():  # of the other half
         encoder, found = CLIPVisionModelWithProjection.from_pretrained(
-            files.encoder.parent,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=torch.float32,
+            folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
-        check_whole(files.encoder.parent, found, _UNUSED)
-    return LoadedIpAdapter(weights, encoder.eval().requires_grad_(False).to(device), files)
+    check_whole(folder, found, _UNUSED)
+    return encoder.eval().requires_grad_(False)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Without those of transformers."""
+    before = get_verbosity()
+    set_verbosity_error()
+    try:
+        yield
+    finally:
+        set_verbosity(before)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from transformers import CLIPVisionModelWithProjection
 from transformers.utils.logging import disable_progress_bar
 
 from benchmark.models.image_adapters import PROJECTION
-from benchmark.models.ip_adapter import ATTENTION, parted
+from benchmark.models.ip_adapter import ATTENTION, load_image_encoder, parted
 from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.latent_stage import LatentDraw
 from benchmark.models.loading import load_backbone
@@ -206,8 +206,7 @@ def read_frozen(generator: Path, guide: Path, device: str) -> Frozen:
     disable_progress_bar()
     backbone = load_backbone(str(generator), precision="bf16", device=device)
     assert isinstance(backbone, LatentDiffusion)
-    encoder = CLIPVisionModelWithProjection.from_pretrained(guide, dtype=torch.float32)
-    return Frozen(backbone, encoder.eval().requires_grad_(False).to(device))
+    return Frozen(backbone, load_image_encoder(guide).to(device))
 
 
 @torch.no_grad()
