@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from benchmark.api import Backbone, ImageAdapter
 from benchmark.data.images import as_pixels
@@ -35,6 +36,7 @@ SCALES = (0.5, 1.0)
 
 def load_guide(directory: Path) -> tuple[CLIPModel, CLIPTokenizer]:
     """The CLIP in `directory`, and its tokenizer."""
+    disable_progress_bar()
     clip = CLIPModel.from_pretrained(directory, dtype=torch.float32).eval().requires_grad_(False)
     return clip, CLIPTokenizer.from_pretrained(directory)
 

@@ -18,11 +18,12 @@ from benchmark.api import UserError
 from benchmark.config.registry import load_method
 from benchmark.config.suite import Suite, load_suite
 from benchmark.grid import run_grid
-from benchmark.runs.assets import NoHollow, hollow
+from benchmark.runs.assets import NoHollow, check_adapters, hollow
 from benchmark.runs.luggage import luggage_of
 from benchmark.runs.plan import plan
 from benchmark.store.directory import RunDirectory
 from tests import toy
+from tests.tiny_pipeline import save_tiny_pipeline
 
 NAME = "tests.runs.test_assets"
 
@@ -188,6 +189,20 @@ def test_a_reason_for_no_score_is_a_reason_of_a_prompts_kind(
     monkeypatch.setattr(method, "unscored", {"hats": "it has none"})
     with pytest.raises(UserError, match="unscored of method .*MASKED' has 'hats'.*recontext"):
         plan(suite, [f"{NAME}:MASKED"])
+
+
+def test_an_adapter_that_does_not_fit_the_backbone_is_refused(tmp_path: Path) -> None:
+    directory = save_tiny_pipeline(tmp_path / "tiny")
+    for model in ("pocket", str(directory)):
+        suite = load_suite("pocket").on(model)
+        jobs = plan(suite, ["ip-adapter", "untuned"], subjects=["dog"]).jobs
+        assert [job.fit.assets.keys() for job in jobs] == [{"image-prompt"}, set()]
+        check_adapters(suite, [job for job in jobs if job.method == "untuned"])
+        if model == "pocket":
+            check_adapters(suite, jobs)
+            continue
+        with pytest.raises(UserError, match="image-prompt: 'pocket' does not fit .*tiny': its"):
+            check_adapters(suite, jobs)
 
 
 def test_a_noun_that_the_segmenter_does_not_know_is_refused(suite: Suite, tmp_path: Path) -> None:
