@@ -129,7 +129,7 @@ def tokenizer(words: Sequence[str] = WORDS, pad: str = "<|endoftext|>") -> CLIPT
 
 #: What a denoiser of a VAE's latents can do, whatever its family.
 LATENT_DIFFUSION = {api.TEXT_TO_IMAGE, api.TRAINING, api.WORDS, api.IMAGE_TO_IMAGE}
-LATENT_UNET = LATENT_DIFFUSION | {api.CROSS_ATTENTION}
+LATENT_UNET = LATENT_DIFFUSION | {api.CROSS_ATTENTION, api.IMAGE_PROMPT}
 
 
 def save_tiny_pipeline(

@@ -137,7 +137,7 @@ def test_a_hollow_one_draws_where_tensors_have_no_numbers(xl, pictures) -> None:
     directory, table = xl
     with no_numbers(LiveMemory()):
         backbone = hollow_backbone(
-            str(directory), sampler=Sampler("own", 1, 1.0), precision="bf16", resolution=16
+            str(directory), sampler=Sampler("own", 2, 1.0), precision="bf16", resolution=16
         )
         adapter = IP_ADAPTER.hollow(table)
         images = torch.zeros(2, 3, adapter.resolution, adapter.resolution)
