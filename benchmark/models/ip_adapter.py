@@ -19,16 +19,12 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-from transformers.utils.logging import (
-    disable_progress_bar,
-    get_verbosity,
-    set_verbosity,
-    set_verbosity_error,
-)
+from transformers.utils import logging as transformers_logging
 
 from benchmark.api import ImagePrompt, UserError
 from benchmark.models.asset_files import loading
@@ -79,7 +75,7 @@ class LoadedIpAdapter:
 
 def load_ip_adapter(table: IpAdapterTable, files: Files, device: str) -> LoadedIpAdapter:
     """The adapter of these files. Raises UserError."""
-    disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     with loading(TABLE, table):
         weights = load_file(files.weights)
         encoder = load_image_encoder(files.encoder.parent)
@@ -88,7 +84,7 @@ def load_ip_adapter(table: IpAdapterTable, files: Files, device: str) -> LoadedI
 
 def load_image_encoder(folder: Path) -> CLIPVisionModelWithProjection:
     """The one in `folder`, or of a whole CLIP the half that sees. Raises ValueError."""
-    with without_warnings():  # of the other half
+    with quiet(transformers_logging):  # of the other half
         encoder, found = CLIPVisionModelWithProjection.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
@@ -97,14 +93,14 @@ def load_image_encoder(folder: Path) -> CLIPVisionModelWithProjection:
 
 
 @contextmanager
-def without_warnings() -> Iterator[None]:
-    """Without those of transformers."""
-    before = get_verbosity()
-    set_verbosity_error()
+def quiet(logging: Any) -> Iterator[None]:
+    """Within, without a library's warnings; `logging`: its module of that name."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        set_verbosity(before)
+        logging.set_verbosity(before)
 
 
 @contextmanager
@@ -116,7 +112,8 @@ def looking_at(unet: UNet2DConditionModel, prompt: ImagePrompt | None) -> Iterat
     before = unet.attn_processors
     own = vars(unet).get("encoder_hid_proj")
     try:
-        unet._load_ip_adapter_weights([parted(prompt.adapter)], low_cpu_mem_usage=False)
+        with quiet(diffusers_logging):  # of modules to be kept in float32, of which there are none
+            unet._load_ip_adapter_weights([parted(prompt.adapter)], low_cpu_mem_usage=False)
         for processor in unet.attn_processors.values():
             if isinstance(processor, IPAdapterAttnProcessor2_0):
                 processor.scale = [prompt.scale]
