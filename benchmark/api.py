@@ -196,6 +196,7 @@ EDITING = "editing"
 CROSS_ATTENTION = "cross-attention"
 #: `add_lora` and `check_lora`: files of LoRA, whichever trainer wrote them.
 LORA_FILES = "lora-files"
+IMAGE_PROMPT = "image-prompt"  #: `sample` takes an `image_prompt`
 CAPABILITIES = (
     TEXT_TO_IMAGE,
     TRAINING,
@@ -208,6 +209,7 @@ CAPABILITIES = (
     IMAGE_EMBEDDING,
     LORA_FILES,
     EDITING,
+    IMAGE_PROMPT,
 )
 
 
@@ -265,6 +267,23 @@ class Edit:
         for name in ("cross_replace", "self_replace"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name):.6g}: it should be from 0 to 1")
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePrompt:
+    """Images that are looked at beside the text, through an adapter (Ye et al., 2308.06721).
+
+    An `ImageAdapter` makes one.
+    """
+
+    adapter: Mapping[str, Tensor]  #: the adapter's weights, by their names in its file
+    embeddings: Tensor  #: (images, ...) float32: all are looked at for every image that is drawn
+    blank: Tensor  #: the same shape: what guidance leads away from
+    scale: float  #: 0 the text alone, 1 as the adapter was trained
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale <= 1:
+            raise UserError(f"scale is {self.scale:.6g}: it should be from 0 to 1")
 
 
 @dataclass(eq=False)
@@ -377,7 +396,8 @@ class Backbone(Protocol):
         Row i's noise comes from a CPU generator seeded with `seeds[i]`, so that it does not depend
         on the images beside it. `unconditional`: one row, else that of the empty text; `sampler`:
         else the suite's. A backbone that says IMAGE_TO_IMAGE also takes `start: Start | None`; one
-        that says EDITING `start: Edit | None`, which goes by its own sampler, and without seeds.
+        that says EDITING `start: Edit | None`, which goes by its own sampler, and without seeds;
+        one that says IMAGE_PROMPT `image_prompt: ImagePrompt | None`.
         """
         ...
 
@@ -430,13 +450,15 @@ class BackboneKind(Protocol):
     # Optional: `check_resolution(model, resolution)`, which raises UserError if `model` draws no
     # images of so many pixels (None: of its own size). And two whose files are here:
     # `check_texts(model, texts)`, for a text that it cannot read to its end, and
-    # `check_words(model, words)`, for a word that it cannot learn. So these are refused before
-    # anything trains. And `gradient_checkpointing(model) -> bool`, whether a training of `model` on
-    # a GPU had better compute activations twice than keep them: then `load` takes
-    # `gradient_checkpointing: bool = False`, which changes no number but the last digits. And
-    # `hollow(model, ...)`, as `load` without `device`: the model on the CPU by its configurations
-    # alone, for estimates of GPU memory. It is called where all tensors are without numbers, or
-    # with `modules_on="meta"`, the device of the modules, for methods that have `check_backbone`.
+    # `check_words(model, words)`, for a word that it cannot learn. And of an IMAGE_PROMPT,
+    # `check_adapter(model, shapes)`, for an adapter whose weights have these shapes and do not fit.
+    # So these are refused before anything trains. And `gradient_checkpointing(model) -> bool`,
+    # whether a training of `model` on a GPU had better compute activations twice than keep them:
+    # then `load` takes `gradient_checkpointing: bool = False`, which changes no number but the last
+    # digits. And `hollow(model, ...)`, as `load` without `device`: the model on the CPU by its
+    # configurations alone, for estimates of GPU memory. It is called where all tensors are without
+    # numbers, or with `modules_on="meta"`, the device of the modules, for methods that have
+    # `check_backbone`.
 
     def load(
         self,
@@ -490,6 +512,19 @@ class Guide(Protocol):
         ...
 
 
+class ImageAdapter(Protocol):
+    """Has a backbone look at images: the suite's asset `[assets.image-prompt]`."""
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of the images that it looks at, in pixels."""
+        ...
+
+    def prompt(self, images: Tensor, scale: float) -> ImagePrompt:
+        """What `Backbone.sample` takes, of (n, 3, resolution, resolution) float32 in [0, 1]."""
+        ...
+
+
 # ---------------------------------------------------------------------------------------------
 # Method
 # ---------------------------------------------------------------------------------------------
@@ -499,9 +534,10 @@ class Guide(Protocol):
 MASKS = "masks"
 ASSET = "asset:"
 SEGMENTER = ASSET + "segmenter"  #: a `Segmenter`
+GUIDE = ASSET + "guide"  #: a `Guide`
+IMAGE_ADAPTER = ASSET + "image-prompt"  #: an `ImageAdapter`
 #: And weights that another tool has trained: it is in no group, and `checkpoints` plans it.
 CHECKPOINT = "checkpoint-files"
-GUIDE = ASSET + "guide"  #: a `Guide`
 
 
 def of_backbone(needs: frozenset[str]) -> frozenset[str]:

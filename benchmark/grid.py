@@ -19,7 +19,7 @@ from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
 from benchmark.models.precision import resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work
-from benchmark.runs.assets import check_no_judge
+from benchmark.runs.assets import check_adapters, check_no_judge
 from benchmark.runs.backbones import check_backbones
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.devices import check_devices, gradient_checkpointing
@@ -275,6 +275,7 @@ def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:
         return None
     kind, model = grid.suite.backbone.load_kind(), grid.suite.backbone.model
     kind.fetch(model)
+    check_adapters(grid.suite, [w.task for w in left if w.draws and isinstance(w.task, Job)])
     check_prompts(grid.suite, left)
     check_backbones(grid.suite, left)
     return None if on_cuda() else kind.memory(model)

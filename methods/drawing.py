@@ -5,13 +5,14 @@ draw(backbone, ["a sks dog in the snow"], requests)       # (1, 3, height, width
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmark.api import Backbone, Edit, Request, Start, Weights, Word
+from benchmark.api import PRIOR, Backbone, Request, Weights, Word
 from benchmark.models.aside import aside
 
 
@@ -21,15 +22,14 @@ def draw(
     requests: Sequence[Request],
     *,
     words: Sequence[Word] = (),
-    start: Start | Edit | None = None,
+    beside: Mapping[str, Any] = MappingProxyType({}),
     narrow: bool = False,
 ) -> Tensor:
     """An image for each text, from its request's noise: (n, 3, height, width) in [0, 1].
 
-    `start`: what it begins with beside noise, where the backbone is IMAGE_TO_IMAGE or EDITING.
+    `beside`: what else a capability of the backbone has `sample` take, such as a `start`.
     `narrow`: the denoiser's frozen weights lie in the precision that is computed with.
     """
-    begun: dict[str, Any] = {} if start is None else {"start": start}
     rows = {text: row for row, text in enumerate(dict.fromkeys(["", *texts]))}
     with torch.no_grad():
         table = backbone.encode(list(rows), words=words)
@@ -38,8 +38,29 @@ def draw(
             table[[rows[text] for text in texts]],
             [request.noise_seed for request in requests],
             unconditional=table[[0]],
-            **begun,
+            **beside,
         )
+
+
+def draw_apart(
+    backbone: Backbone,
+    texts: Sequence[str],
+    requests: Sequence[Request],
+    beside: Callable[[int], Mapping[str, Any]],
+) -> Tensor:
+    """As `draw`; images of the prior prompt with nothing beside the text.
+
+    `beside` is asked for that of so many images.
+    """
+    drawn = dict[int, Tensor]()
+    for prior in (False, True):
+        rows = [n for n, request in enumerate(requests) if (request.prompt.kind == PRIOR) == prior]
+        if rows:
+            chosen = [requests[n] for n in rows]
+            more = {} if prior else beside(len(rows))
+            images = draw(backbone, [texts[n] for n in rows], chosen, beside=more)
+            drawn |= dict(zip(rows, images, strict=True))
+    return torch.stack([drawn[n] for n in range(len(requests))])
 
 
 @torch.no_grad()

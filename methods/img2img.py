@@ -13,7 +13,6 @@ from annotated_types import Gt, Le
 
 from benchmark.api import (
     IMAGE_TO_IMAGE,
-    PRIOR,
     TEXT_TO_IMAGE,
     Backbone,
     Request,
@@ -50,21 +49,15 @@ class ImageToImage(OneImage):
         tools: Tools,
     ) -> Tensor:
         """Images of the class, begun with the subject's; those of the prior prompt are not."""
-        import torch
-
-        from methods.drawing import draw
+        from methods.drawing import draw_apart
 
         stage = backbone.stages[0]
         image = stage.prepare(tools.images(stage.resolution)[self.image - 1 : self.image])
-        texts, drawn = self.texts(subject, requests), dict[int, "Tensor"]()
-        for prior in (False, True):
-            rows = [n for n, r in enumerate(requests) if (r.prompt.kind == PRIOR) == prior]
-            if rows:
-                start = None if prior else Start(image[[0] * len(rows)], self.strength)
-                chosen = [requests[n] for n in rows]
-                images = draw(backbone, [texts[n] for n in rows], chosen, start=start)
-                drawn |= dict(zip(rows, images, strict=True))
-        return torch.stack([drawn[n] for n in range(len(requests))])
+
+        def begun(images: int) -> dict[str, Start]:
+            return {"start": Start(image[[0] * images], self.strength)}
+
+        return draw_apart(backbone, self.texts(subject, requests), requests, begun)
 
 
 IMG2IMG = ImageToImage()

@@ -73,7 +73,7 @@ class PromptToPrompt(OneImage):
         first = {texts[n]: requests[n] for n in range(len(requests)) if n not in drawn}
         if first:
             edit = self.edit(source, list(first), backbone, tools)
-            edits = draw(backbone, list(first), list(first.values()), start=edit)
+            edits = draw(backbone, list(first), list(first.values()), beside={"start": edit})
             of_text = dict(zip(first, edits, strict=True))
             drawn |= {n: of_text[texts[n]] for n in range(len(requests)) if n not in drawn}
         copies = len(requests) - len(prior) - len(first)

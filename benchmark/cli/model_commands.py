@@ -104,14 +104,18 @@ def identifier(
 
 def pretrain(
     part: Annotated[
-        str, typer.Argument(help="`generator`, `cascade`, `clip`, `dino`, `segmenter`; else all.")
+        str,
+        typer.Argument(
+            help="`generator`, `cascade`, `clip`, `dino`, `segmenter`, `guide`, `ip-adapter`; "
+            "else all."
+        ),
     ] = "",
     evaluate: Annotated[
         bool,
         typer.Option(
             "--evaluate",
             help="Train nothing: let the shipped judges measure the generator in --output; or, "
-            "with `segmenter`, the renderer's masks measure that alone.",
+            "with `segmenter`, `guide` or `ip-adapter`, that part alone.",
         ),
     ] = False,
     export: Annotated[
@@ -165,14 +169,14 @@ def pretrain(
 
     if evaluate + export + (pack is not None) > 1:
         raise UserError("--evaluate, --export and --pack exclude one another: give one at a time")
-    alone = evaluate and part == "segmenter"
+    alone = evaluate and part in pocket.ALONE
     if part and (evaluate or export or pack) and not alone:
         raise UserError(f"'{part}' is a part to train: leave it out, or train without that option")
     if card and (not evaluate or output is not None):
         raise UserError("--card is about the shipped models: give it with --evaluate, no --output")
     output = output or pocket.SHIPPED
     if alone:
-        pocket.evaluate_segmenter(output, card=card)
+        pocket.evaluate_part(part, output, load_suite("pocket"), card=card)
         return
     if evaluate:
         suite = load_suite("pocket")

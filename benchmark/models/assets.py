@@ -47,8 +47,9 @@ class AssetKind(Protocol):
         ...
 
     # Optional: `check_nouns(table, nouns)`, which raises UserError for a class noun that the asset
-    # of a table does not know. And `hollow(table)`, what stands in its place where all tensors are
-    # without numbers, for estimates of GPU memory.
+    # of a table does not know. And `shapes(table)`, of the weights that a backbone takes from it,
+    # by name; `BackboneKind.check_adapter` is asked whether they fit. And `hollow(table)`, what
+    # stands in its place where all tensors are without numbers, for estimates of GPU memory.
 
 
 def where(role: str) -> str:

@@ -7,7 +7,7 @@ its own, which `benchmark.models.loading` chooses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -131,6 +131,13 @@ class Diffusers:
         for words in read_tokenizers(model):
             for text in texts:
                 padded_ids(words, text, model)
+
+    def check_adapter(self, model: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise UserError if an IP-Adapter whose weights have these shapes does not fit `model`."""
+        from benchmark.models.ip_adapter import check_adapter
+        from benchmark.models.whole import empty_denoiser
+
+        check_adapter(empty_denoiser(model), shapes)
 
     def load(
         self,

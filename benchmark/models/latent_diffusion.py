@@ -19,7 +19,7 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Generator, Tensor, nn
 
-from benchmark.api import Edit, Sampler, Start, Word
+from benchmark.api import Edit, ImagePrompt, Sampler, Start, Word
 from benchmark.models.alignment import padded_places
 from benchmark.models.aside import put_aside
 from benchmark.models.attention_control import Control, controlled
@@ -28,6 +28,7 @@ from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
 from benchmark.models.inversion import AfterStep, Inverted, NullText, invert
+from benchmark.models.ip_adapter import looking_at, pipeline_embeddings
 from benchmark.models.latent_stage import (
     PLAIN,
     Calls,
@@ -48,6 +49,14 @@ from benchmark.models.text_reader import TextReader
 
 #: Texts as the readers of a model give them to its denoiser, one row a text.
 Read = Callable[[Sequence[TextReader], Sequence[str]], LatentCondition]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What images are drawn from beside texts and noise."""
+
+    start: Start | None
+    prompt: ImagePrompt | None
 
 
 @dataclass(eq=False)
@@ -162,6 +171,7 @@ class LatentDiffusion:
         unconditional: LatentCondition | None = None,
         sampler: Sampler | None = None,
         start: Start | Edit | None = None,
+        image_prompt: ImagePrompt | None = None,
     ) -> Tensor:
         """Images of diffusers' pipeline, with a CPU generator for each.
 
@@ -181,9 +191,12 @@ class LatentDiffusion:
                 edit = replace(start, texts=start.texts[rows])
                 return self._decode(self._edited(condition[rows], blank, edit))
             begun = start and replace(start, clean=start.clean[rows])
-            return self._decode(self._latents(condition[rows], blank, seeds[rows], sampler, begun))
+            beside = Beside(begun, image_prompt)
+            latents = self._latents(condition[rows], blank, seeds[rows], sampler, beside)
+            return self._decode(latents)
 
-        return in_batches(len(condition), seeds, self.resolution, drawn)
+        with looking_at(denoiser_of(self.pipeline)[1], image_prompt):
+            return in_batches(len(condition), seeds, self.resolution, drawn)
 
     def _given(
         self,
@@ -208,10 +221,13 @@ class LatentDiffusion:
         unconditional: LatentCondition,
         seeds: Sequence[int],
         sampler: Sampler,
-        start: Start | None,
+        beside: Beside,
     ) -> Tensor:
         given = self._given(condition, unconditional, seeds, sampler)
-        pipeline = self.pipeline
+        if beside.prompt is not None:
+            guided = self.calls.guided(sampler)
+            given["ip_adapter_image_embeds"] = pipeline_embeddings(beside.prompt, guided)
+        pipeline, start = self.pipeline, beside.start
         if start is not None:
             assert isinstance(start.clean, Moments)
             pipeline = beginning_with_latents(pipeline)

@@ -19,9 +19,10 @@ from benchmark.api import UserError
 from benchmark.models.checkpoints import UNUSED, part_class
 from benchmark.models.configuration import understood
 from benchmark.models.diffusers_layout import configuration_file, weight_files
-from benchmark.models.families import family_of, read_configuration
+from benchmark.models.families import Family, family_of, read_configuration
 from benchmark.models.header import read_header
 from benchmark.models.identity import SingleFile, locate
+from benchmark.models.single_file_header import describe
 
 #: What diffusers and transformers once called some weights, and what they call them now.
 RENAMED = (
@@ -47,15 +48,27 @@ def check_whole(model: str) -> None:
         return
     family = family_of(place)
     for part in family.weights:
-        path = place / configuration_file(part)
-        name = understood(family, part, read_configuration(path))["classes"][0]
-        for fault in _faults(place / part, _module(name, path)):
+        for fault in _faults(place / part, _module(family, part, place)):
             raise UserError(f"model '{model}': {fault}: {WAY_OUT}")
 
 
-def _module(name: str, path: Path) -> nn.Module:
-    """The module of this class and configuration, without memory. Raises UserError."""
+def empty_denoiser(model: str) -> nn.Module:
+    """The denoiser of a model that is here, a cascade's first, without memory. Raises UserError."""
+    place = locate(model)
+    if isinstance(place, SingleFile):
+        from benchmark.models.single_file import empty_modules
+
+        said = describe(place)
+        return empty_modules(said.generation, said.prediction)["unet"]
+    family = family_of(place)
+    return _module(family, family.denoisers[0], place)
+
+
+def _module(family: Family, part: str, directory: Path) -> nn.Module:
+    """A part by its configuration, without memory. Raises UserError."""
+    path = directory / configuration_file(part)
     configuration = read_configuration(path)
+    name = understood(family, part, configuration)["classes"][0]
     try:
         with torch.device("meta"):
             kind = part_class(name)

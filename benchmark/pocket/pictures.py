@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from benchmark.pocket.captions import IDENTIFIERS, Mentions, caption
 from benchmark.pocket.individuals import named
 from benchmark.pocket.training import step_generator
 from benchmark.pocket.world import (
+    Batch,
     Identities,
     Scenes,
     render,
@@ -70,6 +72,22 @@ def fresh_pictures(name: str, batch: int, device: str) -> Callable[[int], Tensor
         return drawn.split(batch)
 
     return lambda step: block(step // DRAWN_BATCHES)[step % DRAWN_BATCHES]
+
+
+Drawn = TypeVar("Drawn", bound=Batch)
+
+
+def rolling(
+    draw_pool: Callable[[int], Drawn], size: int, meetings: int, batch: int
+) -> Callable[[int, torch.Generator], Drawn]:
+    """(step, generator) -> `batch` rows of a pool, of which there is another after its meetings."""
+    pool = lru_cache(maxsize=1)(draw_pool)
+
+    def some(step: int, generator: torch.Generator) -> Drawn:
+        found = pool(step * batch // (size * meetings))
+        return found[torch.randint(size, (batch,), generator=generator)]
+
+    return some
 
 
 @dataclass(frozen=True)

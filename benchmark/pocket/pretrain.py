@@ -17,15 +17,21 @@ from benchmark.config.suite import Suite
 from benchmark.models import identity
 from benchmark.pocket.cascade import SHAPES, CascadeRecipe, export_cascade, pretrain_cascade
 from benchmark.pocket.evaluate import CLIP, DINO, Measurement, quality
+from benchmark.pocket.evaluate_image_prompt import guidance, likeness
 from benchmark.pocket.evaluate_segmenter import load_segmenter, segmentation
 from benchmark.pocket.generator import GeneratorRecipe, export_generator, pretrain_generator
+from benchmark.pocket.guide import GUIDE_RECIPE, pretrain_guide
+from benchmark.pocket.image_prompt import ADAPTER_RECIPE, pretrain_ip_adapter
 from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
 from benchmark.pocket.model_card import SHEETS, renew_lines, sample_sheet, write_model_card
 from benchmark.pocket.segmenter import SEGMENTER_RECIPE, pretrain_segmenter
 from benchmark.pocket.training import pack
+from benchmark.scoring.features import Encoders
 from benchmark.store.files import resolved, write_atomically
 
-PARTS = ("generator", "cascade", "clip", "dino", "segmenter")
+PARTS = ("generator", "cascade", "clip", "dino", "segmenter", "guide", "ip-adapter")
+#: The parts that are measured by themselves.
+ALONE = ("segmenter", "guide", "ip-adapter")
 SHIPPED = Path(__file__).parent / "weights"
 #: What draws -> its name as a backbone.
 SHIPPED_MODELS = {folder: name for name, folder in identity.SHIPPED.items()}
@@ -79,9 +85,19 @@ def pretrain(part: str, workshop: Workshop, *, output: Path, overwrite: bool) ->
             pretrain_clip(CLIP_RECIPE, workshop.work, output / name, device)
         elif name == "dino":
             pretrain_dino(DINO_RECIPE, workshop.work, output / name, device)
-        else:
+        elif name == "segmenter":
             pretrain_segmenter(SEGMENTER_RECIPE, workshop.work, output / name, device)
+        elif name == "guide":
+            pretrain_guide(GUIDE_RECIPE, workshop.work, output / name, device)
+        else:
+            frozen = _beside(output, "generator"), _beside(output, "guide")
+            pretrain_ip_adapter(ADAPTER_RECIPE, workshop.work, frozen, output / name, device)
     return [output / name for name in parts]
+
+
+def _beside(output: Path, part: str) -> Path:
+    """The folder of a part that another is trained on: in `output`, else the shipped one."""
+    return output / part if (output / part).is_dir() else SHIPPED / part
 
 
 def export(workshop: Workshop, *, output: Path, overwrite: bool) -> list[Path]:
@@ -118,17 +134,37 @@ def _check_free(directory: Path, overwrite: bool) -> None:
         raise UserError(f"{directory} exists; write elsewhere with --output, or give --overwrite")
 
 
-def evaluate_segmenter(weights: Path, *, card: bool = False) -> list[Measurement]:
-    """Print and return the measured quality of the segmenter in `weights`.
+def evaluate_part(part: str, weights: Path, suite: Suite, *, card: bool = False) -> None:
+    """Print the measured quality of one of ALONE in `weights`; `suite`: the pocket suite.
 
     With `card` its lines of the shipped models' card are written anew.
     """
-    rows = segmentation(load_segmenter(weights / "segmenter", "cpu"))
+    rows = _measured(part, weights, suite)
     for row in rows:
         print(row.line)
     if card:
         renew_lines(rows, SHIPPED / "MODEL_CARD.md")
-    return rows
+
+
+def _measured(part: str, weights: Path, suite: Suite) -> list[Measurement]:
+    if part == "segmenter":
+        return segmentation(load_segmenter(weights / part, "cpu"))
+    if part == "guide":
+        return guidance(weights / part)
+    from benchmark.models.loading import load_backbone
+
+    generator = str(_beside(weights, "generator"))
+    backbone = load_backbone(generator, device="cpu", sampler=suite.sampler.sampler())
+    return likeness(backbone, weights, judges(suite))
+
+
+def judges(suite: Suite, device: str = "cpu") -> Encoders:
+    """The suite's CLIP and DINO. Raises UserError."""
+    from benchmark.scoring.encoder_tables import protocol_tables
+    from benchmark.scoring.features import load_encoders
+
+    tables = protocol_tables(suite.protocol, suite.encoders)
+    return load_encoders(tables, device=device, names=(CLIP, DINO))
 
 
 def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: bool) -> None:
@@ -139,20 +175,19 @@ def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: b
     suite: its encoders, its samplers.
     """
     from benchmark.models.loading import load_backbone
-    from benchmark.scoring.encoder_tables import protocol_tables
-    from benchmark.scoring.features import load_encoders
 
     backbones: dict[str, Backbone] = {}
     for part, model in SHIPPED_MODELS.items():
         if part == "generator" or (weights / part).is_dir():
             sampler = suite.on(model).sampler.sampler()
             backbones[part] = load_backbone(str(weights / part), device=device, sampler=sampler)
-    tables = protocol_tables(suite.protocol, suite.encoders)
-    device = backbones["generator"].device.type
-    encoders = load_encoders(tables, device=device, names=(CLIP, DINO))
+    encoders = judges(suite, backbones["generator"].device.type)
     if card or resolved(weights) != resolved(SHIPPED):
         for part, backbone in backbones.items():
             sample_sheet(backbone, weights / SHEETS[part])
-    rows = quality(backbones, encoders, per_cell=per_cell) + evaluate_segmenter(SHIPPED)
+    rows = quality(backbones, encoders, per_cell=per_cell)
+    for part in ALONE:
+        rows += _measured(part, SHIPPED, suite)
+        print(*(row.line for row in rows if row.part == part), sep="\n")
     if card:
         write_model_card(rows, SHIPPED / "MODEL_CARD.md", per_cell=per_cell)

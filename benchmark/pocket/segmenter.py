@@ -6,9 +6,7 @@ another noun is asked for, of which there is then nothing to be found.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -19,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from benchmark.api import Segmenter
 from benchmark.models.noun_unet import NounUNetSegmenter, logits
 from benchmark.models.segmenters import NOUNS
-from benchmark.pocket.pictures import SCENE_RATES, distort
+from benchmark.pocket.pictures import SCENE_RATES, distort, rolling
 from benchmark.pocket.training import Recipe, inner_matrices, step_generator, train_part
 from benchmark.pocket.true_masks import true_masks
 from benchmark.pocket.world import CLASSES, Batch, render, sample_identities, sample_scenes
@@ -73,7 +71,11 @@ def pretrain_segmenter(recipe: Recipe, directory: Path, output: Path, device: st
     """Train (or take up) the segmenter in `directory`; write it to `output`."""
     torch.manual_seed(4)
     unet = build_segmenter().to(device)
-    masked = _rolling(recipe.batch, device)
+
+    def pool(index: int) -> Masked:
+        return draw_masked(POOL, step_generator("segmenter pool", index), device)
+
+    masked = rolling(pool, POOL, MEETINGS, recipe.batch)
     fresh = draw_masked(VALIDATED, step_generator("segmenter validation", 0), device)
 
     def loss_at(step: int) -> Tensor:
@@ -94,20 +96,6 @@ def pretrain_segmenter(recipe: Recipe, directory: Path, output: Path, device: st
     inner = inner_matrices(unet, *ENDS)
     trained = train_part("segmenter", unet, loss_at, recipe, directory, validate, inner)
     save_segmenter(trained, output)
-
-
-def _rolling(batch: int, device: str) -> Callable[[int, torch.Generator], Masked]:
-    """(step, generator) -> pictures of a pool, of which there is another after its MEETINGS."""
-
-    @lru_cache(maxsize=1)
-    def pool(index: int) -> Masked:
-        return draw_masked(POOL, step_generator("segmenter pool", index), device)
-
-    def some(step: int, generator: torch.Generator) -> Masked:
-        found = pool(step * batch // (POOL * MEETINGS))
-        return found[torch.randint(POOL, (batch,), generator=generator).to(found.kind.device)]
-
-    return some
 
 
 def _mirrored(images: Tensor, which: Tensor) -> Tensor:

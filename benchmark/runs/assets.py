@@ -5,7 +5,7 @@ A user's own masks go before the segmenter's; what finds the subject in drawn sc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmark.api import ASSET, MASKS, SEGMENTER, Method, Subject, UserError
@@ -17,7 +17,7 @@ from benchmark.models.asset_files import MissingFiles
 from benchmark.models.kinship import same_model
 from benchmark.scoring.encoder_tables import completed, protocol_tables
 from benchmark.scoring.kinds import kind_of as encoder_kind
-from benchmark.store.records import Fit
+from benchmark.store.records import Fit, Job
 
 
 class NoHollow(UserError):
@@ -72,6 +72,26 @@ def check_no_judge(
                     f"work: declare another {role}, choose another --protocol, or leave the "
                     "method out"
                 )
+
+
+def check_adapters(suite: Suite, jobs: Iterable[Job]) -> None:
+    """Refuse assets of `jobs` whose weights do not fit the backbone. Raises UserError.
+
+    The backbone's files have to be here. Asked are those kinds of assets that have `shapes`.
+    """
+    roles = {role for job in jobs if job.fit.backbone for role in job.fit.assets}
+    backbone: Any = suite.backbone.load_kind()
+    for role in sorted(roles):
+        kind: Any = assets.kind_of(role, suite.assets[role])
+        if not (hasattr(kind, "shapes") and hasattr(backbone, "check_adapter")):
+            continue
+        try:
+            backbone.check_adapter(suite.backbone.model, kind.shapes(suite.assets[role]))
+        except UserError as error:
+            raise UserError(
+                f"{assets.where(role)}: '{suite.assets[role]['model']}' does not fit backbone "
+                f"'{suite.backbone.model}': {error}: choose one that was trained on this backbone"
+            ) from error
 
 
 def _declared(suite: Suite, role: str, method: str, subject: Subject) -> dict[str, Any]:

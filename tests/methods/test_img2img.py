@@ -33,7 +33,10 @@ def test_it_begins_with_the_chosen_image_but_for_the_prior_prompt(
     grey = torch.full((2, 3, 16, 16), 200 / 255)
     texts = ["a dog in the snow"] * 2
     expected = draw(
-        backbone, texts, [REQUESTS[0], REQUESTS[2]], start=Start(stage.prepare(grey), 0.5)
+        backbone,
+        texts,
+        [REQUESTS[0], REQUESTS[2]],
+        beside={"start": Start(stage.prepare(grey), 0.5)},
     )
     torch.testing.assert_close(found[[0, 2]], expected, atol=1e-4, rtol=0)
     assert (found[[0, 2]] - plain[[0, 2]]).abs().max() > 0.01

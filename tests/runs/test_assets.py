@@ -20,12 +20,13 @@ from benchmark.config.registry import load_method
 from benchmark.config.suite import Suite, load_suite
 from benchmark.grid import run_grid, score_run
 from benchmark.models.asset_files import MissingFiles
-from benchmark.runs.assets import NoHollow, hollow
+from benchmark.runs.assets import NoHollow, check_adapters, hollow
 from benchmark.runs.luggage import luggage_of
 from benchmark.runs.plan import plan
 from benchmark.store.directory import RunDirectory
 from tests import toy
 from tests.tiny_clip import save_as_open_clip, save_tiny_clip
+from tests.tiny_pipeline import save_tiny_pipeline
 
 NAME = "tests.runs.test_assets"
 
@@ -279,6 +280,20 @@ def test_a_judge_whose_files_are_not_here_is_left_to_the_run(suite: Suite, tmp_p
     with pytest.raises(UserError, match="missing.safetensors is not here"):
         run_grid(grid, tmp_path / "run", resources=toy.ONE)
     assert not list((tmp_path / "run").rglob("*.png"))
+
+
+def test_an_adapter_that_does_not_fit_the_backbone_is_refused(tmp_path: Path) -> None:
+    directory = save_tiny_pipeline(tmp_path / "tiny")
+    for model in ("pocket", str(directory)):
+        suite = load_suite("pocket").on(model)
+        jobs = plan(suite, ["ip-adapter", "untuned"], subjects=["dog"]).jobs
+        assert [job.fit.assets.keys() for job in jobs] == [{"image-prompt"}, set()]
+        check_adapters(suite, [job for job in jobs if job.method == "untuned"])
+        if model == "pocket":
+            check_adapters(suite, jobs)
+            continue
+        with pytest.raises(UserError, match="image-prompt: 'pocket' does not fit .*tiny': its"):
+            check_adapters(suite, jobs)
 
 
 def test_a_noun_that_the_segmenter_does_not_know_is_refused(suite: Suite, tmp_path: Path) -> None:
