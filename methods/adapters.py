@@ -45,7 +45,7 @@ class DreamBoothPeft(DreamBooth):
     #: Which layers it lies on: a part of `benchmark.models.layers.PARTS`, or the end of names.
     targets: Annotated[str, Field(pattern=r"\S")] = "attention"
     #: Whether the denoiser's own weights lie in the precision that is computed with, at half the
-    #: memory; None: in float32. LoRA learns the same, and adapters that read them do not quite.
+    #: memory; None: in float32. LoRA learns the same, adapters that compute with them do not.
     narrow_weights: bool | None = None
 
     @property

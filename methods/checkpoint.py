@@ -96,9 +96,10 @@ class Checkpoint:
         from methods.imports import put_on
 
         files = self._files
-        if files.digest() != self.digest:
+        weights = put_on(files, backbone, self.words(subject))
+        if files.digest() != self.digest:  # once they are read
             raise UserError(f"{files.path} has changed since this was planned: start again")
-        return put_on(files, backbone, self.words(subject))
+        return weights
 
     def generate(
         self,

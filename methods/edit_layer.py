@@ -100,6 +100,10 @@ class Aims:
     prompt: Prompt
     class_noun: str
 
+    def read(self, *, screen: bool) -> None:
+        """Have all of them embedded, now; those of the `screen` too."""
+        _ = self.target, self.source, self.screen if screen else None
+
     @cached_property
     def target(self) -> Tensor:
         """Of the whole edited image."""

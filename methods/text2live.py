@@ -79,12 +79,18 @@ class Text2Live(OneImage):
         def tell() -> None:
             tools.progress(next(steps), edits * self.steps)
 
-        for request in requests:
-            if request.prompt.kind == PRIOR:
+        # All texts are read before a layer is painted: one may be longer than the guide reads.
+        aims = [
+            None
+            if request.prompt.kind == PRIOR
+            else Aims(guide, request.prompt, subject.class_noun)
+            for request in requests
+        ]
+        for request, aim in zip(requests, aims, strict=True):
+            if aim is None:
                 drawn.append(image)
                 continue
-            aims = Aims(guide, request.prompt, subject.class_noun)
-            unet = paint(here, aims, request.noise_seed, how, tell)
+            unet = paint(here, aim, request.noise_seed, how, tell)
             with torch.no_grad():
                 drawn.append(composed(here, *unet(here))[0].cpu())
         return torch.stack(drawn)

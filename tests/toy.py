@@ -82,6 +82,9 @@ model = "pocket"
 [assets.guide]
 kind = "clip"
 model = "pocket"
+[assets.image-prompt]
+kind = "ip-adapter"
+model = "pocket"
 [groups]
 paints = ["tests.toy:PAINT", "tests.toy:TELL"]
 [protocol]

@@ -106,6 +106,8 @@ def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
         if up is None or down is None:
             raise UserError(f"{file} has '{name}', but not the two matrices that it scales")
         rank = len(tensors[layer + down])
+        if tensors[name].numel() != 1 or rank == 0:
+            raise UserError(f"{file}: '{name}' is no scale of a matrix of rank {rank}")
         tensors[layer + up] = tensors[layer + up].float() * (float(tensors[name]) / rank)
         tensors[name] = torch.tensor(float(rank))
     return tensors, True

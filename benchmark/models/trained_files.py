@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +70,7 @@ class TrainedFiles:
             name = (
                 path.name if path == self.path else path.relative_to(_folder(self.path)).as_posix()
             )
-            found.update(name.encode() + b"\0" + file_digest(path))
+            found.update(os.fsencode(name) + b"\0" + file_digest(path))
         return found.hexdigest()
 
     @functools.cached_property
@@ -86,7 +88,7 @@ class TrainedFiles:
         alone = self.words and not (self.lora or self.adapters or self.parts)
         said = phrase or (word if alone else f"{word} {class_noun}")
         for placeholder in self.placeholders:
-            said = said.replace(placeholder, word)
+            said = re.sub(rf"(?<!\S){re.escape(placeholder)}(?!\S)", lambda _: word, said)
         if self.words and word not in said.split():
             called = " or ".join([*self.placeholders, word])
             raise UserError(f"phrase '{phrase}' has not the learned word, {called}, in it")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.api import UserError
+from benchmark.api import PRIOR, UserError
 from benchmark.data.manifest import some
 from benchmark.results.run import Run
 from benchmark.store.directory import job_path, protocol_path
@@ -107,7 +107,11 @@ def incomparable(run: Run, methods: Collection[str]) -> str:
         reasons.append("not every method has every subject")
     if uneven_prompts(run, methods):
         reasons.append("not every method drew the same prompts")
-    scored = {tuple(r.job.unscored) for r in run.records if r.job.method in methods}
+    scored = {
+        tuple(kind for kind in r.job.unscored if kind != PRIOR)
+        for r in run.records
+        if r.job.method in methods
+    }
     if len(scored) > 1:
         reasons.append("not every method is scored on the same kinds of prompts")
     return " and ".join(reasons)

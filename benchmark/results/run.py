@@ -157,8 +157,13 @@ class Run:
 
     @functools.cached_property
     def metrics(self) -> list[str]:
-        """What the protocol declares, in the tables' order, scored or not."""
-        return order_metrics(self.scoring, self.declarations[self.protocol].get("metrics", ()))
+        """What the protocol declares and is about images of this run, in the tables' order.
+
+        A metric is if it gave one of them a score, or a reason for none.
+        """
+        declared = self.declarations[self.protocol].get("metrics", ())
+        given = {*self.scores["metric"], *self.unscored["metric"]}
+        return [name for name in order_metrics(self.scoring, declared) if name in given]
 
     def metric(self, name: str) -> MetricRecord:
         return self.scoring.metrics[name]

@@ -47,6 +47,22 @@ def identified(
     return found
 
 
+def check_declared(declared: Mapping[str, Mapping[str, Any]], jobs: Iterable[Job]) -> None:
+    """Refuse assets of finished `jobs` that are not those of the run's suite, as it is by now.
+
+    Another suite went on in the run since. Raises UserError.
+    """
+    for job in jobs:
+        for role, used in job.fit.assets.items():
+            now = assets.identify(role, declared[role]) if role in declared else "none"
+            if now != used:
+                raise UserError(
+                    f"{job.label} was made with {role} '{used}', and the run's suite.toml declares "
+                    f"{now}, so whether that is an encoder of the protocol cannot be told: bring "
+                    "the suite back under which it was made"
+                )
+
+
 def check_no_judge(
     declared: Mapping[str, Mapping[str, Any]],
     used: Mapping[str, str],

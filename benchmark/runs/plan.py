@@ -5,7 +5,7 @@ plan(load_suite("pocket"), ["dreambooth", "untuned"], subjects=["dog-biscuit"]).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -409,10 +409,14 @@ def _job(suite: Suite, row: Row, subject: Subject, fit: Fit, prompts: tuple[Prom
 def _seen(row: Row, subject: Subject) -> tuple[int, ...] | None:
     """Which of the subject's images the method looks at; None: all. Raises UserError."""
     given = row.settings.get(SUBJECT_IMAGES, len(subject.images))
-    chosen = range(given)
+    chosen: Collection[int] = range(given)
     if hasattr(row.method, "seen"):
         chosen = row.method.seen(first_images(subject, given))
-    seen = tuple(sorted({int(index) for index in chosen}))
+    if not isinstance(chosen, Collection) or any(type(index) is not int for index in chosen):
+        raise UserError(
+            f"seen of method '{row.name}' is {chosen!r}: it should be indices of images, from 0"
+        )
+    seen = tuple(sorted(set(chosen)))
     for index in seen:
         if index not in range(given):
             raise UserError(

@@ -21,7 +21,7 @@ from benchmark.config.registry import available, load_method
 from benchmark.config.suite import Suite
 from benchmark.models.diffusers_layout import PICKLES
 from benchmark.models.trained_files import SAFE, pickle_words, trained_files
-from benchmark.store.files import json_of, resolved
+from benchmark.store.files import file_digest, json_of
 
 STEP, EPOCH = "step", "epoch"
 #: How far, at the end of a name: `checkpoint-500`, `a-step00000500`, `a_000000500`, `a-000003`.
@@ -32,6 +32,7 @@ _NUMBER = re.compile(
 _DIGITS = 3  #: a number alone has at least so many, with the zeros before it
 _KOHYAS_EPOCH = re.compile(r"-\d{6}$")
 _KOHYAS_STEPS = "ss_steps"  #: in the metadata of its files
+_LONGEST_NUMBER = 18  #: digits
 _LONGEST_HEADER = 100_000_000  #: bytes; safetensors reads none that is longer
 
 
@@ -122,15 +123,17 @@ def _said(path: Path) -> dict[str, str] | None:
     if len(header) < length:
         return None
     try:
-        said = json_of(header).get("__metadata__", {})
+        said = json_of(header).get("__metadata__")
     except (AttributeError, ValueError):
         return None
+    if not isinstance(said, dict):
+        return {}
     return {str(key): str(value) for key, value in said.items()}
 
 
 def _trained(path: Path, said: dict[str, str]) -> Trained | None:
     """What a file that says so, or a folder, is; None if it is not known how far it was trained."""
-    stem = path.name if path.is_dir() else path.stem
+    stem = _stem(path)
     match = _NUMBER.search(stem)
     if match is not None and match["word"] is None:
         digits = re.search(r"\d+$", stem)
@@ -142,7 +145,8 @@ def _trained(path: Path, said: dict[str, str]) -> Trained | None:
         raise UserError(pickle_words(path))
     if path.is_dir():
         return None if match is None or not _is_output(path, match) else _numbered(path, match)
-    if (steps := said.get(_KOHYAS_STEPS, "")).isdecimal():
+    steps = said.get(_KOHYAS_STEPS, "")
+    if steps.isdecimal() and len(steps) <= _LONGEST_NUMBER:
         return Trained(int(steps), STEP, path)
     return None if match is None else _numbered(path, match)
 
@@ -173,7 +177,18 @@ def _is_second(one: Trained, found: Sequence[Trained]) -> bool:
     ]
     if first != one.path.name and any(other.path.name == first for other in others):
         return True
-    return _NUMBER.search(one.path.stem) is None and bool(others)
+    return _NUMBER.search(_stem(one.path)) is None and any(
+        _NUMBER.search(_stem(other.path)) is not None and _same_content(one.path, other.path)
+        for other in others
+    )
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and file_digest(one) == file_digest(other)
+
+
+def _stem(path: Path) -> str:
+    return path.name if path.is_dir() else path.stem
 
 
 def _check_different(found: Sequence[Trained]) -> None:
@@ -217,7 +232,7 @@ def with_checkpoints(
         files = trained_files(one.path)
         files.check_whole()
         tables[f"{reader()}[{one.unit}={one.number}]"] = {
-            "file": str(resolved(one.path)),
+            "file": str(one.path.absolute()),
             "digest": files.digest(),
             **named.settings(),
         }

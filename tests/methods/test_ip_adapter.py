@@ -17,7 +17,6 @@ from benchmark.api import (
     Prompt,
     Request,
     Subject,
-    UserError,
 )
 from methods.controls import UNTUNED
 from methods.drawing import draw
@@ -78,7 +77,6 @@ def test_it_looks_at_the_chosen_images_but_for_the_prior_prompt(
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
-def test_an_image_that_is_not_there_is_refused(two: Subject) -> None:
-    replace(IP_ADAPTER, image="all").prior(two)
-    with pytest.raises(UserError, match="image is 3, and .* has 2 images"):
-        replace(IP_ADAPTER, image=3).prior(two)
+def test_it_says_which_images_it_looks_at(two: Subject) -> None:
+    assert replace(IP_ADAPTER, image="all").seen(two) == [0, 1]
+    assert replace(IP_ADAPTER, image=2).seen(two) == [1]

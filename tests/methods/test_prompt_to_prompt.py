@@ -48,7 +48,7 @@ def test_an_image_is_edited_once_a_prompt(backbone: Backbone, subject: Subject, 
     inverted = backbone.invert(clean, "a dog", sampler=sampler)
     texts = ["a dog in the snow", "a photo of a dog"]
     edit = Edit(inverted, texts, 0.75, 0.5)
-    expected = draw(backbone, texts, [REQUESTS[0], REQUESTS[2]], start=edit)
+    expected = draw(backbone, texts, [REQUESTS[0], REQUESTS[2]], beside={"start": edit})
     torch.testing.assert_close(found[[0, 2]], expected, atol=1e-4, rtol=0)
     assert (found[0] - plain[0]).abs().max() > 0.01
 
