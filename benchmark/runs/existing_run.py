@@ -165,6 +165,9 @@ def _facts(jobs: Iterable[Job]) -> dict[str, Any]:
         if fit.masks is not None:
             facts[f"masks of {subject} as {method} uses them"] = fit.masks
         facts |= {f"{name} of {job.label}": asset for name, asset in fit.assets.items()}
+        if job.seen is not None:  # all of them, or of an earlier version's record unknown
+            looked_at = ", ".join(str(index + 1) for index in job.seen)
+            facts[f"images that {job.label} looks at"] = looked_at
         facts[f"the fit of {job.label}"] = fit.key
     return facts
 
@@ -224,12 +227,6 @@ def _joined(job: Job, record: JobRecord | None, order: tuple[Prompt, ...]) -> Jo
     if record is None:
         return job
     there = record.job
-    if there.seen is not None and there.seen != job.seen:
-        raise UserError(
-            f"{job.label} is done, by a method that looked at images {_counted(there.seen)} of the "
-            f"subject, and now it says {_counted(job.seen)}: raise its version, or run again with "
-            "another --out"
-        )
     prompts = {*job.prompts, *there.prompts}
     return replace(
         job,
@@ -240,10 +237,6 @@ def _joined(job: Job, record: JobRecord | None, order: tuple[Prompt, ...]) -> Jo
         images_per_prompt=max(job.images_per_prompt, there.images_per_prompt),
         prior_prompt_images=max(job.prior_prompt_images, there.prior_prompt_images),
     )
-
-
-def _counted(seen: Sequence[int] | None) -> str:
-    return "all" if seen is None else ", ".join(str(index + 1) for index in seen) or "none"
 
 
 def missing(job: Job, record: JobRecord | None) -> tuple[Request, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.api import UserError
+from benchmark.config.registry import load_method
 from benchmark.config.suite import Suite, load_suite
 from benchmark.grid import run_grid, score_run
 from benchmark.report.cost import bytes_left
@@ -377,3 +378,20 @@ def test_a_record_of_files_elsewhere_is_refused(suite: Suite, tmp_path: Path) ->
     path.write_text(json.dumps(sealed(record)))
     with pytest.raises(UserError, match="is no file in weights: remove it"):
         RunDirectory(tmp_path / "run").job_record(("tests.toy:SHARE", "dog-red", 0))
+
+
+def test_a_method_that_says_otherwise_what_it_looked_at_is_refused(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its images would be the same, and fidelity to the others would not."""
+    path = tmp_path / "run"
+    paint = type(load_method(PAINT))
+    monkeypatch.setattr(paint, "seen", lambda *_: [0], raising=False)
+    run(suite, path, subjects=["dog-red"])
+    monkeypatch.setattr(paint, "seen", lambda *_: [1])
+    with pytest.raises(UserError, match="looks at '1', and now it is '2': go back"):
+        run(suite, path, subjects=["dog-red"])
+    for odd in ([0.9], "1", [True], None):
+        monkeypatch.setattr(paint, "seen", lambda *_, odd=odd: odd)
+        with pytest.raises(UserError, match="it should be indices of images, from 0"):
+            run(suite, tmp_path / "other", subjects=["dog-red"])

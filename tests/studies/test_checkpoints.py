@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import threading
@@ -131,6 +132,23 @@ def test_kohyas_metadata_goes_before_the_name(tmp_path: Path) -> None:
     # The end of a training under two names is one checkpoint.
     save_file(TENSOR, tmp_path / "my-step00000750.safetensors", {"ss_steps": "750"})
     assert checkpoints(tmp_path).found[-1].path.name == "my-step00000750.safetensors"
+    more = {"ss_steps": "750", "ss_training_finished_at": "later"}
+    save_file(TENSOR, tmp_path / "my.safetensors", more)
+    assert len(checkpoints(tmp_path).found) == 3, "the same tensors, with more said of them"
+    save_file({"a": torch.ones(3)}, tmp_path / "my.safetensors", more)
+    with pytest.raises(UserError, match="are both of step 750: move one of them away"):
+        checkpoints(tmp_path)
+
+
+@pytest.mark.parametrize("said", [{"ss_steps": "7" * 5000}, None, [1]])
+def test_odd_metadata_says_nothing(tmp_path: Path, said: object) -> None:
+    path = tmp_path / "my-000003.safetensors"
+    save_file(TENSOR, path)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]) | {"__metadata__": said}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    assert checkpoints(tmp_path).found == (Trained(3, "epoch", path),)
 
 
 def test_what_has_no_number_is_no_checkpoint(tmp_path: Path) -> None:
