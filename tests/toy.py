@@ -79,6 +79,9 @@ prompt = "clip_t"
 [assets.segmenter]
 kind = "noun-unet"
 model = "pocket"
+[assets.image-prompt]
+kind = "ip-adapter"
+model = "pocket"
 [groups]
 paints = ["tests.toy:PAINT", "tests.toy:TELL"]
 [protocol]
