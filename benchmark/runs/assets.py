@@ -115,8 +115,9 @@ def _declared(suite: Suite, role: str, method: str, subject: Subject) -> dict[st
     if role in suite.assets:
         return suite.assets[role]
     raise UserError(
-        f"method '{method}' needs a {role} for subject '{subject.name}', and the suite declares "
-        f"none: give the suite an [{assets.where(role)}] (docs/methods.md), or leave the method out"
+        f"method '{method}' needs the asset '{role}' for subject '{subject.name}', and the suite "
+        f"declares none: give the suite an [{assets.where(role)}] (docs/methods.md), or leave the "
+        "method out"
     )
 
 

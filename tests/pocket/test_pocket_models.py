@@ -225,7 +225,7 @@ def test_pretraining_overwrites_nothing_unasked(tmp_path) -> None:
     workshop = Workshop(work=tmp_path / "work")
     with pytest.raises(UserError, match="exists.*--overwrite"):
         pretrain("clip", workshop, output=tmp_path, overwrite=False)
-    with pytest.raises(UserError, match="unknown part 'vae'.*cascade, .*ip-adapter, all"):
+    with pytest.raises(UserError, match="unknown part 'vae'; known: generator, .*ip-adapter, all"):
         pretrain("vae", workshop, output=tmp_path, overwrite=False)
 
 

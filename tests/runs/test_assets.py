@@ -155,7 +155,7 @@ def test_masks_are_in_the_key_of_a_fit_that_uses_them_and_of_no_other(
 def test_what_a_method_lacks_is_said_before_anything_runs(suite: Suite, tmp_path: Path) -> None:
     masked = f"{NAME}:MASKED"
     without = suite.model_copy(update={"assets": {}})
-    with pytest.raises(UserError, match="needs a segmenter for subject 'dog-red', and the suite"):
+    with pytest.raises(UserError, match="needs the asset 'segmenter' for subject 'dog-red', and"):
         plan(without, [masked])
     assert plan(without, ["tests.toy:PAINT"]).jobs
     draw_masks(tmp_path, "dog-red")
