@@ -10,7 +10,7 @@ import pytest
 import tomli_w
 from PIL import Image, ImageOps
 
-from benchmark.config.registry import available, load_method, settings_of
+from benchmark.config.registry import available, load_method
 from benchmark.config.suite import load_suite
 from benchmark.data.dataset import choose_subjects, dataset_directory, load_dataset
 from benchmark.data.download import check_copy
@@ -80,7 +80,7 @@ def test_the_suites_ask_for_subjects_prompts_and_methods_that_there_are(name: st
         {SUITES[name][1]},
     )
     method_names(suite, ["all"])  # refuses a table of no method
-    trained = {m for m in available("methods") if "steps" in settings_of(load_method(m))}
+    trained = {m for m in available("methods") if TRAINING in load_method(m).needs}
     of_their_own = {method for method in trained if load_method(method).variant_of is None}
     assert of_their_own <= set(suite.methods) <= trained  # the others start from one of these
 

@@ -229,7 +229,7 @@ def test_an_unclip_that_is_not_here_is_planned(tmp_path: Path) -> None:
     save_subject(tmp_path / "mine")
     suite = load_suite("dreambench").with_images(tmp_path / "mine").on("stable-unclip")
     assert suite.sampler.guidance == 10.0
-    assert method_names(suite, ["zero-shot"]) == ["image-variation", "paste"]
+    assert method_names(suite, ["zero-shot"]) == ["image-variation", "paste", "text2live"]
     jobs = plan(suite, ["image-variation"], controls=suite.controls).jobs
     assert {job.method for job in jobs} == {"image-variation", "real-images", "untuned"}
     ids = {job.fit.backbone.id for job in jobs if job.fit.backbone}

@@ -364,6 +364,7 @@ def test_how_many_are_drawn_at_a_time_changes_nothing(toy, monkeypatch):
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_the_shipped_encoders_know_classes_and_places():
     scorer = load_scorer(load_protocol("pocket"))
     looks = looks_of(scorer.scoring)

@@ -150,6 +150,7 @@ def test_the_shipped_guide_reaches_its_goal() -> None:
     assert "| guide | class right on renders |" in (SHIPPED / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_shipped_adapter_makes_images_like_the_subject(monkeypatch) -> None:
     monkeypatch.setattr(evaluate_image_prompt, "SCALES", (1.0,))
     suite = load_suite("pocket")

@@ -289,6 +289,7 @@ def test_a_wrong_arm_is_refused(text) -> None:
         trial.Arm.parse(text)
 
 
+@pytest.mark.slow
 def test_an_arm_trains_and_is_measured(frozen, monkeypatch) -> None:
     monkeypatch.setattr(pictures, "POOL", 8)
     monkeypatch.setattr(unet, "VALIDATED", 16)

@@ -229,6 +229,7 @@ def test_a_curve_without_a_point_still_says_so(shell: Any, tmp_path: Path) -> No
     }
 
 
+@pytest.mark.slow
 def test_level_lines_are_over_the_images_of_the_curve(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shell: Any
 ) -> None:

@@ -116,6 +116,7 @@ def tiny_encoders(monkeypatch) -> None:
     monkeypatch.setattr(scorer, "identify", lambda _tables: {})
 
 
+@pytest.mark.slow
 def test_everything_is_measured_against_the_bare_modules_and_these_against_a_product(
     suite, tiny_encoders, monkeypatch
 ):
