@@ -10,6 +10,7 @@ import pytest
 import tomli_w
 from PIL import Image, ImageOps
 
+from benchmark.api import TRAINING
 from benchmark.config.registry import available, load_method
 from benchmark.config.suite import load_suite
 from benchmark.data.dataset import choose_subjects, dataset_directory, load_dataset
