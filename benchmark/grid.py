@@ -76,7 +76,8 @@ def run_grid(
     ready = Ready.of(grid, path, keep_weights)
     memory = None if dry_run else _fetch(grid, ready.left)
     venue = resources.cluster or ThisMachine(resources.slots(len(ready.left), memory=memory))
-    outlook = Outlook(ready.jobs, ready.left, path, ready.forecast.seconds)
+    forecast = ready.forecast
+    outlook = Outlook(ready.jobs, ready.left, path, forecast.seconds, forecast.measured)
     scoring = ready.assessment.scoring
     print_plan(grid, outlook, scoring, workers=venue.room, where=venue.where)
     free = free_memory()
@@ -91,7 +92,7 @@ def run_grid(
         except UserError as error:  # the plan may be for another machine
             print(f"refused     on {device}: {error}")
         return 0
-    display = Display(outlook, scoring, ready.forecast)
+    display = Display(outlook, scoring, forecast)
     check_devices(grid.suite, ready.left, device)
     directory = RunDirectory(path.absolute())  # a method may go to another folder
     workplace = Workplace(

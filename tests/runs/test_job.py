@@ -338,7 +338,7 @@ def test_prior_images_that_are_no_images_are_refused(
     assert not list((tmp_path / "run").rglob("*.safetensors"))
 
 
-def test_preparing_prior_images_is_time_of_the_fit_and_not_of_loading(
+def test_preparing_prior_images_is_no_time_of_the_fit_nor_of_loading(
     suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare = toy.CanvasStage.prepare
@@ -352,7 +352,12 @@ def test_preparing_prior_images_is_time_of_the_fit_and_not_of_loading(
     run_prior(*grid.priors.values(), workplace, tell=quiet)
     monkeypatch.setattr(toy.CanvasStage, "prepare", slowly)
     phases = run_job(grid.jobs[0], workplace, tell=quiet).record.phases
-    assert phases.fit >= 0.2 > phases.loading  # 20 images in two batches
+    assert phases.preparing >= 0.2  # 20 images in two batches
+    assert phases.fit < 0.2 and phases.loading < 0.2
+    (other,) = plan(suite, ["tests.toy:PRIMED[steps=5]"], subjects=["dog-red"]).jobs
+    assert other.fit.prior == grid.jobs[0].fit.prior
+    again = run_job(other, workplace, tell=quiet)
+    assert again.record.phases.preparing < 0.1, "they are there by now"
 
 
 def test_damaged_prior_images_are_named(suite: Suite, tmp_path: Path) -> None:
