@@ -96,7 +96,7 @@ class Prey:
         for command in (
             AGAIN,
             ["keep", "run", "kept"],
-            ["check", "run", "--baseline", "base.toml", "--update"],
+            ["check", "run", "--baseline", "base.toml", "--update", "--force"],
             ["report", "run", "--out", "joint"],
         ):
             answer = call(command, folder)
