@@ -73,7 +73,7 @@ def _shipped(name: str) -> Path:
     if not place.is_dir():
         raise UserError(
             f"model '{name}' is not shipped yet: `python -m benchmark pretrain {place.name} "
-            "--output DIR` makes it in hours, on the text encoder that `pretrain generator` makes; "
+            "--out DIR` makes it in hours, on the text encoder that `pretrain generator` makes; "
             f"then name DIR/{place.name}"
         )
     return place

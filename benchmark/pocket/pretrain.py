@@ -131,7 +131,7 @@ def pack_checkpoints(workshop: Workshop, output: Path) -> list[Path]:
 
 def _check_free(directory: Path, overwrite: bool) -> None:
     if directory.exists() and not overwrite:
-        raise UserError(f"{directory} exists; write elsewhere with --output, or give --overwrite")
+        raise UserError(f"{directory} exists; write elsewhere with --out, or give --overwrite")
 
 
 def evaluate_part(part: str, weights: Path, suite: Suite, *, card: bool = False) -> None:
