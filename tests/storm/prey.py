@@ -190,7 +190,7 @@ def _targets(folder: Path) -> list[Target]:
             mutations.safetensors,
             (
                 ["pretrain", "--pack", "out/packed", "--work", "packed"],
-                ["pretrain", "--export", "--work", "packed", "--output", "out/made"],
+                ["pretrain", "--export", "--work", "packed", "--out", "out/made"],
             ),
         ),
         Target(
