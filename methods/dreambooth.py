@@ -19,6 +19,7 @@ from benchmark.api import (
     SUPER_RESOLUTION,
     TEXT_TO_IMAGE,
     TRAINING,
+    WORDS,
     Backbone,
     Draws,
     PriorImages,
@@ -131,6 +132,10 @@ class DreamBooth:
             learned.append(self._prior_prompt(subject))
         return [*learned, *self._drawn(subject, requests)]
 
+    def words(self, subject: Subject) -> list[str]:
+        """The identifier, of a variant that learns it."""
+        return [self.word] if WORDS in self.needs else []
+
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Fine-tune `backbone` on `subject`, stage by stage. Raises UserError without identifier.
 
@@ -151,7 +156,7 @@ class DreamBooth:
 
         Words that want gradients learn with the first stage.
         """
-        from methods.training import learned_weights
+        from methods.training import learned_weights, part
 
         trainings = self._trainings(subject, backbone, words)
         done, steps = before, before + sum(training.steps for training in trainings)
@@ -190,12 +195,12 @@ class DreamBooth:
     def _trainings(
         self, subject: Subject, backbone: Backbone, words: Sequence[Word]
     ) -> list[_Training]:
+        from methods.training import told
+
         prompt, rate = self._prompt(subject), self.learning_rate
         encoders = [*backbone.text_encoders] if self.train_text_encoder else []
         stages = self._trained_stages(backbone)
-        if self.training_guidance is not None:
-            stages = [stage.with_guidance(self.training_guidance) for stage in stages]
-        first, *later = stages
+        first, *later = [told(stage, self.training_guidance) for stage in stages]
         trainings = [_Training(first, prompt, self.steps, rate, encoders, words)]
         if self.super_resolution_prompt == "noun":
             prompt = self._prior_prompt(subject)
@@ -259,25 +264,17 @@ class DreamBooth:
         backbone: Backbone,
         tools: Tools,
     ) -> Tensor:
-        """Images of the subject by a model of these `weights`, which are put in place."""
-        return self.painted(weights, subject, requests, backbone, seed=tools.seed)
+        """Images of the subject by a model of these `weights`, which are put in place.
 
-    def painted(
-        self,
-        weights: Weights,
-        subject: Subject,
-        requests: Sequence[Request],
-        backbone: Backbone,
-        *,
-        seed: int,
-        words: Sequence[Word] = (),
-    ) -> Tensor:
-        """The same, with learned `words` in the prompts."""
+        Where the identifier is a word that was learned, its vectors are among them.
+        """
         from methods.drawing import draw, put_in_place
         from methods.training import learned_weights
+        from methods.words import without_word, word_of
 
-        with self.attached(self.trained_modules(backbone), seed) as learned:
-            put_in_place(weights, learned_weights(learned))
+        with self.attached(self.trained_modules(backbone), tools.seed) as learned:
+            put_in_place(without_word(weights), learned_weights(learned))
+            words = [word_of(weights, word, backbone.device) for word in self.words(subject)]
             texts = self._drawn(subject, requests)
             return draw(backbone, texts, requests, words=words, narrow=self.narrows)
 
@@ -290,13 +287,7 @@ class DreamBooth:
         """
         from methods.training import Term, seeded
 
-        instance = Term(
-            stage.prepare(tools.images(stage.resolution)),
-            prompts=[prompt or self._prompt(subject)],
-            generator=seeded(tools.seed, subject.name, "instance"),
-            name="instance",
-            batch_size=self.batch_size,
-        )
+        instance = self.instance_term(subject, stage, tools, prompt=prompt)
         if not self.prior_weight:
             return [instance]
         prior = Term(
@@ -308,6 +299,20 @@ class DreamBooth:
             weight=self.prior_weight,
         )
         return [instance, prior]
+
+    def instance_term(
+        self, subject: Subject, stage: Stage, tools: Tools, *, prompt: str | None = None
+    ) -> Term:
+        """The subject's images, under the instance prompt if under no other."""
+        from methods.training import Term, seeded
+
+        return Term(
+            stage.prepare(tools.images(stage.resolution)),
+            prompts=[prompt or self._prompt(subject)],
+            generator=seeded(tools.seed, subject.name, "instance"),
+            name="instance",
+            batch_size=self.batch_size,
+        )
 
     def class_noun(self, subject: Subject) -> str:
         """The noun the subject is called in training; empty if it is called none."""
@@ -346,16 +351,6 @@ class _Training:
     learning_rate: float
     encoders: Sequence[str]  #: the text encoders that learn with it
     words: Sequence[Word]  #: learned before
-
-
-def part(progress: Progress, name: str, before: int, steps: int) -> Progress:
-    """Of the training of the stage called `name`, after `before` of all `steps`."""
-
-    def tell(done: int, _: int, /, *, losses: Mapping[str, float] | None = None) -> None:
-        named = losses and {f"{name}: {term}": loss for term, loss in losses.items()}
-        progress(before + done, steps, losses=named)
-
-    return tell
 
 
 DREAMBOOTH = DreamBooth()
