@@ -28,6 +28,7 @@ from benchmark.models.checkpoints import check_whole
 from benchmark.models.diffusers_layout import variant, weight_files
 from benchmark.models.header import read_header
 from benchmark.models.trained_files import ADAPTER_WEIGHTS, ENCODERS, SAFE, TrainedFiles
+from benchmark.store.errors import in_one_line
 from methods.drawing import put_in_place
 from methods.words import with_word, without_word, word_of
 
@@ -156,8 +157,8 @@ def _laid_on(module: nn.Module, folder: Path) -> Iterator[tuple[BaseTuner, list[
         TypeError,
         ValueError,
     ) as e:
-        why = " ".join(str(e).split()) or type(e).__name__
-        raise UserError(f"{folder} does not fit {type(module).__name__}: {why:.300}") from e
+        name = type(module).__name__
+        raise UserError(f"{folder} does not fit {name}: {in_one_line(e)}") from e
     finally:
         if tuner is not None:
             tuner.unload()
@@ -222,7 +223,5 @@ def _read_part(module: nn.Module, folder: Path) -> dict[str, Tensor]:
         )
         check_whole(folder, loading)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder} cannot be loaded: {' '.join(str(error).split()):.300}"
-        ) from error
+        raise UserError(f"{folder} cannot be loaded: {in_one_line(error)}") from error
     return dict(loaded.state_dict())

@@ -20,6 +20,7 @@ from torch import nn
 
 from benchmark.api import UserError
 from benchmark.models.layers import named_layers
+from benchmark.store.errors import in_one_line
 from methods.training import Learned
 
 #: What people call adapters that are settings of others.
@@ -66,8 +67,8 @@ class Adapter:
 
     def misfit(self, error: Exception) -> UserError:
         """That it cannot be used so, and why."""
-        why = " ".join(str(error).split()) or type(error).__name__
-        return UserError(f"adapter '{self.name}' with {dict(self.options)}: {why:.300}")
+        of = f"adapter '{self.name}' with {dict(self.options)}"
+        return UserError(f"{of}: {in_one_line(error)}")
 
 
 def adapters() -> dict[str, type[PeftConfig]]:

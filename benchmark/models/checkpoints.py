@@ -42,6 +42,7 @@ from benchmark.models.families import OWN, Family, families, family_of, read_con
 from benchmark.models.hub import NAMED
 from benchmark.models.identity import SingleFile, locate, locate_here
 from benchmark.models.tokens import Tokenizer
+from benchmark.store.errors import in_one_line
 
 #: In the files of a part, but of no use here; weights that a module lacks otherwise are refused.
 UNUSED = re.compile(
@@ -202,8 +203,7 @@ def _clip_length(path: Path, configuration: Mapping[str, Any]) -> int:
         settings = transformers.CLIPTextConfig.from_dict(dict(configuration))
     # The same goes for values of another kind.
     except Exception as error:
-        words = " ".join(str(error).split())
-        raise UserError(f"{path} is no text encoder's: {words:.200}: {OWN}") from error
+        raise UserError(f"{path} is no text encoder's: {in_one_line(error)}: {OWN}") from error
     return int(settings.max_position_embeddings)
 
 

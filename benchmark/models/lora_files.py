@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_log
 
 from benchmark.api import UserError
 from benchmark.models.header import read_header
+from benchmark.store.errors import in_one_line
 
 _NAME = "file"  #: of the adapter, while it lies on the modules
 _METADATA = "lora_adapter_metadata"  #: diffusers' own, which says the scale
@@ -138,8 +139,7 @@ def _lay(
             pipeline.load_lora_weights(tensors or str(file), adapter_name=_NAME)
     # What the libraries raise for tensors of other names, shapes and kinds.
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{file} does not fit this model: {why:.300}") from error
+        raise UserError(f"{file} does not fit this model: {in_one_line(error)}") from error
     finally:
         del pipeline.lora_state_dict
         diffusers_log.set_verbosity(level[0])

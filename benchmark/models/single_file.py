@@ -34,6 +34,7 @@ from benchmark.models.finite import READ
 from benchmark.models.header import read_header
 from benchmark.models.identity import SingleFile
 from benchmark.models.single_file_header import Description, describe, scheduler_of
+from benchmark.store.errors import in_one_line
 
 #: diffusers' settings of each; what is not here is its default.
 UNET: dict[str, dict[str, Any]] = {
@@ -158,7 +159,7 @@ def _filled(
     except (KeyError, IndexError, RuntimeError) as error:
         raise UserError(
             f"{file.path} is not of Stable Diffusion {generation.upper()}'s shape: "
-            f"{' '.join(str(error).split())[:200]}: bring a whole checkpoint"
+            f"{in_one_line(error)}: bring a whole checkpoint"
         ) from error
     return modules
 

@@ -23,6 +23,7 @@ from benchmark.models.families import Family, family_of, read_configuration
 from benchmark.models.header import read_header
 from benchmark.models.identity import SingleFile, locate
 from benchmark.models.single_file_header import describe
+from benchmark.store.errors import in_one_line
 
 #: What diffusers and transformers once called some weights, and what they call them now.
 RENAMED = (
@@ -77,8 +78,8 @@ def _module(family: Family, part: str, directory: Path) -> nn.Module:
             return kind(kind.config_class.from_dict(configuration))
     # Whatever the libraries raise for a configuration that makes no module.
     except Exception as error:
-        words = " ".join(str(error).split())
-        raise UserError(f"{path} makes no {name}: {words:.200}: bring the model's own") from error
+        why = in_one_line(error)
+        raise UserError(f"{path} makes no {name}: {why}: bring the model's own") from error
 
 
 def _faults(folder: Path, module: nn.Module) -> Iterator[str]:
