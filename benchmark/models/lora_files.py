@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_log
 
 from benchmark.api import UserError
 from benchmark.models.header import read_header
+from benchmark.models.laid import leaving_nothing
 from benchmark.store.errors import in_one_line
 
 _NAME = "file"  #: of the adapter, while it lies on the modules
@@ -44,7 +45,7 @@ def check_lora(pipeline: DiffusionPipeline, file: Path) -> None:
 
     The pipeline's modules may be on the device "meta".
     """
-    with _laid_on(pipeline, file):
+    with _read_onto(pipeline, file):
         pass
 
 
@@ -55,7 +56,7 @@ def add_lora(pipeline: DiffusionPipeline, file: Path) -> dict[str, Tensor]:
     as `check_lora`.
     """
     changed: dict[str, Tensor] = {}
-    with _laid_on(pipeline, file) as layers:
+    with _read_onto(pipeline, file) as layers:
         for name, layer in layers.items():
             layer.merge()
             parameters = layer.get_base_layer().named_parameters()
@@ -64,15 +65,15 @@ def add_lora(pipeline: DiffusionPipeline, file: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _laid_on(pipeline: DiffusionPipeline, file: Path) -> Iterator[dict[str, LoraLayer]]:
+def _read_onto(pipeline: DiffusionPipeline, file: Path) -> Iterator[dict[str, LoraLayer]]:
     """Within, LoRA lies on the layers of `pipeline`, which are given by "<module>.<layer>"."""
     modules = {
         name: module
         for name in pipeline._lora_loadable_modules
         if (module := getattr(pipeline, name, None)) is not None
     }
-    before = {name: {*vars(module)} for name, module in modules.items()}
-    try:
+    with leaving_nothing(modules.values()) as stack:
+        stack.callback(pipeline.unload_lora_weights)
         tensors, scaled = _read(file)
         translated = _lay(pipeline, file, tensors if scaled else None)
         _check_places(file, translated, modules)
@@ -81,11 +82,6 @@ def _laid_on(pipeline: DiffusionPipeline, file: Path) -> Iterator[dict[str, Lora
             for layer in layers.values():
                 layer.scaling[_NAME] = 1.0
         yield layers
-    finally:
-        pipeline.unload_lora_weights()
-        for name, module in modules.items():
-            for key in vars(module).keys() - before[name]:
-                delattr(module, key)
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
