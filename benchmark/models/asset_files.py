@@ -1,7 +1,7 @@
 """Models beside the backbone (encoders, a segmenter): what declares one, and where its files lie.
 
     [encoders.dino]     kind = "timm", model, ...       in a protocol
-    [segmenter]         kind = "clipseg", model, ...    in a suite
+    [assets.segmenter]  kind = "clipseg", model, ...    in a suite
 
 `model` is "pocket" (shipped), a directory (written with a slash), or a name; then `hub` and
 `revision` say where its weights come from. Nothing is downloaded: what is missing raises
@@ -31,7 +31,7 @@ class MissingFiles(UserError):
     """A model's files are not on this machine; the message says how to fetch them."""
 
 
-class AssetTable(Table):
+class ModelTable(Table):
     """Which model, and where its files are looked for."""
 
     kind: str
@@ -41,7 +41,7 @@ class AssetTable(Table):
     directory: str | None = None  #: where to look for its files instead of the caches
 
 
-class PinnedTable(AssetTable):
+class PinnedTable(ModelTable):
     """One whose weights may be told by their hash."""
 
     #: Of the file with the weights: fetched ones are then known to be those that were meant.
@@ -65,7 +65,7 @@ class Source:
     weights: Path
 
 
-_Table = TypeVar("_Table", bound=AssetTable)
+_Table = TypeVar("_Table", bound=ModelTable)
 
 
 def checked_table(where: str, table: Mapping[str, Any], model: type[_Table]) -> _Table:
@@ -85,12 +85,12 @@ def checked_table(where: str, table: Mapping[str, Any], model: type[_Table]) -> 
         raise UserError("; ".join(problems)) from error
 
 
-def source_of(where: str, table: AssetTable, layout: Layout) -> Source:
+def source_of(where: str, table: ModelTable, layout: Layout) -> Source:
     """The directory and the weights' file of a model. Raises UserError."""
     return Source(own_directory(where, table, layout), weights_file(where, table, layout))
 
 
-def own_directory(where: str, table: AssetTable, layout: Layout) -> Path | None:
+def own_directory(where: str, table: ModelTable, layout: Layout) -> Path | None:
     """The directory of a model that is given as one, or None for a model known by name."""
     if table.model == "pocket" and layout.shipped:
         directory = SHIPPED / layout.shipped
@@ -104,7 +104,7 @@ def own_directory(where: str, table: AssetTable, layout: Layout) -> Path | None:
     return directory
 
 
-def files_of(where: str, table: AssetTable, layout: Layout) -> list[Path]:
+def files_of(where: str, table: ModelTable, layout: Layout) -> list[Path]:
     """The files that make up a model: weights, configuration, vocabulary. Raises UserError."""
     directory = own_directory(where, table, layout)
     if directory is None:
@@ -127,7 +127,7 @@ def pinned_files(where: str, table: PinnedTable, layout: Layout) -> list[Path]:
     return files
 
 
-def weights_file(where: str, table: AssetTable, layout: Layout) -> Path:
+def weights_file(where: str, table: ModelTable, layout: Layout) -> Path:
     """The file with a model's weights. Raises UserError."""
     directory = own_directory(where, table, layout)
     if directory is not None:
@@ -135,7 +135,7 @@ def weights_file(where: str, table: AssetTable, layout: Layout) -> Path:
     return hub_files(where, table, [layout.weights])[0]
 
 
-def hub_files(where: str, table: AssetTable, names: Sequence[str]) -> list[Path]:
+def hub_files(where: str, table: ModelTable, names: Sequence[str]) -> list[Path]:
     """Files of the hub's repository of a model that is known by name.
 
     Raises UserError, and MissingFiles with the command if one of them is not here.
@@ -186,7 +186,7 @@ def files_digest(files: Iterable[Path]) -> str:
 
 
 @contextmanager
-def loading(where: str, table: AssetTable) -> Iterator[None]:
+def loading(where: str, table: ModelTable) -> Iterator[None]:
     """Whatever a library raises while it loads a model, as a UserError naming its table."""
     try:
         yield

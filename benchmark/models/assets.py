@@ -13,43 +13,19 @@ found by entry point, in the group `dreambooth_benchmark.assets`, or as module:A
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
-from benchmark.api import UserError
+from benchmark.api import AssetKind, AssetTable, UserError
 from benchmark.config import registry
-from benchmark.models.asset_files import files_digest
-
-
-class AssetKind(Protocol):
-    """What is known of a sort of assets before one is loaded."""
-
-    @property
-    def version(self) -> str:
-        """Rises when what its assets answer changes; "1" at first."""
-        ...
-
-    @property
-    def role(self) -> str:
-        """The role that it fills: `[assets.<role>]`."""
-        ...
-
-    def files(self, table: Mapping[str, Any]) -> list[Path]:
-        """The files that make up the asset of a table.
-
-        Raises UserError naming the table's bad key, or what is missing and how to fetch it.
-        """
-        ...
-
-    def load(self, table: Mapping[str, Any], device: str) -> Any:
-        """The asset of a table, in float32. Raises UserError."""
-        ...
-
-    # Optional: `check_nouns(table, nouns)`, which raises UserError for a class noun that the asset
-    # of a table does not know. And `shapes(table)`, of the weights that a backbone takes from it,
-    # by name; `BackboneKind.check_adapter` is asked whether they fit. And `hollow(table)`, what
-    # stands in its place where all tensors are without numbers, for estimates of GPU memory.
+from benchmark.models.asset_files import (
+    Layout,
+    PinnedTable,
+    checked_table,
+    files_digest,
+    pinned_files,
+)
 
 
 def where(role: str) -> str:
@@ -57,12 +33,43 @@ def where(role: str) -> str:
     return f"assets.{role}"
 
 
-def kind_of(role: str, table: Mapping[str, Any]) -> AssetKind:
+def pinned_kind(
+    role: str,
+    layout: Layout,
+    load: Callable[[PinnedTable, Path, str], Any],
+    *,
+    hollow: Callable[[PinnedTable, Path], Any],
+    check_nouns: Callable[[AssetTable, Sequence[str]], None] | None = None,
+) -> AssetKind:
+    """The kind of those that are a directory of files, whose weights may be told by their hash.
+
+    `load` and `hollow` are given the directory.
+    """
+
+    def checked(table: AssetTable) -> PinnedTable:
+        return checked_table(where(role), table, PinnedTable)
+
+    def files(table: AssetTable) -> list[Path]:
+        return pinned_files(where(role), checked(table), layout)
+
+    def directory(table: AssetTable) -> Path:
+        return files(table)[0].parent
+
+    return AssetKind(
+        role,
+        files,
+        load=lambda table, device: load(checked(table), directory(table), device),
+        hollow=lambda table: hollow(checked(table), directory(table)),
+        check_nouns=check_nouns,
+    )
+
+
+def kind_of(role: str, table: AssetTable) -> AssetKind:
     """The kind of the asset of a table, which fills `role`. Raises UserError."""
     if "kind" not in table:
         raise UserError(f"{where(role)}.kind is missing; known: {', '.join(_known(role))}")
     try:
-        kind = cast(AssetKind, registry.load_asset_kind(str(table["kind"])))
+        kind = registry.load_asset_kind(str(table["kind"]))
     except UserError as error:
         raise UserError(f"{where(role)}.kind: {error}") from error
     if kind.role != role:
@@ -78,7 +85,7 @@ def _known(role: str) -> list[str]:
     return [name for name in names if registry.load_asset_kind(name).role == role]
 
 
-def identify(role: str, table: Mapping[str, Any]) -> str:
+def identify(role: str, table: AssetTable) -> str:
     """`<kind>-<version> <name>@<12 hexadecimal digits>`: what decides its answers.
 
     Where the files lie is no part of it. Raises UserError naming a bad key, or saying how to fetch
@@ -90,8 +97,8 @@ def identify(role: str, table: Mapping[str, Any]) -> str:
     return f"{table['kind']}-{kind.version} {name}@{digest}"
 
 
-def check_nouns(role: str, table: Mapping[str, Any], nouns: Sequence[str]) -> None:
+def check_nouns(role: str, table: AssetTable, nouns: Sequence[str]) -> None:
     """Raise UserError for a noun that the asset of `table` does not know, if it can tell."""
     kind = kind_of(role, table)
-    if hasattr(kind, "check_nouns"):
+    if kind.check_nouns is not None:
         kind.check_nouns(table, nouns)

@@ -7,51 +7,35 @@ model = "pocket"
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any, ClassVar
 
 from benchmark.api import Guide
-from benchmark.models.asset_files import Layout, PinnedTable, checked_table, pinned_files
-from benchmark.models.assets import where
+from benchmark.models.asset_files import Layout, PinnedTable
+from benchmark.models.assets import pinned_kind, where
 
 ROLE = "guide"
 TABLE = where(ROLE)  #: how messages call it
+LAYOUT = Layout(
+    (
+        *("config.json", "preprocessor_config.json", "model.safetensors"),
+        *("vocab.json", "merges.txt", "tokenizer_config.json"),
+    ),
+    "model.safetensors",
+    shipped="guide",
+)
 
 
-@dataclass(frozen=True)
-class Clip:
-    """CLIP (Radford et al., 2103.00020) with a vision transformer, in transformers' layout."""
+def _load(table: PinnedTable, directory: Path, device: str) -> Guide:
+    from benchmark.models.clip_guide import load_clip_guide
 
-    version: ClassVar[str] = "1"
-    role: ClassVar[str] = ROLE
-    layout: ClassVar[Layout] = Layout(
-        (
-            *("config.json", "preprocessor_config.json", "model.safetensors"),
-            *("vocab.json", "merges.txt", "tokenizer_config.json"),
-        ),
-        "model.safetensors",
-        shipped="guide",
-    )
-
-    def files(self, table: Mapping[str, Any]) -> list[Path]:
-        return pinned_files(TABLE, _checked(table), self.layout)
-
-    def load(self, table: Mapping[str, Any], device: str) -> Guide:
-        load = resolve_name("benchmark.models.clip_guide:load_clip_guide")
-        found: Guide = load(_checked(table), self.files(table)[0].parent, device)
-        return found
-
-    def hollow(self, table: Mapping[str, Any]) -> Guide:
-        hollow = resolve_name("benchmark.models.clip_guide:hollow_clip_guide")
-        found: Guide = hollow(_checked(table), self.files(table)[0].parent)
-        return found
+    return load_clip_guide(table, directory, device)
 
 
-CLIP = Clip()
+def _hollow(table: PinnedTable, directory: Path) -> Guide:
+    from benchmark.models.clip_guide import hollow_clip_guide
+
+    return hollow_clip_guide(table, directory)
 
 
-def _checked(table: Mapping[str, Any]) -> PinnedTable:
-    return checked_table(TABLE, table, PinnedTable)
+#: CLIP (Radford et al., 2103.00020) with a vision transformer, in transformers' layout.
+CLIP = pinned_kind(ROLE, LAYOUT, _load, hollow=_hollow)

@@ -16,15 +16,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from benchmark.api import ImageAdapter, ImagePrompt, UserError
+from benchmark.api import AssetKind, AssetTable, ImageAdapter, ImagePrompt, UserError
 from benchmark.models.asset_files import (
-    AssetTable,
     Layout,
+    ModelTable,
     check_digest,
     checked_table,
     hub_files,
@@ -49,7 +48,7 @@ POOLED = "proj.weight"
 SORTS = {POOLED: POOLED, "proj.3.weight": "proj.0.weight", "latents": "proj_in.weight"}
 
 
-class IpAdapterTable(AssetTable):
+class IpAdapterTable(ModelTable):
     """An IP-Adapter, and the image encoder that it was trained with."""
 
     weights: str = "ip-adapter/ip-adapter.safetensors"  #: the defaults are those of the pocket's
@@ -101,55 +100,49 @@ class HollowAdapter:
         return ImagePrompt(adapter, embeddings, embeddings, scale)
 
 
-@dataclass(frozen=True)
-class IpAdapter:
-    """IP-Adapter by diffusers, with a CLIP image encoder by transformers."""
-
-    version: ClassVar[str] = "1"
-    role: ClassVar[str] = ROLE
-
-    def files(self, table: Mapping[str, Any]) -> list[Path]:
-        """The weights, then the encoder's configuration and weights."""
-        checked = checked_table(TABLE, table, IpAdapterTable)
-        names = (checked.weights, *checked.encoder_files)
-        directory = own_directory(TABLE, checked, checked.layout)
-        if directory is None:
-            found = hub_files(TABLE, checked, names)
-        else:
-            found = [directory / name for name in names]
-        check_digest(TABLE, found[0], checked.sha256)
-        check_digest(TABLE, found[2], checked.image_encoder_sha256)
-        return found
-
-    def shapes(self, table: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]]:
-        return self._read(table).shapes
-
-    def load(self, table: Mapping[str, Any], device: str) -> ImageAdapter:
-        load = resolve_name("benchmark.models.ip_adapter:load_ip_adapter")
-        checked = checked_table(TABLE, table, IpAdapterTable)
-        found: ImageAdapter = load(checked, self._read(table), device)
-        return found
-
-    def hollow(self, table: Mapping[str, Any]) -> ImageAdapter:
-        return HollowAdapter(self._read(table))
-
-    def _read(self, table: Mapping[str, Any]) -> Files:
-        """What the files say of themselves. Raises UserError if they do not fit together."""
-        weights, configuration, encoder = self.files(table)
-        said = read_configuration(configuration)
-        # Of a whole CLIP, the half that sees.
-        files = Files(
-            weights,
-            configuration,
-            encoder,
-            read_header(weights).shapes,
-            said.get("vision_config", said),
-        )
-        check_widths(files)
-        return files
+def _checked(table: AssetTable) -> IpAdapterTable:
+    return checked_table(TABLE, table, IpAdapterTable)
 
 
-IP_ADAPTER = IpAdapter()
+def _files(table: AssetTable) -> list[Path]:
+    """The weights, then the encoder's configuration and weights."""
+    checked = _checked(table)
+    names = (checked.weights, *checked.encoder_files)
+    directory = own_directory(TABLE, checked, checked.layout)
+    if directory is None:
+        found = hub_files(TABLE, checked, names)
+    else:
+        found = [directory / name for name in names]
+    check_digest(TABLE, found[0], checked.sha256)
+    check_digest(TABLE, found[2], checked.image_encoder_sha256)
+    return found
+
+
+def _read(table: AssetTable) -> Files:
+    """What the files say of themselves. Raises UserError if they do not fit together."""
+    weights, configuration, encoder = _files(table)
+    said = read_configuration(configuration)
+    # Of a whole CLIP, the half that sees.
+    vision = said.get("vision_config", said)
+    files = Files(weights, configuration, encoder, read_header(weights).shapes, vision)
+    check_widths(files)
+    return files
+
+
+def _load(table: AssetTable, device: str) -> ImageAdapter:
+    from benchmark.models.ip_adapter import load_ip_adapter
+
+    return load_ip_adapter(_checked(table), _read(table), device)
+
+
+#: IP-Adapter by diffusers, with a CLIP image encoder by transformers.
+IP_ADAPTER = AssetKind(
+    ROLE,
+    _files,
+    _load,
+    hollow=lambda table: HollowAdapter(_read(table)),
+    shapes=lambda table: _read(table).shapes,
+)
 
 
 def check_widths(files: Files) -> None:

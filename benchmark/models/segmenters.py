@@ -7,20 +7,13 @@ model = "clipseg-rd64-refined"
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
-from benchmark.api import Segmenter, UserError
-from benchmark.models.asset_files import (
-    Layout,
-    PinnedTable,
-    checked_table,
-    pinned_files,
-)
-from benchmark.models.assets import where
+from benchmark.api import AssetTable, Segmenter, UserError
+from benchmark.models.asset_files import Layout, PinnedTable
+from benchmark.models.assets import pinned_kind, where
 from benchmark.store.files import read_text
 
 if TYPE_CHECKING:
@@ -31,6 +24,21 @@ TABLE = where(ROLE)  #: how messages call it
 NOUNS = "nouns.txt"
 
 
+CLIPSEG_LAYOUT = Layout(
+    (
+        *("config.json", "preprocessor_config.json", "model.safetensors"),
+        *("vocab.json", "merges.txt", "tokenizer_config.json"),
+    ),
+    "model.safetensors",
+    shipped="",
+)
+NOUN_UNET_LAYOUT = Layout(
+    ("config.json", "diffusion_pytorch_model.safetensors", NOUNS),
+    "diffusion_pytorch_model.safetensors",
+    shipped="segmenter",
+)
+
+
 class Everywhere:
     """In a segmenter's place: finds everything in any image, numbers or none."""
 
@@ -38,68 +46,38 @@ class Everywhere:
         return images[:, 0] >= 0
 
 
-@dataclass(frozen=True)
-class ClipSeg:
-    """CLIPSeg by transformers: any noun, on photographs."""
+def _load_clipseg(table: PinnedTable, directory: Path, device: str) -> Segmenter:
+    from benchmark.models.clipseg import load_clipseg
 
-    version: ClassVar[str] = "1"
-    role: ClassVar[str] = ROLE
-    layout: ClassVar[Layout] = Layout(
-        (
-            *("config.json", "preprocessor_config.json", "model.safetensors"),
-            *("vocab.json", "merges.txt", "tokenizer_config.json"),
-        ),
-        "model.safetensors",
-        shipped="",
-    )
-
-    def files(self, table: Mapping[str, Any]) -> list[Path]:
-        return pinned_files(TABLE, _checked(table), self.layout)
-
-    def load(self, table: Mapping[str, Any], device: str) -> Segmenter:
-        load = resolve_name("benchmark.models.clipseg:load_clipseg")
-        found: Segmenter = load(_checked(table), self.files(table)[0].parent, device)
-        return found
-
-    def hollow(self, table: Mapping[str, Any]) -> Segmenter:
-        return Everywhere()
+    return load_clipseg(table, directory, device)
 
 
-@dataclass(frozen=True)
-class NounUNet:
-    """A U-Net by diffusers that knows a list of nouns: the pocket world's."""
+def _load_noun_unet(table: PinnedTable, directory: Path, device: str) -> Segmenter:
+    from benchmark.models.noun_unet import load_noun_unet
 
-    version: ClassVar[str] = "1"
-    role: ClassVar[str] = ROLE
-    layout: ClassVar[Layout] = Layout(
-        ("config.json", "diffusion_pytorch_model.safetensors", NOUNS),
-        "diffusion_pytorch_model.safetensors",
-        shipped="segmenter",
-    )
-
-    def files(self, table: Mapping[str, Any]) -> list[Path]:
-        return pinned_files(TABLE, _checked(table), self.layout)
-
-    def load(self, table: Mapping[str, Any], device: str) -> Segmenter:
-        load = resolve_name("benchmark.models.noun_unet:load_noun_unet")
-        found: Segmenter = load(_checked(table), self.files(table)[0].parent, device)
-        return found
-
-    def hollow(self, table: Mapping[str, Any]) -> Segmenter:
-        return Everywhere()
-
-    def check_nouns(self, table: Mapping[str, Any], nouns: Sequence[str]) -> None:
-        known = nouns_of(self.files(table)[0].parent)
-        for noun in nouns:
-            if noun not in known:
-                raise UserError(
-                    f"{TABLE}: '{_checked(table).model}' knows no '{noun}'; it knows "
-                    f"{', '.join(known)}: choose another segmenter, or leave the subject out"
-                )
+    return load_noun_unet(table, directory, device)
 
 
-CLIPSEG = ClipSeg()
-NOUN_UNET = NounUNet()
+def _hollow(_table: PinnedTable, _directory: Path) -> Segmenter:
+    return Everywhere()
+
+
+def _check_nouns(table: AssetTable, nouns: Sequence[str]) -> None:
+    known = nouns_of(NOUN_UNET.files(table)[0].parent)
+    for noun in nouns:
+        if noun not in known:
+            raise UserError(
+                f"{TABLE}: '{table['model']}' knows no '{noun}'; it knows "
+                f"{', '.join(known)}: choose another segmenter, or leave the subject out"
+            )
+
+
+#: CLIPSeg by transformers: any noun, on photographs.
+CLIPSEG = pinned_kind(ROLE, CLIPSEG_LAYOUT, _load_clipseg, hollow=_hollow)
+#: A U-Net by diffusers that knows a list of nouns: the pocket world's.
+NOUN_UNET = pinned_kind(
+    ROLE, NOUN_UNET_LAYOUT, _load_noun_unet, hollow=_hollow, check_nouns=_check_nouns
+)
 
 
 def nouns_of(directory: Path) -> list[str]:
@@ -108,7 +86,3 @@ def nouns_of(directory: Path) -> list[str]:
         return read_text(directory / NOUNS).splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{directory / NOUNS} cannot be read ({error}): fetch it anew") from error
-
-
-def _checked(table: Mapping[str, Any]) -> PinnedTable:
-    return checked_table(TABLE, table, PinnedTable)

@@ -98,8 +98,8 @@ def check_adapters(suite: Suite, jobs: Iterable[Job]) -> None:
     roles = {role for job in jobs if job.fit.backbone for role in job.fit.assets}
     backbone: Any = suite.backbone.load_kind()
     for role in sorted(roles):
-        kind: Any = assets.kind_of(role, suite.assets[role])
-        if not (hasattr(kind, "shapes") and hasattr(backbone, "check_adapter")):
+        kind = assets.kind_of(role, suite.assets[role])
+        if kind.shapes is None or not hasattr(backbone, "check_adapter"):
             continue
         try:
             backbone.check_adapter(suite.backbone.model, kind.shapes(suite.assets[role]))
@@ -150,8 +150,8 @@ def hollow(suite: Suite, fit: Fit) -> dict[str, Any]:
     """
     found = {}
     for role in fit.assets:
-        kind: Any = assets.kind_of(role, suite.assets[role])
-        if not hasattr(kind, "hollow"):
+        kind = assets.kind_of(role, suite.assets[role])
+        if kind.hollow is None:
             raise NoHollow(f"the {role}, whose kind has no `hollow`")
         found[role] = kind.hollow(suite.assets[role])
     return found

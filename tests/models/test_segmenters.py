@@ -150,7 +150,7 @@ def test_the_papers_suite_pins_its_segmenter_and_says_how_to_fetch_it(
         identify(table)
     command = "hf download CIDAS/clipseg-rd64-refined config.json preprocessor_config.json "
     assert command in str(caught.value) and f"--revision {table['revision']}" in str(caught.value)
-    names = segmenters.ClipSeg.layout.own
+    names = segmenters.CLIPSEG_LAYOUT.own
     for name in names:
         (tmp_path / name).write_bytes(b"of another commit")
     monkeypatch.setattr(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.api import GUIDE, UserError
+from benchmark.api import GUIDE, AssetKind, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.config.registry import load_method
 from benchmark.config.suite import Suite, load_suite
@@ -41,20 +41,9 @@ class Thirds:
         return found
 
 
-@dataclass(frozen=True)
-class ThirdsKind:
-    version: ClassVar[str] = "1"
-    role: ClassVar[str] = "segmenter"
-
-    def files(self, table: Mapping[str, Any]) -> list[Path]:
-        return [Path(table["model"])]
-
-    def load(self, table: Mapping[str, Any], device: str) -> Thirds:
-        return Thirds()
-
-    def check_nouns(self, table: Mapping[str, Any], nouns: list[str]) -> None:
-        if "cat" in nouns:
-            raise UserError("assets.segmenter: it knows no 'cat'")
+def knows_no_cat(table: Mapping[str, Any], nouns: Sequence[str]) -> None:
+    if "cat" in nouns:
+        raise UserError("assets.segmenter: it knows no 'cat'")
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,13 @@ class Judges(toy.Eyes):
         return [path]
 
 
-KIND, MASKED, GUIDED, JUDGES = ThirdsKind(), Masked(), Guided(), Judges()
+MASKED, GUIDED, JUDGES = Masked(), Guided(), Judges()
+KIND = AssetKind(
+    "segmenter",
+    files=lambda table: [Path(table["model"])],
+    load=lambda table, device: Thirds(),
+    check_nouns=knows_no_cat,
+)
 
 
 @pytest.fixture
