@@ -210,10 +210,10 @@ def _read_part(module: nn.Module, folder: Path) -> dict[str, Tensor]:
     kind: Any = type(module)
     how = {"low_cpu_mem_usage": False} if isinstance(module, ModelMixin) else {}
     try:
-        loaded, loading = kind.from_pretrained(
+        loaded, found = kind.from_pretrained(
             folder, use_safetensors=True, variant=variant(folder), output_loading_info=True, **how
         )
-        check_whole(folder, loading)
+        check_whole(folder, found)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{folder} cannot be loaded: {in_one_line(error)}") from error
     return dict(loaded.state_dict())

@@ -186,7 +186,7 @@ def files_digest(files: Iterable[Path]) -> str:
 
 
 @contextmanager
-def loading(where: str, table: ModelTable) -> Iterator[None]:
+def load_errors(where: str, table: ModelTable) -> Iterator[None]:
     """Whatever a library raises while it loads a model, as a UserError naming its table."""
     try:
         yield

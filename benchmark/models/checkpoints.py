@@ -45,7 +45,7 @@ from benchmark.models.tokens import Tokenizer
 from benchmark.store.errors import in_one_line
 
 #: In the files of a part, but of no use here; weights that a module lacks otherwise are refused.
-UNUSED = re.compile(
+OF_NO_USE = re.compile(
     r"(text_model\.)?embeddings\.position_ids|text_projection\.weight|logit_scale"
     r"|(vision_model|visual_projection)\..*|loss\..*"
 )
@@ -212,14 +212,14 @@ def _read_weights(family: Family, directory: Path, part: str) -> nn.Module:
     name = understood(family, part, read_configuration(folder / "config.json"))["classes"][0]
     kind = part_class(name)
     ours = issubclass(kind, diffusers.ModelMixin)  # told not to copy what the mapping can give
-    module, loading = kind.from_pretrained(
+    module, found = kind.from_pretrained(
         folder,
         use_safetensors=True,
         variant=variant(folder),
         output_loading_info=True,
         **({"low_cpu_mem_usage": False} if ours else {}),
     )
-    check_whole(folder, loading)
+    check_whole(folder, found)
     return cast(nn.Module, module)
 
 
@@ -229,18 +229,20 @@ def part_class(name: str) -> Any:
     return next(getattr(one, name) for one in libraries if hasattr(one, name))
 
 
-def check_whole(folder: Path, loading: Mapping[str, Any], unused: re.Pattern[str] = UNUSED) -> None:
+def check_whole(
+    folder: Path, found: Mapping[str, Any], unused: re.Pattern[str] = OF_NO_USE
+) -> None:
     """Refuse weights that lack a place, or places that lack a weight. Raises ValueError.
 
-    `loading`: as the libraries' `output_loading_info` says. `unused`: what a file may hold besides.
+    `found`: as the libraries' `output_loading_info` says. `unused`: what a file may hold besides.
     """
     # The libraries only warn, and leave what is missing random.
-    if loading["missing_keys"]:
+    if found["missing_keys"]:
         raise ValueError(
-            f"{folder} lacks {len(loading['missing_keys'])} weights, "
-            f"{min(loading['missing_keys'])} among them"
+            f"{folder} lacks {len(found['missing_keys'])} weights, "
+            f"{min(found['missing_keys'])} among them"
         )
-    strange = sorted(key for key in loading["unexpected_keys"] if not unused.fullmatch(key))
+    strange = sorted(key for key in found["unexpected_keys"] if not unused.fullmatch(key))
     if strange:
         raise ValueError(
             f"{folder} holds {len(strange)} weights that its configuration has no place for, "

@@ -16,12 +16,12 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 from transformers.utils.logging import disable_progress_bar
 
 from benchmark.api import UserError
-from benchmark.models.asset_files import PinnedTable, loading
+from benchmark.models.asset_files import PinnedTable, load_errors
 from benchmark.models.checkpoints import check_whole
 from benchmark.models.guides import TABLE
 
 #: In older files, where today's module makes them itself.
-_UNUSED = re.compile(r"(text|vision)_model\.embeddings\.position_ids")
+_OF_NO_USE = re.compile(r"(text|vision)_model\.embeddings\.position_ids")
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,17 @@ class ClipGuide:
 def load_clip_guide(table: PinnedTable, directory: Path, device: str) -> ClipGuide:
     """The model whose files lie in `directory`. Raises UserError."""
     disable_progress_bar()
-    with loading(TABLE, table):
+    with load_errors(TABLE, table):
         model, found = CLIPModel.from_pretrained(
             directory, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
-        check_whole(directory, found, _UNUSED)
+        check_whole(directory, found, _OF_NO_USE)
         return _guide(model, directory, device)
 
 
 def hollow_clip_guide(table: PinnedTable, directory: Path) -> ClipGuide:
     """The same by its configurations alone, for estimates of memory. Raises UserError."""
-    with loading(TABLE, table):
+    with load_errors(TABLE, table):
         return _guide(CLIPModel(CLIPConfig.from_pretrained(directory)), directory, "cpu")
 
 

@@ -18,13 +18,13 @@ from torch.nn.functional import interpolate
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 from transformers.utils.logging import disable_progress_bar
 
-from benchmark.models.asset_files import PinnedTable, loading
+from benchmark.models.asset_files import PinnedTable, load_errors
 from benchmark.models.checkpoints import check_whole
 from benchmark.models.segmenters import TABLE
 
 _BATCH = 8  #: images at once
 #: In older files, where today's module makes them itself.
-_UNUSED = re.compile(r"clip\.(text|vision)_model\.embeddings\.position_ids")
+_OF_NO_USE = re.compile(r"clip\.(text|vision)_model\.embeddings\.position_ids")
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class ClipSegSegmenter:
 def load_clipseg(table: PinnedTable, directory: Path, device: str) -> ClipSegSegmenter:
     """The model whose files lie in `directory`. Raises UserError."""
     disable_progress_bar()
-    with loading(TABLE, table):
+    with load_errors(TABLE, table):
         processor = CLIPSegProcessor.from_pretrained(directory)
         model, found = CLIPSegForImageSegmentation.from_pretrained(
             directory, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
-        check_whole(directory, found, _UNUSED)
+        check_whole(directory, found, _OF_NO_USE)
     return ClipSegSegmenter(model.eval().requires_grad_(False).to(device), processor)

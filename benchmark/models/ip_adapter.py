@@ -27,13 +27,13 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import logging as transformers_logging
 
 from benchmark.api import ImagePrompt, UserError
-from benchmark.models.asset_files import loading
+from benchmark.models.asset_files import load_errors
 from benchmark.models.checkpoints import check_whole
 from benchmark.models.image_adapters import PROJECTION, TABLE, Files, IpAdapterTable
 
 ATTENTION = "ip_adapter."  #: before the names of keys and values
 #: What a whole CLIP has besides the half that sees, and what older files hold.
-_UNUSED = re.compile(r"(text_model\.|text_projection\.|logit_scale).*|.*position_ids")
+_OF_NO_USE = re.compile(r"(text_model\.|text_projection\.|logit_scale).*|.*position_ids")
 #: The last layer of an adapter's projection, as wide as what cross-attention reads.
 _LAST = tuple(f"{PROJECTION}{name}.weight" for name in ("norm", "norm_out", "proj.3"))
 
@@ -76,7 +76,7 @@ class LoadedIpAdapter:
 def load_ip_adapter(table: IpAdapterTable, files: Files, device: str) -> LoadedIpAdapter:
     """The adapter of these files. Raises UserError."""
     transformers_logging.disable_progress_bar()
-    with loading(TABLE, table):
+    with load_errors(TABLE, table):
         weights = load_file(files.weights)
         encoder = load_image_encoder(files.encoder.parent)
     return LoadedIpAdapter(weights, encoder.to(device), files)
@@ -88,7 +88,7 @@ def load_image_encoder(folder: Path) -> CLIPVisionModelWithProjection:
         encoder, found = CLIPVisionModelWithProjection.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
-    check_whole(folder, found, _UNUSED)
+    check_whole(folder, found, _OF_NO_USE)
     return encoder.eval().requires_grad_(False)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
 from benchmark.api import UserError
-from benchmark.models.asset_files import PinnedTable, loading
+from benchmark.models.asset_files import PinnedTable, load_errors
 from benchmark.models.checkpoints import check_whole
 from benchmark.models.segmenters import TABLE, nouns_of
 
@@ -67,7 +67,7 @@ class NounUNetSegmenter:
 def load_noun_unet(table: PinnedTable, directory: Path, device: str) -> NounUNetSegmenter:
     """The U-Net whose files lie in `directory`. Raises UserError."""
     nouns = nouns_of(directory)
-    with loading(TABLE, table):
+    with load_errors(TABLE, table):
         unet, found = UNet2DModel.from_pretrained(
             directory, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
         )

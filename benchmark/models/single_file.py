@@ -110,7 +110,7 @@ OPEN_CLIP = {"2": "cond_stage_model.model.", "xl": "conditioner.embedders.1.mode
 #: What fills a text up to 77 tokens, by tokenizer: the end mark, or "!".
 PAD = {"1": ("<|endoftext|>",), "2": ("!",), "xl": ("<|endoftext|>", "!")}
 #: In the file, but of no use where the text encoder has no place for it.
-UNUSED = ("embeddings.position_ids", "text_projection.weight")
+NO_PLACE = ("embeddings.position_ids", "text_projection.weight")
 LENGTH = 77  #: tokens that CLIP reads
 
 
@@ -137,7 +137,7 @@ def check_single_file(file: SingleFile) -> None:
     """Raise UserError as `read_single_file`, and for weights that are no floats, by the header."""
     header = read_header(file.path)
     for name in sorted(header.whole_numbers):
-        if name.startswith(READ) and not name.endswith(UNUSED):
+        if name.startswith(READ) and not name.endswith(NO_PLACE):
             raise UserError(
                 f"{file.path}: {name} holds whole numbers: its weights are packed: bring the "
                 "model as its authors give it"
@@ -207,7 +207,7 @@ def _named_as(model: nn.Module, found: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in found.items():
         bare = name.removeprefix("text_model.")
         place = bare if bare in places else prefix + bare
-        if place in places or bare not in UNUSED:
+        if place in places or bare not in NO_PLACE:
             named[place] = tensor
     return named
 

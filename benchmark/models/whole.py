@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from benchmark.api import UserError
-from benchmark.models.checkpoints import UNUSED, part_class
+from benchmark.models.checkpoints import OF_NO_USE, part_class
 from benchmark.models.configuration import understood
 from benchmark.models.diffusers_layout import configuration_file, weight_files
 from benchmark.models.families import Family, family_of, read_configuration
@@ -95,7 +95,7 @@ def _faults(folder: Path, module: nn.Module) -> Iterator[str]:
         for name, shape in sorted(header.shapes.items()):
             wanted = places.pop(_now(name), None)
             if wanted is None:
-                if not UNUSED.fullmatch(name):
+                if not OF_NO_USE.fullmatch(name):
                     yield f"{file} holds {name}, which its configuration has no place for"
             elif shape != wanted:
                 yield f"{file}: {name} is {list(shape)}, and its configuration has {list(wanted)}"

@@ -52,7 +52,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Which:
     """Which of the checkpoints are wanted."""
 
     every: int | None = None  #: those whose number it divides
