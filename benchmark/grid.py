@@ -19,7 +19,7 @@ from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
 from benchmark.models.precision import resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work
-from benchmark.runs.assets import check_adapters, check_declared, check_no_judge
+from benchmark.runs.assets import check_adapters, check_declared, check_no_encoder
 from benchmark.runs.backbones import check_backbones
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.devices import check_devices, gradient_checkpointing
@@ -225,7 +225,7 @@ def score_run(
     if chosen.label not in existing.plan.protocols:  # else that was looked at when it was planned
         check_declared(assessment.assets, jobs)
         used = {role: job.method for job in jobs for role in job.fit.assets}
-        check_no_judge(assessment.assets, used, chosen, assessment.encoders)
+        check_no_encoder(assessment.assets, used, chosen, assessment.encoders)
     examiner = Examiner(assessment, existing.directory, resolve_device("auto"))
     dataset = assessment.data.load()
     names = {subject for _, subject, _ in existing.jobs}

@@ -43,7 +43,7 @@ def identified(
         found[role] = assets.identify(role, table)
         assets.check_nouns(role, table, list(dict.fromkeys(s.class_noun for _, s in jobs)))
     used = {role: jobs[0][0] for role, jobs in wanting.items()}
-    check_no_judge(suite.assets, used, suite.protocol, suite.encoders)
+    check_no_encoder(suite.assets, used, suite.protocol, suite.encoders)
     return found
 
 
@@ -63,13 +63,13 @@ def check_declared(declared: Mapping[str, Mapping[str, Any]], jobs: Iterable[Job
                 )
 
 
-def check_no_judge(
+def check_no_encoder(
     declared: Mapping[str, Mapping[str, Any]],
     used: Mapping[str, str],
     protocol: Protocol,
     encoders: str | None,
 ) -> None:
-    """Refuse an asset that scores what is made with it: a method would be its own judge.
+    """Refuse an asset that scores what is made with it: its method would score its own work.
 
     `declared`: role -> the suite's table; `used`: role -> a method that uses it. Encoders whose
     files are not here are passed over: they score nothing until they are. Raises UserError.
@@ -78,13 +78,13 @@ def check_no_judge(
         files = assets.kind_of(role, declared[role]).files(declared[role])
         for name, table in completed(protocol_tables(protocol, encoders)).items():
             try:
-                judge = encoder_kind(name, table).files(name, table)
+                encoder = encoder_kind(name, table).files(name, table)
             except MissingFiles:
                 continue
-            if same_model(files, judge):
+            if same_model(files, encoder):
                 raise UserError(
                     f"{assets.where(role)} of method '{method}' is the same model as "
-                    f"encoders.{name} of protocol '{protocol.label}', which would judge its own "
+                    f"encoders.{name} of protocol '{protocol.label}', which would score its own "
                     f"work: declare another {role}, choose another --protocol, or leave the "
                     "method out"
                 )

@@ -1,4 +1,4 @@
-"""Guides: declared, known by their files, loaded; and whether a guide is also a judge."""
+"""Guides: declared, known by their files, loaded; and whether one also scores."""
 
 from __future__ import annotations
 

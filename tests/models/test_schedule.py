@@ -93,11 +93,11 @@ SD3, FLOW = families()["stable_diffusion_3"], diffusers.FlowMatchEulerDiscreteSc
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_every_setting_of_the_installed_class_is_judged(understood, kind):
-    judged = [*understood["obeyed"], *understood["ignored"], *understood["wanted"]]
-    judged += understood["choices"]
-    assert len(judged) == len(set(judged))
-    assert {*inspect.signature(kind.__init__).parameters} - {"self"} <= {*judged}
+def test_every_setting_of_the_installed_class_is_named(understood, kind):
+    named = [*understood["obeyed"], *understood["ignored"], *understood["wanted"]]
+    named += understood["choices"]
+    assert len(named) == len(set(named))
+    assert {*inspect.signature(kind.__init__).parameters} - {"self"} <= {*named}
 
 
 @pytest.mark.parametrize("steps", [2, 4, 10, 20, 25, 30, 50, 75, 100, 200, 250, 333, 500, 900, 999])

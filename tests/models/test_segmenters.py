@@ -202,4 +202,4 @@ def test_bad_tables_are_named() -> None:
     with pytest.raises(UserError, match="assets.segmenter.hub is missing"):
         identify({"kind": "clipseg", "model": "pocket"})
     with pytest.raises(UserError, match="kind is 'clipseg', whose role is 'segmenter'; .*: none"):
-        assets.identify("judge", {"kind": "clipseg", "model": "pocket"})
+        assets.identify("painter", {"kind": "clipseg", "model": "pocket"})

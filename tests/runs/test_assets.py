@@ -84,7 +84,7 @@ class Guided(Masked):
 
 
 @dataclass(frozen=True)
-class Judges(toy.Eyes):
+class Encoders(toy.Eyes):
     """The kind of encoder whose file is a model's, and may be missing."""
 
     def files(self, name: str, table: Mapping[str, Any]) -> list[Path]:
@@ -94,7 +94,7 @@ class Judges(toy.Eyes):
         return [path]
 
 
-MASKED, GUIDED, JUDGES = Masked(), Guided(), Judges()
+MASKED, GUIDED, ENCODERS = Masked(), Guided(), Encoders()
 KIND = AssetKind(
     "segmenter",
     files=lambda table: [Path(table["model"])],
@@ -231,18 +231,21 @@ def test_a_reason_for_no_score_is_a_reason_of_a_prompts_kind(
         plan(suite, [f"{NAME}:MASKED"])
 
 
-def test_an_asset_that_judges_is_refused_in_another_format_too(
+def test_an_asset_that_scores_is_refused_in_another_format_too(
     suite: Suite, tmp_path: Path
 ) -> None:
-    """The judge is the guide as open_clip keeps it; and once it is there, a run scored again."""
+    """The encoder is the guide as open_clip keeps it; and once it is there, a run scored again."""
     guide = save_tiny_clip(tmp_path / "guide")
-    judge = save_as_open_clip(guide, tmp_path / "judge", torch.float16)
+    kept = save_as_open_clip(guide, tmp_path / "encoder", torch.float16)
     other = save_tiny_clip(tmp_path / "other", seed=1)
-    encoder = {"kind": f"{NAME}:JUDGES", "file": str(judge / "open_clip_model.safetensors")}
+    encoder = {
+        "kind": f"{NAME}:ENCODERS",
+        "file": str(kept / "open_clip_model.safetensors"),
+    }
     encoders = suite.protocol.encoders | {"clip": encoder}
-    judged = suite.protocol.model_copy(update={"encoders": encoders})
+    conflicted = suite.protocol.model_copy(update={"encoders": encoders})
 
-    def guided_by(folder: Path, protocol: Protocol = judged) -> Suite:
+    def guided_by(folder: Path, protocol: Protocol = conflicted) -> Suite:
         table = {"kind": "clip", "model": str(folder)}
         return suite.model_copy(update={"assets": {"guide": table}, "protocol": protocol})
 
@@ -256,16 +259,18 @@ def test_an_asset_that_judges_is_refused_in_another_format_too(
     grid = plan(guided_by(guide, suite.protocol), [method], subjects=["dog-red"])
     assert grid.jobs[0].fit.key != fit.key
     assert run_grid(grid, tmp_path / "run", resources=toy.ONE) == 0
-    file = tmp_path / "judged.toml"
-    file.write_text(judged.model_copy(update={"name": "judged"}).dump_toml())
-    with pytest.raises(UserError, match="same model as encoders.clip of protocol 'judged-1'"):
+    file = tmp_path / "conflicted.toml"
+    file.write_text(conflicted.model_copy(update={"name": "conflicted"}).dump_toml())
+    with pytest.raises(UserError, match="same model as encoders.clip of protocol 'conflicted-1'"):
         score_run(tmp_path / "run", protocol=str(file))
 
 
-def test_a_judge_whose_files_are_not_here_is_left_to_the_run(suite: Suite, tmp_path: Path) -> None:
+def test_an_encoder_whose_files_are_not_here_is_left_to_the_run(
+    suite: Suite, tmp_path: Path
+) -> None:
     """Nothing can be compared yet, and a run refuses it by itself."""
     guide = save_tiny_clip(tmp_path / "guide")
-    missing = {"kind": f"{NAME}:JUDGES", "file": str(tmp_path / "missing.safetensors")}
+    missing = {"kind": f"{NAME}:ENCODERS", "file": str(tmp_path / "missing.safetensors")}
     protocol = suite.protocol.model_copy(
         update={"encoders": suite.protocol.encoders | {"clip": missing}}
     )

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmark.pocket.captions import JUDGE_MENTIONS, caption, vocabulary
+from benchmark.pocket.captions import METRIC_MENTIONS, caption, vocabulary
 from benchmark.pocket.individuals import named
 from benchmark.pocket.pictures import distort, draw
 from benchmark.pocket.training import Recipe, step_generator, train_part
@@ -74,7 +74,7 @@ def pretrain_clip(recipe: Recipe, directory: Path, output: Path, device: str) ->
     def loss_at(step: int) -> Tensor:
         generator = step_generator("clip", step)
         identities, scenes, pictures = draw(recipe.batch, generator, device)
-        texts = caption(identities, scenes, random.Random(step), mentions=JUDGE_MENTIONS)
+        texts = caption(identities, scenes, random.Random(step), mentions=METRIC_MENTIONS)
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         pictures = distort(pictures, generator)
         with torch.autocast(device, torch.bfloat16):
