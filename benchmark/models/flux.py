@@ -16,8 +16,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from torch import Tensor, nn
 
 from benchmark.api import EMBEDDED_GUIDANCE, TRUE_GUIDANCE, Sampler
+from benchmark.models.assembly import assemble
 from benchmark.models.checkpoints import Parts
-from benchmark.models.latent_diffusion import LatentDiffusion, assemble
+from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.latent_stage import LatentCondition
 from benchmark.models.loading import Wanted
 from benchmark.models.rows import TensorRows

@@ -19,15 +19,12 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Generator, Tensor, nn
 
-from benchmark.api import Edit, ImagePrompt, Sampler, Start, Word
-from benchmark.models.alignment import padded_places
+from benchmark.api import ImagePrompt, Sampler, Start, Word
 from benchmark.models.aside import put_aside
-from benchmark.models.attention_control import Control, controlled
 from benchmark.models.checkpoints import Parts
 from benchmark.models.drawing import in_batches
 from benchmark.models.finite import check_finite
 from benchmark.models.halving import SMALLER, BatchSize
-from benchmark.models.inversion import AfterStep, Inverted, NullText, invert
 from benchmark.models.ip_adapter import looking_at, pipeline_embeddings
 from benchmark.models.latent_stage import (
     PLAIN,
@@ -38,13 +35,11 @@ from benchmark.models.latent_stage import (
     scaling,
     vae_batch,
 )
-from benchmark.models.loading import Wanted
 from benchmark.models.lora_files import add_lora, check_lora
-from benchmark.models.noising import Process, process_of
+from benchmark.models.noising import Process
 from benchmark.models.precision import autocast, float32_output
-from benchmark.models.resolution import drawn_size
 from benchmark.models.sampling import build_scheduler
-from benchmark.models.starting import beginning_with_latents, check_edit, check_start, takes
+from benchmark.models.starting import beginning_with_latents, check_start, takes
 from benchmark.models.text_reader import TextReader
 
 #: Texts as the readers of a model give them to its denoiser, one row a text.
@@ -144,25 +139,6 @@ class LatentDiffusion:
     # Images ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def invert(
-        self, clean: Moments, text: str, *, sampler: Sampler, null_text_steps: int = 0
-    ) -> Inverted:
-        """As `benchmark.api.Backbone` says: the mean of its latents, in float32.
-
-        Raises UserError for what cannot be inverted, and for noise that is not finite.
-        """
-        if len(clean) != 1:
-            raise ValueError(f"one image is inverted, not {len(clean)}")
-        [stage], condition = self.stages, self.encode([text])
-        path = invert(clean.mean, stage.predictor(condition), sampler, self.scheduler)
-        check_finite(f"the noise of an image under '{text}'", path[-1], "set precision to fp32")
-        learned = None
-        if null_text_steps and self.calls.guided(sampler):
-            null_text = NullText(sampler, self.scheduler, null_text_steps)
-            learned = null_text.learn(path, stage.predictor, condition, self.encode([""]))
-        return Inverted(path[-1], text, condition, sampler, learned)
-
-    @torch.no_grad()
     def sample(
         self,
         condition: LatentCondition,
@@ -170,26 +146,21 @@ class LatentDiffusion:
         *,
         unconditional: LatentCondition | None = None,
         sampler: Sampler | None = None,
-        start: Start | Edit | None = None,
+        start: Start | None = None,
         image_prompt: ImagePrompt | None = None,
     ) -> Tensor:
         """Images of diffusers' pipeline, with a CPU generator for each.
 
         Without guidance (of 1 or less) there is no unconditional pass. Raises UserError for latents
-        and images that are not finite, for a start whose strength is no whole step, and if memory
-        does not do for one image. An edit's seeds decide nothing.
+        and images that are not finite, for a start that is an edit or whose strength is no whole
+        step, and if memory does not do for one image.
         """
-        if isinstance(start, Edit):
-            check_edit(start, len(condition), sampler)
         sampler = sampler or self.sampler
         blank = self.encode([""]) if unconditional is None else unconditional
-        if isinstance(start, Start):
+        if start is not None:
             check_start(start, len(condition), sampler)
 
         def drawn(rows: slice) -> Tensor:
-            if isinstance(start, Edit):
-                edit = replace(start, texts=start.texts[rows])
-                return self._decode(self._edited(condition[rows], blank, edit))
             begun = start and replace(start, clean=start.clean[rows])
             beside = Beside(begun, image_prompt)
             latents = self._latents(condition[rows], blank, seeds[rows], sampler, beside)
@@ -237,30 +208,6 @@ class LatentDiffusion:
             }
         return self._called(pipeline, given, sampler)
 
-    def _edited(
-        self, condition: LatentCondition, unconditional: LatentCondition, edit: Edit
-    ) -> Tensor:
-        """Latents of the edits, whose inverted image is drawn beside them."""
-        image = edit.inverted
-        assert isinstance(image, Inverted)
-        rows = image.condition.join(condition)
-        given = self._given(rows, image.begin(unconditional), [0] * len(rows), image.sampler)
-        length = self.readers[0].tokenizer.model_max_length
-        ours, *theirs = self.readers[0].marked([image.text, *edit.texts])
-        control = Control(
-            [padded_places(ours, one, length) for one in theirs],
-            round(edit.cross_replace * image.sampler.steps),
-            round(edit.self_replace * image.sampler.steps),
-        )
-        given |= {
-            "latents": image.noise[[0] * len(rows)],
-            "callback_on_step_end": AfterStep(control, image.null_texts),
-            "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
-        }
-        _, denoiser = denoiser_of(self.pipeline)
-        with controlled(denoiser, control):
-            return self._called(self.pipeline, given, image.sampler)[1:]
-
     def _called(
         self, pipeline: DiffusionPipeline, given: dict[str, Any], sampler: Sampler
     ) -> Tensor:
@@ -301,54 +248,6 @@ class LatentDiffusion:
         way_out = "choose another precision: fp32 or bf16"
         check_finite(f"the VAE's images in {precision}", images, way_out)
         return (images.float() / 2 + 0.5).clamp(0, 1)
-
-
-def assemble(
-    pipeline: DiffusionPipeline,
-    read: Read,
-    parts: Parts,
-    wanted: Wanted,
-    *,
-    calls: Calls = PLAIN,
-    decoding: str = "",
-) -> LatentDiffusion:
-    """The backbone that draws by `pipeline`, made of `parts`, from texts that `read` reads.
-
-    `decoding`: the VAE's precision when it decodes; by default that of the others.
-    """
-    pipeline.set_progress_bar_config(disable=True)
-    family = parts.family
-    return LatentDiffusion(
-        id=wanted.id,
-        pipeline=pipeline,
-        process=process_of(pipeline.scheduler, family.timesteps),
-        readers=tuple(
-            TextReader(
-                name,
-                parts.tokenizers[words],
-                parts.modules[name],
-                wanted.id,
-                learns=name in family.learners,
-            )
-            for name, words in family.texts.items()
-        ),
-        read=read,
-        resolution=size_of(pipeline, parts, wanted),
-        device=torch.device(wanted.device),
-        precision=wanted.precision,
-        sampler=wanted.sampler,
-        scheduler=parts.scheduler,
-        calls=calls,
-        decoding=decoding,
-        stored_weights=parts.stored,
-    )
-
-
-def size_of(pipeline: DiffusionPipeline, parts: Parts, wanted: Wanted) -> int:
-    """Height and width of its images in pixels, as wanted, else its own. Raises UserError."""
-    part, denoiser = denoiser_of(pipeline)
-    configuration = {**denoiser.config, **parts.family.drawing}
-    return drawn_size(wanted.resolution, configuration, pipeline.vae.config, part=part)
 
 
 def forward_process(parts: Parts, device: str) -> DDPMScheduler:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from diffusers import StableDiffusionPipeline
 
+from benchmark.models.assembly import assemble
 from benchmark.models.checkpoints import Parts
-from benchmark.models.latent_diffusion import LatentDiffusion, assemble, forward_process
+from benchmark.models.latent_diffusion import LatentDiffusion, forward_process
 from benchmark.models.loading import Wanted
 from benchmark.models.text_reader import EncodedTexts, TextReader
 

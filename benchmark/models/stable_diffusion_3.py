@@ -16,8 +16,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from torch import Tensor
 from torch.nn.functional import pad
 
+from benchmark.models.assembly import assemble
 from benchmark.models.checkpoints import Parts
-from benchmark.models.latent_diffusion import LatentDiffusion, assemble
+from benchmark.models.latent_diffusion import LatentDiffusion
 from benchmark.models.loading import Wanted
 from benchmark.models.rows import TensorRows
 from benchmark.models.text_reader import TextReader

@@ -14,8 +14,9 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch import Tensor
 
+from benchmark.models.assembly import assemble, size_of
 from benchmark.models.checkpoints import Parts
-from benchmark.models.latent_diffusion import LatentDiffusion, assemble, forward_process, size_of
+from benchmark.models.latent_diffusion import LatentDiffusion, forward_process
 from benchmark.models.loading import Wanted
 from benchmark.models.rows import TensorRows
 from benchmark.models.text_reader import TextReader

@@ -23,8 +23,9 @@ from torch import Generator, Tensor, nn
 
 from benchmark.api import UserError
 from benchmark.models.aside import put_aside
+from benchmark.models.assembly import assemble
 from benchmark.models.checkpoints import Parts
-from benchmark.models.latent_diffusion import LatentDiffusion, assemble, forward_process
+from benchmark.models.latent_diffusion import LatentDiffusion, forward_process
 from benchmark.models.loading import Wanted
 from benchmark.models.precision import autocast
 from benchmark.models.rows import TensorRows

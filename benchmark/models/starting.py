@@ -14,19 +14,20 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Generator, Tensor
 
-from benchmark.api import Edit, Sampler, Start, UserError
-
-
-def check_edit(edit: Edit, texts: int, sampler: Sampler | None) -> None:
-    """Raise ValueError unless there is a text a row, and no sampler but that of the inversion."""
-    if len(edit.texts) != texts:
-        raise ValueError(f"{texts} rows of texts, but {len(edit.texts)} texts to align")
-    if sampler is not None:
-        raise ValueError("an edit is drawn by the sampler that its image was inverted for")
+from benchmark.api import EDITING, Sampler, Start, UserError
 
 
 def check_start(start: Start, texts: int, sampler: Sampler) -> None:
-    """Raise UserError if it has no whole step, and ValueError unless there is an image a text."""
+    """Raise UserError if it has no whole step, and ValueError unless there is an image a text.
+
+    And UserError for an edit, or anything else that is no `Start`.
+    """
+    if not isinstance(start, Start):
+        kind = type(start).__name__
+        raise UserError(
+            f"start is of the kind {kind}, and this model begins with a Start or with noise alone: "
+            f"a method that needs '{EDITING}' says so in its `needs`"
+        )
     if len(start.clean) != texts:
         raise ValueError(f"{texts} texts, but {len(start.clean)} images to start from")
     if int(sampler.steps * start.strength) < 1:

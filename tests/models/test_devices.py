@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers import PreTrainedModel
 
 from benchmark.api import EDITING, PRIOR_PROMPT, Request, Sampler, Subject, Word
-from benchmark.models import deepfloyd_if, latent_diffusion, latent_stage
+from benchmark.models import deepfloyd_if, editing, latent_diffusion, latent_stage
 from benchmark.models.aside import aside, emptied, narrowed
 from benchmark.models.attention_control import Control, controlled
 from benchmark.models.checkpoints import Parts, read_parts
@@ -53,7 +53,7 @@ def backbone(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Iterator[LatentDi
 @contextmanager
 def on_the_gpu(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     # A fake tensor has no numbers to look at.
-    for module in (latent_stage, latent_diffusion, deepfloyd_if):
+    for module in (latent_stage, latent_diffusion, editing, deepfloyd_if):
         monkeypatch.setattr(module, "check_finite", lambda *_: None)
     # Of a number without a value, as a scheduler asks for, something stands for it.
     with FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True):

@@ -256,3 +256,11 @@ def test_trailing_timesteps_are_inverted_too(tmp_path, zero_snr):
 def test_families_say_whether_they_can(directory, tmp_path):
     assert EDITING in DIFFUSERS.capabilities(str(directory))
     assert EDITING not in DIFFUSERS.capabilities(str(save_tiny_sd3(tmp_path / "tiny")))
+
+
+def test_a_family_that_cannot_has_no_inversion_and_refuses_an_edit(backbone, clean, tmp_path):
+    other = load_backbone(str(save_tiny_sd3(tmp_path / "tiny")), precision="fp32", device="cpu")
+    assert hasattr(backbone, "invert") and not hasattr(other, "invert")
+    edit = Edit(backbone.invert(clean, SOURCE, sampler=sampler(1.0)), [SOURCE], 0.5, 0.5)
+    with pytest.raises(UserError, match="start is of the kind Edit, and this model begins with"):
+        other.sample(other.encode([SOURCE]), [0], start=edit)
