@@ -8,11 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from benchmark.api import UserError
 from benchmark.config.protocol import load_protocol
@@ -29,9 +25,9 @@ from benchmark.runs.existing_run import (
     check_scoring,
     extra_metrics,
     is_scored,
-    joined_plan,
     read_existing,
 )
+from benchmark.runs.joining import joined_plan
 from benchmark.runs.local_worker import ThisMachine
 from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
 from benchmark.runs.outlook import Outlook
@@ -53,7 +49,6 @@ from benchmark.store.files import WriteError, remove_leftovers
 from benchmark.store.records import Job, JobRecord, Model, Prior
 
 if TYPE_CHECKING:
-    from benchmark.results.run import Run
     from benchmark.store.contents import Contents
 
 _READINGS = 5  #: of a directory that others write to, until what is altered is taken for so
@@ -296,6 +291,7 @@ def report(
 
     `contents`: those of the directory, if they are known.
     """
+    from benchmark.report.terminal import print_table
     from benchmark.report.write import write_report_of
     from benchmark.results.run import run_of
     from benchmark.store.reading import read_contents
@@ -320,29 +316,3 @@ def report(
     ]
     print("\n".join(lines), file=sys.stderr)
     return 1
-
-
-def print_table(run: Run) -> None:
-    """Print a run's means: a row a method, a column a metric, over its 95 % interval."""
-    from benchmark.report.markdown import NOTHING
-
-    # Off a terminal rich assumes 80 columns, and would break the rows.
-    console = Console(highlight=False, width=None if Console().is_terminal else 160)
-    for label in run.protocols:
-        part = run.under(label)
-        cells = {(row.method, row.metric): _cell(row) for row in part.summary.itertuples()}
-        title = f"{label}: mean over subjects; below it, its 95 % interval"
-        table = Table(title=title, box=None, pad_edge=False)
-        table.add_column("method", overflow="fold")
-        for metric in part.metrics:
-            table.add_column(part.metric(metric).label, justify="right", overflow="fold")
-        for method in part.methods:
-            table.add_row(Text(method), *(cells.get((method, m), NOTHING) for m in part.metrics))
-        console.print(table)
-
-
-def _cell(row: Any) -> str:
-    mean = f"{row.mean:.3f}"
-    if row.low != row.low:  # NaN: too few subjects for an interval
-        return mean
-    return f"{mean}\n[dim]{row.low:.3f} {row.high:.3f}[/dim]"

@@ -27,8 +27,8 @@ from benchmark.runs.memory import (
     Way,
     gpu_memories,
     gpu_memory,
-    print_gpu_memory,
 )
+from benchmark.runs.memory_table import SIZES, print_gpu_memory
 from benchmark.runs.plan import Grid, plan
 from methods.edit_layer import EditUNet
 from tests import toy, true_size
@@ -220,7 +220,7 @@ def test_what_no_remedy_makes_fit_is_not_tried(
     monkeypatch.setattr(memory, "gpu_memory", made_up)
     grid = grid_on(suite, save_tiny_pipeline(tmp_path / "model"), "dreambooth")
     print_gpu_memory(grid, "auto")
-    assert capsys.readouterr().out.count(": no\n") == len(memory.SIZES)
+    assert capsys.readouterr().out.count(": no\n") == len(SIZES)
     assert len(tried) == 1
 
 

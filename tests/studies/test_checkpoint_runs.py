@@ -67,7 +67,7 @@ def world(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The toy world on the tiny model. Returns the folder that a trainer writes to."""
     # What a report holds hangs on no more than what is compared here, and takes its time.
     monkeypatch.setattr("benchmark.report.write.write_report_of", write_little)
-    monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
+    monkeypatch.setattr("benchmark.report.terminal.print_table", lambda run: None)
     monkeypatch.chdir(tmp_path)
     file = toy.write_world(tmp_path)
     text = file.read_text().replace('kind = "tests.toy:KIND"\n', "")
