@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -38,7 +37,8 @@ from methods.optimisers import Optimiser, check_optimiser
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from methods.training import Encode, Learned, Progress, Term
+    from methods.stage_training import StageTraining
+    from methods.training import Learned, Optimisation, Progress, Term
 
 #: The settings of what is trained after the first stage of a cascade begin with this.
 _LATER = "super_resolution_"
@@ -156,17 +156,19 @@ class DreamBooth:
 
         Words that want gradients learn with the first stage.
         """
+        from methods.stage_training import train_stage
         from methods.training import learned_weights, part
 
         trainings = self._trainings(subject, backbone, words)
-        done, steps = before, before + sum(training.steps for training in trainings)
+        done, steps = before, before + sum(one.optimisation.steps for one in trainings)
         with self.attached(self.trained_modules(backbone), tools.seed) as learned:
             for training in trainings:
                 progress: Progress = tools.progress
                 if len(trainings) > 1 or before:
                     progress = part(progress, training.stage.name, done, steps)
-                self._train(training, learned, subject, backbone, tools, progress)
-                done += training.steps
+                terms = self.terms(subject, training.stage, tools, prompt=training.prompt)
+                train_stage(training, terms, learned, backbone, progress)
+                done += training.optimisation.steps
             return learned_weights(learned)
 
     def trained_modules(self, backbone: Backbone) -> dict[str, nn.Module]:
@@ -194,14 +196,15 @@ class DreamBooth:
 
     def _trainings(
         self, subject: Subject, backbone: Backbone, words: Sequence[Word]
-    ) -> list[_Training]:
+    ) -> list[StageTraining]:
+        from methods.stage_training import StageTraining
         from methods.training import told
 
-        prompt, rate = self._prompt(subject), self.learning_rate
-        encoders = [*backbone.text_encoders] if self.train_text_encoder else []
         stages = self._trained_stages(backbone)
         first, *later = [told(stage, self.training_guidance) for stage in stages]
-        trainings = [_Training(first, prompt, self.steps, rate, encoders, words)]
+        encoders = [*backbone.text_encoders] if self.train_text_encoder else []
+        optimisation, prompt = self._optimisation(), self._prompt(subject)
+        trainings = [StageTraining(first, prompt, optimisation, encoders, words, self.narrows)]
         if self.super_resolution_prompt == "noun":
             prompt = self._prior_prompt(subject)
         for stage in later:
@@ -209,49 +212,21 @@ class DreamBooth:
             if self.super_resolution_noise is not None:
                 stage = stage.with_noise(self.super_resolution_noise)
             rate = self.super_resolution_learning_rate or self.learning_rate
-            steps = self.super_resolution_steps
-            trainings.append(_Training(stage, prompt, steps, rate, [], words))
+            own = replace(optimisation, steps=self.super_resolution_steps, learning_rate=rate)
+            trainings.append(StageTraining(stage, prompt, own, [], words, self.narrows))
         return trainings
 
-    def _train(
-        self,
-        training: _Training,
-        learned: Mapping[str, Learned],
-        subject: Subject,
-        backbone: Backbone,
-        tools: Tools,
-        progress: Progress,
-    ) -> None:
-        from benchmark.models.aside import aside
-        from methods.training import Loss, Optimisation, fixed_conditions, learning, train
+    def _optimisation(self) -> Optimisation:
+        from methods.training import Optimisation
 
-        stage = training.stage
-        terms = self.terms(subject, stage, tools, prompt=training.prompt)
-        encode: Encode = partial(backbone.encode, words=training.words)
-        vectors = [v for word in training.words for v in word.vectors.values() if v.requires_grad]
-        if not training.encoders and not vectors:
-            texts = [prompt for term in terms for prompt in term.prompts]
-            encode = fixed_conditions(backbone, texts, words=training.words)
-        trained = [stage.denoiser, *(backbone.text_encoders[name] for name in training.encoders)]
-        names = [f"denoiser.{stage.name}", *(f"text_encoder.{name}" for name in training.encoders)]
-        matrices = [parameter for name in names for parameter in learned[name].parameters]
-        parameters: list[Any] = [*matrices, *vectors]
-        used = [*trained, *backbone.text_encoders.values()] if vectors else trained
-        with learning(trained, parameters), aside(backbone, used, narrow=self.narrows):
-            train(
-                Loss(stage, terms, encode),
-                parameters,
-                Optimisation(
-                    training.steps,
-                    training.learning_rate,
-                    self.weight_decay,
-                    self.max_grad_norm,
-                    self.gradient_accumulation or 1,
-                    self.optimiser,
-                ),
-                backbone.precision,
-                progress,
-            )
+        return Optimisation(
+            self.steps,
+            self.learning_rate,
+            self.weight_decay,
+            self.max_grad_norm,
+            self.gradient_accumulation or 1,
+            self.optimiser,
+        )
 
     def _trained_stages(self, backbone: Backbone) -> Sequence[Any]:
         return backbone.stages if self.super_resolution_steps else backbone.stages[:1]
@@ -339,18 +314,6 @@ class DreamBooth:
     def _drawn(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
         phrase = self.phrase(subject)
         return [request.text(subject.class_noun, phrase) for request in requests]
-
-
-@dataclass(frozen=True)
-class _Training:
-    """What one stage learns."""
-
-    stage: Stage
-    prompt: str
-    steps: int
-    learning_rate: float
-    encoders: Sequence[str]  #: the text encoders that learn with it
-    words: Sequence[Word]  #: learned before
 
 
 DREAMBOOTH = DreamBooth()
