@@ -88,7 +88,7 @@ def likeness(
     nouns = [CLASSES[kind] for kind in identities.kind.tolist()]
     adapter: ImageAdapter = IP_ADAPTER.load({"kind": "ip-adapter", "model": f"{weights}/"}, "cpu")
     asked = [(noun, in_place(noun)[:places]) for noun in nouns]
-    found = [_drawn(backbone, encoders, asked, shown, lambda _: {}, "untuned")]
+    found = [_drawn(backbone, encoders, asked, shown, lambda _: {}, "without it")]
     for scale in SCALES:
 
         def prompted(photograph: Tensor, scale: float = scale) -> dict[str, Any]:
