@@ -355,8 +355,9 @@ class Backbone(Protocol):
     # tensors, where they are float32 and still mapped. They spare `Loan` a copy. And
     # `set_aside(used: Sequence[nn.Module] | None, *, narrow: bool) -> ContextManager[None]`: in it,
     # only modules that are `used` take memory of the GPU; None: those that `sample` uses, which is
-    # given all conditions (`benchmark.models.aside`). It changes no number. With `narrow`, weights
-    # of a denoiser that want no gradient lie there as forward passes take them, not in float32.
+    # given all conditions (`benchmark.models.memory.aside`). It changes no number. With `narrow`,
+    # weights of a denoiser that want no gradient lie there as forward passes take them, not in
+    # float32.
     #
     # Of one that says LORA_FILES: `add_lora(file: Path) -> Mapping[str, Tensor]`, which adds the
     # LoRA of a safetensors file to the weights, by the scale that the file says, and returns the

@@ -4,7 +4,7 @@ check_fit(files, backbone)                  # UserError: weights of another mode
 weights = put_on(files, backbone)           # {"unet.conv_in.weight": ...}, which it now holds
 put_back(weights, another)                  # of the same model
 
-`files` are as `benchmark.models.trained_files` tells them. No pickles.
+`files` are as `benchmark.models.files.trained_files` tells them. No pickles.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmark.api import Backbone, UserError, Weights, Word
-from benchmark.models.checkpoints import check_whole
-from benchmark.models.diffusers_layout import variant, weight_files
-from benchmark.models.header import read_header
+from benchmark.models.files.checkpoints import check_whole
+from benchmark.models.files.diffusers_layout import variant, weight_files
+from benchmark.models.files.header import read_header
+from benchmark.models.files.trained_files import ADAPTER_WEIGHTS, ENCODERS, SAFE, TrainedFiles
 from benchmark.models.laid import NAME, peft_adapter
-from benchmark.models.trained_files import ADAPTER_WEIGHTS, ENCODERS, SAFE, TrainedFiles
 from benchmark.store.errors import in_one_line
 from methods.drawing import put_in_place
 from methods.words import with_word, without_word, word_of

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from benchmark.api import Backbone, Stage, Word
-from benchmark.models.aside import aside
+from benchmark.models.memory.aside import aside
 from methods.training import (
     Encode,
     Learned,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import device
 
 from benchmark.api import Backbone, Weights, Word
-from benchmark.models.aside import aside
+from benchmark.models.memory.aside import aside
 from methods.training import Loss, Optimisation, Progress, train
 
 _WORD = "word."

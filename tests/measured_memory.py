@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.config.suite import load_suite
-from benchmark.models import live_memory
+from benchmark.models.memory import live_memory
 from benchmark.runs import memory
 from benchmark.runs.memory import GpuMemory, Way
 from benchmark.runs.plan import Grid, plan

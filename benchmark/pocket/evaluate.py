@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmark.api import Backbone
 from benchmark.data.images import as_pixels
-from benchmark.models.latent_diffusion import LatentDiffusion
+from benchmark.models.backbones.latent_diffusion import LatentDiffusion
 from benchmark.pocket.captions import IDENTIFIERS, accessory_phrase, caption
 from benchmark.pocket.pictures import draw
 from benchmark.pocket.training import step_generator

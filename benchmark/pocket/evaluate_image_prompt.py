@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmark.api import Backbone, ImageAdapter
 from benchmark.data.images import as_pixels
-from benchmark.models.image_adapters import IP_ADAPTER
+from benchmark.models.assets.image_adapters import IP_ADAPTER
 from benchmark.pocket.captions import caption
 from benchmark.pocket.evaluate import DINO, Measurement, in_place, named_right
 from benchmark.pocket.guide import MENTIONS, embed

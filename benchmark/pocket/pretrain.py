@@ -14,7 +14,7 @@ import torch
 
 from benchmark.api import Backbone, UserError
 from benchmark.config.suite import Suite
-from benchmark.models import identity
+from benchmark.models.files import identity
 from benchmark.pocket.cascade import SHAPES, CascadeRecipe, export_cascade, pretrain_cascade
 from benchmark.pocket.evaluate import CLIP, DINO, Measurement, quality
 from benchmark.pocket.evaluate_image_prompt import guidance, likeness

@@ -12,9 +12,9 @@ from benchmark.api import ASSET, MASKS, SEGMENTER, Method, Subject, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.config.suite import Suite
 from benchmark.data.masks import masks_digest
-from benchmark.models import assets
-from benchmark.models.asset_files import MissingFiles
-from benchmark.models.kinship import same_model
+from benchmark.models.assets import assets
+from benchmark.models.assets.asset_files import MissingFiles
+from benchmark.models.files.kinship import same_model
 from benchmark.scoring.encoder_tables import completed, protocol_tables
 from benchmark.scoring.kinds import kind_of as encoder_kind
 from benchmark.store.records import Fit, Job

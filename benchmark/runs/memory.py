@@ -26,7 +26,7 @@ from benchmark.runs.tools import JobTools, Pace
 from benchmark.store.records import Job
 
 if TYPE_CHECKING:
-    from benchmark.models.live_memory import LiveMemory
+    from benchmark.models.memory.live_memory import LiveMemory
 
 GIB = 2**30
 #: What no tensor of a job shows, in bytes: CUDA's context and the libraries' workspaces, taken to
@@ -159,7 +159,7 @@ def _changes(
 
 def gpu_memory(grid: Grid, job: Job, way: Way) -> GpuMemory:
     """What a job takes if it is carried out so. Raises UserError as `gpu_memories`."""
-    from benchmark.models.live_memory import LiveMemory, no_numbers
+    from benchmark.models.memory.live_memory import LiveMemory, no_numbers
 
     method, subject = _short(grid.suite.method(job.method), way.settings), _subject(grid, job)
     memory = LiveMemory()
@@ -211,7 +211,7 @@ def _begin(memory: LiveMemory) -> int:
 
 def _set_aside_by(memory: LiveMemory, backbone: Any) -> None:
     """Let the backbone tell `memory` of what it sets aside, since it finds itself on a CPU."""
-    from benchmark.models.aside import put_aside
+    from benchmark.models.memory.aside import put_aside
 
     if hasattr(backbone, "set_aside"):
         backbone.set_aside = partial(put_aside, backbone, elsewhere=memory.without)

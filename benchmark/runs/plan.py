@@ -26,8 +26,8 @@ from benchmark.config.registry import load_method, settings_of, variant
 from benchmark.config.suite import Evaluation, Suite
 from benchmark.data.dataset import choose_subjects, verify
 from benchmark.data.manifest import check_toml
+from benchmark.models.diffusion.sampling import check_guidance
 from benchmark.models.precision import resolve_device, resolve_precision
-from benchmark.models.sampling import check_guidance
 from benchmark.runs.assets import identified
 from benchmark.runs.layout import Base, Row, Selection, asked_prior, lay_out
 from benchmark.runs.selection import choose_prompts, method_names

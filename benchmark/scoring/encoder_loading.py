@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmark.api import UserError
-from benchmark.models.asset_files import Source, load_errors
+from benchmark.models.assets.asset_files import Source, load_errors
 from benchmark.scoring.encoder_files import ALEXNET
 from benchmark.scoring.encoder_tables import (
     ClipTable,

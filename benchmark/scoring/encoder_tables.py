@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from benchmark.api import UserError
 from benchmark.config.protocol import Protocol
-from benchmark.models.asset_files import ModelTable, checked_table
+from benchmark.models.assets.asset_files import ModelTable, checked_table
 
 PREPROCESSING = ("resize", "crop", "mean", "std")
 Tables = Mapping[str, Mapping[str, Any]]

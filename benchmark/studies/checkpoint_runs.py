@@ -16,7 +16,7 @@ from typing import Any
 from benchmark.api import UserError
 from benchmark.config.suite import Suite
 from benchmark.grid import report, run_grid
-from benchmark.models.trained_files import trained_files
+from benchmark.models.files.trained_files import trained_files
 from benchmark.results.run import read_run
 from benchmark.runs.machine import ALL, Resources
 from benchmark.runs.plan import Grid

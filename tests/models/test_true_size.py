@@ -19,13 +19,13 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from benchmark.api import Sampler
 from benchmark.config.suite import load_suite
-from benchmark.models.checkpoints import Parts
+from benchmark.models.backbones.latent_stage import Moments
+from benchmark.models.backbones.pixel_stage import PixelStage
 from benchmark.models.families import families
-from benchmark.models.identity import WORKER_BYTES, backbone_id, worker_memory
-from benchmark.models.latent_stage import Moments
+from benchmark.models.files.checkpoints import Parts
+from benchmark.models.files.identity import WORKER_BYTES, backbone_id, worker_memory
 from benchmark.models.loading import Wanted, family_module
-from benchmark.models.pixel_stage import PixelStage
-from benchmark.models.text_reader import EncodedTexts
+from benchmark.models.texts.text_reader import EncodedTexts
 from benchmark.runs.machine import free_memory
 from benchmark.runs.memory import gpu_memories
 from benchmark.runs.plan import plan

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from benchmark.config.suite import load_suite
-from benchmark.models.image_adapters import IP_ADAPTER
+from benchmark.models.assets.image_adapters import IP_ADAPTER
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
 from benchmark.pocket import evaluate_image_prompt, guide, image_prompt

@@ -19,7 +19,7 @@ from benchmark.config.protocol import Protocol
 from benchmark.config.registry import load_method
 from benchmark.config.suite import Suite, load_suite
 from benchmark.grid import run_grid, score_run
-from benchmark.models.asset_files import MissingFiles
+from benchmark.models.assets.asset_files import MissingFiles
 from benchmark.runs.assets import NoHollow, check_adapters, hollow
 from benchmark.runs.luggage import luggage_of
 from benchmark.runs.plan import plan
