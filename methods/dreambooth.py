@@ -198,10 +198,10 @@ class DreamBooth:
         self, subject: Subject, backbone: Backbone, words: Sequence[Word]
     ) -> list[StageTraining]:
         from methods.stage_training import StageTraining
-        from methods.training import told
+        from methods.training import at_guidance
 
         stages = self._trained_stages(backbone)
-        first, *later = [told(stage, self.training_guidance) for stage in stages]
+        first, *later = [at_guidance(stage, self.training_guidance) for stage in stages]
         encoders = [*backbone.text_encoders] if self.train_text_encoder else []
         optimisation, prompt = self._optimisation(), self._prompt(subject)
         trainings = [StageTraining(first, prompt, optimisation, encoders, words, self.narrows)]

@@ -49,11 +49,11 @@ class PivotalTuning(DreamBoothLora):
         return with_word(word, tuned)
 
     def _pivot(self, subject: Subject, backbone: Backbone, tools: Tools) -> Word:
-        from methods.training import Loss, Optimisation, part, told
+        from methods.training import Loss, Optimisation, at_guidance, part
         from methods.words import learn_word
 
         word = backbone.new_word(self.word, init=subject.class_noun)
-        stage = told(backbone.stages[0], self.training_guidance)
+        stage = at_guidance(backbone.stages[0], self.training_guidance)
         return learn_word(
             word,
             Loss(

@@ -94,12 +94,12 @@ class TextualInversion:
 
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Learn the word's vectors; no weight of `backbone` moves. Raises UserError."""
-        from methods.training import Loss, Optimisation, Term, seeded, told
+        from methods.training import Loss, Optimisation, Term, at_guidance, seeded
         from methods.words import learn_word
 
         word = backbone.new_word(self.word, init=subject.class_noun)
         # The stage that reads the text for the whole of the image.
-        stage = told(backbone.stages[0], self.training_guidance)
+        stage = at_guidance(backbone.stages[0], self.training_guidance)
         term = Term(
             stage.prepare(tools.images(stage.resolution)),
             prompts=self._learned(),

@@ -134,7 +134,7 @@ def seeded(seed: int, *names: str) -> Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def told(stage: Any, guidance: float | None) -> Any:
+def at_guidance(stage: Any, guidance: float | None) -> Any:
     """The stage that is told this guidance while it learns; None: what it usually is."""
     return stage if guidance is None else stage.with_guidance(guidance)
 
