@@ -163,7 +163,8 @@ def test_what_a_training_does_not_use_lies_in_main_memory(
         assert losses[0].device == CUDA
         seen.append(on_gpu(backbone))
 
-    monkeypatch.setattr("methods.training.train", step)
+    for module in ("stage_training", "words"):
+        monkeypatch.setattr(f"methods.{module}.train", step)
     method = DreamBooth(identifier="sks", train_text_encoder=text_encoders_learn)
     subject = Subject("dog", "dog", True, (), "digest")
     whole, encoders = set(backbone.modules()), set(backbone.text_encoders)
