@@ -114,7 +114,7 @@ def pretrain(
         bool,
         typer.Option(
             "--evaluate",
-            help="Train nothing: let the shipped judges measure the generator in --out; or, "
+            help="Train nothing: let the shipped encoders measure the generator in --out; or, "
             "with `segmenter`, `guide` or `ip-adapter`, that part alone.",
         ),
     ] = False,

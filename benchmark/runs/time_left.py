@@ -16,7 +16,7 @@ from statistics import fmean
 from benchmark.api import TRAINING
 from benchmark.config.registry import load_method
 from benchmark.config.suite import Suite
-from benchmark.models.sampling import passes
+from benchmark.models.diffusion.sampling import passes
 from benchmark.runs.agenda import Work
 from benchmark.store.records import Job, JobRecord, Prior, PriorRecord, ScoreRecord
 

@@ -13,9 +13,9 @@ from peft import IA3Config, LoHaConfig, LoraConfig, OFTConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
 from benchmark.api import Backbone, Subject, UserError
+from benchmark.models.files.trained_files import trained_files
+from benchmark.models.lending.loan import Loan
 from benchmark.models.loading import hollow_backbone
-from benchmark.models.loan import Loan
-from benchmark.models.trained_files import trained_files
 from methods.checkpoint import CHECKPOINT_OF_A_TRAINER, Checkpoint
 from methods.drawing import draw
 from tests.hand_tools import HandTools

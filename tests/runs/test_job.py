@@ -145,7 +145,9 @@ def test_a_backbone_that_cannot_be_put_back_is_loaded_anew(
     loaded = []
     load = toy.Easels.load
     monkeypatch.setattr(toy.Easels, "load", lambda *a, **k: loaded.append(1) or load(*a, **k))
-    monkeypatch.setattr("benchmark.models.loan.Loan.settle", lambda loan, thorough: broken(loan))
+    monkeypatch.setattr(
+        "benchmark.models.lending.loan.Loan.settle", lambda loan, thorough: broken(loan)
+    )
     grid = plan(suite, ["tests.toy:PAINT"])
     workplace = workplace_of(grid, tmp_path / "run")
     for job in grid.jobs[:2]:
@@ -169,7 +171,8 @@ def test_only_outside_methods_and_failures_are_settled_thoroughly(
 ) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(
-        "benchmark.models.loan.Loan.settle", lambda loan, thorough: asked.append(thorough) or []
+        "benchmark.models.lending.loan.Loan.settle",
+        lambda loan, thorough: asked.append(thorough) or [],
     )
     grid = plan(suite, [method], subjects=["dog-red"])
     workplace = workplace_of(grid, tmp_path / "run")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from benchmark.models.identity import POCKET as SHIPPED
+from benchmark.models.files.identity import POCKET as SHIPPED
 from tests import toy
 from tests.storm import mutations
 from tests.storm.in_process import call
