@@ -14,6 +14,7 @@ import typer
 
 from benchmark.api import UserError
 from benchmark.cli.checkpoints_command import checkpoints
+from benchmark.cli.compare_command import compare
 from benchmark.cli.data_commands import fetch, list_, manifest
 from benchmark.cli.grid_commands import curve, overhead, run, sweep
 from benchmark.cli.model_commands import calibrate, draw_subjects, identifier, pretrain, speed
@@ -42,6 +43,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "fetch": fetch,
     "manifest": manifest,
     "report": report,
+    "compare": compare,
     "keep": keep,
     "check": check,
     "sweep": sweep,
