@@ -148,6 +148,7 @@ def test_the_datasets_are_data() -> None:
         ["calibrate", "--help"],
         ["report", "--help"],
         ["check", "--help"],
+        ["compare", "--help"],
         ["list", "methods"],
         ["list", "metrics"],
         ["list", "suites"],
@@ -205,6 +206,7 @@ def test_whole_commands_that_read_runs_load_no_models_library(runs, tmp_path) ->
         ("check", seeds, "--baseline", baseline, "--update"),
         ("check", one, "--baseline", baseline, "--junit", junit),
         ("report", one, "--out", tmp_path / "report"),
+        ("compare", seeds, one, "--output", tmp_path / "compared"),
     )
     for arguments in commands:
         loaded, said = loaded_by(*arguments)

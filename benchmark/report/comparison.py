@@ -1,8 +1,8 @@
 """Two runs side by side: what differs between them first, then how far their scores lie apart.
 
-    found = compare(read_run(Path("runs/last-week")), read_run(Path("runs/today")))
-    print(comparison_text(found))
-    write_comparison(found, Path("last-week-and-today"))
+found = compare(read_run(Path("runs/last-week")), read_run(Path("runs/today")))
+print(comparison_text(found))
+write_comparison(found, Path("last-week-and-today"))
 """
 
 from __future__ import annotations
@@ -48,13 +48,12 @@ def check_output(directory: Path, *, overwrite: bool) -> None:
     """Raise UserError if `write_comparison` would replace what nobody said may be replaced."""
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file: choose another --output")
-    there = sorted(path.name for path in directory.iterdir()) if directory.exists() else []
-    ours = (SUMMARY, TABLE)
-    if there and not (overwrite and {*ours} <= {*there}):
-        earlier = "an earlier comparison: replace it with --overwrite, or" if (
-            {*ours} <= {*there}
-        ) else "other files:"
-        raise UserError(f"{directory} holds {earlier} choose another --output")
+    there = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    if {SUMMARY, TABLE} <= there:
+        if not overwrite:
+            raise UserError(f"{directory} holds a comparison: replace it with --overwrite")
+    elif there:
+        raise UserError(f"{directory} holds other files: choose another --output")
 
 
 def write_comparison(found: Comparison, directory: Path) -> None:
@@ -113,7 +112,9 @@ def _pictures(found: Comparison) -> str:
         return "## Pictures\n\nNo picture is on record in both runs.\n"
     both, identical = sum(one.both for one in known), sum(one.identical for one in known)
     unlike = sum(one.unlike for one in known)
-    text = [f"## Pictures\n\n{identical} of the {count(both, 'picture')} of both are byte-identical."]
+    text = [
+        f"## Pictures\n\n{identical} of the {count(both, 'picture')} of both are byte-identical."
+    ]
     if unlike:
         text.append(
             f"{unlike} were asked for alike, by the same settings, prompt and noise, and differ "

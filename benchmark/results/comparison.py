@@ -11,6 +11,7 @@ have the image; tests and intervals are over subjects, as in `benchmark.results.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,7 +41,7 @@ class Pair:
 
     @property
     def label(self) -> str:
-        return self.before if self.before == self.after else f"{self.before} -> {self.after}"
+        return self.before if self.before == self.after else f"{self.before} → {self.after}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Pictures:
 class Apart:
     """What one run has and the other lacks, in words."""
 
-    what: str  #: "methods", "metrics of toy-1", or a pair's label
+    what: str  #: "methods", "metrics of toy-1", "jobs of dreambooth"
     before: tuple[str, ...]
     after: tuple[str, ...]
 
@@ -275,18 +276,35 @@ def _apart(found: Comparison) -> Iterator[Apart]:
         metrics = (run.under(label).metrics for run in found.runs)
         yield _lacking(f"metrics of {label}", *metrics)
     for pair in found.pairs:
-        yield _lacking(pair.label, _cells(before, pair.before), _cells(after, pair.after))
+        cells = _cells(before, pair.before), _cells(after, pair.after)
+        yield _lacking_cells(f"jobs of {pair.label}", *cells)
     mine = _subjects(before, [pair.before for pair in found.pairs])
     theirs = _subjects(after, [pair.after for pair in found.pairs])
     other = tuple(sorted((mine.keys() & theirs.keys()) - {*found.subjects}))
     yield Apart("subjects of other photographs or another class noun", other, other)
 
 
-def _cells(run: Run, method: str) -> list[str]:
-    """Its jobs: `dog, seed 0`; `dog` of a method without a prompt, which needs no seed."""
-    jobs = [record.job for record in run.records_of(method)]
-    cells = (f"{job.subject}, seed {job.seed}" if job.prompted else job.subject for job in jobs)
-    return list(dict.fromkeys(cells))
+def _cells(run: Run, method: str) -> dict[str, set[int]]:
+    """subject -> the seeds of its jobs; none of a method without a prompt, which needs no seed."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for job in (record.job for record in run.records_of(method)):
+        found[job.subject] |= {job.seed} if job.prompted else set()
+    return found
+
+
+def _lacking_cells(what: str, before: dict[str, set[int]], after: dict[str, set[int]]) -> Apart:
+    def only(mine: dict[str, set[int]], theirs: dict[str, set[int]]) -> tuple[str, ...]:
+        lacking = {
+            subject: seeds - theirs.get(subject, set())
+            for subject, seeds in sorted(mine.items())
+            if subject not in theirs or seeds - theirs[subject]
+        }
+        return tuple(
+            f"{subject} (seed {', '.join(map(str, sorted(seeds)))})" if seeds else subject
+            for subject, seeds in lacking.items()
+        )
+
+    return Apart(what, only(before, after), only(after, before))
 
 
 def _lacking(what: str, before: Sequence[str], after: Sequence[str]) -> Apart:

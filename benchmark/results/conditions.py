@@ -53,9 +53,11 @@ def conditions_between(
     for what, old, new in _unlike(*versions):
         if what in in_both:
             yield Condition(what, old, new)
-    mine = _of_machine(before, {name for name, _ in methods})
-    theirs = _of_machine(after, {name for _, name in methods})
-    for what, old, new in _unlike(mine, theirs):
+    machines = [
+        _of_machine(run, {pair[place] for pair in methods})
+        for place, run in enumerate((before, after))
+    ]
+    for what, old, new in _unlike(*machines):
         yield Condition(what, old, new)
 
 
@@ -63,9 +65,7 @@ def conditions_between(
 _OWN = ("version", "setting ")
 
 
-def _unlike(
-    before: Facts, after: Facts
-) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+def _unlike(before: Facts, after: Facts) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
     for what in dict.fromkeys([*before, *after]):
         old, new = before.get(what, ()), after.get(what, ())
         if old != new:
@@ -74,9 +74,7 @@ def _unlike(
 
 def _of_method(run: Run, method: str) -> Facts:
     priors = {record.prior.key: record.prior for record in run.priors}
-    return _gathered(
-        pair for record in run.records_of(method) for pair in _of_job(record, priors)
-    )
+    return _gathered(pair for record in run.records_of(method) for pair in _of_job(record, priors))
 
 
 def _of_job(record: JobRecord, priors: Mapping[str, Prior]) -> Iterator[tuple[str, Any]]:
@@ -90,8 +88,7 @@ def _of_job(record: JobRecord, priors: Mapping[str, Prior]) -> Iterator[tuple[st
         yield "backbone kind", f"{fit.backbone.kind} version {fit.backbone.version}"
     yield "precision", fit.precision
     yield "sampler", job.sampler and job.sampler.said()
-    for role, model in fit.assets.items():
-        yield role, model
+    yield from fit.assets.items()
     if fit.masks is not None:
         yield f"masks of {job.subject}", fit.masks[:12]
     if (prior := priors.get(fit.prior or "")) is not None:
