@@ -18,7 +18,7 @@ from benchmark.results.baseline import measure_baseline
 from benchmark.results.gate import load_runs
 from benchmark.results.run import read_run, run_of
 from benchmark.store.reading import read_contents
-from benchmark.studies.archive import keep_run
+from benchmark.studies.publish import publish_run
 from tests.made_up_run import DRAWN, World, edit_records, remove_job, repaint, write_run
 from tests.starvation import starved
 
@@ -49,7 +49,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def kept(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports") / "kept"
-    assert keep_run(run, folder) == folder / "report.md"
+    assert publish_run(run, folder) == folder / "report.md"
     return folder
 
 
@@ -106,7 +106,7 @@ def test_writing_it_again_gives_the_same_bytes(run, kept, tmp_path, again):
     shutil.copytree(kept, copy)
     if again == "keep":
         (copy / "images/untuned/cat-a/old.png").write_bytes(b"")
-        keep_run(run, copy)
+        publish_run(run, copy)
     else:
         for name in ("report.md", "index.html", "summary.csv", "figures/toy-1/bars.svg"):
             (copy / name).unlink()
@@ -124,18 +124,18 @@ def test_a_gate_takes_it_as_the_run(run, kept):
 
 def test_what_is_no_earlier_copy_is_left_alone(run, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not empty and holds no run kept earlier"):
-        keep_run(run, tmp_path)
+    with pytest.raises(UserError, match="is not empty and holds no published run"):
+        publish_run(run, tmp_path)
     assert files(tmp_path) == {"notes.txt": b"mine"}
     with pytest.raises(UserError, match="is the run itself"):
-        keep_run(run, run)
+        publish_run(run, run)
 
 
 def test_an_unfinished_run_is_not_kept(tmp_path):
     run = write_run(tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:2])
     remove_job(run, "untuned", "dog-b")
     with pytest.raises(UserError, match="is not finished"):
-        keep_run(run, tmp_path / "kept")
+        publish_run(run, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
 
@@ -144,7 +144,7 @@ def test_a_run_that_lacks_a_planned_subject_altogether_is_not_kept(tmp_path):
     for method in METHODS:
         remove_job(run, method, "dog-b")
     with pytest.raises(UserError, match="is not finished: jobs/dreambooth/dog-b-s0; "):
-        keep_run(run, tmp_path / "kept")
+        publish_run(run, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
 
@@ -163,11 +163,11 @@ def test_every_command_names_what_was_altered_of_a_kept_run(kept, tmp_path, file
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content if how == "edited" else b"")
-    said = rf"{path.relative_to(copy)} \((changed|missing)\).*: keep the run again"
+    said = rf"{path.relative_to(copy)} \((changed|missing)\).*: publish the run again"
     for command in (
         lambda: write_report(copy),
         lambda: load_runs([copy]),
-        lambda: keep_run(copy, tmp_path / "again"),
+        lambda: publish_run(copy, tmp_path / "again"),
     ):
         with pytest.raises(UserError, match=said):
             command()
@@ -198,16 +198,16 @@ def _shown(name: str, content: bytes) -> bytes:
 def test_a_read_only_run_is_kept_and_one_on_a_full_disk_is_finished_later(
     run, kept, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("benchmark.studies.archive.write_report", lambda directory: directory)
+    monkeypatch.setattr("benchmark.studies.publish.write_report", lambda directory: directory)
     copy = tmp_path / "copy"
     before, expected = files(run), files(kept)
     with starved(errno.ENOSPC, after=9, where=str(copy)), pytest.raises(UserError, match="is full"):
-        keep_run(run, copy)
+        publish_run(run, copy)
     with pytest.raises(UserError, match="copy/suite.toml does not exist: is it a run directory"):
         write_report(copy)
     with starved(errno.EROFS, where=str(run)) as refused:
         read_contents(run).write_scores()
-        keep_run(run, copy)
+        publish_run(run, copy)
     assert not refused and files(run) == before
     found = files(copy)
     assert {"scores.csv", "records.jsonl", "run.json"} <= found.keys()

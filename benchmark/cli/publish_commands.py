@@ -1,0 +1,112 @@
+"""The commands for results that go to others, or come from them: publish, verify.
+
+python -m benchmark publish runs/pocket-1a2b3c4d mine
+python -m benchmark verify mine
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from benchmark.api import UserError
+from benchmark.cli.options import DataOption, EncodersOption
+
+
+def publish(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run directory.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new folder, or a published run's.")
+    ],
+    images: Annotated[
+        Literal["all", "sample", "none"],
+        typer.Option(help="With all, others can score them again; a sample is the report's."),
+    ] = "sample",
+    with_subjects: Annotated[
+        bool,
+        typer.Option("--with-subjects", help="Your own photographs too; else they stay here."),
+    ] = False,
+    by: Annotated[
+        str, typer.Option(metavar="NAME", help="Who publishes it, for leaderboards.")
+    ] = "",
+    push: Annotated[
+        str,
+        typer.Option(
+            metavar="USER/NAME", help="Upload it to this data set repository of the hub as well."
+        ),
+    ] = "",
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push: for you alone, if it is new.")
+    ] = False,
+) -> None:
+    """Copy a run to DIR for others: scores, records, suite, report, and a sample of its images.
+
+    `report DIR` writes the same report again, `verify DIR` checks its numbers. What becomes public
+    is printed first.
+
+    Examples:
+
+        python -m benchmark publish runs/pocket-1a2b3c4d mine
+
+        python -m benchmark publish runs/pocket-1a2b3c4d mine --images all --push user/my-results
+    """
+    from benchmark.results.run import read_run
+    from benchmark.studies.hub_results import is_repository, push_folder
+    from benchmark.studies.publish import Wanted, publish_run, told
+
+    if push and (not is_repository(push) or "@" in push):
+        raise UserError(f"--push '{push}' should read USER/NAME")
+    if private and not push:
+        raise UserError("--private is of a repository on the hub: add --push USER/NAME")
+    wanted = Wanted(images, with_subjects, by or push.partition("/")[0])
+    for line in told(read_run(run), wanted):
+        print(line)
+    print(publish_run(run, directory, wanted))
+    if push:
+        print(push_folder(directory, push, private=private))
+
+
+def verify(
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER|USER/NAME",
+            help="A published folder, or a repository of the hub that holds one.",
+        ),
+    ],
+    data: DataOption = None,
+    encoders: EncodersOption = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            min=0,
+            help="How far a raw score may be from the stated one: last digits depend on the "
+            "processor.",
+        ),
+    ] = 1e-3,
+) -> None:
+    """Check a published folder: its files, its scores by its images, its tables by its scores.
+
+    A line a check: ok, differs, or could not and why. The exit code is 1 if anything differs.
+    Nothing of the folder is run, and no link in it is followed.
+
+    Examples:
+
+        python -m benchmark verify reports/pocket/reference
+
+        python -m benchmark verify user/my-results
+    """
+    from benchmark.studies.hub_results import fetched_folder, is_repository
+    from benchmark.studies.rescoring import Again
+    from benchmark.studies.verification import verify_and_tell
+
+    again = Again(tolerance, data, encoders)
+    if Path(folder).exists():
+        raise typer.Exit(verify_and_tell(Path(folder), again))
+    if not is_repository(folder):
+        raise UserError(f"{folder} is no folder, and no USER/NAME of the hub")
+    with fetched_folder(folder) as fetched:
+        raise typer.Exit(verify_and_tell(fetched, again))
