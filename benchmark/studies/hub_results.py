@@ -107,8 +107,8 @@ def _asking(repository: str) -> Iterator[None]:
     import httpx
     from huggingface_hub import get_token
     from huggingface_hub.errors import (
-        HFValidationError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         LocalTokenNotFoundError,
     )

@@ -53,6 +53,7 @@ class Wanted:
 
 _SAMPLE = Wanted()
 
+
 def publish_run(run_directory: Path, directory: Path, wanted: Wanted = _SAMPLE) -> Path:
     """Copy the run to `directory`, with what is `wanted`; returns its report.md's path.
 
@@ -183,11 +184,7 @@ def told(run: Run, wanted: Wanted) -> list[str]:
 
 def _kept(run: Run, record: JobRecord, wanted: Wanted, own: dict[str, str]) -> JobRecord:
     """The record with the images that stay, and with the size of all files that there were."""
-    names = {
-        name
-        for name in _images(run, record, wanted, own)
-        if (run.directory / name).is_file()
-    }
+    names = {name for name in _images(run, record, wanted, own) if (run.directory / name).is_file()}
     images = {name: image for name, image in record.images.items() if name in names}
     left = bytes_left(run, record)
     return replace(with_images(record, images), bytes_left=left, weights=None, exported={})

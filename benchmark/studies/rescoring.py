@@ -24,7 +24,7 @@ from benchmark.results.publication import SUBJECTS
 from benchmark.results.run import Run
 from benchmark.scoring.kinds import DISTANCES
 from benchmark.store.directory import Name, protocol_path
-from benchmark.store.records import JobRecord
+from benchmark.store.records import JobRecord, Scoring
 
 if TYPE_CHECKING:
     from benchmark.scoring.scorer import Scorer
@@ -81,12 +81,16 @@ def rescored(run: Run, again: Again) -> Iterator[Rescored]:
         for (_, metric), images in stated.items():
             found[metric].all_images += len(images)
         try:
-            comparing = _Comparing(_scorer(view, again), photographs, stated, found, again)
+            scorer = _scorer(view, again)
+            for name, one in found.items():
+                one.why = _told_apart(view.scoring, scorer.scoring, name)
+            alike = {name: one for name, one in found.items() if not one.why}
+            comparing = _Comparing(scorer, photographs, stated, alike, again)
             for record in view.records:
                 comparing.job(view.directory, record)
         except UserError as error:
             for one in found.values():
-                one.why = str(error)
+                one.why = one.why or str(error)
         for one in found.values():
             one.why = one.why or ("" if one.images else one.lacking)
         yield from (one for one in found.values() if one.all_images)
@@ -104,8 +108,8 @@ def _stated(view: Run) -> _Stated:
 
 
 def _scorer(view: Run, again: Again) -> Scorer:
-    """What scored `view`, of what is installed here. Raises UserError saying what is another."""
-    from benchmark.runs.machine import resolve_device
+    """What scores as `view` says, of what is installed here. Raises UserError."""
+    from benchmark.models.precision import resolve_device
     from benchmark.scoring.scorer import load_scorer
 
     protocol = read_toml(view.directory / protocol_path(view.protocol), Protocol)
@@ -114,21 +118,23 @@ def _scorer(view: Run, again: Again) -> Scorer:
         for name, table in protocol.encoders.items()
     }
     _check_installed(protocol, view)
-    scorer = load_scorer(
+    return load_scorer(
         protocol.model_copy(update={"encoders": encoders}),
         metrics=[name for name in view.scoring.metrics if name not in protocol.metrics],
         directory=str(again.encoders) if again.encoders else None,
         identifier=view.scoring.identifier,
         device=resolve_device("auto"),
     )
-    for name in view.scoring.metrics:
-        if name not in scorer.scoring.metrics or (
-            scorer.scoring.key(name) != view.scoring.key(name)
-        ):
-            raise UserError(
-                f"{name} is scored in another way here: another version of it or other encoders"
-            )
-    return scorer
+
+
+def _told_apart(stated: Scoring, here: Scoring, name: str) -> str:
+    """Why a metric's scores cannot be those that are stated; empty if they can."""
+    mine, theirs = here.metrics.get(name), stated.metrics[name]
+    if mine is None or mine.version != theirs.version:
+        return f"its version is {theirs.version}, and here {mine and mine.version}"
+    if here.key(name) != stated.key(name):
+        return "its encoders or the protocol's rules are others here"
+    return ""
 
 
 def _check_installed(protocol: Protocol, view: Run) -> None:
