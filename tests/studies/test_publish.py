@@ -1,4 +1,4 @@
-"""Runs kept without most of their images: what stays, and that reports can be written anew."""
+"""Published runs: what goes along, what stays here, and that reports can be written anew."""
 
 import contextlib
 import errno
@@ -13,12 +13,19 @@ import pytest
 from PIL import Image
 
 from benchmark.api import UserError
+from benchmark.config.suite import load_suite
+from benchmark.data.dataset import load_dataset
+from benchmark.grid import run_grid
 from benchmark.report.write import write_report
 from benchmark.results.baseline import measure_baseline
 from benchmark.results.gate import load_runs
+from benchmark.results.publication import published_by
 from benchmark.results.run import read_run, run_of
+from benchmark.runs.plan import plan
+from benchmark.store.directory import RunDirectory
 from benchmark.store.reading import read_contents
-from benchmark.studies.publish import publish_run
+from benchmark.studies.publish import Wanted, publish_run, told
+from tests import toy
 from tests.made_up_run import DRAWN, World, edit_records, remove_job, repaint, write_run
 from tests.starvation import starved
 
@@ -37,7 +44,10 @@ def value(job, request, metric):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
-    world = World(priors=(DRAWN,))
+    # Photographs that everybody has.
+    world = World(
+        priors=(DRAWN,), job={"references_digest": load_dataset("pocket").subjects[0].digest}
+    )
     write_run(path, value, methods=METHODS, subjects=SUBJECTS, seeds=(0, 1, 2), world=world)
     key = DRAWN.prior.key
     edit_records(path, "dreambooth/*-s0", lambda record: record["job"]["fit"].update(prior=key))
@@ -212,3 +222,80 @@ def test_a_read_only_run_is_kept_and_one_on_a_full_disk_is_finished_later(
     found = files(copy)
     assert {"scores.csv", "records.jsonl", "run.json"} <= found.keys()
     assert found.items() <= expected.items()
+
+
+# The user's own photographs ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    """A toy run on photographs of one's own, with the folder of these."""
+    folder = tmp_path_factory.mktemp("mine")
+    grid = plan(load_suite(str(toy.write_world(folder))), ["tests.toy:PAINT", "real-images"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
+        patch.setattr("benchmark.grid.print_table", lambda run: None)
+        assert run_grid(grid, folder / "run", resources=toy.ONE) == 0
+    return folder / "run", grid.suite.data.load()
+
+
+def pixels(folder: Path) -> set[bytes]:
+    return {Image.open(path).convert("RGB").tobytes() for path in folder.rglob("*.png")}
+
+
+def test_ones_own_photographs_stay_here(mine, tmp_path):
+    run, dataset = mine
+    publish_run(run, tmp_path / "out", Wanted(images="all"))
+    names = files(tmp_path / "out").keys()
+    assert any(name.startswith("images/tests.toy-PAINT") for name in names)
+    assert not [name for name in names if name.startswith(("images/real-images", "subjects/"))]
+    photographs = {Image.open(path).tobytes() for s in dataset.subjects for path in s.images}
+    assert photographs and not photographs & pixels(tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text()
+    assert set(re.findall(r'"references":\s*(\[.*?\])', page)) == {"[]"}
+    # Nor do they come in when somebody writes the report anew where they lie.
+    write_report(tmp_path / "out")
+    assert (tmp_path / "out/index.html").read_text() == page
+    assert [line[:11] for line in told(read_run(run), Wanted())] == [
+        "becomes pub", "stays here:", "becomes pub"
+    ]  # fmt: skip
+
+
+def test_with_subjects_they_go_along_and_go_again(mine, tmp_path):
+    run, dataset = mine
+    said = told(read_run(run), Wanted(with_subjects=True))
+    assert "your own photographs of dog-blue, dog-red, vase-green, as the files are" in said[1]
+    publish_run(run, tmp_path / "out", Wanted(with_subjects=True, by="me"))
+    published = load_dataset(str(tmp_path / "out/subjects"))
+    for subject in dataset.subjects:
+        (same,) = [s for s in published.subjects if s.name == subject.name]
+        assert (same.digest, same.class_noun, same.live) == (
+            subject.digest, subject.class_noun, subject.live
+        )  # fmt: skip
+        assert [p.read_bytes() for p in same.images] == [p.read_bytes() for p in subject.images]
+    assert published_by(tmp_path / "out") == "me"
+    assert read_contents(tmp_path / "out").altered == ()
+    publish_run(run, tmp_path / "out", Wanted(images="none"))
+    assert not [n for n in files(tmp_path / "out") if n.startswith(("images/", "subjects/"))]
+    assert published_by(tmp_path / "out") == ""
+    assert read_contents(tmp_path / "out").altered == ()
+
+
+def test_photographs_that_are_gone_do_not_go_along(mine, tmp_path):
+    run = shutil.copytree(mine[0], tmp_path / "run")
+    text = (run / "suite.toml").read_text()
+    suite = text.replace(str(mine[1].root), str(tmp_path / "gone"))
+    directory = RunDirectory(run)
+    directory.write_files(directory.plan(), {"suite.toml": suite.encode()})
+    with pytest.raises(UserError, match="unknown dataset"):
+        publish_run(run, tmp_path / "out", Wanted(with_subjects=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_images_go_along_if_wanted(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmark.studies.publish.write_report", lambda directory: directory)
+    publish_run(run, tmp_path / "all", Wanted(images="all"))
+    ours, theirs = files(tmp_path / "all"), files(run)
+    images = {name for name in theirs if name.startswith("images/")}
+    assert images and {n for n in ours if n.startswith("images/")} == images
+    assert all(ours[name] == theirs[name] for name in images)
