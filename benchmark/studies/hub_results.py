@@ -104,19 +104,14 @@ def fetched_folder(repository: str) -> Iterator[Path]:
 @contextmanager
 def _asking(repository: str) -> Iterator[None]:
     """Within, what the hub or the way to it refuses is a UserError of one line, without a token."""
-    import httpx
     from huggingface_hub import get_token
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        LocalTokenNotFoundError,
-    )
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    refused = (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, LocalEntryNotFoundError)
+    # Its bases are those of the HTTP library that this version of the client uses: what goes wrong
+    # on the way is one of them, or an OSError.
     try:
         yield
-    except (*refused, httpx.HTTPError, OSError, ValueError) as error:
+    except (*HfHubHTTPError.__bases__, OSError, HFValidationError) as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         if token := get_token():
             why = why.replace(token, "(token)")
