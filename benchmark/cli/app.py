@@ -18,7 +18,7 @@ from benchmark.cli.compare_command import compare
 from benchmark.cli.data_commands import fetch, list_, manifest
 from benchmark.cli.grid_commands import curve, overhead, run, sweep
 from benchmark.cli.model_commands import calibrate, draw_subjects, identifier, pretrain, speed
-from benchmark.cli.publish_commands import publish, verify
+from benchmark.cli.publish_commands import leaderboard, publish, verify
 from benchmark.cli.report_commands import check, report
 from benchmark.cli.score_command import score
 from benchmark.store.files import reason
@@ -47,6 +47,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "publish": publish,
     "verify": verify,
+    "leaderboard": leaderboard,
     "check": check,
     "sweep": sweep,
     "curve": curve,

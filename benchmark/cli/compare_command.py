@@ -42,7 +42,8 @@ def compare(
 
       python -m benchmark compare runs/a runs/a --pair 'dreambooth=dreambooth[steps=200]'
     """
-    from benchmark.report.comparison import check_output, comparison_text, write_comparison
+    from benchmark.report.comparison import SUMMARY, TABLE, comparison_text, write_comparison
+    from benchmark.report.output import check_output
     from benchmark.results.comparison import compare as compared
     from benchmark.results.comparison import read_pair
     from benchmark.results.run import read_run
@@ -53,7 +54,7 @@ def compare(
         if not (path / PLAN).is_file() and not (path / SUITE).is_file():
             raise UserError(f"{path} is no run directory: it has no {PLAN}")
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        check_output(output, "comparison", (SUMMARY, TABLE), overwrite=overwrite)
     found = compared(read_run(a), read_run(b), pairs)
     print(comparison_text(found), end="")
     if output is not None:

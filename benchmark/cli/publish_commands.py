@@ -1,4 +1,5 @@
-"""The commands for results that go to others, or come from them: publish, verify.
+"""The commands for results that go to others, or come from them: publish, verify,
+leaderboard.
 
 python -m benchmark publish runs/pocket-1a2b3c4d mine
 python -m benchmark verify mine
@@ -99,14 +100,55 @@ def verify(
 
         python -m benchmark verify user/my-results
     """
-    from benchmark.studies.hub_results import fetched_folder, is_repository
+    from benchmark.studies.hub_results import opened
     from benchmark.studies.rescoring import Again
     from benchmark.studies.verification import verify_and_tell
 
-    again = Again(tolerance, data, encoders)
-    if Path(folder).exists():
-        raise typer.Exit(verify_and_tell(Path(folder), again))
-    if not is_repository(folder):
-        raise UserError(f"{folder} is no folder, and no USER/NAME of the hub")
-    with fetched_folder(folder) as fetched:
-        raise typer.Exit(verify_and_tell(fetched, again))
+    with opened(folder) as found:
+        code = verify_and_tell(found, Again(tolerance, data, encoders))
+    raise typer.Exit(code)
+
+
+def leaderboard(
+    folders: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FOLDER|USER/NAME...", help="Published folders, or repositories of the hub."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the page goes.")],
+    protocol: Annotated[
+        str, typer.Option(metavar="LABEL", help="Where the entries have several.")
+    ] = "",
+    check: Annotated[
+        bool,
+        typer.Option("--verify", help="Verify each entry first: with images, that takes a while."),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a leaderboard that is there.")
+    ] = False,
+) -> None:
+    """Join published results of one protocol and prompt set into a page, Markdown and CSV.
+
+    A row a method of an entry: scores with intervals, cost, backbone, who published it and whether
+    it was verified. Rows are tested against each other only where their images share noise: the
+    same backbone, seeds and prompts.
+
+    Example:
+
+        python -m benchmark leaderboard mine theirs user/my-results --output board
+    """
+    from contextlib import ExitStack
+
+    from benchmark.report.leaderboard import FILES, write_leaderboard
+    from benchmark.report.output import check_output
+    from benchmark.results.board import Board
+    from benchmark.studies.entries import read_entries
+    from benchmark.studies.hub_results import opened
+
+    check_output(output, "leaderboard", FILES, overwrite=overwrite)
+    with ExitStack() as stack:
+        places = {name: stack.enter_context(opened(name)) for name in folders}
+        entries = read_entries(places, protocol=protocol, check=check)
+        write_leaderboard(Board.of(entries), output)
+    print(output / FILES[0])

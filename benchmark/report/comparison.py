@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmark.api import UserError
 from benchmark.report.differences import few_subjects, text_columns, verdict_on
 from benchmark.report.figures.changes import draw_changes
 from benchmark.report.figures.drawing import png_of, svg_of
@@ -42,18 +41,6 @@ def comparison_text(found: Comparison) -> str:
     parts = [_head(found), _conditions(found), _pictures(found)]
     parts += [_differences(found, label) for label in found.protocols]
     return "\n".join(filter(None, [*parts, _apart(found)]))
-
-
-def check_output(directory: Path, *, overwrite: bool) -> None:
-    """Raise UserError if `write_comparison` would replace what nobody said may be replaced."""
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} is a file: choose another --output")
-    there = {path.name for path in directory.iterdir()} if directory.exists() else set()
-    if {SUMMARY, TABLE} <= there:
-        if not overwrite:
-            raise UserError(f"{directory} holds a comparison: replace it with --overwrite")
-    elif there:
-        raise UserError(f"{directory} holds other files: choose another --output")
 
 
 def write_comparison(found: Comparison, directory: Path) -> None:

@@ -53,6 +53,26 @@ def page_html(report: str, *, figures: Mapping[str, bytes], content: dict[str, A
 
     `content`: what `benchmark.report.gallery.gallery` returns.
     """
+    title, lead, sections = read_report(report, figures)
+    return rendered(
+        "index.html.jinja",
+        styles=("page.css",),
+        script="page.js",
+        title=title,
+        lead=lead,
+        sections=sections,
+        opening=next(section for section in sections if section.plots),
+        content=content,
+        glimpse=_glimpse(content),
+    )
+
+
+def rendered(template: str, *, styles: Sequence[str], script: str, **values: Any) -> str:
+    """A template of `page/` with `values`, which are escaped, and our own styles and script.
+
+    The template has these as `style` and `script`, and their hashes for its policy as `style_hash`
+    and `script_hash`.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -62,19 +82,9 @@ def page_html(report: str, *, figures: Mapping[str, bytes], content: dict[str, A
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style, script = _ours("page.css"), _ours("page.js")
-    title, lead, sections = read_report(report, figures)
-    return environment.get_template("index.html.jinja").render(
-        title=title,
-        lead=lead,
-        sections=sections,
-        opening=next(section for section in sections if section.plots),
-        content=content,
-        glimpse=_glimpse(content),
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+    style, code = _ours(*styles), _ours(script)
+    return environment.get_template(template).render(
+        style=style, script=code, style_hash=_hash(style), script_hash=_hash(code), **values
     )
 
 
@@ -190,11 +200,12 @@ def _cell(tokens: Any, place: int, *_: Any) -> str:
     return f"<{tokens[place].tag}{' class=number' if numbers else ''}>"
 
 
-def _ours(name: str) -> Any:
-    """A file of this package, which goes into the page as it is."""
+def _ours(*names: str) -> Any:
+    """Files of this package, which go into the page as they are."""
     from markupsafe import Markup
 
-    return Markup((files("benchmark.report") / "page" / name).read_text("utf-8"))
+    folder = files("benchmark.report") / "page"
+    return Markup("".join((folder / name).read_text("utf-8") for name in names))
 
 
 def _hash(text: str) -> str:

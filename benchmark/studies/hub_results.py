@@ -102,6 +102,18 @@ def fetched_folder(repository: str) -> Iterator[Path]:
 
 
 @contextmanager
+def opened(place: str) -> Iterator[Path]:
+    """The folder at `place`, a path or `owner/name[@revision]` of the hub. Raises UserError."""
+    if Path(place).exists():
+        yield Path(place)
+    elif is_repository(place):
+        with fetched_folder(place) as folder:
+            yield folder
+    else:
+        raise UserError(f"{place} is no folder, and no USER/NAME of the hub")
+
+
+@contextmanager
 def _asking(repository: str) -> Iterator[None]:
     """Within, what the hub or the way to it refuses is a UserError of one line, without a token."""
     from huggingface_hub import get_token

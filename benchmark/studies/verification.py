@@ -44,6 +44,7 @@ class Check:
     what: str
     outcome: Literal["ok", "differs", "could not"]
     detail: str = ""
+    scores: tuple[int, int] = (0, 0)  #: how many were computed anew, of how many that are stated
 
     def __str__(self) -> str:
         text = f"{self.outcome}: {self.what}" + (f": {self.detail}" if self.detail else "")
@@ -57,7 +58,7 @@ def verify_folder(folder: Path, again: Again) -> Iterator[Check]:
     """
     if not (folder / PLAN).is_file() or not (folder / RECORDS).is_file():
         raise UserError(f"{folder} is no published folder: it lacks {PLAN} or {RECORDS}")
-    odd = list(_odd_files(folder))
+    odd = list(odd_files(folder))
     yield from odd
     if any(check.outcome == "differs" for check in odd):
         yield Check("all else", "could not", "nothing is read from a folder that holds links")
@@ -76,7 +77,7 @@ def verify_folder(folder: Path, again: Again) -> Iterator[Check]:
 # Files ---------------------------------------------------------------------------------------
 
 
-def _odd_files(folder: Path) -> Iterator[Check]:
+def odd_files(folder: Path) -> Iterator[Check]:
     """Links and devices, and files that are no part of a published folder."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -140,14 +141,14 @@ def _keys(run: Run) -> Check:
 
 
 def _of_scores(found: Rescored) -> Check:
-    what = f"scores in {found.metric} ({found.protocol})"
+    what, scores = f"scores in {found.metric} ({found.protocol})", (found.images, found.all_images)
     if found.why:
-        return Check(what, "could not", found.why)
+        return Check(what, "could not", found.why, scores)
     text = f"{found.images} of {found.all_images} images, largest difference {found.largest:.1e}"
     if found.unlike:
-        return Check(what, "differs", f"{'; '.join(found.unlike[:_NAMED])}; {text}")
+        return Check(what, "differs", f"{'; '.join(found.unlike[:_NAMED])}; {text}", scores)
     lacking = "" if found.images == found.all_images else f"; could not: {found.lacking}"
-    return Check(what, "ok", text + lacking)
+    return Check(what, "ok", text + lacking, scores)
 
 
 # Tables --------------------------------------------------------------------------------------
