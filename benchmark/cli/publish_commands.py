@@ -148,7 +148,7 @@ def leaderboard(
 
     check_output(output, "leaderboard", FILES, overwrite=overwrite)
     with ExitStack() as stack:
-        places = {name: stack.enter_context(opened(name)) for name in folders}
+        places = {name: stack.enter_context(opened(name)) for name in dict.fromkeys(folders)}
         entries = read_entries(places, protocol=protocol, check=check)
         write_leaderboard(Board.of(entries), output)
     print(output / FILES[0])

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmark.report.cost import cost
 from benchmark.report.differences import few_subjects, headline, text_columns, verdict_on
-from benchmark.report.markdown import count, escape, heading, markdown_table, probability, signed
+from benchmark.report.markdown import escape, heading, markdown_table, probability, signed
 from benchmark.report.page_html import rendered
 from benchmark.report.table_formats import (
     Column,
@@ -69,6 +69,7 @@ def write_leaderboard(board: Board, directory: Path) -> None:
         notes=_NOTES,
         columns=table.columns,
         rows=[_cells(table, row) for row in table.rows],
+        sorted_by=next((heading(board.about(m).metric(m)) for m in _metrics(board)), "entry"),
         controls=[not row.competes for row in _sorted(board)],
         introduction=_introduction(board),
         tested=tested,
@@ -85,12 +86,12 @@ def board_table(board: Board) -> ReportTable:
     columns = (
         Column("method"),
         Column("entry"),
-        Column("published_by", "published by"),
-        Column("backbone"),
-        Column("verified"),
         *(Column(m, heading(board.about(m).metric(m)), 3) for m in metrics),
         Column("subjects"),
+        Column("backbone"),
         *_COSTS.values(),
+        Column("published_by", "published by"),
+        Column("verified"),
     )
     costs = {entry.name: _costs(entry.run) for entry in board.entries}
     rows = []
@@ -99,12 +100,12 @@ def board_table(board: Board) -> ReportTable:
         cells: tuple[Content, ...] = (
             row.method,
             row.entry.name,
-            row.entry.by or "unknown",
-            row.backbone or "none",
-            row.entry.verified or "not checked",
             *(_mean(run, row.method, metric) for metric in metrics),
             len(run.subjects(row.method)),
+            row.backbone or "none",
             *(costs[row.entry.name][row.method].get(key) for key in _COSTS),
+            row.entry.by or "unknown",
+            row.entry.verified or "not checked",
         )
         rows.append(TableRow(cells))
     return ReportTable("leaderboard", _title(board), columns, tuple(rows))
@@ -194,7 +195,9 @@ def _all_tested(board: Board) -> list[Tested]:
             for label, difference in behind.items()
         )
         best = leader.label if leader else ""
-        tables.append(Tested(f"{heading(declared)}: minus {best}, {group[0].backbone}", header, rows))
+        tables.append(
+            Tested(f"{heading(declared)}: minus {best}, {group[0].backbone}", header, rows)
+        )
     return tables
 
 
@@ -217,11 +220,14 @@ def _text(board: Board, table: ReportTable, tested: Sequence[Tested]) -> str:
 
 def _cells(table: ReportTable, row: TableRow) -> list[dict[str, Any]]:
     """What the page shows of a row, and what it sorts by."""
-    return [
-        {
-            "text": shown_content(content, column),
-            "value": content.mean if isinstance(content, Mean) else content,
-            "number": not isinstance(content, str),
-        }
-        for content, column in zip(row.cells, table.columns, strict=True)
-    ]
+    cells = []
+    for content, column in zip(row.cells, table.columns, strict=True):
+        text, bracket, interval = shown_content(content, column), "", ""
+        if isinstance(content, Mean):
+            text, bracket, interval = text.partition(" [")
+        value = content.mean if isinstance(content, Mean) else content
+        number = not isinstance(content, str)
+        cells.append(
+            {"text": text, "interval": bracket + interval, "value": value, "number": number}
+        )
+    return cells

@@ -18,7 +18,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import UserError
-from benchmark.results.comparability import basis_of, changes, run_seeds
+from benchmark.results.comparability import basis_of, changes
 from benchmark.results.run import Run
 from benchmark.results.significance import Difference, assess, paired
 
@@ -61,6 +61,10 @@ class BoardRow:
         found = {r.job.fit.backbone.label for r in records if r.job.fit.backbone is not None}
         return ", ".join(sorted(found))
 
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({r.job.seed for r in self.entry.run.records_of(self.method)})
+
     @cached_property
     def noise(self) -> str | None:
         """What its images have in common with those of rows that can be tested with it.
@@ -73,7 +77,7 @@ class BoardRow:
             return None
         samplers = {json.dumps(job.sampler and job.sampler.said()) for job in jobs}
         counts = {job.images_per_prompt for job in jobs}
-        return repr((self.backbone, run_seeds(run), sorted(samplers), sorted(counts)))
+        return repr((self.backbone, self.seeds, sorted(samplers), sorted(counts)))
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,12 @@ class Board:
     def leader(self, rows: Sequence[BoardRow], metric: str) -> BoardRow | None:
         """The best mean of `rows`; None where fewer than two have one, or nothing is better."""
         higher = self.about(metric).metric(metric).higher_is_better
-        means = {r: r.entry.run.means.get((r.method, metric)) for r in rows}
-        known = {r.label: (mean, r) for r, mean in means.items() if mean is not None}
+        means = [(row.entry.run.means.get((row.method, metric)), row) for row in rows]
+        known = [(mean, row) for mean, row in means if mean is not None]
         if higher is None or len(known) < 2:
             return None
         choose = max if higher else min
-        return choose(known.values(), key=lambda pair: pair[0])[1]
+        return choose(known, key=lambda pair: pair[0])[1]
 
     def behind(self, rows: Sequence[BoardRow], metric: str) -> dict[str, Difference]:
         """Row's label -> its difference from the leader, image by image.

@@ -13,6 +13,7 @@ from benchmark.results.board import Entry
 from benchmark.results.publication import published_by
 from benchmark.results.run import Run, read_run
 from benchmark.store.directory import PLAN
+from benchmark.store.files import resolved
 from benchmark.studies.rescoring import Again
 from benchmark.studies.verification import Check, odd_files, verify_folder
 
@@ -33,13 +34,22 @@ def read_entries(places: Mapping[str, Path], *, protocol: str, check: bool) -> l
             )
     return [
         Entry(
-            name=name,
+            name=_name(name, places),
             run=run.under(label),
             by=published_by(places[name]),
             verified=_in_words(verify_folder(places[name], Again())) if check else "",
         )
         for name, run in runs.items()
     ]
+
+
+def _name(place: str, places: Mapping[str, Path]) -> str:
+    """The folder's own name, where no other has it; of a repository its address."""
+    if not Path(place).exists():
+        return place
+    own = [resolved(folder).name for folder in places.values()]
+    name = resolved(Path(place)).name
+    return name if own.count(name) == 1 else place
 
 
 def _read(name: str, folder: Path) -> Run:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmark.api import UserError
 from benchmark.results.publication import PUBLICATION, SUBJECTS
@@ -121,9 +121,10 @@ def _asking(repository: str) -> Iterator[None]:
 
     # Its bases are those of the HTTP library that this version of the client uses: what goes wrong
     # on the way is one of them, or an OSError.
+    transport: tuple[Any, ...] = HfHubHTTPError.__bases__
     try:
         yield
-    except (*HfHubHTTPError.__bases__, OSError, HFValidationError) as error:
+    except (*transport, OSError, HFValidationError) as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         if token := get_token():
             why = why.replace(token, "(token)")
