@@ -195,9 +195,9 @@ def _all_tested(board: Board) -> list[Tested]:
             for label, difference in behind.items()
         )
         best = leader.label if leader else ""
-        tables.append(
-            Tested(f"{heading(declared)}: minus {best}, {group[0].backbone}", header, rows)
-        )
+        seeds = ", ".join(map(str, group[0].seeds))
+        title = f"{heading(declared)}: minus {best}; {group[0].backbone}, seed {seeds}"
+        tables.append(Tested(title, header, rows))
     return tables
 
 

@@ -25,7 +25,7 @@ function sortBy(column) {
   head.setAttribute("aria-sort", descending ? "descending" : "ascending");
   const name = head.textContent.trim();
   document.getElementById("order").textContent =
-    `Sorted by ${name}, ${numbers ? (descending ? "largest" : "smallest") : descending ? "last" : "first"} first.`;
+    `Sorted by ${name}, ${numbers ? (descending ? "largest" : "smallest") : descending ? "Z" : "A"} first.`;
 }
 
 heads.forEach((head, column) => {
