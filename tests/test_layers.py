@@ -149,6 +149,7 @@ def test_the_datasets_are_data() -> None:
         ["report", "--help"],
         ["check", "--help"],
         ["compare", "--help"],
+        ["publish", "--help"],
         ["list", "methods"],
         ["list", "metrics"],
         ["list", "suites"],
@@ -207,6 +208,7 @@ def test_whole_commands_that_read_runs_load_no_models_library(runs, tmp_path) ->
         ("check", one, "--baseline", baseline, "--junit", junit),
         ("report", one, "--out", tmp_path / "report"),
         ("compare", seeds, one, "--output", tmp_path / "compared"),
+        ("leaderboard", one, "--output", tmp_path / "board"),
     )
     for arguments in commands:
         loaded, said = loaded_by(*arguments)

@@ -53,18 +53,15 @@ def publish(
 
         python -m benchmark publish runs/pocket-1a2b3c4d mine --images all --push user/my-results
     """
-    from benchmark.results.run import read_run
     from benchmark.studies.hub_results import is_repository, push_folder
-    from benchmark.studies.publish import Wanted, publish_run, told
+    from benchmark.studies.publish import Wanted, publish_run
 
     if push and (not is_repository(push) or "@" in push):
         raise UserError(f"--push '{push}' should read USER/NAME")
     if private and not push:
         raise UserError("--private is of a repository on the hub: add --push USER/NAME")
     wanted = Wanted(images, with_subjects, by or push.partition("/")[0])
-    for line in told(read_run(run), wanted):
-        print(line)
-    print(publish_run(run, directory, wanted))
+    print(publish_run(run, directory, wanted, tell=print))
     if push:
         print(push_folder(directory, push, private=private))
 

@@ -49,6 +49,10 @@ _NOTES = (
 )
 
 
+#: Rows that share noise, a metric, and each row's difference from the best.
+_Family = tuple[list[BoardRow], str, dict[str, Difference]]
+
+
 @dataclass(frozen=True)
 class Tested:
     """The rows of a group beside its best one, in one metric."""
@@ -60,7 +64,8 @@ class Tested:
 
 def write_leaderboard(board: Board, directory: Path) -> None:
     """Write FILES to `directory`."""
-    table, tested = board_table(board), _all_tested(board)
+    table, found = board_table(board), _found(board)
+    tested, remarks = _tested(board, found), _few(found)
     page = rendered(
         "leaderboard.html.jinja",
         styles=("page.css", "leaderboard.css"),
@@ -73,9 +78,10 @@ def write_leaderboard(board: Board, directory: Path) -> None:
         controls=[not row.competes for row in _sorted(board)],
         introduction=_introduction(board),
         tested=tested,
-        remarks=[text.strip() for text in _few(board)],
+        remarks=[text.strip() for text in remarks],
     )
-    contents = (page, _text(board, table, tested), csv_text(table))
+    text = [*_text(board, table, tested), *remarks]
+    contents = (page, "\n".join(text), csv_text(table))
     for name, content in zip(FILES, contents, strict=True):
         write_atomically(directory / name, content)
 
@@ -169,7 +175,7 @@ def _in_group(board: Board, row: BoardRow) -> bool:
     return any(row.label in [other.label for other in group] for group in board.groups)
 
 
-def _found(board: Board) -> list[tuple[list[BoardRow], str, dict[str, Difference]]]:
+def _found(board: Board) -> list[_Family]:
     found = [
         (group, metric, board.behind(group, metric))
         for group in board.groups
@@ -178,10 +184,10 @@ def _found(board: Board) -> list[tuple[list[BoardRow], str, dict[str, Difference
     return [one for one in found if one[2]]
 
 
-def _all_tested(board: Board) -> list[Tested]:
+def _tested(board: Board, found: Sequence[_Family]) -> list[Tested]:
     header = ("row", "verdict", "difference", "p", "subjects")
     tables = []
-    for group, metric, behind in _found(board):
+    for group, metric, behind in found:
         declared = board.about(metric).metric(metric)
         leader = board.leader(group, metric)
         rows = tuple(
@@ -201,21 +207,21 @@ def _all_tested(board: Board) -> list[Tested]:
     return tables
 
 
-def _few(board: Board) -> list[str]:
-    return few_subjects([d for _, _, behind in _found(board) for d in behind.values()])
+def _few(found: Sequence[_Family]) -> list[str]:
+    return few_subjects([d for _, _, behind in found for d in behind.values()])
 
 
 # Text ----------------------------------------------------------------------------------------
 
 
-def _text(board: Board, table: ReportTable, tested: Sequence[Tested]) -> str:
+def _text(board: Board, table: ReportTable, tested: Sequence[Tested]) -> list[str]:
     parts = [f"# {escape(_title(board))}\n", markdown(table), *(f"{note}\n" for note in _NOTES)]
     parts += ["## Differences\n", f"{escape(_introduction(board))}\n"]
     for one in tested:
         rows = [[escape(row[0]), *row[1:]] for row in one.rows]
         columns = [0, *text_columns(one.header)]
         parts += [f"### {escape(one.title)}\n", markdown_table(one.header, rows, text=columns)]
-    return "\n".join([*parts, *_few(board)])
+    return parts
 
 
 def _cells(table: ReportTable, row: TableRow) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -54,11 +54,18 @@ class Wanted:
 _SAMPLE = Wanted()
 
 
-def publish_run(run_directory: Path, directory: Path, wanted: Wanted = _SAMPLE) -> Path:
+def publish_run(
+    run_directory: Path,
+    directory: Path,
+    wanted: Wanted = _SAMPLE,
+    *,
+    tell: Callable[[str], object] | None = None,
+) -> Path:
     """Copy the run to `directory`, with what is `wanted`; returns its report.md's path.
 
-    The same bytes each time. An earlier copy in `directory` is replaced. Raises UserError if a job
-    is missing, or if `directory` holds anything else.
+    The same bytes each time. An earlier copy in `directory` is replaced. `tell` gets each line of
+    what becomes public, before anything is written. Raises UserError if a job is missing, or if
+    `directory` holds anything else.
     """
     contents = read_contents(run_directory)
     contents.check()
@@ -70,6 +77,9 @@ def publish_run(run_directory: Path, directory: Path, wanted: Wanted = _SAMPLE) 
         )
     _check_folder(directory, run_directory)
     own = own_subjects(run)
+    if tell is not None:
+        for line in told(run, wanted):
+            tell(line)
     photographs = _photographs(run_directory, own) if wanted.with_subjects else {}
     kept = [_kept(run, record, wanted, own) for record in run.records]
     records = [to_json(r) for r in kept] + [to_json(r) for r in run.scored]
