@@ -29,8 +29,8 @@ from benchmark.store.records import JobRecord, Scoring
 if TYPE_CHECKING:
     from benchmark.scoring.scorer import Scorer
 
-#: Of raw scores. Encoders compute in float32; another processor or another batch moves cosines and
-#: distances by some 1e-5.
+#: Of raw scores. Encoders compute in float32, so another processor or another batch moves last
+#: digits; nobody claims a difference as small as this.
 TOLERANCE = 1e-3
 #: Of scores on the machine that made them: what six decimals leave off.
 _ROUNDING = 1e-6
