@@ -14,6 +14,7 @@ import typer
 
 from benchmark.api import UserError
 from benchmark.cli.options import DataOption, EncodersOption
+from benchmark.store.names import checked_name
 
 
 def publish(
@@ -60,7 +61,8 @@ def publish(
         raise UserError(f"--push '{push}' should read USER/NAME")
     if private and not push:
         raise UserError("--private is of a repository on the hub: add --push USER/NAME")
-    wanted = Wanted(images, with_subjects, by or push.partition("/")[0])
+    name = checked_name("--by", by) if by else push.partition("/")[0]
+    wanted = Wanted(images, with_subjects, name)
     print(publish_run(run, directory, wanted, tell=print))
     if push:
         print(push_folder(directory, push, private=private))

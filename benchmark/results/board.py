@@ -15,15 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmark.api import UserError
 from benchmark.results.comparability import basis_of, changes
 from benchmark.results.run import Run
-from benchmark.results.significance import Difference, assess, paired
-
-if TYPE_CHECKING:
-    import pandas as pd
+from benchmark.results.significance import Difference, assess, images_of, paired
 
 #: What entries may differ in: it stands in the table, or decides which rows are tested.
 _MAY_DIFFER = {"backbone", "images_per_prompt", "prior_prompt_images", "metrics", "encoders"}
@@ -143,22 +140,15 @@ class Board:
         leader = self.leader(rows, metric)
         if leader is None:
             return {}
-        columns = {row.label: _scores(row, metric) for row in rows}
+        columns = {
+            row.label: images_of(row.entry.run.by_image.get(metric), row.method) for row in rows
+        }
         known = {label: column for label, column in columns.items() if column is not None}
         table = pd.DataFrame(known)
         others = [label for label in known if label != leader.label]
         pairs = list(combinations([leader.label, *others], 2))
         found = assess([paired(table, two, one) for one, two in pairs])
         return dict(zip(others, found, strict=False))
-
-
-def _scores(row: BoardRow, metric: str) -> pd.Series | None:
-    images = row.entry.run.by_image.get(metric)
-    if images is None or row.method not in images.columns:
-        return None
-    column = images[row.method].dropna()
-    levels = [level.astype(object) for level in column.index.levels]
-    return column.set_axis(column.index.set_levels(levels))
 
 
 def _check_alike(first: Entry, entry: Entry) -> None:

@@ -21,7 +21,7 @@ from benchmark.api import UserError
 from benchmark.results.conditions import Condition, conditions_between
 from benchmark.results.merge import of_scoring
 from benchmark.results.run import Run
-from benchmark.results.significance import Difference, assess, paired
+from benchmark.results.significance import Difference, assess, images_of, paired
 from benchmark.store.records import ImageRecord, MetricRecord
 
 if TYPE_CHECKING:
@@ -234,13 +234,10 @@ def _side_by_side(
 
     columns = {}
     for name, run, method in ((A, before, pair.before), (B, after, pair.after)):
-        images = run.by_image.get(metric, pd.DataFrame())
-        if method not in images.columns:
+        scores = images_of(run.by_image.get(metric), method)
+        if scores is None:
             return pd.DataFrame()
-        scores = images[method].dropna()
-        index = scores.index.set_levels([level.astype(object) for level in scores.index.levels])
-        scores = scores.set_axis(index)
-        columns[name] = scores[index.isin(subjects, level="subject")]
+        columns[name] = scores[scores.index.isin(subjects, level="subject")]
     return pd.DataFrame(columns)
 
 
@@ -250,7 +247,8 @@ def _side_by_side(
 def _pictures(found: Comparison, pair: Pair) -> Pictures:
     mine = dict(_images(found.before, pair.before))
     theirs = dict(_images(found.after, pair.after))
-    both = [(mine[key], theirs[key]) for key in mine if key in theirs]
+    shared = [key for key in mine if key in theirs and key[0] in found.subjects]
+    both = [(mine[key], theirs[key]) for key in shared]
     alike = [(one, other) for one, other in both if one.key == other.key]
     return Pictures(
         pair,

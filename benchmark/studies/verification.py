@@ -23,7 +23,7 @@ from benchmark.results.publication import PUBLICATION, SUBJECTS
 from benchmark.results.run import Run, run_of
 from benchmark.store.contents import Contents
 from benchmark.store.directory import PAGE, PLAN, RECORDS, REPORT, REPORTED, SCORES, SUITE
-from benchmark.store.files import is_visible
+from benchmark.store.files import is_visible, resolved
 from benchmark.store.names import has_controls
 from benchmark.store.reading import read_contents
 from benchmark.store.records import image_key
@@ -33,6 +33,7 @@ _NAMED = 5  #: so many of what differs in one way are named
 #: What `write_report` writes anew from the rest.
 _REPORT = (REPORT, PAGE, "summary.csv")
 _WRITTEN = ("tables", "figures", "gallery")
+_IMAGES = "images"
 #: Pictures within the page: their bytes depend on the versions of libraries.
 _EMBEDDED = re.compile(rb"data:image/[\w+;-]+,[\w+/=]+")
 
@@ -158,9 +159,10 @@ def _tables(run: Run) -> Iterator[Check]:
     """Whether report, tables and page are what is written from the scores."""
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / "copy"
-        shutil.copytree(
-            run.directory, copy, ignore=shutil.ignore_patterns(*_REPORT, *_WRITTEN, REPORTED)
-        )
+        left_out = shutil.ignore_patterns(*_REPORT, *_WRITTEN, REPORTED, _IMAGES)
+        shutil.copytree(run.directory, copy, ignore=left_out)
+        if (run.directory / _IMAGES).is_dir():
+            (copy / _IMAGES).symlink_to(resolved(run.directory / _IMAGES))  # they may be gigabytes
         write_report(copy)
         names = [*_REPORT, *(_names(copy, "tables") | _names(run.directory, "tables"))]
         unlike = [name for name in names if not _same(copy / name, run.directory / name)]

@@ -127,6 +127,7 @@ def test_the_commands(run, server, tmp_path, monkeypatch, capsys):
     for arguments, why in (
         (("publish", run, "mine", "--push", "me"), "--push 'me' should read USER/NAME"),
         (("publish", run, "mine", "--private"), "--private is of a repository on the hub"),
+        (("publish", run, "mine", "--by", "\x1b[2J"), "--by '\\x1b[2J' has characters that are no"),
         (("verify", "nowhere"), "nowhere is no folder, and no USER/NAME of the hub"),
     ):
         code, said, error = shell(*arguments)
