@@ -35,9 +35,9 @@ TOLERANCE = 1e-3
 #: Of scores on the machine that made them: what six decimals leave off.
 _ROUNDING = 1e-6
 
-_Image = tuple[str, str, int]  #: prompt, its kind, and sample
+Image = tuple[str, str, int]  #: prompt, its kind, and sample
 #: (job, metric) -> image -> its score, or None where a reason is given for none.
-_Stated = dict[tuple[Name, str], dict[_Image, float | None]]
+Stated = dict[tuple[Name, str], dict[Image, float | None]]
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,9 @@ def rescored(run: Run, again: Again) -> Iterator[Rescored]:
     photographs = _Photographs(run, again)
     for label in run.protocols:
         view = run.under(label)
-        stated = _stated(view)
-        found = {name: Rescored(label, name) for name in view.scoring.metrics}
+        stated = stated_scores(view)
+        names = dict.fromkeys([*view.scoring.metrics, *(metric for _, metric in stated)])
+        found = {name: Rescored(label, name) for name in names}
         for (_, metric), images in stated.items():
             found[metric].all_images += len(images)
         try:
@@ -96,8 +97,9 @@ def rescored(run: Run, again: Again) -> Iterator[Rescored]:
         yield from (one for one in found.values() if one.all_images)
 
 
-def _stated(view: Run) -> _Stated:
-    found: _Stated = defaultdict(dict)
+def stated_scores(view: Run) -> Stated:
+    """What `view`, under one protocol, states."""
+    found: Stated = defaultdict(dict)
     columns = ["method", "subject", "seed", "metric", "prompt", "prompt_kind", "sample", "value"]
     for table, has_value in ((view.scores, True), (view.unscored, False)):
         for row in zip(*(table[column].tolist() for column in columns), strict=True):
@@ -129,6 +131,8 @@ def _scorer(view: Run, again: Again) -> Scorer:
 
 def _told_apart(stated: Scoring, here: Scoring, name: str) -> str:
     """Why a metric's scores cannot be those that are stated; empty if they can."""
+    if name not in stated.metrics:
+        return "no record says how it was scored"
     mine, theirs = here.metrics.get(name), stated.metrics[name]
     if mine is None or mine.version != theirs.version:
         return f"its version is {theirs.version}, and here {mine and mine.version}"
@@ -191,7 +195,7 @@ class _Comparing:
 
     scorer: Scorer
     photographs: _Photographs
-    stated: _Stated
+    stated: Stated
     found: dict[str, Rescored]
     again: Again
 
@@ -222,7 +226,7 @@ class _Comparing:
 
     def _scores(
         self, directory: Path, record: JobRecord, chosen: set[str]
-    ) -> dict[tuple[str, _Image], float | None]:
+    ) -> dict[tuple[str, Image], float | None]:
         """(metric, image) -> its score; None where there is a reason for none."""
         job = record.job
         scores = self.scorer.score(
@@ -241,7 +245,7 @@ class _Comparing:
         }
 
     def _judge(
-        self, name: str, record: JobRecord, image: _Image, anew: float | None, stated: float | None
+        self, name: str, record: JobRecord, image: Image, anew: float | None, stated: float | None
     ) -> None:
         one = self.found[name]
         one.images += 1

@@ -12,12 +12,14 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmark.api import UserError
+from benchmark.api import PRIOR, REAL, UserError
+from benchmark.config.registry import is_ours
 from benchmark.report.write import write_report
 from benchmark.results.publication import PUBLICATION, SUBJECTS
 from benchmark.results.run import Run, run_of
@@ -27,7 +29,7 @@ from benchmark.store.files import is_visible, resolved
 from benchmark.store.names import has_controls
 from benchmark.store.reading import read_contents
 from benchmark.store.records import image_key
-from benchmark.studies.rescoring import Again, Rescored, rescored
+from benchmark.studies.rescoring import Again, Rescored, rescored, stated_scores
 
 _NAMED = 5  #: so many of what differs in one way are named
 #: What `write_report` writes anew from the rest.
@@ -53,7 +55,7 @@ class Check:
 
 
 def verify_folder(folder: Path, again: Again) -> Iterator[Check]:
-    """Every check in turn: files, digests, keys, scores from images, tables from scores.
+    """Every check in turn: files, digests, keys, rows, scores from images, tables from scores.
 
     Raises UserError if it is no published folder.
     """
@@ -71,6 +73,7 @@ def verify_folder(folder: Path, again: Again) -> Iterator[Check]:
         return
     run = run_of(contents)
     yield _keys(run)
+    yield _rows(run)
     yield from map(_of_scores, rescored(run, again))
     yield from _tables(run)
 
@@ -139,6 +142,42 @@ def _keys(run: Run) -> Check:
     if wrong:
         return Check("keys", "differs", f"of {len(wrong)} images, such as {wrong[0]}")
     return Check("keys", "ok", "settings, prompts and noise are those that images are filed under")
+
+
+def _rows(run: Run) -> Check:
+    """Whether scores are of the images that jobs ask for, of each one, and of no others."""
+    wrong = []
+    for label in run.protocols:
+        view = run.under(label)
+        jobs = {record.job.name: record.job for record in view.records}
+        stated = stated_scores(view)
+        measured: dict[str, set[str]] = defaultdict(set)  # method -> its metrics
+        for name, metric in stated:
+            measured[name[0]].add(metric)
+        pairs = ((name, metric) for name in jobs for metric in sorted(measured[name[0]]))
+        for name, metric in pairs:
+            images = stated.get((name, metric), {})
+            job, declared = jobs[name], view.scoring.metrics.get(metric)
+            # What other people's metrics leave out, and how their images are numbered, is theirs.
+            if job.elsewhere or declared is None or not is_ours("metrics", declared.metric):
+                continue
+            kinds = {_sort(kind) for _, kind, _ in images}
+            asked = {
+                (request.prompt.template, request.prompt.kind, request.index)
+                for request in job.requests
+                if _sort(request.prompt.kind) in kinds
+            }
+            if not images or images.keys() != asked:
+                odd = len(images.keys() ^ asked) if images else "all"
+                wrong.append(f"{odd} of {job.label} in {metric} ({label})")
+    if wrong:
+        return Check("rows", "differs", f"too few or too many: {'; '.join(wrong[:_NAMED])}")
+    return Check("rows", "ok", "each image that was asked for has its scores, and no other has")
+
+
+def _sort(kind: str) -> str:
+    """Metrics are of real images, of the prior prompt's, or of all other prompts' alike."""
+    return kind if kind in (PRIOR, REAL) else ""
 
 
 def _of_scores(found: Rescored) -> Check:

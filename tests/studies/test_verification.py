@@ -91,29 +91,56 @@ def test_an_honest_folder(copy, installed):
         assert float(detail.split()[-1]) < 1e-6
 
 
-def test_a_score_that_no_image_has_is_named(copy, installed, quick):
-    """All digests are right: only the images tell."""
-    text = (copy / "scores.csv").read_text()
-    rows = text.splitlines(keepends=True)
-    place = next(i for i, r in enumerate(rows) if ",clip_t," in r and r.startswith("tests.toy:P"))
-    value = rows[place].split(",")[-3]
-    rows[place] = rows[place].replace(value, f"{float(value) + 0.002:.6f}")
-    method, subject = rows[place].split(",")[:2]
-    own = [row for row in rows if row.startswith(f"{method},{subject},")]
+def edit_rows(folder, change):
+    """Change the rows of a job by `change`, a function of a list of lines; all digests are right.
+
+    Returns the method, the subject, and the first line in clip_t.
+    """
+    rows = (folder / "scores.csv").read_text().splitlines(keepends=True)
+    first = next(row for row in rows if ",clip_t," in row and row.startswith("tests.toy:P"))
+    method, subject = first.split(",")[:2]
+    places = [i for i, row in enumerate(rows) if row.startswith(f"{method},{subject},")]
+    changed = change([rows[i] for i in places])
+    rows[places[0] : places[-1] + 1] = changed
 
     def records(record):
         name = record.get("method"), record.get("subject")
         if record["kind"] == "ScoreRecord" and name == (method, subject):
-            record["rows"] = sha256((HEADER + "".join(own)).encode())
+            record["rows"] = sha256((HEADER + "".join(changed)).encode())
         return record
 
-    rewrite(copy, records, "".join(rows).encode())
+    rewrite(folder, records, "".join(rows).encode())
+    return method, subject, first
+
+
+def test_a_score_that_no_image_has_is_named(copy, installed, quick):
+    """All digests are right: only the images tell."""
+
+    def better(rows):
+        place = next(i for i, row in enumerate(rows) if ",clip_t," in row)
+        value = rows[place].split(",")[-3]
+        rows[place] = rows[place].replace(value, f"{float(value) + 0.002:.6f}")
+        return rows
+
+    method, subject, row = edit_rows(copy, better)
     found = differing(outcomes(copy))
     assert list(found) == ["scores in clip_t (toy-1)"]
-    detail = found["scores in clip_t (toy-1)"]
+    detail, value = found["scores in clip_t (toy-1)"], row.split(",")[-3]
     assert f"{method} / {subject} / seed 0" in detail
     assert f"stated {float(value) + 0.002:.6f}, found {value}" in detail
     assert differing(outcomes(copy, tolerance=0.003)) == {}
+
+
+def test_a_bad_image_that_was_left_out_of_the_scores_is_missed(copy, quick):
+    def without(rows):
+        """One row of another metric less, and none in clip_t."""
+        return [row for row in rows if ",clip_t," not in row][1:]
+
+    method, subject, _ = edit_rows(copy, without)
+    (detail,) = differing(outcomes(copy)).values()
+    whose = f"of {method} / {subject} / seed 0 in"
+    assert detail.startswith(f"too few or too many: 1 {whose} ")
+    assert f"all {whose} clip_t (toy-1)" in detail
 
 
 def test_an_image_that_was_put_in_for_another_is_found_by_its_scores(copy, installed, quick):
@@ -277,7 +304,7 @@ def test_the_command_ends_with_1_if_anything_differs(copy, quick, monkeypatch, c
 
     code, lines = run()
     assert code in (0, None) and lines[0].startswith("ok: digests: of 6 jobs and ")
-    assert lines[-1] == "ok 2, differs 0, could not 6"
+    assert lines[-1] == "ok 3, differs 0, could not 6"
     (copy / "scores.csv").write_bytes(b"")
     code, lines = run()
     assert code == 1 and lines[0] == "differs: scores.csv: changed"
