@@ -149,6 +149,8 @@ def test_the_datasets_are_data() -> None:
         ["calibrate", "--help"],
         ["report", "--help"],
         ["check", "--help"],
+        ["compare", "--help"],
+        ["publish", "--help"],
         ["list", "methods"],
         ["list", "metrics"],
         ["list", "suites"],
@@ -217,6 +219,8 @@ def test_whole_commands_that_read_runs_load_no_models_library(runs, tmp_path) ->
             "--out",
             tmp_path / "study",
         ),
+        ("compare", seeds, one, "--out", tmp_path / "compared"),
+        ("leaderboard", one, "--out", tmp_path / "board"),
     )
     for arguments in commands:
         loaded, said = loaded_by(*arguments)

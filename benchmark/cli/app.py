@@ -14,10 +14,12 @@ import typer
 
 from benchmark.api import UserError
 from benchmark.cli.checkpoints_command import checkpoints
+from benchmark.cli.compare_command import compare
 from benchmark.cli.data_commands import fetch, list_, manifest
 from benchmark.cli.grid_commands import curve, overhead, run, sweep
 from benchmark.cli.model_commands import calibrate, draw_subjects, identifier, pretrain, speed
-from benchmark.cli.report_commands import check, keep, report
+from benchmark.cli.publish_commands import leaderboard, publish, verify
+from benchmark.cli.report_commands import check, report
 from benchmark.cli.score_command import score
 from benchmark.cli.study_command import study
 from benchmark.store.files import reason
@@ -43,7 +45,10 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "fetch": fetch,
     "manifest": manifest,
     "report": report,
-    "keep": keep,
+    "compare": compare,
+    "publish": publish,
+    "verify": verify,
+    "leaderboard": leaderboard,
     "check": check,
     "study": study,
     "sweep": sweep,

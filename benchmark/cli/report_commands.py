@@ -1,4 +1,4 @@
-"""The commands for runs that are there: report, keep, check.
+"""The commands for runs that are there: report, check.
 
 python -m benchmark report runs/pocket-1a2b3c4d
 """
@@ -50,25 +50,6 @@ def report(
         print(write_report(runs[0], partial=partial, as_found=as_found))
     else:
         print(write_joint_report(runs, out, partial=partial, as_found=as_found))
-
-
-def keep(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run directory.")],
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A new folder, or a kept run's.")
-    ],
-) -> None:
-    """Copy a run to DIR without most of its images, small enough to commit, and report it there.
-
-    Scores, records and the images of the report's grid stay: `report DIR` writes the same again.
-
-    Example:
-
-        python -m benchmark keep runs/pocket-1a2b3c4d reports/mine
-    """
-    from benchmark.studies.archive import keep_run
-
-    print(keep_run(run, directory))
 
 
 def check(

@@ -88,7 +88,7 @@ def make_study(
     page = rendered(
         "benchmark.people",
         "study.html.jinja",
-        style="study.css",
+        styles=["study.css"],
         script="study.js",
         content=content,
     )

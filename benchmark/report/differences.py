@@ -93,7 +93,7 @@ def _difference_table(
     rows = [
         [
             escape(method),
-            _words(difference, higher_is_better),
+            verdict_on(difference, higher_is_better),
             signed(difference.mean, difference.low, difference.high),
             probability(difference.p),
             str(difference.subjects),
@@ -108,11 +108,16 @@ def _difference_table(
     return markdown_table(header, rows, text=text_columns(header))
 
 
-def _words(difference: Difference, higher_is_better: bool) -> str:
+def verdict_on(difference: Difference, higher_is_better: bool | None) -> str:
+    """`better` or `worse`, or of a metric without a better direction `higher` or `lower`; or why
+    neither is said.
+    """
     if smallest_p(difference.subjects) >= LEVEL:
         return "too few subjects"
     if not difference.shown:
         return "no difference shown"
+    if higher_is_better is None:
+        return "higher" if difference.mean > 0 else "lower"
     return "better" if (difference.mean > 0) == higher_is_better else "worse"
 
 

@@ -57,7 +57,7 @@ def page_html(report: str, *, figures: Mapping[str, bytes], content: dict[str, A
     return rendered(
         "benchmark.report",
         "index.html.jinja",
-        style="page.css",
+        styles=["page.css"],
         script="page.js",
         title=title,
         lead=lead,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmark.api import UserError
 from benchmark.data.dataset import load_dataset
+from benchmark.results.publication import is_published
 from benchmark.results.run import Run
 
 
@@ -19,6 +20,8 @@ def reference_images(run: Run) -> dict[str, tuple[Path, ...]]:
             directory = run.origin(record).directory
             paths = (directory / name for name in record.images)
             found[record.job.subject] = tuple(path for path in paths if path.is_file())
+    if is_published(run):
+        return found  # it shows what it holds: the same everywhere, and no photograph beside
     data = run.origins[0].suite.get("data", {})
     try:
         split, folder = data.get("split"), data.get("folder")

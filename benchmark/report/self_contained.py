@@ -1,6 +1,6 @@
 """A page that is one HTML file: its style and script are part of it, and it loads nothing.
 
-    text = rendered("benchmark.report", "index.html.jinja", style="page.css", script="page.js", ...)
+    text = rendered("benchmark.report", "index.html.jinja", styles=["page.css"], script="page.js")
 
 Text that goes into the template is escaped; its content security policy allows the page's own style
 and script by their hashes, `{{ style_hash }}` and `{{ script_hash }}`.
@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 FOLDER = "page"  #: of a package, with its template, style and script
 
 
-def rendered(package: str, template: str, *, style: str, script: str, **content: Any) -> str:
-    """The page. `style` and `script` name files beside the `template`."""
+def rendered(
+    package: str, template: str, *, styles: Sequence[str], script: str, **content: Any
+) -> str:
+    """The page. `styles` and `script` name files beside the `template`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -27,7 +30,7 @@ def rendered(package: str, template: str, *, style: str, script: str, **content:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    own_style, own_script = _ours(package, style), _ours(package, script)
+    own_style, own_script = _ours(package, *styles), _ours(package, script)
     return environment.get_template(template).render(
         **content,
         style=own_style,
@@ -37,11 +40,11 @@ def rendered(package: str, template: str, *, style: str, script: str, **content:
     )
 
 
-def _ours(package: str, name: str) -> Any:
-    """A file of the package, which goes into the page as it is."""
+def _ours(package: str, *names: str) -> Any:
+    """Files of the package, which go into the page as they are."""
     from markupsafe import Markup
 
-    return Markup((files(package) / FOLDER / name).read_text("utf-8"))
+    return Markup("".join((files(package) / FOLDER / name).read_text("utf-8") for name in names))
 
 
 def _hash(text: str) -> str:

@@ -92,7 +92,7 @@ def markdown(table: ReportTable) -> str:
 
     def cell(row: TableRow, place: int) -> str:
         content = row.cells[place]
-        text = _shown(content, table.columns[place])
+        text = shown_content(content, table.columns[place])
         text = escape(text) if isinstance(content, str) else text
         if row.published and content is not None:
             return f"*paper: {text}*" if place == 0 else f"*{text}*"
@@ -197,7 +197,7 @@ def _latex_cell(content: Content, column: Column) -> str:
     if isinstance(content, Mean):
         text = _latex_text(shown(content.mean), minus=True)
         return rf"\textbf{{{text}}}" if content.best else text
-    return _latex_text(_shown(content, column), minus=not isinstance(content, str))
+    return _latex_text(shown_content(content, column), minus=not isinstance(content, str))
 
 
 def _latex_interval(content: Content) -> str:
@@ -219,8 +219,8 @@ def _is_text(table: ReportTable, place: int) -> bool:
     return any(isinstance(row.cells[place], str) for row in table.rows)
 
 
-def _shown(content: Content, column: Column) -> str:
-    """A cell's text, not escaped."""
+def shown_content(content: Content, column: Column) -> str:
+    """A cell's text: plain, not escaped."""
     if content is None:
         return NOTHING
     if isinstance(content, Mean):

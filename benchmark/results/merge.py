@@ -8,7 +8,7 @@ What has to agree for scores to compare is checked, and named where it differs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +106,7 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 def _check_alike(runs: Sequence[Run]) -> None:
     seen: dict[str, tuple[str, Path]] = {}
     for run in runs:
-        of_scorings = (pair for s in run.scorings.values() for pair in _of_scoring(s))
+        of_scorings = (pair for s in run.scorings.values() for pair in of_scoring(s))
         of_jobs = (pair for record in run.records for pair in _of_job(record))
         for what, value in (*of_scorings, *of_jobs):
             text = json.dumps(value, sort_keys=True)
@@ -118,7 +118,8 @@ def _check_alike(runs: Sequence[Run]) -> None:
                 )
 
 
-def _of_scoring(scoring: Scoring) -> Iterator[tuple[str, Any]]:
+def of_scoring(scoring: Scoring, *, but: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
+    """What decides what scores mean: name, and value; `but` for these fields of the metrics."""
     label = scoring.protocol
     yield f"the identifier in the captions of the protocol {label}", scoring.identifier
     for rule, value in scoring.declaration.items():
@@ -127,6 +128,8 @@ def _of_scoring(scoring: Scoring) -> Iterator[tuple[str, Any]]:
         yield f"the encoder {name} of the protocol {label}", encoder
     for name, metric in scoring.metrics.items():
         for key, value in asdict(metric).items():
+            if key in but:
+                continue
             yield f"the {key} of the metric {name} of the protocol {label}", value
 
 

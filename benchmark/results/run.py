@@ -276,7 +276,7 @@ def run_of(contents: Contents) -> Run:
         for key in contents.in_order
         if (record := contents.scores[key]).name in jobs and (key in rows or record.rows == NO_ROWS)
     }
-    if not contents.kept:  # a kept run has few of its images on record
+    if not contents.kept:  # a published run has few of its images on record
         now = {name: images_digest(record.images) for name, record in jobs.items()}
         scored = {key: r for key, r in scored.items() if r.images == now[r.name]}
     scores, unscored = scores_of(contents, scored)

@@ -61,6 +61,18 @@ def by_image(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return found
 
 
+def images_of(images: pd.DataFrame | None, method: str) -> pd.Series | None:
+    """The method's column of a `by_image` table, as it can be joined with another run's.
+
+    Images without a score are left out; None if the method has none.
+    """
+    if images is None or method not in images.columns:
+        return None
+    scores = images[method].dropna()
+    levels = [level.astype(object) for level in scores.index.levels]  # not categories of one run
+    return scores.set_axis(scores.index.set_levels(levels))
+
+
 def paired(images: pd.DataFrame, method: str, reference: str) -> pd.Series:
     """Subject's name -> `method` minus `reference`, for each subject that has both.
 

@@ -81,15 +81,15 @@ class Existing:
 
 
 def read_existing(directory: RunDirectory, *, keep_weights: bool = False) -> Existing:
-    """What `directory` holds. Raises UserError if it is no run directory, or a kept run.
+    """What `directory` holds. Raises UserError if it is no run directory, or a published run.
 
     With `keep_weights` a job whose weights were altered is fitted anew.
     """
     contents = read_contents(directory.path)
     if contents.kept:
         raise UserError(
-            f"{directory.path} is a kept run without most of its images: nothing can be added to "
-            "it; use the run that it was kept of, or choose another --out"
+            f"{directory.path} is a published run without most of its images: nothing can be added "
+            "to it; use the run that was published, or choose another --out"
         )
     jobs = whole_jobs(contents, keep_weights)
     plan = rebuilt_plan(contents, jobs) if contents.is_altered(PLAN) else contents.plan

@@ -35,7 +35,7 @@ class Contents:
 
     directory: RunDirectory
     plan: Plan | None  #: None: the folder is new or empty, or run.json cannot be read
-    kept: bool = False  #: whether it is a kept run
+    kept: bool = False  #: whether it is a published run, which has few images
     jobs: dict[Name, JobRecord] = field(default_factory=dict)
     scores: dict[tuple[str, Name], ScoreRecord] = field(default_factory=dict)
     priors: dict[str, PriorRecord] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Contents:
         return b"".join(self.rows.get(key, b"") for key in self.in_order)
 
     def write_scores(self) -> int:
-        """Write scores.csv from the jobs' own rows; of a kept run it was kept. How many it has.
+        """Write scores.csv from the jobs' own rows; that of a published run stays. How many it has.
 
         Raises UserError.
         """
@@ -78,7 +78,7 @@ class Contents:
     def check(self, way_out: str = "") -> None:
         """Raise UserError naming what was altered, if anything was; `way_out` is beside ours."""
         if self.altered:
-            mend = "keep the run again" if self.kept else "run the same command again"
+            mend = "publish the run again" if self.kept else "run the same command again"
             raise UserError(
                 f"{self.directory.path} has files that are not as they were written: "
                 f"{in_words(self.altered)}: {mend} to make them anew{way_out}"

@@ -24,8 +24,9 @@ Methods, subjects and protocols stand in paths as `folder_name` has them: as the
 lower-case letters, digits and `_.=+-`, at most 100 bytes; else as much of them as can be read, and
 after it digits of their SHA-256. So no two share a file, wherever the folder is copied to.
 
-A kept run (`keep`) has lines of records.jsonl in place of the records' files, and few images; its
-run.json has the digest of records.jsonl too.
+A published run (`publish`) has lines of records.jsonl in place of the records' files, and few
+images; its run.json has the digest of records.jsonl too. publication.toml says who published it,
+and subjects/ holds the user's own photographs, where they go along.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     contents = read_contents(Path("runs/pocket-1a2b3c4d"))
 
 Checked are: the seals of run.json and of each record; by the digests in these, every image, every
-job's scores, weights, prior images, suite.toml, protocols/, scores.csv and, of a kept run,
+job's scores, weights, prior images, suite.toml, protocols/, scores.csv and, of a published run,
 records.jsonl. That is against accidents and edits by hand, not against someone who computes the
 digests anew. A record that is removed is no alteration: its job is not done.
 """
@@ -138,7 +138,7 @@ class _Reading:
         return record
 
     def _kept(self) -> Iterator[tuple[str, AnyRecord]]:
-        """The records of a kept run, each with the path that it had."""
+        """The records of a published run, each with the path that it had."""
         try:
             lines = read_bytes(self._root / RECORDS).decode("utf-8").splitlines()
         except FileNotFoundError:

@@ -258,7 +258,7 @@ class JobRecord:
 
     job: Job
     images: dict[str, ImageRecord]  #: path relative to the run directory -> image, in order
-    drawn: int  #: how many images there are; `images` of a kept run has those that it kept
+    drawn: int  #: how many images there are; `images` of a published run has those that went along
     phases: Phases
     provenance: dict[str, Any]  #: versions, commit, device, time of day: part of no key
     peak_memory_mb: float
@@ -273,7 +273,7 @@ class JobRecord:
     learned_numbers: int | None = None
     learned_bytes: int | None = None
     counts: dict[str, int] = field(default_factory=dict)  #: what the method counted, in words
-    bytes_left: int | None = None  #: on disk, all files of the job; told by a kept run only
+    bytes_left: int | None = None  #: on disk, all files of the job; told by a published run only
 
 
 @dataclass(frozen=True)

@@ -295,7 +295,7 @@ def test_nothing_a_dataset_says_is_written_outside_the_run_directory(
     before = sorted(tmp_path.parent.rglob("*"))
     options = ("--data", "own", "--methods", "tests.toy:PRIMED", "--out", "a/b/run")
     assert shell(*RUN, *options, "--keep-weights") == 0
-    assert shell("keep", "a/b/run", "a/b/kept") == 0
+    assert shell("publish", "a/b/run", "a/b/kept") == 0
     inside = [tmp_path / "a" / "b" / name for name in ("run", "kept")]
     new = {*tmp_path.parent.rglob("*")} - {*before, tmp_path / "a", tmp_path / "a/b", *inside}
     assert new and all(any(place in path.parents for place in inside) for path in new)
@@ -304,7 +304,7 @@ def test_nothing_a_dataset_says_is_written_outside_the_run_directory(
 def test_a_kept_runs_images_are_found_by_its_records(shell: Shell, tmp_path: Path) -> None:
     options = ("--subjects", "dog-red", "--prompts", "1")
     assert shell(*RUN, *options, "--out", "run") == 0
-    assert shell("keep", "run", "kept") == 0
+    assert shell("publish", "run", "kept") == 0
     page = (tmp_path / "kept" / "index.html").read_text()
     # As if another version had named its folders.
     images = tmp_path / "kept" / "images"

@@ -8,7 +8,7 @@ import pytest
 from benchmark.report.figures.learning import draw_learning
 from benchmark.report.write import write_report
 from benchmark.store.records import JobRecord, Phases
-from benchmark.studies.archive import keep_run
+from benchmark.studies.publish import publish_run
 from tests.made_up_run import World, edit_records, make_job, write_run
 
 
@@ -131,7 +131,7 @@ def test_a_report_without_losses_has_no_such_section(run):
 
 def test_a_kept_run_has_them_and_its_report_is_the_same(run, tmp_path):
     write_report(run)
-    kept = keep_run(run, tmp_path / "kept").parent
+    kept = publish_run(run, tmp_path / "kept").parent
     lines = (kept / "records.jsonl").read_text().splitlines()
     found = [content["losses"] for line in lines if "losses" in (content := json.loads(line))]
     # The tables' order: real images first.

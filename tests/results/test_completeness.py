@@ -13,7 +13,7 @@ from benchmark.results.run import read_run, run_of
 from benchmark.store.directory import RunDirectory
 from benchmark.store.files import sha256
 from benchmark.store.reading import read_contents
-from benchmark.studies.archive import keep_run
+from benchmark.studies.publish import publish_run
 from tests.made_up_run import (
     PROVENANCE,
     SCORING,
@@ -70,7 +70,7 @@ def test_scores_of_fewer_images_are_no_scores(tmp_path, monkeypatch, capsys):
 
     said = f"under toy-1: python -m benchmark score {run}"
     for refused in (
-        lambda: keep_run(run, tmp_path / "kept"),
+        lambda: publish_run(run, tmp_path / "kept"),
         lambda: check_runs([run], baseline),
         lambda: check_runs([run], tmp_path / "new.toml", update=True),
         lambda: write_report(run, partial=False),
@@ -125,7 +125,7 @@ def test_a_protocol_that_was_left_behind_is_told_of(tmp_path):
     with pytest.raises(UserError, match=f"under other-1: {way_out}$"):
         check_runs([run], tmp_path / "other.toml")
     with pytest.raises(UserError, match=f"under other-1: {way_out}$"):
-        keep_run(run, tmp_path / "kept")
+        publish_run(run, tmp_path / "kept")
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -162,7 +162,7 @@ def test_a_metric_that_lacks_later_images_does_not_count(tmp_path):
 
 def test_a_kept_run_with_few_of_its_images_is_whole(tmp_path):
     run = make(tmp_path / "run")
-    keep_run(run, tmp_path / "kept")
+    publish_run(run, tmp_path / "kept")
     kept = read_run(tmp_path / "kept")
     assert len(kept.records[0].images) < len(read_run(run).records[0].images)
     assert kept.scores.equals(read_run(run).scores)
@@ -179,7 +179,7 @@ def test_a_record_whose_images_were_changed_is_unscored(tmp_path):
 
     edit_records(run, "untuned/owl-s1", redraw)
     with pytest.raises(UserError, match=r"jobs/untuned/owl-s1 lack scores"):
-        keep_run(run, tmp_path / "kept")
+        publish_run(run, tmp_path / "kept")
 
 
 @pytest.mark.parametrize(

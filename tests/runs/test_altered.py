@@ -19,7 +19,7 @@ from benchmark.results.run import run_of
 from benchmark.runs.plan import plan
 from benchmark.runs.workers import execute
 from benchmark.store.reading import read_contents
-from benchmark.studies.archive import keep_run
+from benchmark.studies.publish import publish_run
 from tests import toy
 from tests.toy import ONE
 
@@ -118,7 +118,7 @@ def command(name: str, run: Path, world: Path) -> Callable[[], object]:
     return {
         "report": lambda: write_report(run, partial=False),
         "check": lambda: check_runs([run], world / "baseline.toml"),
-        "keep": lambda: keep_run(run, run.parent / "kept"),
+        "keep": lambda: publish_run(run, run.parent / "kept"),
         "score": lambda: score_run(run),
     }[name]
 

@@ -275,7 +275,7 @@ def test_a_kept_run_and_a_folder_of_something_else_are_left_alone(
 ) -> None:
     run(suite, tmp_path / "run", subjects=["dog-red"])
     (tmp_path / "run/records.jsonl").write_text("")
-    with pytest.raises(UserError, match="is a kept run without most of its images"):
+    with pytest.raises(UserError, match="is a published run without most of its images"):
         run(suite, tmp_path / "run", subjects=["dog-blue"])
     with pytest.raises(UserError, match="data is not empty and no run directory"):
         run(suite, tmp_path / "data")

@@ -17,7 +17,7 @@ from benchmark.api import UserError
 from benchmark.store.directory import Plan, RunDirectory
 from benchmark.store.reading import read_contents
 from benchmark.store.seals import is_sealed, sealed, unsealed
-from benchmark.studies.archive import keep_run
+from benchmark.studies.publish import publish_run
 from tests.made_up_run import DRAWN, World, write_run
 
 JSON = st.recursive(
@@ -131,23 +131,23 @@ def test_scores_that_were_written_again_and_killed_are_no_edit(
 def test_a_keep_that_was_killed_at_any_step_is_no_edit_and_is_kept_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
-    monkeypatch.setattr("benchmark.studies.archive.write_report", lambda path: path)
+    monkeypatch.setattr("benchmark.studies.publish.write_report", lambda path: path)
     grid = {"subjects": ["cat"], "world": World(priors=(DRAWN,))}
     runs = [
         write_run(tmp_path / "old", value, methods=["untuned"], subjects=["cat"]),
         write_run(tmp_path / "run", value, methods=["untuned", "dreambooth"], **grid),
     ]
-    keep_run(runs[0], tmp_path / "kept")
-    keep_run(runs[1], tmp_path / "expected")
+    publish_run(runs[0], tmp_path / "kept")
+    publish_run(runs[1], tmp_path / "expected")
     expected = {p.name: p.read_bytes() for p in (tmp_path / "expected").iterdir() if p.is_file()}
     places = kill_at_each_step(
-        monkeypatch, tmp_path / start, lambda path: keep_run(runs[1], path), tmp_path
+        monkeypatch, tmp_path / start, lambda path: publish_run(runs[1], path), tmp_path
     )
     assert len(places) > 8
     for place in places:
         if (place / "run.json").exists():
             assert read_contents(place).altered == ()
-        keep_run(runs[1], place)
+        publish_run(runs[1], place)
         found = {p.name: p.read_bytes() for p in place.iterdir() if p.is_file()}
         assert {name: found[name] for name in expected} == expected
         assert read_contents(place).altered == ()

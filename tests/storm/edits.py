@@ -19,7 +19,7 @@ COMMANDS = {
     "run": [],
     "report": ["report", "run"],
     "check": ["check", "run", "--baseline", "base.toml"],
-    "keep": ["keep", "run", "kept"],
+    "publish": ["publish", "run", "kept"],
     "score": ["score", "run"],
 }
 EDITS = ("byte", "cut", "empty", "remove", "swap")

@@ -95,7 +95,7 @@ class Prey:
         write_files(folder)
         for command in (
             AGAIN,
-            ["keep", "run", "kept"],
+            ["publish", "run", "kept"],
             ["check", "run", "--baseline", "base.toml", "--update", "--force"],
             ["report", "run", "--out", "joint"],
         ):
@@ -220,7 +220,7 @@ def _of_runs(folder: Path) -> list[Target]:
         ["report", "run", "--out", "out"],
         ["report", "run", "--as-found", "--out", "out"],
         ["check", "run", "--baseline", "base.toml"],
-        ["keep", "run", "out"],
+        ["publish", "run", "out"],
         ["score", "run", "--metrics", "tests.toy:BRIGHTNESS"],
         AGAIN,
         [*AGAIN, "--dry-run"],

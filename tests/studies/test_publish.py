@@ -1,4 +1,4 @@
-"""Runs kept without most of their images: what stays, and that reports can be written anew."""
+"""Published runs: what goes along, what stays here, and that reports can be written anew."""
 
 import contextlib
 import errno
@@ -13,12 +13,19 @@ import pytest
 from PIL import Image
 
 from benchmark.api import UserError
+from benchmark.config.suite import load_suite
+from benchmark.data.dataset import load_dataset
+from benchmark.grid import run_grid
 from benchmark.report.write import write_report
 from benchmark.results.baseline import measure_baseline
 from benchmark.results.gate import load_runs
+from benchmark.results.publication import published_by
 from benchmark.results.run import read_run, run_of
+from benchmark.runs.plan import plan
+from benchmark.store.directory import RunDirectory
 from benchmark.store.reading import read_contents
-from benchmark.studies.archive import keep_run
+from benchmark.studies.publish import Wanted, publish_run, told
+from tests import toy
 from tests.made_up_run import DRAWN, World, edit_records, remove_job, repaint, write_run
 from tests.starvation import starved
 
@@ -37,7 +44,10 @@ def value(job, request, metric):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
-    world = World(priors=(DRAWN,))
+    # Photographs that everybody has.
+    world = World(
+        priors=(DRAWN,), job={"references_digest": load_dataset("pocket").subjects[0].digest}
+    )
     write_run(path, value, methods=METHODS, subjects=SUBJECTS, seeds=(0, 1, 2), world=world)
     key = DRAWN.prior.key
     edit_records(path, "dreambooth/*-s0", lambda record: record["job"]["fit"].update(prior=key))
@@ -49,7 +59,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def kept(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports") / "kept"
-    assert keep_run(run, folder) == folder / "report.md"
+    assert publish_run(run, folder) == folder / "report.md"
     return folder
 
 
@@ -106,7 +116,7 @@ def test_writing_it_again_gives_the_same_bytes(run, kept, tmp_path, again):
     shutil.copytree(kept, copy)
     if again == "keep":
         (copy / "images/untuned/cat-a/old.png").write_bytes(b"")
-        keep_run(run, copy)
+        publish_run(run, copy)
     else:
         for name in ("report.md", "index.html", "summary.csv", "figures/toy-1/bars.svg"):
             (copy / name).unlink()
@@ -124,18 +134,18 @@ def test_a_gate_takes_it_as_the_run(run, kept):
 
 def test_what_is_no_earlier_copy_is_left_alone(run, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not empty and holds no run kept earlier"):
-        keep_run(run, tmp_path)
+    with pytest.raises(UserError, match="is not empty and holds no published run"):
+        publish_run(run, tmp_path)
     assert files(tmp_path) == {"notes.txt": b"mine"}
     with pytest.raises(UserError, match="is the run itself"):
-        keep_run(run, run)
+        publish_run(run, run)
 
 
 def test_an_unfinished_run_is_not_kept(tmp_path):
     run = write_run(tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:2])
     remove_job(run, "untuned", "dog-b")
     with pytest.raises(UserError, match="is not finished"):
-        keep_run(run, tmp_path / "kept")
+        publish_run(run, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
 
@@ -144,7 +154,7 @@ def test_a_run_that_lacks_a_planned_subject_altogether_is_not_kept(tmp_path):
     for method in METHODS:
         remove_job(run, method, "dog-b")
     with pytest.raises(UserError, match="is not finished: jobs/dreambooth/dog-b-s0; "):
-        keep_run(run, tmp_path / "kept")
+        publish_run(run, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
 
@@ -163,11 +173,11 @@ def test_every_command_names_what_was_altered_of_a_kept_run(kept, tmp_path, file
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content if how == "edited" else b"")
-    said = rf"{path.relative_to(copy)} \((changed|missing)\).*: keep the run again"
+    said = rf"{path.relative_to(copy)} \((changed|missing)\).*: publish the run again"
     for command in (
         lambda: write_report(copy),
         lambda: load_runs([copy]),
-        lambda: keep_run(copy, tmp_path / "again"),
+        lambda: publish_run(copy, tmp_path / "again"),
     ):
         with pytest.raises(UserError, match=said):
             command()
@@ -198,17 +208,94 @@ def _shown(name: str, content: bytes) -> bytes:
 def test_a_read_only_run_is_kept_and_one_on_a_full_disk_is_finished_later(
     run, kept, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("benchmark.studies.archive.write_report", lambda directory: directory)
+    monkeypatch.setattr("benchmark.studies.publish.write_report", lambda directory: directory)
     copy = tmp_path / "copy"
     before, expected = files(run), files(kept)
     with starved(errno.ENOSPC, after=9, where=str(copy)), pytest.raises(UserError, match="is full"):
-        keep_run(run, copy)
+        publish_run(run, copy)
     with pytest.raises(UserError, match="copy/suite.toml does not exist: is it a run directory"):
         write_report(copy)
     with starved(errno.EROFS, where=str(run)) as refused:
         read_contents(run).write_scores()
-        keep_run(run, copy)
+        publish_run(run, copy)
     assert not refused and files(run) == before
     found = files(copy)
     assert {"scores.csv", "records.jsonl", "run.json"} <= found.keys()
     assert found.items() <= expected.items()
+
+
+# The user's own photographs ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    """A toy run on photographs of one's own, with the folder of these."""
+    folder = tmp_path_factory.mktemp("mine")
+    grid = plan(load_suite(str(toy.write_world(folder))), ["tests.toy:PAINT", "real-images"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
+        patch.setattr("benchmark.grid.print_table", lambda run: None)
+        assert run_grid(grid, folder / "run", resources=toy.ONE) == 0
+    return folder / "run", grid.suite.data.load()
+
+
+def pixels(folder: Path) -> set[bytes]:
+    return {Image.open(path).convert("RGB").tobytes() for path in folder.rglob("*.png")}
+
+
+def test_ones_own_photographs_stay_here(mine, tmp_path):
+    run, dataset = mine
+    publish_run(run, tmp_path / "out", Wanted(images="all"))
+    names = files(tmp_path / "out").keys()
+    assert any(name.startswith("images/tests.toy-PAINT") for name in names)
+    assert not [name for name in names if name.startswith(("images/real-images", "subjects/"))]
+    photographs = {Image.open(path).tobytes() for s in dataset.subjects for path in s.images}
+    assert photographs and not photographs & pixels(tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text()
+    assert set(re.findall(r'"references":\s*(\[.*?\])', page)) == {"[]"}
+    # Nor do they come in when somebody writes the report anew where they lie.
+    write_report(tmp_path / "out")
+    assert (tmp_path / "out/index.html").read_text() == page
+    assert [line[:11] for line in told(read_run(run), Wanted())] == [
+        "becomes pub", "stays here:", "becomes pub"
+    ]  # fmt: skip
+
+
+def test_with_subjects_they_go_along_and_go_again(mine, tmp_path):
+    run, dataset = mine
+    said = told(read_run(run), Wanted(with_subjects=True))
+    assert "your own photographs of dog-blue, dog-red, vase-green, as the files are" in said[1]
+    publish_run(run, tmp_path / "out", Wanted(with_subjects=True, by="me"))
+    published = load_dataset(str(tmp_path / "out/subjects"))
+    for subject in dataset.subjects:
+        (same,) = [s for s in published.subjects if s.name == subject.name]
+        assert (same.digest, same.class_noun, same.live) == (
+            subject.digest, subject.class_noun, subject.live
+        )  # fmt: skip
+        assert [p.read_bytes() for p in same.images] == [p.read_bytes() for p in subject.images]
+    assert published_by(tmp_path / "out") == "me"
+    assert read_contents(tmp_path / "out").altered == ()
+    publish_run(run, tmp_path / "out", Wanted(images="none"))
+    assert not [n for n in files(tmp_path / "out") if n.startswith(("images/", "subjects/"))]
+    assert published_by(tmp_path / "out") == ""
+    assert read_contents(tmp_path / "out").altered == ()
+
+
+def test_photographs_that_are_gone_do_not_go_along(mine, tmp_path):
+    run = shutil.copytree(mine[0], tmp_path / "run")
+    text = (run / "suite.toml").read_text()
+    suite = text.replace(str(mine[1].root), str(tmp_path / "gone"))
+    directory = RunDirectory(run)
+    directory.write_files(directory.plan(), {"suite.toml": suite.encode()})
+    with pytest.raises(UserError, match="unknown dataset"):
+        publish_run(run, tmp_path / "out", Wanted(with_subjects=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_images_go_along_if_wanted(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmark.studies.publish.write_report", lambda directory: directory)
+    publish_run(run, tmp_path / "all", Wanted(images="all"))
+    ours, theirs = files(tmp_path / "all"), files(run)
+    images = {name for name in theirs if name.startswith("images/")}
+    assert images and {n for n in ours if n.startswith("images/")} == images
+    assert all(ours[name] == theirs[name] for name in images)
