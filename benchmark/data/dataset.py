@@ -23,21 +23,22 @@ from benchmark.data.images import image_size, unusable
 from benchmark.data.manifest import (
     MANIFEST,
     OWN,
+    PROMPTS,
     Manifest,
     SubjectEntry,
     Table,
     Text,
     file_sha256,
     is_dataset,
+    lying_in,
     make_manifest,
     read_manifest,
     read_toml,
     some,
-    unknown,
 )
-from benchmark.data.masks import holds_masks, mask_paths, unusable_masks
-from benchmark.store.files import expanded, visible_files
-from benchmark.store.names import composed, folder_name, located
+from benchmark.data.masks import mask_paths, unusable_masks
+from benchmark.store.files import expanded
+from benchmark.store.names import composed, folder_name, located, unknown
 
 _PROMPTS_OF = "dreambench"  #: whose prompts serve a dataset without any
 
@@ -83,8 +84,8 @@ def dataset_directory(name_or_path: str) -> Path:
         if is_dataset(folder):
             return folder
     raise UserError(
-        f"unknown dataset '{name_or_path}'; known: {', '.join(dataset_names())}; "
-        f"or give a folder that holds a {MANIFEST} or a {OWN}"
+        f"{unknown('dataset', name_or_path, dataset_names())}; or give a folder that holds a "
+        f"{MANIFEST} or a {OWN}"
     )
 
 
@@ -104,8 +105,8 @@ def load_dataset(
         root = Path(folder)
     else:
         root = fetched_directory(manifest.name) if manifest.source else definition
-    own_prompts = definition / "prompts.toml"
-    shared_prompts = datasets_directory() / _PROMPTS_OF / "prompts.toml"
+    own_prompts = definition / PROMPTS
+    shared_prompts = datasets_directory() / _PROMPTS_OF / PROMPTS
     prompts_file = own_prompts if own_prompts.is_file() else shared_prompts
     prompts = read_toml(prompts_file, _Prompts)
     paths = image_paths(root, entries)
@@ -182,7 +183,7 @@ def locate_images(folder: Path, preferred: str) -> tuple[str, Path]:
 
 def image_paths(root: Path, entries: Mapping[str, SubjectEntry]) -> dict[str, tuple[Path, ...]]:
     """Where each subject's images lie, or would."""
-    folders = {name: located(root, name) for name in entries}
+    folders = {name: entry.place(root, name) for name, entry in entries.items()}
     return {
         name: tuple(located(folders[name], file) for file in entry.files)
         for name, entry in entries.items()
@@ -232,7 +233,7 @@ def _prompts(path: Path, kinds: dict[str, list[str]]) -> tuple[Prompt, ...]:
     found: dict[str, Prompt] = {}
     for kind, templates in kinds.items():
         if kind not in PROMPT_KINDS:
-            raise UserError(f"{path}: unknown kind '{kind}'; known: {', '.join(PROMPT_KINDS)}")
+            raise UserError(f"{path}: {unknown('kind', kind, PROMPT_KINDS)}")
         for template in templates:
             try:
                 checked_template(template)
@@ -252,7 +253,7 @@ def verify(dataset: Dataset, subjects: Sequence[Subject] | None = None) -> None:
     UserError naming what is not so, and the way out.
     """
     chosen = dataset.subjects if subjects is None else subjects
-    if dataset.source and not any(located(dataset.root, s.name).is_dir() for s in chosen):
+    if dataset.source and not any(s.images[0].parent.is_dir() for s in chosen):
         raise UserError(
             f"the images of '{dataset.name}' are not in {dataset.root}: `python -m benchmark fetch "
             f"{dataset.asked}` brings them there, `--data DIR` uses a copy that you have, and "
@@ -275,8 +276,8 @@ def _problems(dataset: Dataset, subject: Subject) -> list[str]:
                 )
         except UserError as error:
             problems.append(str(error))
-    for path in visible_files(located(dataset.root, subject.name)):
-        if path not in subject.images and not holds_masks(path):
+    for path in lying_in(subject.images[0].parent, dataset.root):
+        if path not in subject.images:
             problems.append(f"{path} is not in the manifest")
     return problems + unusable_masks(subject)
 

@@ -53,7 +53,7 @@ def check_copy(name_or_path: str, folder: Path) -> Dataset:
         )
     dataset = load_dataset(name_or_path, folder=str(root))
     verify(dataset)
-    known = {subject.name for subject in dataset.subjects}
+    known = {composed(subject.images[0].parent.name) for subject in dataset.subjects}
     folders = [path for path in visible_files(root) if path.is_dir()]
     others = [str(path) for path in folders if composed(path.name) not in known]
     if others:
