@@ -18,11 +18,11 @@ from benchmark.config.extends import over, read_extended
 from benchmark.config.protocol import Protocol, load_protocol
 from benchmark.config.registry import configure, load_kind, load_method, settings_of, variant
 from benchmark.config.tables import AblationTable, Objective
+from benchmark.data.copies import locate_images
 from benchmark.data.dataset import (
     Dataset,
     check_subjects,
     load_dataset,
-    locate_images,
     subject_names,
 )
 from benchmark.data.manifest import Names, Table, Text, check_toml, known_file, toml_names

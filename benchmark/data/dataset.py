@@ -154,33 +154,6 @@ def fetched_directory(name: str) -> Path:
     return Path(pooch.os_cache("dreambooth-benchmark")) / folder_name(name)
 
 
-def locate_images(folder: Path, preferred: str) -> tuple[str, Path]:
-    """What lies at `folder`: a dataset, by name or path, and the folder of its images.
-
-    A folder with a manifest or a subjects.toml is a dataset itself. Any other must be, or have in
-    its folder `dataset`, a copy of the images of `preferred` or one of ours. Raises UserError.
-    """
-    folder = expanded(folder).absolute()
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: give one that holds a folder for each subject")
-    if is_dataset(folder):
-        return str(folder), folder
-    found = {}
-    for name in dict.fromkeys([preferred, *dataset_names()]):
-        dataset = load_dataset(name)
-        images = [path.relative_to(dataset.root) for path in dataset.hashes]
-        for root in (folder, folder / "dataset"):
-            found[name, root] = sum((root / image).is_file() for image in images)
-    best = max(found, key=lambda place: found[place])
-    if not found[best]:
-        raise UserError(
-            f"{folder} holds no image of {' or '.join(dataset_names())}; to use subjects of your "
-            f"own, write {folder / OWN} with three lines for each folder of images, like "
-            '[my-dog] and class_noun = "dog" and live = true'
-        )
-    return best
-
-
 def image_paths(root: Path, entries: Mapping[str, SubjectEntry]) -> dict[str, tuple[Path, ...]]:
     """Where each subject's images lie, or would."""
     folders = {name: entry.place(root, name) for name, entry in entries.items()}

@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from benchmark.api import UserError
-from benchmark.data.dataset import Dataset, image_paths, load_dataset, locate_images, verify
+from benchmark.data.copies import locate_images
+from benchmark.data.dataset import Dataset, image_paths, load_dataset, verify
 from benchmark.data.images import unusable
 from benchmark.data.manifest import MANIFEST, file_sha256, make_manifest, some
 from benchmark.store.files import expanded, visible_files, write_atomically, writing
