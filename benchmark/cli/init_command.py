@@ -15,6 +15,7 @@ import typer
 
 from benchmark.api import UserError
 from benchmark.cli.options import items
+from benchmark.data.dataset import shipped_nouns
 from benchmark.data.manifest import OWN, bare_noun
 from benchmark.store.files import expanded, write_atomically
 from benchmark.store.names import closest, meant, plain_text, unknown
@@ -62,13 +63,13 @@ def init(
 
       python -m benchmark init my-kettle --noun kettle --object kettle
     """
-    from benchmark.data.draft import draft_of, known_nouns, survey
+    from benchmark.data.draft import draft_of, survey
 
     path = expanded(folder) / OWN
     if path.exists() and not force:
         raise UserError(f"{path} is there: --force replaces it")
     found = survey(folder)
-    alive = known_nouns() | _said_nouns(live, object_)
+    alive = shipped_nouns() | _said_nouns(live, object_)
     said = _nouns_of(found.subjects, noun or [])
     described = (
         _asked(found.subjects, said, alive)

@@ -22,6 +22,7 @@ from benchmark.data.copies import locate_images
 from benchmark.data.dataset import (
     Dataset,
     check_subjects,
+    dataset_names,
     load_dataset,
     subject_names,
 )
@@ -42,17 +43,21 @@ class DataChoice(Table):
 
     dataset: str
     folder: str | None = None  #: where its images lie, if not where the dataset says
+    prompts: str | None = None  #: the dataset whose prompts it has if it lacks its own
     split: Text | None = None
     subjects: Names = []  #: those that are run if none are named; empty: all of the split
 
     def load(self) -> Dataset:
         """The dataset, with all subjects of the split. Raises UserError."""
-        return load_dataset(self.dataset, split=self.split, folder=self.folder)
+        return load_dataset(
+            self.dataset, split=self.split, folder=self.folder, prompts_of=self.prompts
+        )
 
     def at(self, folder: Path | None) -> DataChoice:
         """What lies at `folder`: a copy of its images, or other subjects. None changes nothing.
 
-        The choice of subjects is dropped if they are others. Raises UserError.
+        The choice of subjects is dropped if they are others; where these have no prompts, those of
+        the dataset that ships stay. Raises UserError.
         """
         if folder is None:
             return self
@@ -60,6 +65,8 @@ class DataChoice(Table):
         update: dict[str, Any] = {"dataset": dataset, "folder": str(root)}
         if dataset != self.dataset:
             update["subjects"] = []
+            if self.dataset in dataset_names():
+                update["prompts"] = self.dataset
         return self.model_copy(update=update)
 
 

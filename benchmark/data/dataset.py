@@ -90,11 +90,16 @@ def dataset_directory(name_or_path: str) -> Path:
 
 
 def load_dataset(
-    name_or_path: str, *, split: str | None = None, folder: str | None = None
+    name_or_path: str,
+    *,
+    split: str | None = None,
+    folder: str | None = None,
+    prompts_of: str | None = None,
 ) -> Dataset:
     """The dataset, or its subjects of one split; subjects without a split are in every one.
 
-    `folder`: where its images lie, if neither with the manifest nor where `fetch` puts them. Looks
+    `folder`: where its images lie, if neither with the manifest nor where `fetch` puts them.
+    `prompts_of`: the dataset whose prompts it has, if it lacks its own; else DreamBench. Looks
     at no image, except that those of a dataset without a manifest are hashed: `verify` does.
     Raises UserError.
     """
@@ -105,9 +110,9 @@ def load_dataset(
         root = Path(folder)
     else:
         root = fetched_directory(manifest.name) if manifest.source else definition
-    own_prompts = definition / PROMPTS
-    shared_prompts = datasets_directory() / _PROMPTS_OF / PROMPTS
-    prompts_file = own_prompts if own_prompts.is_file() else shared_prompts
+    prompts_file = definition / PROMPTS
+    if not prompts_file.is_file():
+        prompts_file = dataset_directory(prompts_of or _PROMPTS_OF) / PROMPTS
     prompts = read_toml(prompts_file, _Prompts)
     paths = image_paths(root, entries)
     hashes = {
@@ -125,6 +130,15 @@ def load_dataset(
         prompts_object=_prompts(prompts_file, prompts.object),
         hashes=hashes if pinned else {},
     )
+
+
+def shipped_nouns() -> dict[str, bool]:
+    """The class nouns of the datasets that ship, and whether each is of living things."""
+    return {
+        entry.class_noun: entry.live
+        for name in dataset_names()
+        for entry in read_manifest(dataset_directory(name)).subjects.values()
+    }
 
 
 def subject_names(name_or_path: str, *, split: str | None = None) -> list[str]:

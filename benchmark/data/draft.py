@@ -12,14 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmark.api import UserError
-from benchmark.data.dataset import dataset_directory, dataset_names
 from benchmark.data.images import image_size, is_turned, unusable
 from benchmark.data.manifest import (
     BESIDE,
     MANIFEST,
     holds_files,
     lying_in,
-    read_manifest,
     some,
     subject_name,
 )
@@ -120,15 +118,6 @@ def _named_apart(found: Sequence[Found]) -> list[Found]:
             name = f"{one.name}-{number}"
         names[name] = one if name == one.name else replace(one, name=name)
     return list(names.values())
-
-
-def known_nouns() -> dict[str, bool]:
-    """The class nouns of the datasets that ship, and whether each is of living things."""
-    return {
-        entry.class_noun: entry.live
-        for name in dataset_names()
-        for entry in read_manifest(dataset_directory(name)).subjects.values()
-    }
 
 
 def guessed_noun(name: str, nouns: Sequence[str]) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmark.api import Backbone, Sampler, UserError
+from benchmark.api import Backbone, KnownWords, Sampler, UserError
 from benchmark.models import identity
 from benchmark.models.configuration import check_configuration, scheduler_configurations
 from benchmark.models.diffusers_layout import configuration_file
@@ -113,6 +113,12 @@ class Diffusers:
         from benchmark.models.rare_words import single_token
 
         return single_token(model, word)
+
+    def known_words(self, model: str) -> KnownWords | None:
+        """The words that `model` reads whole; None where its files are not here."""
+        from benchmark.models import known_words
+
+        return known_words.known_words(model)
 
     def check_words(self, model: str, words: Sequence[str]) -> None:
         """Raise UserError for one that cannot be learned: it is not a single token of `model`."""

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from benchmark.api import UserError
 from benchmark.cli import init_command
 from benchmark.cli.app import app
-from benchmark.data.dataset import describe, load_dataset, verify
-from benchmark.data.draft import guessed_noun, known_nouns, survey
+from benchmark.data.dataset import describe, load_dataset, shipped_nouns, verify
+from benchmark.data.draft import guessed_noun, survey
 
 
 def photograph(path: Path, width: int = 600, height: int = 520, orientation: int = 1) -> None:
@@ -163,7 +163,7 @@ def test_a_folder_without_an_image_is_no_dataset(tmp_path: Path) -> None:
     ],
 )
 def test_a_folders_name_may_say_what_it_holds(name: str, noun: str | None) -> None:
-    assert guessed_noun(name, list(known_nouns())) == noun
+    assert guessed_noun(name, list(shipped_nouns())) == noun
 
 
 def test_two_tables_of_one_folder_are_refused(photos: Path) -> None:
