@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 # What is asked for
 # ---------------------------------------------------------------------------------------------
 
-#: Prompt kinds of DreamBench (paper, section 4.1), and the two that are no evaluation prompts:
-#: `prior` is the prior prompt "a [class noun]" (paper, section 4.3), `real` marks a real image.
-PROMPT_KINDS = ("recontextualization", "accessory", "property")
+#: Prompt kinds: DreamBench's (paper, section 4.1), and `custom`, of somebody's own prompts. And the
+#: two that are no evaluation prompts: `prior` is the prior prompt "a [class noun]" (paper, section
+#: 4.3), `real` marks a real image.
+CUSTOM = "custom"
+PROMPT_KINDS = ("recontextualization", "accessory", "property", CUSTOM)
 PRIOR, REAL = "prior", "real"
 
 #: The setting that every method accepts: it is trained on the subject's first so many images

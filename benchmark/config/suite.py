@@ -125,7 +125,7 @@ class SamplerChoice(SamplerPart):
 class Evaluation(Table):
     """Which prompts, and how many images: for each, and for the prior prompt (PRES, PRIOR_DIV)."""
 
-    prompts: Names = []  #: kinds, templates or numbers from 1; empty: all of a subject's
+    prompts: Names = []  #: kinds, templates, numbers from 1, or all; empty: all of a subject's
     images_per_prompt: int = Field(ge=1, le=MOST_IMAGES)
     prior_prompt_images: int = Field(ge=0, le=MOST_IMAGES)
     seed: int = Field(default=0, ge=0, lt=SEEDS.stop)

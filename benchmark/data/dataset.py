@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmark.api import PROMPT_KINDS, Prompt, Subject, UserError, checked_template
+from benchmark.api import Prompt, Subject, UserError
 from benchmark.data.images import image_size, unusable
 from benchmark.data.manifest import (
     MANIFEST,
@@ -26,26 +26,19 @@ from benchmark.data.manifest import (
     PROMPTS,
     Manifest,
     SubjectEntry,
-    Table,
-    Text,
     file_sha256,
     is_dataset,
     lying_in,
     make_manifest,
     read_manifest,
-    read_toml,
     some,
 )
 from benchmark.data.masks import mask_paths, unusable_masks
+from benchmark.data.prompts import read_prompts
 from benchmark.store.files import expanded
 from benchmark.store.names import composed, folder_name, located, unknown
 
 _PROMPTS_OF = "dreambench"  #: whose prompts serve a dataset without any
-
-
-class _Prompts(Table):
-    live: dict[str, list[Text]]
-    object: dict[str, list[Text]]
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,7 @@ def load_dataset(
     prompts_file = definition / PROMPTS
     if not prompts_file.is_file():
         prompts_file = dataset_directory(prompts_of or _PROMPTS_OF) / PROMPTS
-    prompts = read_toml(prompts_file, _Prompts)
+    live, objects = read_prompts(prompts_file)
     paths = image_paths(root, entries)
     hashes = {
         path: expected
@@ -126,8 +119,8 @@ def load_dataset(
         root=root,
         source=manifest.source,
         subjects=tuple(_subject(name, entry, paths[name]) for name, entry in entries.items()),
-        prompts_live=_prompts(prompts_file, prompts.live),
-        prompts_object=_prompts(prompts_file, prompts.object),
+        prompts_live=live,
+        prompts_object=objects,
         hashes=hashes if pinned else {},
     )
 
@@ -214,23 +207,6 @@ def first_images(subject: Subject, count: int) -> Subject:
 
 def _digest(hashes: Iterable[str]) -> str:
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def _prompts(path: Path, kinds: dict[str, list[str]]) -> tuple[Prompt, ...]:
-    found: dict[str, Prompt] = {}
-    for kind, templates in kinds.items():
-        if kind not in PROMPT_KINDS:
-            raise UserError(f"{path}: {unknown('kind', kind, PROMPT_KINDS)}")
-        for template in templates:
-            try:
-                checked_template(template)
-            except ValueError as error:
-                raise UserError(f"{path}: prompt '{template}' {error}") from error
-            prompt = Prompt(template, kind)
-            other = found.setdefault(prompt.slug, prompt)
-            if other is not prompt:
-                raise UserError(f"{path}: prompts '{other.template}' and '{template}' are alike")
-    return tuple(found.values())
 
 
 def verify(dataset: Dataset, subjects: Sequence[Subject] | None = None) -> None:

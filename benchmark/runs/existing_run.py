@@ -15,12 +15,14 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from benchmark.api import Prompt, Request, UserError
+from benchmark.api import CUSTOM, Prompt, Request, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.config.registry import load_metric
+from benchmark.data.prompts import ALL
 from benchmark.runs.plan import Grid
 from benchmark.runs.repair import forget, rebuilt_plan, told, whole_jobs, whole_priors, whole_scores
 from benchmark.runs.score import unscored
@@ -232,7 +234,7 @@ def _joined(job: Job, record: JobRecord | None, order: tuple[Prompt, ...]) -> Jo
         job,
         prompts=(
             *(p for p in order if p in prompts),
-            *(p for p in there.prompts if p not in order),
+            *sorted(prompts - {*order}, key=attrgetter("template")),  # custom ones, or old ones
         ),
         images_per_prompt=max(job.images_per_prompt, there.images_per_prompt),
         prior_prompt_images=max(job.prior_prompt_images, there.prior_prompt_images),
@@ -310,8 +312,10 @@ def joined_suite(grid: Grid, jobs: Sequence[Job], existing: Existing) -> str:
     for key in ("images_per_prompt", "prior_prompt_images"):
         evaluation[key] = max(getattr(job, key) for job in (*there, *jobs))
     templates = _templates((*there, *jobs))
-    if before.get("evaluation", {}).get("prompts") == []:
-        evaluation["prompts"] = []
+    said = [evaluation["prompts"], before.get("evaluation", {}).get("prompts")]
+    if any(prompts == [] or ALL in (prompts or ()) for prompts in said):
+        own = {p.template for job in (*there, *jobs) for p in job.prompts if p.kind == CUSTOM}
+        evaluation["prompts"] = [ALL, *sorted(own)] if own else []
     elif evaluation["prompts"] and templates > _templates(grid.jobs):
         evaluation["prompts"] = sorted(templates)
     return tomli_w.dumps(suite)

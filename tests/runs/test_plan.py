@@ -197,8 +197,13 @@ def test_prompts_are_chosen_by_kind_number_and_template(
         ({"methods": []}, "no method chosen; known: all, paints, checkpoint, custom-diffusion"),
         ({"methods": ["tests.toy:NONE"]}, "module 'tests.toy' has no 'NONE'"),
         ({"subjects": ["cat"]}, "unknown subject 'cat'; known: dog-red, dog-blue, vase-green"),
-        ({"prompts": ["4"]}, "unknown prompt '4'; known: recontextualization, .*; 1 to 3; a {} "),
-        ({"prompts": ["a {} in space"]}, "unknown prompt 'a {} in space'; known: .*a red {}"),
+        ({"prompts": ["4"]}, "'4'; known: all, recontextualization, accessory, property, 1 to 3"),
+        (
+            {"prompts": ["acessory"]},
+            r"'acessory' \(did you mean 'accessory'\?\); known: .* of your",
+        ),
+        ({"prompts": ["a {} in {}"]}, "prompt 'a {} in {}' needs {} once"),
+        ({"prompts": ["A {}  in the snow!"]}, "are alike: their images would share a name"),
         ({"prompts": ["accessory"], "subjects": ["vase-green"]}, "prompts accessory: not meant"),
     ],
 )
