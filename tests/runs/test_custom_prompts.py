@@ -75,7 +75,7 @@ def test_they_stand_in_record_scores_and_report(suite: Suite, tmp_path: Path) ->
     with (run / "scores.csv").open() as file:
         kinds = {(row["prompt"], row["prompt_kind"]) for row in csv.DictReader(file)}
     assert {(MOON, CUSTOM), (RAIN, CUSTOM)} <= kinds
-    report = (run / "report.md").read_text("utf-8")
+    report = (run / "report.md").read_text("utf-8").replace("\\", "")
     assert f"**Custom prompts** (2 of 3): {MOON}; {RAIN}" in report
     assert "| custom " in report[report.index("## By prompt group") :]
 
