@@ -76,7 +76,7 @@ class BackbonePart(Table):
     identifier: Text | None = Field(default=None, pattern=r"^\S(.*\S)?$")
     precision: Precision | None = None
     #: Height and width of what is learned and drawn, in pixels; without it, the model's own.
-    resolution: int | None = Field(default=None, gt=0, multiple_of=8)
+    resolution: int | None = Field(default=None, gt=0)
 
 
 class BackboneChoice(BackbonePart):

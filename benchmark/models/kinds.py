@@ -17,7 +17,7 @@ from benchmark.models import identity
 from benchmark.models.configuration import check_configuration, scheduler_configurations
 from benchmark.models.diffusers_layout import configuration_file
 from benchmark.models.families import Family, families, family_of, read_configuration
-from benchmark.models.resolution import check_cascade_size, drawn_size
+from benchmark.models.resolution import check_cascade_size, check_step, drawn_size
 from benchmark.models.sampling import check_sampler
 from benchmark.models.single_file_header import describe, scheduler_of
 
@@ -81,10 +81,12 @@ class Diffusers:
     def check_resolution(self, model: str, resolution: int | None) -> None:
         """Raise UserError if `model` draws no images of so many pixels; None: of its own size.
 
-        A single file, and a pinned model that is not here, are of their families' sizes.
+        Of a single file, and of a pinned model that is not here, the least that all families ask
+        for is asked.
         """
         place = identity.locate_here(model)
         if not isinstance(place, Path):
+            check_step(resolution)
             return
         family = family_of(place)
         last = family.denoisers[-1]
