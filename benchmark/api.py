@@ -464,7 +464,8 @@ class BackboneKind(Protocol):
     # `check_adapter(model, shapes)`, for an adapter whose weights have these shapes and do not fit.
     # So these are refused before anything trains. And `known_words(model) -> KnownWords | None`, in
     # which class nouns are looked up, and prompts if they are all it knows; None where it is not
-    # here. And `gradient_checkpointing(model) -> bool`, whether a training of `model` on a GPU
+    # here. And `downloads(model)`, what `fetch` would bring: benchmark.models.downloads.Download's.
+    # And `gradient_checkpointing(model) -> bool`, whether a training of `model` on a GPU
     # had better compute activations twice than keep them: then `load` takes
     # `gradient_checkpointing: bool = False`, which changes no number but the last digits. And
     # `hollow(model, ...)`, as `load` without `device`: the model on the CPU by its configurations

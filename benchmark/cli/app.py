@@ -14,7 +14,8 @@ import typer
 
 from benchmark.api import UserError
 from benchmark.cli.checkpoints_command import checkpoints
-from benchmark.cli.data_commands import fetch, list_, manifest
+from benchmark.cli.data_commands import list_, manifest
+from benchmark.cli.fetch_command import fetch
 from benchmark.cli.grid_commands import curve, overhead, run, sweep
 from benchmark.cli.init_command import init
 from benchmark.cli.model_commands import calibrate, draw_subjects, identifier, pretrain, speed

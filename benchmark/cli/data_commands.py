@@ -95,35 +95,6 @@ def list_(
         print(f"{name:<{width}}  {description}")
 
 
-def fetch(
-    dataset: Annotated[str, typer.Argument(help="A dataset whose photographs lie elsewhere.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Else your cache folder, where runs look.")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Check the copy at DIR and download nothing."),
-    ] = None,
-) -> None:
-    """Bring a dataset's photographs here, and check every one of them.
-
-    Only what is missing or altered is downloaded, so it may be interrupted and run again.
-
-    Examples:
-
-      python -m benchmark fetch dreambench
-
-      python -m benchmark fetch dreambench --data my-copy
-    """
-    from benchmark.data.download import check_copy, fetch_images
-
-    if out and data:
-        raise UserError("--out says where to download to, --data what to check: give one of them")
-    found = check_copy(dataset, data) if data else fetch_images(dataset, out)
-    images = sum(len(subject.images) for subject in found.subjects)
-    print(f"{len(found.subjects)} subjects, {images} images, each as it should be: {found.root}")
-
-
 def manifest(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="Your own subjects, with a subjects.toml.")

@@ -35,7 +35,7 @@ from benchmark.data.manifest import (
 )
 from benchmark.data.masks import mask_paths, unusable_masks
 from benchmark.data.prompts import read_prompts
-from benchmark.store.files import expanded
+from benchmark.store.files import expanded, short
 from benchmark.store.names import composed, folder_name, located, unknown
 
 _PROMPTS_OF = "dreambench"  #: whose prompts serve a dataset without any
@@ -235,7 +235,8 @@ def _problems(dataset: Dataset, subject: Subject) -> list[str]:
         try:
             if (found := file_sha256(path)) != dataset.hashes[path]:
                 problems.append(
-                    f"{path} has SHA-256 {found}, but the manifest says {dataset.hashes[path]}"
+                    f"{path} has SHA-256 {short(found)}, but the manifest says "
+                    f"{short(dataset.hashes[path])}"
                 )
         except UserError as error:
             problems.append(str(error))

@@ -18,8 +18,10 @@ from benchmark.models.diffusers_layout import (
     identifying_files,
     index_settings,
 )
+from benchmark.models.downloads import HubFiles
 from benchmark.models.header import read_header
 from benchmark.models.hub import CASCADES, NAMED, HubCascade, HubModel, hub_model, is_here, snapshot
+from benchmark.models.hub import downloads as hub_downloads
 from benchmark.store.files import expanded, file_digest, resolved
 
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
@@ -111,6 +113,12 @@ def locate_here(model: str) -> Path | SingleFile | None:
     """As `locate`, but None for a pinned model of the hub that is not in its cache yet."""
     hub = None if model in SHIPPED else _on_hub(model)
     return None if hub is not None and hub.commit and not is_here(hub) else locate(model)
+
+
+def downloads(model: str) -> tuple[HubFiles, ...]:
+    """What of `model` is on the hub and not on this machine. Raises UserError."""
+    hub = None if model in SHIPPED else _on_hub(model)
+    return () if hub is None else hub_downloads(hub)
 
 
 def fetch(model: str) -> None:

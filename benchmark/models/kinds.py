@@ -16,6 +16,7 @@ from benchmark.api import Backbone, KnownWords, Sampler, UserError
 from benchmark.models import identity
 from benchmark.models.configuration import check_configuration, scheduler_configurations
 from benchmark.models.diffusers_layout import configuration_file
+from benchmark.models.downloads import HubFiles
 from benchmark.models.families import Family, families, family_of, read_configuration
 from benchmark.models.resolution import check_cascade_size, check_step, drawn_size
 from benchmark.models.sampling import check_sampler
@@ -47,6 +48,10 @@ class Diffusers:
         if model != "pocket":  # ours, which the tests look through
             check_whole(model)
         check_weights(model)
+
+    def downloads(self, model: str) -> tuple[HubFiles, ...]:
+        """What `fetch` would bring. Raises UserError."""
+        return identity.downloads(model)
 
     def memory(self, model: str) -> int:
         """Bytes of main memory that a process takes, about, to train `model` on a CPU."""
