@@ -208,9 +208,10 @@ class Suite(Table):
         if SUBJECT_IMAGES not in given:
             return settings
         count = given[SUBJECT_IMAGES]
-        if method.draws == "references":
+        if method.draws == "references" or method.role == "lower bound":
             raise UserError(
-                f"method '{name}' learns from no images: it has no setting '{SUBJECT_IMAGES}'"
+                f"method '{name}' learns from no images: it has no setting '{SUBJECT_IMAGES}'; it "
+                f"has: {', '.join(settings) or 'none'}"
             )
         if type(count) is not int or count < 1:
             raise UserError(

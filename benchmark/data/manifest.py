@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from benchmark.api import UserError
 from benchmark.data.masks import holds_masks
 from benchmark.store.files import expanded, is_visible, read_bytes, toml_of, visible_files
-from benchmark.store.names import composed, has_controls, located, plain_text, unknown
+from benchmark.store.names import composed, has_controls, located, meant, plain_text, unknown
+from benchmark.store.wording import in_plain_words
 
 MANIFEST, OWN, PROMPTS = "manifest.toml", "subjects.toml", "prompts.toml"
 BESIDE = "."  #: the folder of a subject whose images lie beside these files
@@ -128,12 +130,29 @@ def check_toml(content: dict[str, Any], table: type[_TableType], source: Path | 
     try:
         return table.model_validate(content)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')} "
-            f"(it is {e['input']!r:.60})"
-            for e in error.errors()
-        ]
+        problems = [_problem(table, found) for found in error.errors()]
         raise UserError(f"{source}: {'; '.join(problems)}") from error
+
+
+def _problem(table: type[BaseModel], error: Any) -> str:
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    if error["type"] == "extra_forbidden":
+        return f"{key} is unknown{meant(str(error['loc'][-1]), _keys_at(table, error['loc'][:-1]))}"
+    return f"{key}: {in_plain_words(error['msg'])} (it is {error['input']!r:.60})"
+
+
+def _keys_at(table: Any, place: Sequence[Any]) -> list[str]:
+    """The keys that the table at `place` within a `table` may have."""
+    for part in place:
+        fields = getattr(table, "model_fields", {})
+        kinds = [fields[part].annotation] if part in fields else list(get_args(table))
+        # Of `X | None`, `dict[str, X]` and `list[X]`, what is a table.
+        table = next((kind for kind in kinds[::-1] if kind is not type(None)), None)
+        while get_origin(table) in (Union, UnionType, Annotated):
+            table = get_args(table)[0]
+    return list(getattr(table, "model_fields", {}))
 
 
 def toml_names(folder: Path) -> list[str]:

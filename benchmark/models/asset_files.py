@@ -24,6 +24,8 @@ from benchmark.data.manifest import Table
 from benchmark.models.diffusers_layout import SUFFIXES
 from benchmark.models.downloads import Download, HubFiles
 from benchmark.store.files import expanded, file_digest, short
+from benchmark.store.names import meant
+from benchmark.store.wording import in_plain_words
 
 SHIPPED = Path(__file__).parent.parent / "pocket" / "weights"
 
@@ -84,9 +86,11 @@ def checked_table(where: str, table: Mapping[str, Any], model: type[_Table]) -> 
             if found["type"] == "missing":
                 problems.append(f"{key} is missing")
             elif found["type"] == "extra_forbidden":
-                problems.append(f"{key} is unknown; the keys are {', '.join(model.model_fields)}")
+                close = meant(str(found["loc"][-1]), model.model_fields)
+                keys = ", ".join(model.model_fields)
+                problems.append(f"{key} is unknown{close}; the keys are {keys}")
             else:
-                problems.append(f"{key}: {found['msg'].removeprefix('Value error, ')}")
+                problems.append(f"{key}: {in_plain_words(found['msg'])}")
         raise UserError("; ".join(problems)) from error
 
 

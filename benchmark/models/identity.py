@@ -23,6 +23,7 @@ from benchmark.models.header import read_header
 from benchmark.models.hub import CASCADES, NAMED, HubCascade, HubModel, hub_model, is_here, snapshot
 from benchmark.models.hub import downloads as hub_downloads
 from benchmark.store.files import expanded, file_digest, resolved
+from benchmark.store.names import meant
 
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
 #: What comes with the package -> its folder there.
@@ -60,7 +61,8 @@ def locate(model: str) -> Path | SingleFile:
     path = expanded(model)
     if not path.is_dir():
         raise UserError(
-            f"unknown model '{model}': no such directory; known: {', '.join(known_names())}, a "
+            f"unknown model '{model}'{meant(model, known_names())}: no such directory; known: "
+            f"{', '.join(known_names())}, a "
             "directory in diffusers' layout, owner/name on the Hugging Face hub, FILE.safetensors"
         )
     try:

@@ -16,7 +16,7 @@ from benchmark.config.tables import fits
 from benchmark.data.dataset import Dataset
 from benchmark.data.prompts import ALL as ALL_PROMPTS
 from benchmark.data.prompts import PLACE, check_apart, custom_prompt
-from benchmark.store.names import checked_name, composed, meant
+from benchmark.store.names import checked_name, composed, meant, unknown
 
 ALL = "all"  #: the suite's group of this name; else every installed method
 
@@ -33,10 +33,8 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
     for name in [*suite.methods, *elsewhere]:
         base, _ = variant(name)
         if base not in installed and ":" not in name:
-            raise UserError(
-                f"suite '{suite.name}' has settings for an unknown method '{name}'; "
-                f"known: {', '.join(installed)}"
-            )
+            said = unknown("method", name, installed)
+            raise UserError(f"suite '{suite.name}' has settings for an {said}")
     names = [checked_name("method", name) for name in names]
     groups = {ALL: ["*"]} | suite.groups
     if not names:
@@ -45,6 +43,10 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
     for name in _spelled_out(names, groups):
         found += _fitting(name, installed) if "*" in name and "[" not in name else [name]
     found = list(dict.fromkeys(found))
+    for name in found:
+        if (base := variant(name)[0]) not in installed and ":" not in base:
+            said = unknown("method", base, [*installed, *groups])
+            raise UserError(f"{said}; or give one of your own as module:ATTRIBUTE")
     _check_spellings(found)
     return found
 
@@ -72,7 +74,10 @@ def _fitting(pattern: str, installed: Sequence[str]) -> list[str]:
     fitting = [name for name in installed if fits(name, pattern)]
     fitting = [name for name in fitting if CHECKPOINT not in load_method(name).needs]
     if not fitting:
-        raise UserError(f"no method fits '{pattern}'; known: {', '.join(installed)}")
+        raise UserError(
+            f"no method fits '{pattern}'{meant(pattern.replace('*', ''), installed)}; known: "
+            f"{', '.join(installed)}"
+        )
     return fitting
 
 

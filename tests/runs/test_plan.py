@@ -265,7 +265,8 @@ def changed(suite: Suite, **tables: dict[str, object]) -> Suite:
             ["tests.toy:PAINT[subject_images=3]"],
             "asks for 3 images of subject 'dog-red', which has 2: ask for fewer",
         ),
-        ({}, ["untuned[subject_images=0]"], "is 0: it should be a whole number from 1"),
+        ({}, ["untuned[subject_images=1]"], "learns from no images: .*; it has: none"),
+        ({}, ["tests.toy:PAINT[subject_images=0]"], "is 0: it should be a whole number from 1"),
         (
             {},
             ["real-images[subject_images=1]"],
