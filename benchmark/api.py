@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 # What is asked for
 # ---------------------------------------------------------------------------------------------
 
-#: Prompt kinds of DreamBench (paper, section 4.1), and the two that are no evaluation prompts:
-#: `prior` is the prior prompt "a [class noun]" (paper, section 4.3), `real` marks a real image.
-PROMPT_KINDS = ("recontextualization", "accessory", "property")
+#: Prompt kinds: DreamBench's (paper, section 4.1), and `custom`, of somebody's own prompts. And the
+#: two that are no evaluation prompts: `prior` is the prior prompt "a [class noun]" (paper, section
+#: 4.3), `real` marks a real image.
+CUSTOM = "custom"
+PROMPT_KINDS = ("recontextualization", "accessory", "property", CUSTOM)
 PRIOR, REAL = "prior", "real"
 
 #: The setting that every method accepts: it is trained on the subject's first so many images
@@ -409,6 +411,14 @@ class Backbone(Protocol):
     # drawn again with guidance, too. Raises UserError for a sampler that cannot be inverted.
 
 
+@dataclass(frozen=True)
+class KnownWords:
+    """The words that a model reads whole."""
+
+    words: frozenset[str]  #: in lower case
+    closed: bool  #: it was taught these alone, and any other means nothing to it
+
+
 class BackboneKind(Protocol):
     """What is known of a family of models before one is loaded.
 
@@ -453,13 +463,16 @@ class BackboneKind(Protocol):
     # `check_texts(model, texts)`, for a text that it cannot read to its end, and
     # `check_words(model, words)`, for a word that it cannot learn. And of an IMAGE_PROMPT,
     # `check_adapter(model, shapes)`, for an adapter whose weights have these shapes and do not fit.
-    # So these are refused before anything trains. And `gradient_checkpointing(model) -> bool`,
-    # whether a training of `model` on a GPU had better compute activations twice than keep them:
-    # then `load` takes `gradient_checkpointing: bool = False`, which changes no number but the last
-    # digits. And `hollow(model, ...)`, as `load` without `device`: the model on the CPU by its
-    # configurations alone, for estimates of GPU memory. It is called where all tensors are without
-    # numbers, or with `modules_on="meta"`, the device of the modules, for methods that have
-    # `check_backbone`.
+    # So these are refused before anything trains. And `known_words(model) -> KnownWords | None`, in
+    # which class nouns are looked up, and prompts if they are all it knows; None where it is not
+    # here. And `downloads(model)`, what `fetch` would bring:
+    # `benchmark.models.files.downloads.Download`s.
+    # And `gradient_checkpointing(model) -> bool`, whether a training of `model` on a GPU
+    # had better compute activations twice than keep them: then `load` takes
+    # `gradient_checkpointing: bool = False`, which changes no number but the last digits. And
+    # `hollow(model, ...)`, as `load` without `device`: the model on the CPU by its configurations
+    # alone, for estimates of GPU memory. It is called where all tensors are without numbers, or
+    # with `modules_on="meta"`, the device of the modules, for methods that have `check_backbone`.
 
     def load(
         self,

@@ -42,6 +42,7 @@ from benchmark.runs.shared import (
     at_work,
 )
 from benchmark.runs.texts import check_captions, check_prompts
+from benchmark.runs.vocabulary import check_vocabulary
 from benchmark.runs.workers import execute, keep_error
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import REPORT, SUITE, RunDirectory
@@ -70,6 +71,9 @@ def run_grid(
     """
     ready = Ready.of(grid, path, keep_weights)
     memory = None if dry_run else _fetch(grid, ready.left)
+    jobs_left = [work.task for work in ready.left if isinstance(work.task, Job)]
+    for odd in check_vocabulary(grid.suite, jobs_left):
+        print(f"warning: {odd}", file=sys.stderr)
     venue = resources.cluster or ThisMachine(resources.slots(len(ready.left), memory=memory))
     forecast = ready.forecast
     outlook = Outlook(ready.jobs, ready.left, path, forecast.seconds, forecast.measured)

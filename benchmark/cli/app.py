@@ -15,8 +15,10 @@ import typer
 from benchmark.api import UserError
 from benchmark.cli.checkpoints_command import checkpoints
 from benchmark.cli.compare_command import compare
-from benchmark.cli.data_commands import fetch, list_, manifest
+from benchmark.cli.data_commands import list_, manifest
+from benchmark.cli.fetch_command import fetch
 from benchmark.cli.grid_commands import curve, overhead, run, sweep
+from benchmark.cli.init_command import init
 from benchmark.cli.model_commands import calibrate, draw_subjects, identifier, pretrain, speed
 from benchmark.cli.publish_commands import leaderboard, publish, verify
 from benchmark.cli.report_commands import check, report
@@ -41,6 +43,7 @@ app = typer.Typer(
 _COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "list": list_,
+    "init": init,
     "score": score,
     "fetch": fetch,
     "manifest": manifest,

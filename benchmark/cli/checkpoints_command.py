@@ -13,10 +13,11 @@ import typer
 
 from benchmark.api import UserError
 from benchmark.cli.options import (
+    PromptsOption,
     SuiteOptions,
     WorkerOptions,
     bundled,
-    items,
+    prompt_choices,
     seed_numbers,
 )
 
@@ -54,14 +55,7 @@ class DrawnOptions:
             help="All that stands for the subject in prompts: 'sks dog', 'ohwx', '<cat-toy>'.",
         ),
     ] = None
-    prompts: Annotated[
-        str,
-        typer.Option(
-            metavar="PROMPT[,...]",
-            help="Kinds, numbers from 1 in the subject's list, or templates ('a {} in the snow'); "
-            "else all.",
-        ),
-    ] = ""
+    prompts: PromptsOption = None
     images_per_prompt: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Else the suite's.")
     ] = None
@@ -78,7 +72,7 @@ class DrawnOptions:
             suite,
             methods,
             subjects=[subject_of(suite, self.subject)],
-            prompts=items(self.prompts),
+            prompts=prompt_choices(self.prompts),
             seeds=seed_numbers(self.seed),
             images_per_prompt=self.images_per_prompt,
             controls=suite.controls,

@@ -18,7 +18,7 @@ from benchmark.cli.options import DataOption, SuiteOption
 from benchmark.config import registry as plugins
 from benchmark.config.protocol import load_protocol, protocol_names
 from benchmark.config.suite import load_suite, suite_names
-from benchmark.data.dataset import choose_subjects, describe, verify
+from benchmark.data.dataset import Dataset, choose_subjects, describe, verify
 
 
 class Kind(StrEnum):
@@ -26,6 +26,7 @@ class Kind(StrEnum):
 
     METHODS = "methods"
     SUBJECTS = "subjects"
+    PROMPTS = "prompts"
     SUITES = "suites"
     METRICS = "metrics"
     PROTOCOLS = "protocols"
@@ -50,6 +51,7 @@ def list_(
     Backbones, encoders and assets (what methods use beside the backbone) are kinds of them, as a
     suite or a protocol names one by `kind`. The families are those of the kind that is built in.
 
+    Prompts are those of the suite's dataset, by their numbers.
     Subjects are those that the suite runs; others that --subjects takes are named on stderr.
     After the methods come the suite's groups of them. With --data every image is checked, and the
     sizes of the smallest and the largest are shown.
@@ -81,6 +83,8 @@ def list_(
             rows = {s.name: describe(s, sizes=data is not None) for s in chosen}
             if others := [s.name for s in dataset.subjects if s not in chosen]:
                 print(f"--subjects also takes: {', '.join(others)}", file=sys.stderr)
+        case Kind.PROMPTS:
+            rows = _prompts(load_suite(suite).with_images(data).data.load())
         case _:
             rows = {name: _description(kind, name) for name in plugins.available(kind)}
     if kind is Kind.METHODS:
@@ -89,35 +93,6 @@ def list_(
     width = max(map(len, rows), default=0)
     for name, description in rows.items():
         print(f"{name:<{width}}  {description}")
-
-
-def fetch(
-    dataset: Annotated[str, typer.Argument(help="A dataset whose photographs lie elsewhere.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Else your cache folder, where runs look.")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Check the copy at DIR and download nothing."),
-    ] = None,
-) -> None:
-    """Bring a dataset's photographs here, and check every one of them.
-
-    Only what is missing or altered is downloaded, so it may be interrupted and run again.
-
-    Examples:
-
-      python -m benchmark fetch dreambench
-
-      python -m benchmark fetch dreambench --data my-copy
-    """
-    from benchmark.data.download import check_copy, fetch_images
-
-    if out and data:
-        raise UserError("--out says where to download to, --data what to check: give one of them")
-    found = check_copy(dataset, data) if data else fetch_images(dataset, out)
-    images = sum(len(subject.images) for subject in found.subjects)
-    print(f"{len(found.subjects)} subjects, {images} images, each as it should be: {found.root}")
 
 
 def manifest(
@@ -141,6 +116,17 @@ def manifest(
     from benchmark.data.download import write_manifest
 
     print(write_manifest(directory, out, name=name or None, source=source or None))
+
+
+def _prompts(dataset: Dataset) -> dict[str, str]:
+    """Number -> the prompts that it chooses, for a living subject and for an object."""
+    lists = {"live": dataset.prompts_live, "object": dataset.prompts_object}
+    rows: dict[str, list[str]] = {}
+    for whose, prompts in lists.items():
+        for number, prompt in enumerate(prompts, 1):
+            text = f"{whose}: {prompt.template} ({prompt.kind})"
+            rows.setdefault(str(number), []).append(text)
+    return {number: "; ".join(texts) for number, texts in rows.items()}
 
 
 def _by_family() -> str:

@@ -22,6 +22,7 @@ import typer
 from benchmark.api import UserError
 from benchmark.config.registry import separated
 from benchmark.config.suite import Precision, Suite, load_suite
+from benchmark.data.prompts import choices_in
 from benchmark.models.files.identity import known_names
 
 if TYPE_CHECKING:
@@ -64,6 +65,14 @@ EncodersOption = Annotated[
         metavar="DIR", help="Where the protocol's encoders lie, a folder each; else the caches."
     ),
 ]
+PromptsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PROMPT[,...]",
+        help="Of `list prompts`: kinds, numbers, or all; or your own, such as 'a {} on the moon', "
+        "where {} is the subject. May be given more than once; else all.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -94,14 +103,7 @@ class SelectionOptions:
             help="Names from `list subjects`; else the suite's.",
         ),
     ] = ""
-    prompts: Annotated[
-        str,
-        typer.Option(
-            metavar="PROMPT[,...]",
-            help="Kinds (recontextualization, accessory, property), numbers from 1 in the "
-            "subject's list, or templates ('a {} in the snow'); else all.",
-        ),
-    ] = ""
+    prompts: PromptsOption = None
     seed: Annotated[
         str, typer.Option(metavar="N[,...]", help="Seeds of the runs; else the suite's.")
     ] = ""
@@ -117,7 +119,7 @@ class SelectionOptions:
             suite,
             methods,
             subjects=items(self.subjects),
-            prompts=items(self.prompts),
+            prompts=prompt_choices(self.prompts),
             seeds=seed_numbers(self.seed),
             images_per_prompt=self.images_per_prompt,
             controls=suite.controls if controls else (),
@@ -307,6 +309,11 @@ def bundled(command: Callable[..., None]) -> Callable[..., None]:
 def items(text: str) -> list[str]:
     """What commas separate, without blanks; a comma in `name[key=value,key={a=1,b=2}]` does not."""
     return [item for item in (part.strip() for part in separated(text)) if item]
+
+
+def prompt_choices(given: list[str] | None) -> list[str]:
+    """What all `--prompts` say."""
+    return [choice for text in given or () for choice in choices_in(text)]
 
 
 def seed_numbers(text: str) -> list[int]:

@@ -17,10 +17,12 @@ from benchmark.api import UserError
 from benchmark.cli.options import (
     DataOption,
     EncodersOption,
+    PromptsOption,
     ProtocolOption,
     SuiteOption,
     bundled,
     items,
+    prompt_choices,
 )
 from benchmark.config.suite import load_suite
 from benchmark.store.directory import PLAN, SUITE
@@ -39,6 +41,7 @@ class OutsideOptions:
         Path | None,
         typer.Option(metavar="DIR", help="Of IMAGES; else runs/<name of IMAGES>-<hash>."),
     ] = None
+    prompts: PromptsOption = None
     skip_unmatched: Annotated[
         bool, typer.Option("--skip-unmatched", help="Leave out the IMAGES that fit nothing.")
     ] = False
@@ -72,9 +75,10 @@ def score(
     """Score images that exist, and report them: nothing is trained or sampled.
 
     A RUN is scored again, under another protocol or by more metrics; earlier scores stay. IMAGES of
-    any other tool are scored beside the real images. A prompt is written as its text (`a dog in the
-    snow`), its template (`a {} in the snow`) or a file's name (`a-subject-in-the-snow`); `prior` is
-    the prior prompt. Files that fit nothing are listed, and nothing is scored.
+    any other tool are scored beside the real images. A prompt is written as its number in `list
+    prompts`, its text (`a dog in the snow`), its template (`a {} in the snow`) or a file's name
+    (`a-subject-in-the-snow`); `prior` is the prior prompt. Any other template is your own prompt.
+    Files that fit nothing are listed, and nothing is scored.
 
     Examples:
 
@@ -83,10 +87,10 @@ def score(
       python -m benchmark score my-images --suite pocket --method my-tool
     """
     if (images / PLAN).is_file() or ((images / SUITE).is_file() and (images / "jobs").is_dir()):
-        if outside.method or outside.out or outside.skip_unmatched:
+        if outside.method or outside.out or outside.prompts or outside.skip_unmatched:
             raise UserError(
-                f"{images} is a run directory, which is scored where it lies: --method, --out and "
-                "--skip-unmatched are for images of other tools"
+                f"{images} is a run directory, which is scored where it lies: --method, --out, "
+                "--prompts and --skip-unmatched are for images of other tools"
             )
         from benchmark.grid import score_run
 
@@ -102,7 +106,16 @@ def score(
     from benchmark.studies.outside_images import collect, score_images
 
     chosen = load_suite(outside.suite).with_images(data).under(protocol, encoders=encoders)
-    work = collect(images, chosen, method=outside.method, metrics=items(metrics))
+    work = collect(
+        images,
+        chosen,
+        method=outside.method,
+        metrics=items(metrics),
+        prompts=prompt_choices(outside.prompts),
+    )
+    if work.left_out:
+        names = ", ".join(dict.fromkeys(path.name for path in work.left_out))
+        print(f"left out: {len(work.left_out)} hidden or system files: {names:.200}")
     for line in work.unmatched:
         print(f"unmatched: {line}", file=sys.stderr)
     if work.unmatched and not outside.skip_unmatched:

@@ -39,7 +39,8 @@ from benchmark.api import (
     UserError,
 )
 from benchmark.store.files import toml_of
-from benchmark.store.names import checked_name
+from benchmark.store.names import checked_name, meant, unknown
+from benchmark.store.wording import in_plain_words
 
 _OURS = "dreambooth-benchmark"  #: the distribution whose plugins are ours
 _LIMIT = 2**63  #: of whole numbers, as in TOML
@@ -104,8 +105,7 @@ def load(group: str, name: str) -> Any:
     if ":" in name:
         return _load_attribute(group, name)
     raise UserError(
-        f"unknown {group[:-1]} '{name}'; known: {', '.join(points)}; "
-        f"or give one of your own as module:ATTRIBUTE"
+        f"{unknown(group[:-1], name, points)}; or give one of your own as module:ATTRIBUTE"
     )
 
 
@@ -273,7 +273,8 @@ def configure(name: str, method: Method, settings: dict[str, Any]) -> Method:
             raise UserError(f"setting '{key}' of method '{name}' is {value}: it should be finite")
         if key not in known:
             raise UserError(
-                f"method '{name}' has no setting '{key}'; it has: {', '.join(known) or 'none'}"
+                f"method '{name}' has no setting '{key}'{meant(key, known)}; it has: "
+                f"{', '.join(known) or 'none'}"
             )
         _check_setting(name, key, value)
     try:
@@ -289,11 +290,7 @@ def configure(name: str, method: Method, settings: dict[str, Any]) -> Method:
 
 
 def _problem(name: str, error: Any) -> str:
-    wanted = error["msg"].replace("Input should be", "it should be").removeprefix("Value error, ")
-    wanted = wanted.replace("String should", "it should").replace("List should", "it should")
-    wanted = wanted.replace("be an object", "be a table, as {key=value}")
-    wanted = wanted.replace("greater than or equal to", "at least")
-    wanted = wanted.replace("less than or equal to", "at most")
+    wanted = in_plain_words(error["msg"])
     if not error["loc"]:
         return f"settings of method '{name}': {wanted}"
     return f"setting '{error['loc'][0]}' of method '{name}' is {error['input']!r}: {wanted}"

@@ -18,11 +18,12 @@ from benchmark.config.extends import over, read_extended
 from benchmark.config.protocol import Protocol, load_protocol
 from benchmark.config.registry import configure, load_kind, load_method, settings_of, variant
 from benchmark.config.tables import AblationTable, Objective
+from benchmark.data.copies import locate_images
 from benchmark.data.dataset import (
     Dataset,
     check_subjects,
+    dataset_names,
     load_dataset,
-    locate_images,
     subject_names,
 )
 from benchmark.data.manifest import Names, Table, Text, check_toml, known_file, toml_names
@@ -42,17 +43,21 @@ class DataChoice(Table):
 
     dataset: str
     folder: str | None = None  #: where its images lie, if not where the dataset says
+    prompts: str | None = None  #: the dataset whose prompts it has if it lacks its own
     split: Text | None = None
     subjects: Names = []  #: those that are run if none are named; empty: all of the split
 
     def load(self) -> Dataset:
         """The dataset, with all subjects of the split. Raises UserError."""
-        return load_dataset(self.dataset, split=self.split, folder=self.folder)
+        return load_dataset(
+            self.dataset, split=self.split, folder=self.folder, prompts_of=self.prompts
+        )
 
     def at(self, folder: Path | None) -> DataChoice:
         """What lies at `folder`: a copy of its images, or other subjects. None changes nothing.
 
-        The choice of subjects is dropped if they are others. Raises UserError.
+        The choice of subjects is dropped if they are others; where these have no prompts, those of
+        the dataset that ships stay. Raises UserError.
         """
         if folder is None:
             return self
@@ -60,6 +65,8 @@ class DataChoice(Table):
         update: dict[str, Any] = {"dataset": dataset, "folder": str(root)}
         if dataset != self.dataset:
             update["subjects"] = []
+            if self.dataset in dataset_names():
+                update["prompts"] = self.dataset
         return self.model_copy(update=update)
 
 
@@ -69,7 +76,7 @@ class BackbonePart(Table):
     identifier: Text | None = Field(default=None, pattern=r"^\S(.*\S)?$")
     precision: Precision | None = None
     #: Height and width of what is learned and drawn, in pixels; without it, the model's own.
-    resolution: int | None = Field(default=None, gt=0, multiple_of=8)
+    resolution: int | None = Field(default=None, gt=0)
 
 
 class BackboneChoice(BackbonePart):
@@ -118,7 +125,7 @@ class SamplerChoice(SamplerPart):
 class Evaluation(Table):
     """Which prompts, and how many images: for each, and for the prior prompt (PRES, PRIOR_DIV)."""
 
-    prompts: Names = []  #: kinds, templates or numbers from 1; empty: all of a subject's
+    prompts: Names = []  #: kinds, templates, numbers from 1, or all; empty: all of a subject's
     images_per_prompt: int = Field(ge=1, le=MOST_IMAGES)
     prior_prompt_images: int = Field(ge=0, le=MOST_IMAGES)
     seed: int = Field(default=0, ge=0, lt=SEEDS.stop)
@@ -202,9 +209,10 @@ class Suite(Table):
         if SUBJECT_IMAGES not in given:
             return settings
         count = given[SUBJECT_IMAGES]
-        if method.draws == "references":
+        if method.draws == "references" or method.role == "lower bound":
             raise UserError(
-                f"method '{name}' learns from no images: it has no setting '{SUBJECT_IMAGES}'"
+                f"method '{name}' learns from no images: it has no setting '{SUBJECT_IMAGES}'; it "
+                f"has: {', '.join(settings) or 'none'}"
             )
         if type(count) is not int or count < 1:
             raise UserError(

@@ -25,6 +25,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from benchmark.api import UserError
 from benchmark.config.registry import available
 from benchmark.data.manifest import Names, Table, read_toml
+from benchmark.store.wording import in_plain_words
 
 FILE = "tables.toml"
 
@@ -94,5 +95,5 @@ def declared_tables(suites: Iterable[dict[str, Any]]) -> list[AblationTable]:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise UserError(f"the suite's tables.{place}: {first['msg']}") from error
+        raise UserError(f"the suite's tables.{place}: {in_plain_words(first['msg'])}") from error
     return list({table.name: table for table in [*installed_tables(), *own]}.values())

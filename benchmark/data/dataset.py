@@ -18,33 +18,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmark.api import PROMPT_KINDS, Prompt, Subject, UserError, checked_template
+from benchmark.api import Prompt, Subject, UserError
 from benchmark.data.images import image_size, unusable
 from benchmark.data.manifest import (
     MANIFEST,
     OWN,
+    PROMPTS,
     Manifest,
     SubjectEntry,
-    Table,
-    Text,
     file_sha256,
     is_dataset,
+    lying_in,
     make_manifest,
     read_manifest,
-    read_toml,
     some,
-    unknown,
 )
-from benchmark.data.masks import holds_masks, mask_paths, unusable_masks
-from benchmark.store.files import expanded, visible_files
-from benchmark.store.names import composed, folder_name, located
+from benchmark.data.masks import mask_paths, unusable_masks
+from benchmark.data.prompts import read_prompts
+from benchmark.store.files import expanded, short
+from benchmark.store.names import composed, folder_name, located, unknown
 
 _PROMPTS_OF = "dreambench"  #: whose prompts serve a dataset without any
-
-
-class _Prompts(Table):
-    live: dict[str, list[Text]]
-    object: dict[str, list[Text]]
 
 
 @dataclass(frozen=True)
@@ -83,17 +77,22 @@ def dataset_directory(name_or_path: str) -> Path:
         if is_dataset(folder):
             return folder
     raise UserError(
-        f"unknown dataset '{name_or_path}'; known: {', '.join(dataset_names())}; "
-        f"or give a folder that holds a {MANIFEST} or a {OWN}"
+        f"{unknown('dataset', name_or_path, dataset_names())}; or give a folder that holds a "
+        f"{MANIFEST} or a {OWN}"
     )
 
 
 def load_dataset(
-    name_or_path: str, *, split: str | None = None, folder: str | None = None
+    name_or_path: str,
+    *,
+    split: str | None = None,
+    folder: str | None = None,
+    prompts_of: str | None = None,
 ) -> Dataset:
     """The dataset, or its subjects of one split; subjects without a split are in every one.
 
-    `folder`: where its images lie, if neither with the manifest nor where `fetch` puts them. Looks
+    `folder`: where its images lie, if neither with the manifest nor where `fetch` puts them.
+    `prompts_of`: the dataset whose prompts it has, if it lacks its own; else DreamBench. Looks
     at no image, except that those of a dataset without a manifest are hashed: `verify` does.
     Raises UserError.
     """
@@ -104,10 +103,10 @@ def load_dataset(
         root = Path(folder)
     else:
         root = fetched_directory(manifest.name) if manifest.source else definition
-    own_prompts = definition / "prompts.toml"
-    shared_prompts = datasets_directory() / _PROMPTS_OF / "prompts.toml"
-    prompts_file = own_prompts if own_prompts.is_file() else shared_prompts
-    prompts = read_toml(prompts_file, _Prompts)
+    prompts_file = definition / PROMPTS
+    if not prompts_file.is_file():
+        prompts_file = dataset_directory(prompts_of or _PROMPTS_OF) / PROMPTS
+    live, objects = read_prompts(prompts_file)
     paths = image_paths(root, entries)
     hashes = {
         path: expected
@@ -120,10 +119,19 @@ def load_dataset(
         root=root,
         source=manifest.source,
         subjects=tuple(_subject(name, entry, paths[name]) for name, entry in entries.items()),
-        prompts_live=_prompts(prompts_file, prompts.live),
-        prompts_object=_prompts(prompts_file, prompts.object),
+        prompts_live=live,
+        prompts_object=objects,
         hashes=hashes if pinned else {},
     )
+
+
+def shipped_nouns() -> dict[str, bool]:
+    """The class nouns of the datasets that ship, and whether each is of living things."""
+    return {
+        entry.class_noun: entry.live
+        for name in dataset_names()
+        for entry in read_manifest(dataset_directory(name)).subjects.values()
+    }
 
 
 def subject_names(name_or_path: str, *, split: str | None = None) -> list[str]:
@@ -153,36 +161,9 @@ def fetched_directory(name: str) -> Path:
     return Path(pooch.os_cache("dreambooth-benchmark")) / folder_name(name)
 
 
-def locate_images(folder: Path, preferred: str) -> tuple[str, Path]:
-    """What lies at `folder`: a dataset, by name or path, and the folder of its images.
-
-    A folder with a manifest or a subjects.toml is a dataset itself. Any other must be, or have in
-    its folder `dataset`, a copy of the images of `preferred` or one of ours. Raises UserError.
-    """
-    folder = expanded(folder).absolute()
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: give one that holds a folder for each subject")
-    if is_dataset(folder):
-        return str(folder), folder
-    found = {}
-    for name in dict.fromkeys([preferred, *dataset_names()]):
-        dataset = load_dataset(name)
-        images = [path.relative_to(dataset.root) for path in dataset.hashes]
-        for root in (folder, folder / "dataset"):
-            found[name, root] = sum((root / image).is_file() for image in images)
-    best = max(found, key=lambda place: found[place])
-    if not found[best]:
-        raise UserError(
-            f"{folder} holds no image of {' or '.join(dataset_names())}; to use subjects of your "
-            f"own, write {folder / OWN} with three lines for each folder of images, like "
-            '[my-dog] and class_noun = "dog" and live = true'
-        )
-    return best
-
-
 def image_paths(root: Path, entries: Mapping[str, SubjectEntry]) -> dict[str, tuple[Path, ...]]:
     """Where each subject's images lie, or would."""
-    folders = {name: located(root, name) for name in entries}
+    folders = {name: entry.place(root, name) for name, entry in entries.items()}
     return {
         name: tuple(located(folders[name], file) for file in entry.files)
         for name, entry in entries.items()
@@ -228,23 +209,6 @@ def _digest(hashes: Iterable[str]) -> str:
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def _prompts(path: Path, kinds: dict[str, list[str]]) -> tuple[Prompt, ...]:
-    found: dict[str, Prompt] = {}
-    for kind, templates in kinds.items():
-        if kind not in PROMPT_KINDS:
-            raise UserError(f"{path}: unknown kind '{kind}'; known: {', '.join(PROMPT_KINDS)}")
-        for template in templates:
-            try:
-                checked_template(template)
-            except ValueError as error:
-                raise UserError(f"{path}: prompt '{template}' {error}") from error
-            prompt = Prompt(template, kind)
-            other = found.setdefault(prompt.slug, prompt)
-            if other is not prompt:
-                raise UserError(f"{path}: prompts '{other.template}' and '{template}' are alike")
-    return tuple(found.values())
-
-
 def verify(dataset: Dataset, subjects: Sequence[Subject] | None = None) -> None:
     """Check the images of `subjects`, or of all: that they are there, whole, and no others.
 
@@ -252,7 +216,7 @@ def verify(dataset: Dataset, subjects: Sequence[Subject] | None = None) -> None:
     UserError naming what is not so, and the way out.
     """
     chosen = dataset.subjects if subjects is None else subjects
-    if dataset.source and not any(located(dataset.root, s.name).is_dir() for s in chosen):
+    if dataset.source and not any(s.images[0].parent.is_dir() for s in chosen):
         raise UserError(
             f"the images of '{dataset.name}' are not in {dataset.root}: `python -m benchmark fetch "
             f"{dataset.asked}` brings them there, `--data DIR` uses a copy that you have, and "
@@ -271,12 +235,13 @@ def _problems(dataset: Dataset, subject: Subject) -> list[str]:
         try:
             if (found := file_sha256(path)) != dataset.hashes[path]:
                 problems.append(
-                    f"{path} has SHA-256 {found}, but the manifest says {dataset.hashes[path]}"
+                    f"{path} has SHA-256 {short(found)}, but the manifest says "
+                    f"{short(dataset.hashes[path])}"
                 )
         except UserError as error:
             problems.append(str(error))
-    for path in visible_files(located(dataset.root, subject.name)):
-        if path not in subject.images and not holds_masks(path):
+    for path in lying_in(subject.images[0].parent, dataset.root):
+        if path not in subject.images:
             problems.append(f"{path} is not in the manifest")
     return problems + unusable_masks(subject)
 

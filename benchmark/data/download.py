@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from benchmark.api import UserError
-from benchmark.data.dataset import Dataset, image_paths, load_dataset, locate_images, verify
+from benchmark.data.copies import locate_images
+from benchmark.data.dataset import Dataset, image_paths, load_dataset, verify
 from benchmark.data.images import unusable
 from benchmark.data.manifest import MANIFEST, file_sha256, make_manifest, some
 from benchmark.store.files import expanded, visible_files, write_atomically, writing
@@ -53,7 +54,7 @@ def check_copy(name_or_path: str, folder: Path) -> Dataset:
         )
     dataset = load_dataset(name_or_path, folder=str(root))
     verify(dataset)
-    known = {subject.name for subject in dataset.subjects}
+    known = {composed(subject.images[0].parent.name) for subject in dataset.subjects}
     folders = [path for path in visible_files(root) if path.is_dir()]
     others = [str(path) for path in folders if composed(path.name) not in known]
     if others:

@@ -55,6 +55,12 @@ def image_size(path: Path) -> tuple[int, int]:
     return width, height
 
 
+def is_turned(path: Path) -> bool:
+    """Whether `read_image` turns the image at `path`, as its Exif says. Raises UserError."""
+    with _opened(path) as image, _decoding(path):
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+
+
 def is_transparent(path: Path) -> bool:
     """Whether a pixel of the image at `path` lets through what lies behind. Raises UserError."""
     with _opened(path) as image, _decoding(path):

@@ -6,6 +6,9 @@
                                                 live = true
     my-subjects/my-dog/garden.jpg ...
 
+`python -m benchmark init my-subjects` drafts that file. `folder = "other name"` in a table says
+where the images lie if not in a folder of the subject's name, and `folder = "."` beside the file.
+
 `python -m benchmark manifest my-subjects` makes a manifest of such a folder.
 """
 
@@ -13,19 +16,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from benchmark.api import UserError
 from benchmark.data.masks import holds_masks
 from benchmark.store.files import expanded, is_visible, read_bytes, toml_of, visible_files
-from benchmark.store.names import composed, has_controls, located, plain_text
+from benchmark.store.names import composed, has_controls, located, meant, plain_text, unknown
+from benchmark.store.wording import in_plain_words
 
-MANIFEST, OWN = "manifest.toml", "subjects.toml"
+MANIFEST, OWN, PROMPTS = "manifest.toml", "subjects.toml", "prompts.toml"
+BESIDE = "."  #: the folder of a subject whose images lie beside these files
 _NAMED_AT_MOST = 5  # problems in one message
 _LONGEST = 255  # bytes of a file's name, on any file system
 _LETTERS = "take letters, digits, -, _, ."
@@ -46,7 +51,8 @@ def once(names: list[str]) -> list[str]:
     return names
 
 
-def _class_noun(noun: str) -> str:
+def bare_noun(noun: str) -> str:
+    """`noun`, as prompts take it. Raises ValueError if it begins with an article."""
     first, _, rest = noun.partition(" ")
     if first.lower() in _DETERMINERS and rest:
         raise ValueError(f"prompts have the article: did you mean '{rest.strip()}'?")
@@ -75,9 +81,15 @@ _TableType = TypeVar("_TableType", bound=BaseModel)
 
 class _Described(Table):
     #: Without an article: prompts have it, `a {} in the snow`.
-    class_noun: Annotated[Text, AfterValidator(_class_noun)] = Field(pattern=r"^\S(.*\S)?$")
+    class_noun: Annotated[Text, AfterValidator(bare_noun)] = Field(pattern=r"^\S(.*\S)?$")
     live: bool
     split: Text | None = None
+    #: Where the images lie, seen from the file: "." is beside it. Else in a folder of its name.
+    folder: Text | None = None
+
+    def place(self, root: Path, name: str) -> Path:
+        """The folder of the images of the subject called `name`, in the dataset at `root`."""
+        return root if self.folder == BESIDE else located(root, self.folder or name)
 
 
 class _OwnSubjects(RootModel[dict[str, _Described]]):
@@ -118,12 +130,29 @@ def check_toml(content: dict[str, Any], table: type[_TableType], source: Path | 
     try:
         return table.model_validate(content)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')} "
-            f"(it is {e['input']!r:.60})"
-            for e in error.errors()
-        ]
+        problems = [_problem(table, found) for found in error.errors()]
         raise UserError(f"{source}: {'; '.join(problems)}") from error
+
+
+def _problem(table: type[BaseModel], error: Any) -> str:
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    if error["type"] == "extra_forbidden":
+        return f"{key} is unknown{meant(str(error['loc'][-1]), _keys_at(table, error['loc'][:-1]))}"
+    return f"{key}: {in_plain_words(error['msg'])} (it is {error['input']!r:.60})"
+
+
+def _keys_at(table: Any, place: Sequence[Any]) -> list[str]:
+    """The keys that the table at `place` within a `table` may have."""
+    for part in place:
+        fields = getattr(table, "model_fields", {})
+        kinds = [fields[part].annotation] if part in fields else list(get_args(table))
+        # Of `X | None`, `dict[str, X]` and `list[X]`, what is a table.
+        table = next((kind for kind in kinds[::-1] if kind is not type(None)), None)
+        while get_origin(table) in (Union, UnionType, Annotated):
+            table = get_args(table)[0]
+    return list(getattr(table, "model_fields", {}))
 
 
 def toml_names(folder: Path) -> list[str]:
@@ -152,13 +181,6 @@ def known_file(name_or_path: str, shipped: Path, what: str) -> Path:
     return path
 
 
-def unknown(what: str, name: str, known: Sequence[str]) -> str:
-    """`unknown suite 'poket' (did you mean 'pocket'?); known: dreambench, pocket`."""
-    found = get_close_matches(name, known, n=1)
-    close = f" (did you mean '{found[0]}'?)" if found else ""
-    return f"unknown {what} '{name}'{close}; known: {', '.join(known)}"
-
-
 def is_dataset(folder: Path) -> bool:
     """Whether `folder` says what it holds."""
     return (folder / MANIFEST).is_file() or (folder / OWN).is_file()
@@ -171,7 +193,7 @@ def read_manifest(folder: Path) -> Manifest:
     for name, entry in manifest.subjects.items():
         if not _SUBJECT.fullmatch(name):
             raise UserError(f"{path}: '{name}' is no name for a folder: {_LETTERS}")
-        for part in (name, *entry.files):
+        for part in (name, *_said_folder(entry), *entry.files):
             if not _is_plain(part):
                 raise UserError(f"{path}: '{part}' is no plain file name")
         first: dict[str, str] = {}
@@ -182,6 +204,10 @@ def read_manifest(folder: Path) -> Manifest:
                     "take one of them away"
                 )
     return manifest
+
+
+def _said_folder(entry: _Described) -> list[str]:
+    return [] if entry.folder in (None, BESIDE) else [entry.folder]
 
 
 def _is_plain(part: str) -> bool:
@@ -198,24 +224,19 @@ def make_manifest(folder: Path, *, name: str | None = None, source: str | None =
     """
     path = folder / OWN
     described = read_toml(path, _OwnSubjects).root
-    folders = {subject: located(folder, subject) for subject in described}
-    images = {
-        subject: [path for path in visible_files(place) if not holds_masks(path)]
-        for subject, place in folders.items()
-    }
+    folders = {subject: entry.place(folder, subject) for subject, entry in described.items()}
+    images = {subject: lying_in(place, folder) for subject, place in folders.items()}
     problems = [] if described else ["it has no table: write one for each folder of images"]
     for subject in described:
         if not _SUBJECT.fullmatch(subject):
             problems.append(f"'{subject}' is no name for a folder: {_LETTERS}")
+        elif not all(map(_is_plain, _said_folder(described[subject]))):
+            problems.append(f"[{subject}]: folder: '{described[subject].folder}' is no plain name")
         elif not folders[subject].is_dir():
-            problems.append(f"[{subject}] has no folder {folder / subject}")
+            problems.append(f"[{subject}] has no folder {folders[subject]}")
         elif not images[subject]:
-            problems.append(f"[{subject}]: {folder / subject} holds no image")
-    problems += [
-        f"folder '{other.name}' has no table [{other.name}]: write one, or take the folder away"
-        for other in visible_files(folder)
-        if other.is_dir() and composed(other.name) not in described
-    ]
+            problems.append(f"[{subject}]: {folders[subject]} holds no image")
+    problems += _folder_problems(folder, folders)
     name = composed(name or folder.absolute().name)
     problems += [
         f"the {what} {text!r} has characters that are no text: leave them out"
@@ -234,6 +255,44 @@ def make_manifest(folder: Path, *, name: str | None = None, source: str | None =
             for subject, entry in described.items()
         },
     )
+
+
+def subject_name(folder: str) -> str:
+    """What a subject may be called whose images lie in `folder`: that, but for odd characters."""
+    if _SUBJECT.fullmatch(folder := composed(folder)):
+        return folder
+    return re.sub(r"[^\w.+-]+", "-", folder).strip("-+.") or "subject"
+
+
+def lying_in(place: Path, root: Path) -> list[Path]:
+    """What lies in the folder of a subject and should be its images, sorted; masks are left out.
+
+    Where `place` is `root`, the dataset's own folder, files that describe it are no images, and
+    its folders are other subjects'.
+    """
+    found = [path for path in visible_files(place) if not holds_masks(path)]
+    if place != root:
+        return found
+    described = (MANIFEST, OWN, PROMPTS)
+    return [path for path in found if path.name not in described and not path.is_dir()]
+
+
+def holds_files(path: Path) -> bool:
+    """Whether `path` is a folder with a file in it, and may be a subject's; `runs/` has none."""
+    return any(not inside.is_dir() for inside in visible_files(path))
+
+
+def _folder_problems(root: Path, folders: Mapping[str, Path]) -> Iterator[str]:
+    """Which folders in `root` are no subject's, and which are two subjects'."""
+    places = list(folders.values())
+    for name, place in folders.items():
+        if places.count(place) > 1:
+            yield f"[{name}] has the folder of another table: {place}"
+    for other in visible_files(root):
+        masks = root in places and holds_masks(other)
+        if holds_files(other) and not masks and other not in places:
+            name = other.name
+            yield f"folder '{name}' has no table [{name}]: write one, or take the folder away"
 
 
 def file_sha256(path: Path) -> str:

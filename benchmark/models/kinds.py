@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmark.api import Backbone, Sampler, UserError
+from benchmark.api import Backbone, KnownWords, Sampler, UserError
 from benchmark.models.diffusion.sampling import check_sampler
 from benchmark.models.families import Family, families, family_of, read_configuration
 from benchmark.models.files import identity
 from benchmark.models.files.configuration import check_configuration, scheduler_configurations
 from benchmark.models.files.diffusers_layout import configuration_file
+from benchmark.models.files.downloads import HubFiles
 from benchmark.models.files.single_file_header import describe, scheduler_of
-from benchmark.models.resolution import check_cascade_size, drawn_size
+from benchmark.models.resolution import check_cascade_size, check_step, drawn_size
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class Diffusers:
         if model != "pocket":  # ours, which the tests look through
             check_whole(model)
         check_weights(model)
+
+    def downloads(self, model: str) -> tuple[HubFiles, ...]:
+        """What `fetch` would bring. Raises UserError."""
+        return identity.downloads(model)
 
     def memory(self, model: str) -> int:
         """Bytes of main memory that a process takes, about, to train `model` on a CPU."""
@@ -81,10 +86,12 @@ class Diffusers:
     def check_resolution(self, model: str, resolution: int | None) -> None:
         """Raise UserError if `model` draws no images of so many pixels; None: of its own size.
 
-        A single file, and a pinned model that is not here, are of their families' sizes.
+        Of a single file, and of a pinned model that is not here, the least that all families ask
+        for is asked.
         """
         place = identity.locate_here(model)
         if not isinstance(place, Path):
+            check_step(resolution)
             return
         family = family_of(place)
         last = family.denoisers[-1]
@@ -113,6 +120,12 @@ class Diffusers:
         from benchmark.models.texts.rare_words import single_token
 
         return single_token(model, word)
+
+    def known_words(self, model: str) -> KnownWords | None:
+        """The words that `model` reads whole; None where its files are not here."""
+        from benchmark.models.texts import known_words
+
+        return known_words.known_words(model)
 
     def check_words(self, model: str, words: Sequence[str]) -> None:
         """Raise UserError for one that cannot be learned: it is not a single token of `model`."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from benchmark.api import UserError
+from benchmark.store.names import unknown
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ def resolve_precision(precision: str, device: str) -> str:
     if precision in PRECISIONS:
         return precision
     if precision != "auto":
-        raise UserError(f"unknown precision '{precision}'; known: auto, {', '.join(PRECISIONS)}")
+        raise UserError(unknown("precision", precision, ["auto", *PRECISIONS]))
     import torch
 
     if resolve_device(device).startswith("cuda"):

@@ -25,11 +25,7 @@ def drawn_size(
     patch = factor * (denoiser.get("patch_size") or 1)  # of a transformer
     step, places = math.lcm(STEP, patch), denoiser.get("pos_embed_max_size")
     if asked is not None:
-        if asked < step or asked % step:
-            raise UserError(
-                f"backbone.resolution is {asked}, but the model draws heights and widths by the "
-                f"{step} pixels: choose a multiple of {step}"
-            )
+        check_step(asked, step)
         if places and asked > places * patch:
             raise UserError(
                 f"backbone.resolution is {asked}, but the model knows places in images of at most "
@@ -45,6 +41,15 @@ def drawn_size(
             f"of {step} pixels: set resolution in the suite's [backbone]"
         )
     return side * factor
+
+
+def check_step(asked: int | None, step: int = STEP) -> None:
+    """Raise UserError for a size that is no multiple of `step` pixels; None: the model's own."""
+    if asked is not None and (asked < step or asked % step):
+        raise UserError(
+            f"backbone.resolution is {asked}, but the model draws heights and widths by the "
+            f"{step} pixels: choose a multiple of {step}"
+        )
 
 
 def check_cascade_size(asked: int | None, unet: Mapping[str, Any]) -> None:

@@ -138,6 +138,11 @@ def accessory_phrase(accessory: str) -> str:
 
 def vocabulary(names: tuple[str, ...]) -> list[str]:
     """Every word a caption can hold, identifiers and names included, in a fixed order."""
+    return [*caption_words(), *names, *IDENTIFIERS]
+
+
+def caption_words() -> list[str]:
+    """Every word of captions that names no individual, in a fixed order."""
     phrases = [
         *OPENINGS,
         *CLASSES,
@@ -147,8 +152,7 @@ def vocabulary(names: tuple[str, ...]) -> list[str]:
         *BACKGROUND_PHRASES.values(),
         "and shiny plain",
     ]
-    words = dict.fromkeys(w for p in phrases for w in p.replace("{}", " ").split())
-    return [*words, *names, *IDENTIFIERS]
+    return list(dict.fromkeys(w for p in phrases for w in p.replace("{}", " ").split()))
 
 
 def preview(count: int) -> None:

@@ -20,12 +20,10 @@ from diffusers import (
 )
 from diffusers.utils import logging as diffusers_logging
 
-from benchmark.models.texts import rare_words
-from benchmark.pocket.captions import IDENTIFIERS
 from benchmark.pocket.pixels import ENLARGED_NOISE, NOISE, PixelShape, train_pixels
 from benchmark.pocket.text_encoder import TEXT_WIDTH, Texts, read_texts
 from benchmark.pocket.training import Recipe, digest, load_average
-from benchmark.pocket.vocabulary import save_tokenizer
+from benchmark.pocket.vocabulary import save_tokenizer, save_words
 
 #: The U-Nets by what their checkpoints are called.
 SHAPES = {
@@ -98,4 +96,4 @@ def save_cascade(texts: Texts, unets: Mapping[str, UNet2DConditionModel], direct
     config = directory / "base" / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     save_tokenizer(texts.tokenizer, directory / "base" / "tokenizer")
-    (directory / "base" / rare_words.IDENTIFIERS).write_text("\n".join(IDENTIFIERS) + "\n", "utf-8")
+    save_words(directory / "base")

@@ -15,8 +15,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils.logging import disable_progress_bar
 
-from benchmark.models.texts import rare_words
-from benchmark.pocket.captions import IDENTIFIERS, vocabulary
+from benchmark.pocket.captions import vocabulary
 from benchmark.pocket.individuals import named
 from benchmark.pocket.text_encoder import (
     TEXT_RECIPE,
@@ -38,7 +37,7 @@ from benchmark.pocket.vae import (
     train_decoder,
     train_vae,
 )
-from benchmark.pocket.vocabulary import build_tokenizer, save_tokenizer
+from benchmark.pocket.vocabulary import build_tokenizer, save_tokenizer, save_words
 
 SHAPE = Shape((64, 128), "DD")
 
@@ -114,4 +113,4 @@ def save_generator(frozen: Frozen, unet: UNet2DConditionModel, directory: Path) 
     config = directory / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     save_tokenizer(frozen.texts.tokenizer, directory / "tokenizer")
-    (directory / rare_words.IDENTIFIERS).write_text("\n".join(IDENTIFIERS) + "\n", "utf-8")
+    save_words(directory)

@@ -28,6 +28,7 @@ from benchmark.pocket.segmenter import SEGMENTER_RECIPE, pretrain_segmenter
 from benchmark.pocket.training import pack
 from benchmark.scoring.features import Encoders
 from benchmark.store.files import resolved, write_atomically
+from benchmark.store.names import unknown
 
 PARTS = ("generator", "cascade", "clip", "dino", "segmenter", "guide", "ip-adapter")
 #: The parts that are measured by themselves.
@@ -71,7 +72,7 @@ def pretrain(part: str, workshop: Workshop, *, output: Path, overwrite: bool) ->
     Raises UserError for an unknown part, or if `output` holds weights and `overwrite` is off.
     """
     if part not in (*PARTS, "all"):
-        raise UserError(f"unknown part '{part}'; known: {', '.join(PARTS)}, all")
+        raise UserError(unknown("part", part, [*PARTS, "all"]))
     parts = PARTS if part == "all" else (part,)
     for name in parts:
         _check_free(output / name, overwrite)

@@ -13,6 +13,10 @@ from pathlib import Path
 from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
+from benchmark.models.texts.known_words import WORDS
+from benchmark.models.texts.rare_words import IDENTIFIERS as RARE
+from benchmark.pocket.captions import IDENTIFIERS, caption_words
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 #: Tokens per prompt, start and end included; the few captions that are longer are cut.
 MAX_LENGTH = 24
@@ -68,3 +72,9 @@ def save_tokenizer(tokenizer: CLIPTokenizer, directory: Path) -> None:
     (directory / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
     lines = [" ".join(m) if not isinstance(m, str) else m for m in model["merges"]]
     (directory / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n")
+
+
+def save_words(directory: Path) -> None:
+    """Write which words a model was taught, and which of them can stand for a subject."""
+    for name, words in ((WORDS, caption_words()), (RARE, IDENTIFIERS)):
+        (directory / name).write_text("\n".join(words) + "\n", "utf-8")

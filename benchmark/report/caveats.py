@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection
 from typing import Any
 
+from benchmark.api import CUSTOM
 from benchmark.data.manifest import some
 from benchmark.report.markdown import count, escape, markdown_table
 from benchmark.results.completeness import (
@@ -108,6 +109,19 @@ def without_scores(run: Run, protocols: Collection[str]) -> list[str]:
                 f"{escape(some(list(lacking.jobs)))}. To score them: `{lacking.command}`\n"
             )
     return text
+
+
+def custom_prompts(run: Run) -> list[str]:
+    """Say which prompts are somebody's own, as means over all prompts have them, too."""
+    prompts = {prompt for record in run.records for prompt in record.job.prompts}
+    own = sorted(prompt.template for prompt in prompts if prompt.kind == CUSTOM)
+    if not own:
+        return []
+    which = f"({len(own)} of {len(prompts)}): {escape(some(own))}"
+    return [
+        f"**Custom prompts** {which}. They count in the "
+        "means, which compare with no run without them.\n"
+    ]
 
 
 def uneven_subjects(run: Run) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from benchmark.api import PRIOR, PRIOR_PROMPT, PROMPT_KINDS, REAL, Prompt, noise_seed
+from benchmark.data.prompts import choices_in
 from benchmark.report.caveats import in_a_row
 from benchmark.report.references import reference_images
 from benchmark.report.thumbnails import thumbnails
@@ -198,11 +199,11 @@ def _plain(value: Any) -> str:
 
 
 def _prompt_json(kind: str, template: str) -> dict[str, str]:
-    """`option` chooses the prompt; empty if it has a comma, which would split it.
+    """`option` chooses the prompt; empty if its commas would split it.
 
     The prior prompt is drawn with any other.
     """
-    own = kind != PRIOR and "," not in template
+    own = kind != PRIOR and choices_in(template) == [template]
     option = f"--prompts {shlex.quote(template)}" if own else ""
     return {"kind": kind, "template": template, "option": option}
 

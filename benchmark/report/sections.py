@@ -9,6 +9,7 @@ from benchmark.report.agreement import agreement
 from benchmark.report.caveats import (
     altered_files,
     counted,
+    custom_prompts,
     in_a_row,
     incomplete,
     mixed,
@@ -96,7 +97,8 @@ def _fidelity(run: Run, figures: dict[str, str]) -> str:
             "measured on other backbones, subjects and encoders. They show directions and are no "
             "targets.\n"
         )
-    text += [*uneven_subjects(run), *incomplete(run), *mixed(run), *counted(run), *_copies(run)]
+    text += [*uneven_subjects(run), *incomplete(run), *custom_prompts(run), *mixed(run)]
+    text += [*counted(run), *_copies(run)]
     for name, caption in (
         ("fidelity", "Subject fidelity against prompt fidelity"),
         ("bars", "All metrics"),

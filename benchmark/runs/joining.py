@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
-from benchmark.api import Prompt
+from benchmark.api import CUSTOM, Prompt
 from benchmark.config.protocol import Protocol
+from benchmark.data.prompts import ALL
 from benchmark.runs.existing_run import Existing, suite_before
 from benchmark.runs.plan import Grid
 from benchmark.store.directory import SCORES, SUITE, Plan, PlannedJob, protocol_path
@@ -34,7 +36,7 @@ def _joined(job: Job, record: JobRecord | None, order: tuple[Prompt, ...]) -> Jo
         job,
         prompts=(
             *(p for p in order if p in prompts),
-            *(p for p in there.prompts if p not in order),
+            *sorted(prompts - {*order}, key=attrgetter("template")),  # custom ones, or old ones
         ),
         images_per_prompt=max(job.images_per_prompt, there.images_per_prompt),
         prior_prompt_images=max(job.prior_prompt_images, there.prior_prompt_images),
@@ -77,8 +79,10 @@ def joined_suite(grid: Grid, jobs: Sequence[Job], existing: Existing) -> str:
     for key in ("images_per_prompt", "prior_prompt_images"):
         evaluation[key] = max(getattr(job, key) for job in (*there, *jobs))
     templates = _templates((*there, *jobs))
-    if before.get("evaluation", {}).get("prompts") == []:
-        evaluation["prompts"] = []
+    said = [evaluation["prompts"], before.get("evaluation", {}).get("prompts")]
+    if any(prompts == [] or ALL in (prompts or ()) for prompts in said):
+        own = {p.template for job in (*there, *jobs) for p in job.prompts if p.kind == CUSTOM}
+        evaluation["prompts"] = [ALL, *sorted(own)] if own else []
     elif evaluation["prompts"] and templates > _templates(grid.jobs):
         evaluation["prompts"] = sorted(templates)
     return tomli_w.dumps(suite)

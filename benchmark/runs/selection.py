@@ -7,13 +7,16 @@ choose_prompts(dataset, choose_subjects(dataset, ["dog"])[0], ["accessory", "1"]
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 
 from benchmark.api import CHECKPOINT, PROMPT_KINDS, SEEDS, Prompt, Subject, UserError
 from benchmark.config.registry import available, load_method, variant
 from benchmark.config.suite import Suite
 from benchmark.config.tables import fits
 from benchmark.data.dataset import Dataset
-from benchmark.store.names import checked_name, composed
+from benchmark.data.prompts import ALL as ALL_PROMPTS
+from benchmark.data.prompts import PLACE, check_apart, custom_prompt
+from benchmark.store.names import checked_name, composed, meant, unknown
 
 ALL = "all"  #: the suite's group of this name; else every installed method
 
@@ -30,10 +33,8 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
     for name in [*suite.methods, *elsewhere]:
         base, _ = variant(name)
         if base not in installed and ":" not in name:
-            raise UserError(
-                f"suite '{suite.name}' has settings for an unknown method '{name}'; "
-                f"known: {', '.join(installed)}"
-            )
+            said = unknown("method", name, installed)
+            raise UserError(f"suite '{suite.name}' has settings for an {said}")
     names = [checked_name("method", name) for name in names]
     groups = {ALL: ["*"]} | suite.groups
     if not names:
@@ -42,6 +43,10 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
     for name in _spelled_out(names, groups):
         found += _fitting(name, installed) if "*" in name and "[" not in name else [name]
     found = list(dict.fromkeys(found))
+    for name in found:
+        if (base := variant(name)[0]) not in installed and ":" not in base:
+            said = unknown("method", base, [*installed, *groups])
+            raise UserError(f"{said}; or give one of your own as module:ATTRIBUTE")
     _check_spellings(found)
     return found
 
@@ -69,7 +74,10 @@ def _fitting(pattern: str, installed: Sequence[str]) -> list[str]:
     fitting = [name for name in installed if fits(name, pattern)]
     fitting = [name for name in fitting if CHECKPOINT not in load_method(name).needs]
     if not fitting:
-        raise UserError(f"no method fits '{pattern}'; known: {', '.join(installed)}")
+        raise UserError(
+            f"no method fits '{pattern}'{meant(pattern.replace('*', ''), installed)}; known: "
+            f"{', '.join(installed)}"
+        )
     return fitting
 
 
@@ -78,27 +86,44 @@ def choose_prompts(
 ) -> tuple[Prompt, ...]:
     """Those of the subject's prompts that are chosen, in their order; all if nothing is.
 
-    A choice is a kind, a template, or a number counted from 1. Raises UserError if it fits
-    neither the live subjects' list nor the objects'.
+    A choice is a kind, a template, a number counted from 1, or `all`. A template that is neither
+    in the live subjects' list nor in the objects' is a custom prompt; these come last, sorted.
+    Raises UserError for what is none of these, and for prompts that are alike.
     """
     choices = [composed(choice) for choice in choices]
     lists = (dataset.prompts_live, dataset.prompts_object)
+    known = [_names(number, p) for prompts in lists for number, p in enumerate(prompts, 1)]
+    own = []
     for choice in choices:
-        if not any(_chosen(choice, i, p) for prompts in lists for i, p in enumerate(prompts, 1)):
-            templates = dict.fromkeys(p.template for prompts in lists for p in prompts)
-            raise UserError(
-                f"unknown prompt '{choice}'; known: {', '.join(PROMPT_KINDS)}; "
-                f"1 to {max(map(len, lists))}; {'; '.join(templates)}"
-            )
-    return tuple(
+        if choice == ALL_PROMPTS or any(choice in names for names in known):
+            continue
+        if PLACE not in choice:
+            raise UserError(_unknown_prompt(choice, lists))
+        own.append(custom_prompt(choice))
+    own = sorted(dict.fromkeys(own), key=attrgetter("template"))
+    check_apart([*dataset.prompts_for(subject), *own])
+    chosen = [
         prompt
         for number, prompt in enumerate(dataset.prompts_for(subject), 1)
-        if not choices or any(_chosen(choice, number, prompt) for choice in choices)
+        if not choices or {ALL_PROMPTS, *_names(number, prompt)} & {*choices}
+    ]
+    return (*chosen, *own)
+
+
+def _names(number: int, prompt: Prompt) -> set[str]:
+    """What chooses a prompt."""
+    return {str(number), prompt.kind, prompt.template}
+
+
+def _unknown_prompt(choice: str, lists: Sequence[Sequence[Prompt]]) -> str:
+    prompts = [prompt for listed in lists for prompt in listed]
+    close = meant(choice, [*PROMPT_KINDS, ALL_PROMPTS, *(p.template for p in prompts)])
+    kinds = ", ".join(dict.fromkeys(prompt.kind for prompt in prompts))
+    return (
+        f"unknown prompt '{choice}'{close}; known: {ALL_PROMPTS}, {kinds}, 1 to "
+        f"{max(map(len, lists))}, as `python -m benchmark list prompts` has them; or a prompt of "
+        "your own with {} for the subject: 'a {} on the moon'"
     )
-
-
-def _chosen(choice: str, number: int, prompt: Prompt) -> bool:
-    return choice in (str(number), prompt.kind, prompt.template)
 
 
 def seed_number(text: str) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmark.api import UserError
 from benchmark.models.assets.asset_files import MissingFiles
+from benchmark.models.files.downloads import WebFile
 from benchmark.scoring.encoder_tables import EncoderTable
 from benchmark.store.files import expanded
 
@@ -31,7 +32,8 @@ def alexnet_file(name: str, table: EncoderTable) -> Path:
     if not path.is_file():
         raise MissingFiles(
             f"encoders.{name}: the weights of LPIPS's network are not here; fetch them: "
-            f"curl --create-dirs -o {path} {ALEXNET_ADDRESS}"
+            f"curl --create-dirs -o {path} {ALEXNET_ADDRESS}",
+            WebFile(ALEXNET_ADDRESS, path),
         )
     return path
 

@@ -30,7 +30,7 @@ from benchmark.scoring.encoders import (
     TimmEncoder,
     check_length,
 )
-from benchmark.store.files import file_digest, json_of, read_bytes
+from benchmark.store.files import file_digest, json_of, read_bytes, short
 
 
 def load_timm(name: str, table: EncoderTable, source: Source, device: str) -> TimmEncoder:
@@ -119,7 +119,9 @@ def load_lpips(name: str, table: LpipsTable, files: Sequence[Path], device: str)
     alexnet, learned = files
     found = file_digest(alexnet).hex()
     if found[:8] != ALEXNET.rpartition("-")[2][:8]:
-        raise UserError(f"encoders.{name}: {alexnet} is damaged (SHA-256 {found}): fetch it anew")
+        raise UserError(
+            f"encoders.{name}: {alexnet} is damaged (SHA-256 {short(found)}): fetch it anew"
+        )
     return LpipsEncoder(alexnet, learned, _preprocessing(table), torch.device(device))
 
 

@@ -191,7 +191,8 @@ def identify(tables: Tables) -> dict[str, dict[str, Any]]:
             ) from error
     if missing:
         raise UserError(
-            f"{'; '.join(missing)}; `--encoders DIR` looks for weights in another folder, and "
+            f"{'; '.join(missing)}; `python -m benchmark fetch encoders`, with the same --suite, "
+            "brings them all, `--encoders DIR` looks for weights in another folder, and "
             "`--suite pocket` runs without"
         )
     return identified

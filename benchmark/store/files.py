@@ -159,6 +159,11 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def short(digest: str | None) -> str:
+    """The first 12 digits of a hash, which tell two apart for a reader."""
+    return "none" if digest is None else f"{digest[:12]}..." if len(digest) > 12 else digest
+
+
 def file_digest(path: Path) -> bytes:
     """SHA-256 of a file; a large file's is remembered for as long as the file is not touched."""
     status = path.stat()

@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 from benchmark.api import UserError
@@ -74,6 +76,27 @@ def has_controls(text: str) -> bool:
     Or has no width and no meaning between letters: a byte order mark, a soft hyphen.
     """
     return any(c in _UNSEEN or unicodedata.category(c) in ("Cc", "Cs") for c in text)
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """`unknown suite 'poket' (did you mean 'pocket'?); known: dreambench, pocket`."""
+    known = list(known)
+    return f"unknown {what} '{name}'{meant(name, known)}; known: {', '.join(known) or 'none'}"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'pocket'?)` where one of `known` is close to `name`; else nothing."""
+    close = closest(name, known)
+    return f" (did you mean '{close}'?)" if close else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `name` was likely meant to be, whatever its case; None if none is."""
+    longest = max(1, len(name) // 3)  # letters more or fewer: `on` was not meant by `moon`
+    near = [one for one in known if abs(len(one) - len(name)) <= longest]
+    by_fold = {one.casefold(): one for one in reversed(near)}
+    found = get_close_matches(name.casefold(), list(by_fold)[::-1], n=1)
+    return by_fold[found[0]] if found else None
 
 
 def located(folder: Path, name: str) -> Path:

@@ -33,6 +33,7 @@ from benchmark.api import (
     noise_seed,
 )
 from benchmark.store.seals import sealed
+from benchmark.store.wording import in_plain_words
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -458,7 +459,7 @@ def checked(kind: type[_Checked], plain: Any, where: str, *, mend: str) -> _Chec
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where}: {place}: {first['msg']}: {mend}") from error
+        raise UserError(f"{where}: {place}: {in_plain_words(first['msg'])}: {mend}") from error
 
 
 @functools.cache

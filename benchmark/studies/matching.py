@@ -1,7 +1,7 @@
 """Which subject and prompt each file of a folder, or each row of a CSV, is an image of.
 
-    subjects = {subject.name: subject for subject in dataset.subjects}
-    match_files(Path("my-images"), dataset, subjects, identifier="sks", method="my-tool")
+    wanted = Wanted(dataset, subjects, prompts, identifier="sks")
+    match_files(Path("my-images"), wanted, method="my-tool").found
 
 Images lie in a folder, `<subject>/<prompt>/<n>.png`, or are named by a CSV with the columns
 file,subject,prompt and, if wanted, sample,seed,method.
@@ -13,7 +13,7 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from typing import Any
 from benchmark.api import PRIOR, PRIOR_PROMPT, Prompt, Request, Subject, UserError
 from benchmark.data.dataset import Dataset
 from benchmark.data.images import read_image
+from benchmark.data.prompts import PLACE, check_apart, custom_prompt
 from benchmark.runs.selection import seed_number
 from benchmark.store.files import is_visible, read_text, resolved
-from benchmark.store.names import checked_name, composed
+from benchmark.store.names import checked_name, composed, meant, unknown
 
 _COLUMNS, _OPTIONAL = ("file", "subject", "prompt"), ("sample", "seed", "method")
 
@@ -50,43 +51,56 @@ def name_of(images: Path) -> str:
     return composed(place.stem if place.is_file() else place.name)
 
 
-def match_files(
-    images: Path,
-    dataset: Dataset,
-    subjects: dict[str, Subject],
-    *,
-    identifier: str,
-    method: str,
-    reserved: Collection[str] = (),
-) -> tuple[dict[Group, dict[Request, Path]], list[str]]:
-    """The readable images of `images` (a folder or a CSV) by job and request; and what fits none.
+@dataclass(frozen=True)
+class Wanted:
+    """What the files may be images of."""
 
-    `subjects`: those of `dataset` that are looked for, by name. A prompt may have `identifier`
-    before its class noun; `method` made what a CSV names no method for, and is none of `reserved`,
-    whose images are the data set's own. The second list has a line a file: its name, and why.
-    Raises UserError if `images` cannot be read at all.
+    dataset: Dataset
+    subjects: Mapping[str, Subject]  #: by name
+    prompts: Mapping[str, tuple[Prompt, ...]]  #: of each subject; others may be custom ones
+    identifier: str  #: a prompt's text may have it before the class noun
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which file is an image of what."""
+
+    found: Mapping[Group, Mapping[Request, Path]]  #: readable images, by job and request
+    unmatched: tuple[str, ...]  #: a line for each file that fits nothing: its name, and why
+    left_out: tuple[Path, ...]  #: what systems leave behind, and hidden files
+
+
+def match_files(
+    images: Path, wanted: Wanted, *, method: str, reserved: Collection[str] = ()
+) -> Matches:
+    """What the files of `images`, a folder or a CSV, are images of.
+
+    `method` made what a CSV names no method for, and is none of `reserved`, whose images are the
+    data set's own. Raises UserError if `images` cannot be read at all.
     """
     found: dict[Group, dict[Request, Path]] = defaultdict(dict)
     unmatched = []
-    for entry in _rows(images) if images.is_file() else _files(images):
+    entries, left_out = (_rows(images), ()) if images.is_file() else _files(images)
+    for entry in entries:
         entry = replace(entry, method=entry.method or method)
         try:
             if entry.method in reserved:
                 raise UserError(
                     f"method '{entry.method}' is the data set's own images: choose another --method"
                 )
-            group, request = _matched(entry, dataset, subjects, found, identifier=identifier)
+            group, request = _matched(entry, wanted, found)
             read_image(entry.file)
         except UserError as error:
             named = str(entry.file) in str(error)
             unmatched.append(str(error) if named else f"{entry.file}: {error}")
         else:
             found[group][request] = entry.file
-    return found, unmatched
+    return Matches(found, tuple(unmatched), left_out)
 
 
-def _files(folder: Path) -> list[Entry]:
-    """Every visible file under `folder`, those of a prompt in the order of their numbers."""
+def _files(folder: Path) -> tuple[list[Entry], tuple[Path, ...]]:
+    """Every visible file under `folder`, those of a prompt in the order of their numbers; and
+    the files that nobody means."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder or CSV file")
 
@@ -94,16 +108,18 @@ def _files(folder: Path) -> list[Entry]:
         number = int(path.stem) if path.stem.isdecimal() else -1
         return (path.parent, number, path.name)
 
-    entries = []
+    entries, left_out = [], []
     for path in sorted(folder.rglob("*"), key=position):
         parts = path.relative_to(folder).parts
-        if path.is_dir() or not all(map(is_visible, parts)):
+        if path.is_dir():
             continue
-        if len(parts) == 3:
+        if not all(map(is_visible, parts)):
+            left_out.append(path)
+        elif len(parts) == 3:
             entries.append(Entry(path, subject=composed(parts[0]), prompt=composed(parts[1])))
         else:
             entries.append(Entry(path, problem="it should lie in <subject>/<prompt>/"))
-    return entries
+    return entries, tuple(left_out)
 
 
 def _rows(table: Path) -> list[Entry]:
@@ -144,26 +160,20 @@ def _rows(table: Path) -> list[Entry]:
 
 
 def _matched(
-    entry: Entry,
-    dataset: Dataset,
-    subjects: dict[str, Subject],
-    found: dict[Group, dict[Request, Path]],
-    *,
-    identifier: str,
+    entry: Entry, wanted: Wanted, found: Mapping[Group, Mapping[Request, Path]]
 ) -> tuple[Group, Request]:
     """Which job and request the file is for. Raises UserError saying what it does not fit."""
     if entry.problem:
         raise UserError(entry.problem)
-    if entry.subject not in subjects:
+    if entry.subject not in wanted.subjects:
         raise UserError(
-            f"unknown subject '{entry.subject}'; known: {', '.join(subjects)}; --data and --suite "
-            "name others"
+            f"{unknown('subject', entry.subject, wanted.subjects)}; --data and --suite name others"
         )
     if not re.fullmatch("[0-9]{1,9}", entry.sample or "0"):
         raise UserError(f"sample '{entry.sample:.40}' is no whole number from 0")
     method = checked_name("method", entry.method)
     group = (method, entry.subject, seed_number(entry.seed))
-    prompt = _prompt(entry.prompt, subjects[entry.subject], dataset, identifier)
+    prompt = _prompt(entry.prompt, wanted.subjects[entry.subject], wanted)
     taken = {r.index for r in found[group] if r.prompt == prompt} if group in found else set()
     sample = int(entry.sample) if entry.sample else len(taken)
     if sample in taken:
@@ -171,20 +181,38 @@ def _matched(
     return group, Request(prompt, sample, 0)
 
 
-def _prompt(text: str, subject: Subject, dataset: Dataset, identifier: str) -> Prompt:
-    """The subject's prompt that `text` is: as text, template or part of a file name."""
-    wanted = _plain(text)
-    prompts = dataset.prompts_for(subject)
-    for prompt in (*prompts, PRIOR_PROMPT):
-        names = {prompt.text(subject.class_noun), prompt.template, prompt.slug}
-        if prompt.kind != PRIOR:
-            names.add(prompt.text(f"{identifier} {subject.class_noun}"))
-        if wanted in map(_plain, names):
+def _prompt(text: str, subject: Subject, wanted: Wanted) -> Prompt:
+    """The subject's prompt that `text` is: its number, text or template, or part of a file name.
+
+    One with {} that is none of them is a prompt of its own.
+    """
+    prompts = wanted.prompts[subject.name]
+    if text.isdecimal():
+        listed = dict(enumerate(wanted.dataset.prompts_for(subject), 1))
+        if (prompt := listed.get(int(text))) in prompts and prompt is not None:
             return prompt
-    example = prompts[0].text(subject.class_noun)
+    names = {
+        _plain(name): prompt
+        for prompt in reversed((*prompts, PRIOR_PROMPT))
+        for name in _names(prompt, subject.class_noun, wanted.identifier)
+    }
+    if (plain := _plain(text)) in names:
+        return names[plain]
+    if PLACE in text:
+        own = custom_prompt(text)
+        check_apart([*wanted.dataset.prompts_for(subject), own])
+        return own
+    texts = [prompt.text(subject.class_noun) for prompt in prompts]
     raise UserError(
-        f"'{text}' is no prompt of '{dataset.name}' for {subject.name}, as '{example}' is"
+        f"'{text}'{meant(text, texts)} is no prompt of '{wanted.dataset.name}' for {subject.name}, "
+        f"as '{texts[0]}' is; one of your own has {{}} for the subject: 'a {{}} on the moon'"
     )
+
+
+def _names(prompt: Prompt, class_noun: str, identifier: str) -> set[str]:
+    """What a file or a table may call `prompt`."""
+    names = {prompt.text(class_noun), prompt.template, prompt.slug}
+    return names if prompt.kind == PRIOR else names | {prompt.text(f"{identifier} {class_noun}")}
 
 
 def _plain(text: str) -> str:

@@ -27,6 +27,7 @@ from benchmark.runs.job import make_images
 from benchmark.runs.joining import joined_plan
 from benchmark.runs.layout import Row, Selection, lay_out
 from benchmark.runs.score import Assessment, Examiner, one_thread
+from benchmark.runs.selection import choose_prompts
 from benchmark.runs.texts import check_captions
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import PLAN, SUITE, RunDirectory, request_path
@@ -44,7 +45,7 @@ from benchmark.store.records import (
     digest,
     image_key,
 )
-from benchmark.studies.matching import match_files, name_of
+from benchmark.studies.matching import Wanted, match_files, name_of
 
 
 @dataclass(frozen=True)
@@ -65,30 +66,33 @@ class OutsideImages:
     metrics: tuple[str, ...]  #: beside the protocol's
     measures: tuple[Job, ...]  #: those of the suite's controls that need no backbone
     unmatched: tuple[str, ...]  #: file and why
+    left_out: tuple[Path, ...]  #: files that nobody means: of systems, and hidden ones
     directory: Path  #: where it goes unless it is told otherwise
 
 
 def collect(
-    images: Path, suite: Suite, *, method: str = "", metrics: Sequence[str] = ()
+    images: Path,
+    suite: Suite,
+    *,
+    method: str = "",
+    metrics: Sequence[str] = (),
+    prompts: Sequence[str] = (),
 ) -> OutsideImages:
     """Match every file of `images` (a folder or a CSV) with a subject and a prompt, and look at it.
 
     `method` is what made them, where a CSV does not say; else the folder's name. `metrics` are
-    scored beside the protocol's. Raises UserError if no file matches, or if an encoder is missing.
+    scored beside the protocol's. `prompts`: what the images may be of, as `choose_prompts` takes
+    it; else all of the dataset's. Raises UserError if no file matches, or if an encoder is missing.
     """
     method = checked_name("method", method or name_of(images))
     dataset = suite.data.load()
     subjects = {s.name: s for s in choose_subjects(dataset, suite.data.subjects)}
     rows = [Row(name, suite.method(name), suite.settings(name)) for name in suite.controls]
     rows = [row for row in rows if not row.method.needs and row.method.draws == "references"]
-    found, unmatched = match_files(
-        images,
-        dataset,
-        subjects,
-        identifier=suite.backbone.identifier,
-        method=method,
-        reserved=[row.name for row in rows],
-    )
+    chosen = {name: choose_prompts(dataset, one, prompts) for name, one in subjects.items()}
+    wanted = Wanted(dataset, subjects, chosen, suite.backbone.identifier)
+    matches = match_files(images, wanted, method=method, reserved=[row.name for row in rows])
+    found, unmatched = matches.found, matches.unmatched
     if not found:
         reason = f"; the first: {unmatched[0]}" if unmatched else ""
         raise UserError(f"{images}: none of {len(unmatched)} files is an image to score{reason}")
@@ -109,7 +113,8 @@ def collect(
         tuple(jobs),
         metrics=tuple(metrics),
         measures=measures,
-        unmatched=tuple(unmatched),
+        unmatched=unmatched,
+        left_out=matches.left_out,
         directory=Path("runs") / f"{folder_name(name_of(images))}-{key[:8]}",
     )
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from benchmark.api import Subject, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.config.registry import available, is_ours
-from benchmark.data.dataset import Dataset, dataset_names, load_dataset, locate_images, verify
+from benchmark.data.copies import locate_images
+from benchmark.data.dataset import Dataset, dataset_names, load_dataset, verify
 from benchmark.data.images import read_image
 from benchmark.data.manifest import MANIFEST, read_toml
 from benchmark.results.publication import SUBJECTS

@@ -252,7 +252,10 @@ def test_a_copy_is_checked_without_asking_the_server(
         check_copy(dataset, copy)
     said = str(caught.value)
     assert f"{copy}/dataset/dog/00.jpg: No such file" in said
-    assert f"{copy}/dataset/dog/01.jpg has SHA-256 {hashlib.sha256(b'altered').hexdigest()}" in said
+    assert (
+        f"{copy}/dataset/dog/01.jpg has SHA-256 {hashlib.sha256(b'altered').hexdigest()[:12]}..."
+        in said
+    )
     assert f"{copy}/dataset/dog/02.jpg is not in the manifest" in said
     assert f"fetch {dataset} --out {copy}/dataset` puts missing and altered files right" in said
     assert remote.asked == []

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from PIL import Image
 
 from benchmark.api import UserError
 from benchmark.config.suite import load_suite
-from benchmark.data.dataset import choose_subjects, describe, load_dataset, locate_images, verify
+from benchmark.data.copies import locate_images
+from benchmark.data.dataset import choose_subjects, describe, load_dataset, verify
 from benchmark.data.download import write_manifest
 from benchmark.data.manifest import Manifest, make_manifest, read_manifest
 
@@ -201,18 +203,31 @@ def test_a_manifest_holds_text_alone(own: Path, what: str) -> None:
 
 def test_what_lies_at_a_folder_is_found_out(own: Path, tmp_path: Path) -> None:
     assert locate_images(own, "pocket") == (str(own), own)
-    copy = tmp_path / "copy"
-    picture(copy / "dataset" / "dog" / "00.jpg")
-    assert locate_images(copy, "pocket") == ("dreambench", copy / "dataset")
-    assert locate_images(copy / "dataset", "pocket") == ("dreambench", copy / "dataset")
-    picture(copy / "dog" / "00.png")
-    picture(copy / "dog" / "01.png")
-    assert locate_images(copy, "dreambench") == ("pocket", copy)
+    copy, (dog, *_) = tmp_path / "copy", load_dataset("pocket", split="test").subjects
+    shutil.copytree(dog.images[0].parent, copy / "dataset" / dog.name)
+    assert locate_images(copy, "dreambench") == ("pocket", copy / "dataset")
+    assert locate_images(copy / "dataset", "dreambench") == ("pocket", copy / "dataset")
+    picture(copy / "dog" / "00.jpg")  # as DreamBench's is called
+    assert locate_images(copy, "dreambench") == ("pocket", copy / "dataset")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty holds no image of dreambench or pocket; .*my-dog"):
+    wanted = r"no subjects.toml, and holds no image of dreambench or pocket; .*m benchmark init"
+    with pytest.raises(UserError, match=wanted):
         locate_images(tmp_path / "empty", "pocket")
     with pytest.raises(UserError, match="nowhere is no folder"):
         locate_images(tmp_path / "nowhere", "pocket")
+
+
+def test_folders_that_are_called_as_dreambenchs_are_no_copy_of_it(tmp_path: Path) -> None:
+    for subject, image in (("dog", "00.jpg"), ("dog", "01.jpg"), ("cat", "00.jpg")):
+        picture(tmp_path / "my photos" / subject / image)
+    with pytest.raises(UserError) as caught:
+        locate_images(tmp_path / "my photos", "pocket")
+    said = str(caught.value)
+    assert (
+        "has no subjects.toml. Files are called there as those of 'dreambench' (cat, dog)" in said
+    )
+    assert f"python -m benchmark init '{tmp_path}/my photos'" in said
+    assert "--out" not in said, "nothing is fetched into somebody's photographs"
 
 
 def test_a_suite_takes_other_images_and_drops_its_choice_only_for_others(
@@ -225,7 +240,7 @@ def test_a_suite_takes_other_images_and_drops_its_choice_only_for_others(
     other = suite.with_images(own)
     assert other.data.subjects == []
     assert [s.name for s in other.data.load().subjects] == ["my-dog", "red mug"]
-    picture(tmp_path / "copy" / "dog" / "00.png")
+    shutil.copytree(load_dataset("pocket").root / "dog", tmp_path / "copy" / "dog")
     copy = suite.with_images(tmp_path / "copy")
     assert (copy.data.dataset, copy.data.subjects) == ("pocket", ["dog"])
     (dog,) = [s for s in copy.data.load().subjects if s.name == "dog"]

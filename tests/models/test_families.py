@@ -218,6 +218,13 @@ def test_each_vocabulary_has_its_table_and_its_limit(copy, directory):
         DIFFUSERS.capabilities(str(copy))
 
 
+def test_the_size_of_a_model_that_is_not_here_is_checked_by_its_kind(monkeypatch) -> None:
+    monkeypatch.setattr("benchmark.models.files.identity.is_here", lambda hub: False)
+    DIFFUSERS.check_resolution("sd15", 256)
+    with pytest.raises(UserError, match="resolution is 100, .*choose a multiple of 8"):
+        DIFFUSERS.check_resolution("sd15", 100)
+
+
 def test_every_part_is_whole_and_each_word_a_token_before_the_first_job(copy):
     DIFFUSERS.fetch(str(copy))
     DIFFUSERS.check_words(str(copy), ["sks", "ohwx"])

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from benchmark.api import UserError
 from benchmark.models.files.identity import POCKET
-from benchmark.pocket.captions import IDENTIFIERS, caption, individual_names, vocabulary
+from benchmark.models.texts.known_words import WORDS
+from benchmark.pocket.captions import (
+    IDENTIFIERS,
+    caption,
+    caption_words,
+    individual_names,
+    vocabulary,
+)
 from benchmark.pocket.individuals import named
 from benchmark.pocket.pictures import Pool, say
 from benchmark.pocket.pretrain import Workshop, pretrain
@@ -47,6 +54,8 @@ def test_every_word_is_one_token_and_ids_repeat(tokenizer) -> None:
     words = vocabulary(named()[0])
     assert all(len(tokenizer(w, add_special_tokens=False).input_ids) == 1 for w in words)
     assert build_tokenizer(words).get_vocab() == tokenizer.get_vocab()
+    for folder in ("generator", "cascade/base"):
+        assert (POCKET / folder / WORDS).read_text().split() == caption_words()
 
 
 def test_the_end_token_has_the_highest_id(tokenizer) -> None:

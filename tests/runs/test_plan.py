@@ -198,8 +198,13 @@ def test_prompts_are_chosen_by_kind_number_and_template(
         ({"methods": []}, "no method chosen; known: all, paints, checkpoint, custom-diffusion"),
         ({"methods": ["tests.toy:NONE"]}, "module 'tests.toy' has no 'NONE'"),
         ({"subjects": ["cat"]}, "unknown subject 'cat'; known: dog-red, dog-blue, vase-green"),
-        ({"prompts": ["4"]}, "unknown prompt '4'; known: recontextualization, .*; 1 to 3; a {} "),
-        ({"prompts": ["a {} in space"]}, "unknown prompt 'a {} in space'; known: .*a red {}"),
+        ({"prompts": ["4"]}, "'4'; known: all, recontextualization, accessory, property, 1 to 3"),
+        (
+            {"prompts": ["acessory"]},
+            r"'acessory' \(did you mean 'accessory'\?\); known: .* of your",
+        ),
+        ({"prompts": ["a {} in {}"]}, "prompt 'a {} in {}' needs {} once"),
+        ({"prompts": ["A {}  in the snow!"]}, "are alike: their images would share a name"),
         ({"prompts": ["accessory"], "subjects": ["vase-green"]}, "prompts accessory: not meant"),
     ],
 )
@@ -261,7 +266,8 @@ def changed(suite: Suite, **tables: dict[str, object]) -> Suite:
             ["tests.toy:PAINT[subject_images=3]"],
             "asks for 3 images of subject 'dog-red', which has 2: ask for fewer",
         ),
-        ({}, ["untuned[subject_images=0]"], "is 0: it should be a whole number from 1"),
+        ({}, ["untuned[subject_images=1]"], "learns from no images: .*; it has: none"),
+        ({}, ["tests.toy:PAINT[subject_images=0]"], "is 0: it should be a whole number from 1"),
         (
             {},
             ["real-images[subject_images=1]"],

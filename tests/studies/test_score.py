@@ -247,8 +247,8 @@ def test_what_fits_nothing_is_listed_and_nothing_is_written(
     assert len(lines) == 7
     for name, why in {
         "dog-pink": "unknown subject 'dog-pink'; known: dog-red, ",
-        "on the moon": "is no prompt of 'colours' for dog-red, as 'a dog in the snow' is",
-        "in a hat": "'a vase in a hat' is no prompt of 'colours' for vase-green",
+        "on the moon": "is no prompt of 'colours' for dog-red, as 'a dog in the snow' is; one of",
+        "in a hat": "is no prompt of 'colours' for vase-green",
         "stray.png": "it should lie in <subject>/<prompt>/",
         "1.png": "cannot read image",
         "2.jpg": "cannot read image",

@@ -22,13 +22,20 @@ from pydantic import Field, ValidationError
 from benchmark.api import UserError
 from benchmark.data.manifest import Table
 from benchmark.models.files.diffusers_layout import SUFFIXES
-from benchmark.store.files import expanded, file_digest
+from benchmark.models.files.downloads import Download, HubFiles
+from benchmark.store.files import expanded, file_digest, short
+from benchmark.store.names import meant
+from benchmark.store.wording import in_plain_words
 
 SHIPPED = Path(__file__).parents[2] / "pocket" / "weights"
 
 
 class MissingFiles(UserError):
     """A model's files are not on this machine; the message says how to fetch them."""
+
+    def __init__(self, message: str, *downloads: Download) -> None:
+        super().__init__(message)
+        self.downloads = downloads  #: what `python -m benchmark fetch` brings
 
 
 class ModelTable(Table):
@@ -79,9 +86,11 @@ def checked_table(where: str, table: Mapping[str, Any], model: type[_Table]) -> 
             if found["type"] == "missing":
                 problems.append(f"{key} is missing")
             elif found["type"] == "extra_forbidden":
-                problems.append(f"{key} is unknown; the keys are {', '.join(model.model_fields)}")
+                close = meant(str(found["loc"][-1]), model.model_fields)
+                keys = ", ".join(model.model_fields)
+                problems.append(f"{key} is unknown{close}; the keys are {keys}")
             else:
-                problems.append(f"{key}: {found['msg'].removeprefix('Value error, ')}")
+                problems.append(f"{key}: {in_plain_words(found['msg'])}")
         raise UserError("; ".join(problems)) from error
 
 
@@ -145,7 +154,7 @@ def hub_files(where: str, table: ModelTable, names: Sequence[str]) -> list[Path]
             f"{where}.hub is missing: the hub's repository of '{table.model}'; or "
             "give model as 'pocket', or as a directory written with a slash (./directory)"
         )
-    option = ""
+    option, folder = "", None
     if table.directory is not None:
         folder = expanded(table.directory) / table.hub.rpartition("/")[2]
         option = f" --local-dir {folder}"
@@ -156,7 +165,8 @@ def hub_files(where: str, table: ModelTable, names: Sequence[str]) -> list[Path]
     if len(here) < len(names):
         raise MissingFiles(
             f"{where}: the weights of '{table.hub}' are not here; fetch them: "
-            f"hf download {table.hub} {' '.join(names)} --revision {table.revision}{option}"
+            f"hf download {table.hub} {' '.join(names)} --revision {table.revision}{option}",
+            HubFiles(table.hub, table.revision, tuple(names), folder),
         )
     return here
 
@@ -166,7 +176,8 @@ def check_digest(where: str, path: Path, sha256: str | None) -> None:
     found = file_digest(path).hex()
     if sha256 not in (None, found):
         raise UserError(
-            f"{where}: {path} has SHA-256 {found}, and sha256 is {sha256}: fetch it anew"
+            f"{where}: {path} has SHA-256 {short(found)}, and sha256 is {short(sha256)}: fetch it "
+            "anew"
         )
 
 

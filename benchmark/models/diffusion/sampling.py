@@ -14,6 +14,7 @@ from benchmark.api import EMBEDDED_GUIDANCE, TRUE_GUIDANCE, Sampler, UserError
 from benchmark.models.diffusion.schedule import check_schedule
 from benchmark.models.families import class_of
 from benchmark.models.files.configuration import known
+from benchmark.store.names import meant
 
 #: Name -> (class in diffusers, settings laid over the model's own scheduler configuration).
 #: PNDM skips its Runge-Kutta warm-up, as the configuration of Stable Diffusion does.
@@ -105,7 +106,8 @@ def _chosen(sampler: Sampler, configuration: Mapping[str, Any]) -> tuple[str, di
         )
     if sampler.scheduler != OWN:
         raise UserError(
-            f"unknown scheduler '{sampler.scheduler}'; known: {', '.join(offered)}, and {OWN}, "
+            f"unknown scheduler '{sampler.scheduler}'{meant(sampler.scheduler, [*offered, OWN])}; "
+            f"known: {', '.join(offered)}, and {OWN}, "
             "the model's"
         )
     if name not in known()[kind]["classes"]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmark.api import UserError
 from benchmark.models.families import INDEX, WrongFamily, families, family_of
 from benchmark.models.files.diffusers_layout import SENTENCES, check_layout, stages_of, variant
+from benchmark.models.files.downloads import HubFiles
 from benchmark.store.files import WriteError, replacing, resolved
 
 #: Name -> (repository, commit). Commits are pinned: a score names what it was measured on.
@@ -113,7 +114,7 @@ def snapshot(model: HubModel | HubCascade) -> Path:
         cached = _cached(model)
         if cached is not None:
             return cached
-        _knock()
+        knock()
         return _fetched(model)
     except WrongFamily as error:
         raise UserError(f"model '{model.name}': {error}") from error
@@ -191,13 +192,26 @@ def _parts(name: str, stage: str) -> Iterator[str]:
             yield part.removeprefix(f"{stage}/")
 
 
-def _knock() -> None:
+def knock() -> None:
     """Fail at once where there is no way to the hub: its client would try for half a minute."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set")
     get_session().head(constants.ENDPOINT, timeout=SECONDS)
+
+
+def downloads(model: HubModel | HubCascade) -> tuple[HubFiles, ...]:
+    """What is read of `model`, if the hub's cache does not hold all of it."""
+    if is_here(model):
+        return ()
+    licence = _licence(model)
+    if isinstance(model, HubModel):
+        return (HubFiles(model.repository, model.revision, PATTERNS, licence=licence),)
+    return tuple(
+        HubFiles(one.repository, one.revision, patterns(_parts(model.name, stage)), licence=licence)
+        for stage, one in model.stages.items()
+    )
 
 
 def fetch_command(model: HubModel | HubCascade) -> str:
@@ -219,27 +233,27 @@ def _missing(model: HubModel | HubCascade, error: Exception) -> str:
     models = list(model.stages.values()) if isinstance(model, HubCascade) else [model]
     version = " and ".join(f"{one.repository}@{one.revision or 'main'}" for one in models)
     verb = "is" if len(models) == 1 else "are"
-    licence = _licence(model)
-    if _gated(error):
+    licence, places = _licence(model), [one.repository for one in models]
+    if gated(error):
         return (
             f"model '{model.name}': {version} {verb} gated ({reason}): "
-            f"{_gate(models, licence)}, and run the command again"
+            f"{gate(places, licence)}, and run the command again"
         )
     return (
         f"model '{model.name}': {version} {verb} not in the cache of the Hugging Face hub, and "
         f"cannot be fetched ({reason}). Where there is internet: {fetch_command(model)} and bring "
         "the cache (HF_HOME), or name a directory that holds the model; "
         "`--suite pocket` runs without, on the models that are shipped"
-        + (f". It is gated: {_gate(models, licence)}" if licence else "")
+        + (f". It is gated: {gate(places, licence)}" if licence else "")
     )
 
 
-def _gated(error: BaseException | None) -> bool:
+def gated(error: BaseException | None) -> bool:
     """Whether the hub keeps a repository for those who accepted its licence."""
     from huggingface_hub.errors import GatedRepoError
 
     return error is not None and (
-        isinstance(error, GatedRepoError) or _gated(error.__cause__ or error.__context__)
+        isinstance(error, GatedRepoError) or gated(error.__cause__ or error.__context__)
     )
 
 
@@ -248,8 +262,9 @@ def _licence(model: HubModel | HubCascade) -> str | None:
     return next((f.licence for f in families().values() if model.name in f.named), None)
 
 
-def _gate(models: Iterable[HubModel], licence: str | None) -> str:
-    places = " and ".join(f"https://huggingface.co/{one.repository}" for one in models)
+def gate(repositories: Iterable[str], licence: str | None) -> str:
+    """What to do about gated repositories: accept which licence where, and where the token goes."""
+    places = " and ".join(f"https://huggingface.co/{one}" for one in repositories)
     return (
         f"accept {licence or 'its licence'} on {places}, log in with a token of that account "
         "(https://huggingface.co/settings/tokens; `hf auth login`, or the environment variable "

@@ -18,6 +18,7 @@ from benchmark.models.files.diffusers_layout import (
     identifying_files,
     index_settings,
 )
+from benchmark.models.files.downloads import HubFiles
 from benchmark.models.files.header import read_header
 from benchmark.models.files.hub import (
     CASCADES,
@@ -28,7 +29,9 @@ from benchmark.models.files.hub import (
     is_here,
     snapshot,
 )
+from benchmark.models.files.hub import downloads as hub_downloads
 from benchmark.store.files import expanded, file_digest, resolved
+from benchmark.store.names import meant
 
 POCKET = Path(__file__).parents[2] / "pocket" / "weights"
 #: What comes with the package -> its folder there.
@@ -66,7 +69,8 @@ def locate(model: str) -> Path | SingleFile:
     path = expanded(model)
     if not path.is_dir():
         raise UserError(
-            f"unknown model '{model}': no such directory; known: {', '.join(known_names())}, a "
+            f"unknown model '{model}'{meant(model, known_names())}: no such directory; known: "
+            f"{', '.join(known_names())}, a "
             "directory in diffusers' layout, owner/name on the Hugging Face hub, FILE.safetensors"
         )
     try:
@@ -119,6 +123,12 @@ def locate_here(model: str) -> Path | SingleFile | None:
     """As `locate`, but None for a pinned model of the hub that is not in its cache yet."""
     hub = None if model in SHIPPED else _on_hub(model)
     return None if hub is not None and hub.commit and not is_here(hub) else locate(model)
+
+
+def downloads(model: str) -> tuple[HubFiles, ...]:
+    """What of `model` is on the hub and not on this machine. Raises UserError."""
+    hub = None if model in SHIPPED else _on_hub(model)
+    return () if hub is None else hub_downloads(hub)
 
 
 def fetch(model: str) -> None:

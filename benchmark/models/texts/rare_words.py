@@ -29,7 +29,8 @@ def rare_words(model: str) -> dict[str, int]:
     Each is one token in all vocabularies that words are learned in; the ids are those of the first.
     """
     tokenizer, *others = read_tokenizers(model, of_words=True)
-    named = {word: number for word in _own(model) if (number := _single(word, tokenizer))}
+    own = listed(model, IDENTIFIERS)
+    named = {word: number for word in own if (number := _single(word, tokenizer))}
     found = named or rarest(tokenizer)
     return {
         word: number
@@ -68,12 +69,13 @@ def rarest(tokenizer: Tokenizer) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
-def _own(model: str) -> list[str]:
+def listed(model: str, name: str) -> list[str]:
+    """The words, a line each, in the file called `name` in a model's directory; none without it."""
     if model.partition("@")[0] in NAMED:  # none of them has any, and none need be here
         return []
     place = locate(model)
     if not isinstance(place, Path):
         return []
     stages = (stage for family in families().values() for stage in family.stages)
-    listed = (place / stage / IDENTIFIERS for stage in ("", *stages))
-    return next((file.read_text("utf-8").split() for file in listed if file.is_file()), [])
+    files = (place / stage / name for stage in ("", *stages))
+    return next((file.read_text("utf-8").split() for file in files if file.is_file()), [])

@@ -217,7 +217,7 @@ def remote(cache, tiny, monkeypatch) -> list[dict]:
         return str(put(cache, repository, options["revision"] or COMMIT, tiny))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    monkeypatch.setattr(hub, "_knock", lambda: None)
+    monkeypatch.setattr(hub, "knock", lambda: None)
     return asked
 
 

@@ -135,7 +135,7 @@ def test_a_gated_repository_says_what_to_accept_and_where_the_token_goes(
         raise GatedRepoError("Access to model is restricted.\nAsk.", response=response)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    monkeypatch.setattr(hub, "_knock", lambda: None)
+    monkeypatch.setattr(hub, "knock", lambda: None)
     with pytest.raises(UserError, match=r"gated \(Access.*\): accept .* on https") as caught:
         DIFFUSERS.fetch(model)
     places = [BASE[0], LARGER[0]] if model == "if" else [model]

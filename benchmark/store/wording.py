@@ -1,0 +1,32 @@
+"""What pydantic says of a value, in words for somebody who wrote a file and never heard of it."""
+
+from __future__ import annotations
+
+import re
+
+_WORDS = (
+    (r"^Value error, ", ""),
+    (r"^Extra inputs are not permitted$", "there is no such key"),
+    (r"^Field required$", "it is missing"),
+    (r"^(Input|String|List|Dictionary|Tuple|Value) should ", "it should "),
+    (r"^Unexpected keyword argument$", "there is no such key"),
+    (r"match pattern '.*'$", "be a plain name: letters, digits, -, _ and . alone"),
+    (r"be a valid integer$", "be a whole number"),
+    (r"be a valid integer, got a number with a fractional part$", "be a whole number"),
+    (r"be a valid number$", "be a number"),
+    (r"be a valid string$", 'be text, in "quotes"'),
+    (r"be a valid boolean$", "be true or false"),
+    (r"be a valid (list|tuple|array)$", "be a list, in [brackets]"),
+    (r"be a valid (dictionary|mapping)( or instance of \w+)?$", "be a table"),
+    (r"be an object$", "be a table, as {key=value}"),
+    (r"greater than or equal to", "at least"),
+    (r"less than or equal to", "at most"),
+    (r" after validation, not \d+$", ""),
+)
+
+
+def in_plain_words(message: str) -> str:
+    """`Input should be a valid integer` -> `it should be a whole number`."""
+    for found, said in _WORDS:
+        message = re.sub(found, said, message)
+    return message

@@ -1,0 +1,125 @@
+"""Prompts that no dataset has: asked for on the command line, drawn, scored and reported."""
+
+from __future__ import annotations
+
+import csv
+import tomllib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmark.api import CUSTOM, UserError
+from benchmark.config.suite import Suite, load_suite
+from benchmark.data.prompts import choices_in, read_prompts
+from benchmark.grid import run_grid
+from benchmark.runs.plan import plan
+from benchmark.store.directory import RunDirectory
+from benchmark.studies.outside_images import collect, score_images
+from tests import toy
+from tests.toy import ONE
+
+MOON, RAIN = "a {} on the moon", "a {}, in the rain"
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    return load_suite(str(toy.write_world(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("text", "choices"),
+    [
+        ("accessory,1", ["accessory", "1"]),
+        (" accessory , a {} in the snow ", ["accessory", "a {} in the snow"]),
+        ("a {} in the snow,a {} on the beach", ["a {} in the snow", "a {} on the beach"]),
+        (RAIN, [RAIN]),
+        ("a {}, wet, on the beach", ["a {}, wet, on the beach"]),
+        ("all,a {} on the moon", ["all", MOON]),
+        ("acessory,1", ["acessory", "1"]),
+        ("", []),
+    ],
+)
+def test_commas_separate_choices_and_stay_in_a_template(text: str, choices: list[str]) -> None:
+    assert choices_in(text) == choices
+
+
+@pytest.mark.parametrize(
+    ("asked", "templates"),
+    [
+        ([MOON], [MOON]),
+        ([RAIN, "accessory", MOON, MOON], ["a {} in a hat", MOON, RAIN]),
+        (["all", MOON], ["a {} in the snow", "a {} on the beach", "a {} in a hat", MOON]),
+        (["a {} in the snow"], ["a {} in the snow"]),
+        (["a red {}", MOON], [MOON]),  # an object's prompt is none of a dog's
+    ],
+)
+def test_a_template_that_the_dataset_lacks_is_a_prompt_of_its_own(
+    suite: Suite, asked: list[str], templates: list[str]
+) -> None:
+    (job,) = plan(suite, ["tests.toy:PAINT"], subjects=["dog-red"], prompts=asked).jobs
+    assert [prompt.template for prompt in job.prompts] == templates
+    own = {prompt.template for prompt in job.prompts if prompt.kind == CUSTOM}
+    assert own == {MOON, RAIN} & {*templates}
+
+
+def test_they_stand_in_record_scores_and_report(suite: Suite, tmp_path: Path) -> None:
+    run, paint = tmp_path / "run", ["tests.toy:PAINT", "untuned"]
+    assert run_grid(plan(suite, paint, prompts=["accessory", RAIN]), run, resources=ONE) == 0
+    before = {path: path.read_bytes() for path in (run / "images").rglob("*.png")}
+    assert run_grid(plan(suite, paint, prompts=[MOON]), run, resources=ONE) == 0
+    assert all(path.read_bytes() == content for path, content in before.items())
+    record = RunDirectory(run).job_record((paint[0], "dog-red", 0))
+    assert record is not None
+    assert [p.template for p in record.job.prompts] == ["a {} in a hat", MOON, RAIN]
+    with (run / "scores.csv").open() as file:
+        kinds = {(row["prompt"], row["prompt_kind"]) for row in csv.DictReader(file)}
+    assert {(MOON, CUSTOM), (RAIN, CUSTOM)} <= kinds
+    report = (run / "report.md").read_text("utf-8").replace("\\", "")
+    assert f"**Custom prompts** (2 of 3): {MOON}; {RAIN}" in report
+    assert "| custom " in report[report.index("## By prompt group") :]
+
+
+def test_the_runs_own_suite_asks_for_them_again(suite: Suite, tmp_path: Path) -> None:
+    run, paint = tmp_path / "run", ["tests.toy:PAINT"]
+    for prompts in ([], [MOON], ["accessory"]):
+        assert run_grid(plan(suite, paint, prompts=prompts), run, resources=ONE) == 0
+    kept = tomllib.loads((run / "suite.toml").read_text("utf-8"))["evaluation"]["prompts"]
+    assert kept == ["all", MOON]
+    again = plan(load_suite(str(run / "suite.toml")), paint, subjects=["dog-red"])
+    assert [p.template for p in again.jobs[0].prompts][-2:] == ["a {} in a hat", MOON]
+
+
+def test_images_made_elsewhere_may_be_of_them(suite: Suite, tmp_path: Path) -> None:
+    folders = {MOON: MOON, "2": "a {} on the beach", "a-subject-in-the-rain": RAIN}
+    for number, folder in enumerate(folders):
+        place = tmp_path / "tool" / "dog-red" / folder
+        place.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(place / "0.png")
+    (tmp_path / "tool" / "dog-red" / ".DS_Store").write_bytes(b"\0")
+    (tmp_path / "tool" / "Thumbs.db").write_bytes(b"\0")
+    work = collect(tmp_path / "tool", suite)
+    assert [path.name for path in work.left_out] == ["Thumbs.db", ".DS_Store"]
+    (line,) = work.unmatched
+    assert "'a-subject-in-the-rain'" in line, "it has no {}, and nobody has said what it is"
+    work = collect(tmp_path / "tool", suite, prompts=["all", RAIN])
+    assert work.unmatched == ()
+    (one,) = work.jobs
+    assert {request.prompt.template for request in one.requests} == {*folders.values()}
+    assert score_images(work, tmp_path / "scored") == 0
+    others = collect(tmp_path / "tool", suite, prompts=["accessory", MOON])
+    assert [line.split("/dog-red/")[1].split("/")[0] for line in others.unmatched] == [
+        "2",
+        "a-subject-in-the-rain",
+    ]
+
+
+def test_a_prompts_file_may_have_them(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.toml"
+    file.write_text(f'[live]\ncustom = ["{MOON}", "{RAIN}"]\n[object]\n')
+    live, objects = read_prompts(file)
+    assert [(p.template, p.kind) for p in live] == [(MOON, CUSTOM), (RAIN, CUSTOM)]
+    assert objects == ()
+    file.write_text(f'[live]\ncustum = ["{MOON}"]\n[object]\n')
+    with pytest.raises(UserError, match=r"unknown kind 'custum' \(did you mean 'custom'\?\)"):
+        read_prompts(file)
