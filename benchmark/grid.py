@@ -34,7 +34,7 @@ from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid
 from benchmark.runs.progress import Display, print_memory, print_plan, print_scale
 from benchmark.runs.ready import Ready
-from benchmark.runs.score import Assessment, Examiner, one_thread
+from benchmark.runs.score import Assessment, Examiner, means_of, one_thread
 from benchmark.runs.shared import (
     Party,
     Shard,
@@ -263,7 +263,10 @@ def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
             print(f"{done}  FAILED: {in_words(error)}", flush=True)
         else:
             examiner.directory.clear_error(job.name)
-            print(f"{done}  {len(scores)} scores of {len(record.images)} images", flush=True)
+            means, metrics = means_of(scores), examiner.assessment.scoring.metrics
+            shown = [f"{metrics[m].label} {means[m]:.3f}" for m in metrics if m in means]
+            told = "  ".join([f"{len(scores)} scores of {len(record.images)} images", *shown[:3]])
+            print(f"{done}  {told}", flush=True)
     return failed
 
 

@@ -43,8 +43,9 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
     for name in _spelled_out(names, groups):
         found += _fitting(name, installed) if "*" in name and "[" not in name else [name]
     found = list(dict.fromkeys(found))
-    for name in found:
-        if (base := variant(name)[0]) not in installed and ":" not in base:
+    for name in names:
+        base = variant(name)[0]
+        if name not in groups and "*" not in name and base not in installed and ":" not in base:
             said = unknown("method", base, [*installed, *groups])
             raise UserError(f"{said}; or give one of your own as module:ATTRIBUTE")
     _check_spellings(found)

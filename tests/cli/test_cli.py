@@ -198,7 +198,7 @@ def test_a_missing_backbone_stops_a_run_before_it_begins_but_no_dry_run(
         (("--seed", "x"), "--seed 'x' is no seed"),
         (("--seed", "-1"), "--seed '-1' is no seed"),
         (("--seed", "9" * 5000), "is too large: it should be below 2^63"),
-        (("--images-per-prompt", "1000000000"), "images_per_prompt: Input should be less than or"),
+        (("--images-per-prompt", "1000000000"), "images_per_prompt: it should be at most"),
         (("--suite", "odd.toml"), "odd.toml is no TOML: it is nested too deeply"),
         (("--data", "x" * 300), "no file has so long a name"),
         (("--out", "x" * 300), "no file has so long a name"),

@@ -201,22 +201,22 @@ def test_settings_are_the_fields_and_are_put_in_by_name() -> None:
     [
         (
             {"step": 5},
-            "method 'quiet' has no setting 'step'; it has: steps, rate, .*, nouns",
+            "has no setting 'step' .did you mean 'steps'.*; it has: steps, rate, .*, nouns",
         ),
         ({"variant_of": "x"}, "no setting 'variant_of'"),
         ({"description": "x"}, "no setting 'description'"),
         ({"steps": 0}, "setting 'steps' of method 'quiet' is 0: it should be at least 1$"),
-        ({"steps": 0.5}, "setting 'steps' of method 'quiet' is 0.5: it should be a valid integer"),
-        ({"steps": True}, "is True: it should be a valid integer"),
-        ({"trained": 1}, "is 1: it should be a valid boolean"),
-        ({"rate": "fast"}, "is 'fast': it should be a valid number"),
+        ({"steps": 0.5}, "setting 'steps' of method 'quiet' is 0.5: it should be a whole number"),
+        ({"steps": True}, "is True: it should be a whole number"),
+        ({"trained": 1}, "is 1: it should be true or false"),
+        ({"rate": "fast"}, "is 'fast': it should be a number"),
         ({"rate": float("nan")}, "setting 'rate' of method 'quiet' is nan: it should be finite"),
         (
             {"rate": [float("nan")]},
             r"setting 'rate' of method 'quiet' is \[nan\]: it should be",
         ),
         ({"word": date(2026, 1, 1)}, "it should be a number, a string, true, false, None, or a l"),
-        ({"nouns": "c"}, "setting 'nouns' of method 'quiet' is 'c': it should be a valid"),
+        ({"nouns": "c"}, "setting 'nouns' of method 'quiet' is 'c': it should be a list"),
     ],
 )
 def test_a_wrong_setting_is_named(settings: dict[str, object], message: str) -> None:

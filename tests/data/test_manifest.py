@@ -80,10 +80,10 @@ def test_prompts_are_dreambenchs_or_those_that_lie_there(own: Path) -> None:
     ("old", "new", "message"),
     [
         ("[my-dog]", "[my-cat]", r"\[my-cat\] has no folder .*my-cat; folder 'my-dog' has no tab"),
-        ("live = true\n", "", r"subjects.toml: my-dog.live: Field required"),
-        ("live = true", 'live = "yes"', r"my-dog.live: .*boolean.* \(it is 'yes'\)"),
+        ("live = true\n", "", r"subjects.toml: my-dog.live is missing"),
+        ("live = true", 'live = "yes"', r"my-dog.live: .*true or false \(it is 'yes'\)"),
         ('"dog"', '" "', r"my-dog.class_noun: "),
-        ("split", "spilt", r"red mug.spilt: Extra inputs"),
+        ("split", "spilt", r"red mug.spilt is unknown"),
         ("[my-dog]", "[my-dog", "subjects.toml is no TOML"),
         ("[my-dog]", '["../mine/my-dog"]', r"'../mine/my-dog' is no name for a folder"),
         ("[my-dog]", '["a,b"]', "'a,b' is no name for a folder"),

@@ -410,7 +410,7 @@ def test_a_baseline_that_is_not_there_has_to_be_made(tmp_path) -> None:
         ("tolerance = ", 'tolerance = "', "is no TOML"),
         ("tolerance = ", "tolerance = -", "methods.real-images.scores.dino.tolerance: "),
         ("mean = 1.", "mean = nan #", "methods.real-images.scores.dino.mean: "),
-        ("level = ", "levels = ", "measured.level: Field required"),
+        ("level = ", "levels = ", "measured.level is missing"),
         (
             "[task.metrics.dino]",
             "[task.metrics.dyno]",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import tomllib
 from pathlib import Path
 
@@ -90,7 +91,9 @@ def test_the_runs_own_suite_asks_for_them_again(suite: Suite, tmp_path: Path) ->
     assert [p.template for p in again.jobs[0].prompts][-2:] == ["a {} in a hat", MOON]
 
 
-def test_images_made_elsewhere_may_be_of_them(suite: Suite, tmp_path: Path) -> None:
+def test_images_made_elsewhere_may_be_of_them(
+    suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folders = {MOON: MOON, "2": "a {} on the beach", "a-subject-in-the-rain": RAIN}
     for number, folder in enumerate(folders):
         place = tmp_path / "tool" / "dog-red" / folder
@@ -107,6 +110,11 @@ def test_images_made_elsewhere_may_be_of_them(suite: Suite, tmp_path: Path) -> N
     (one,) = work.jobs
     assert {request.prompt.template for request in one.requests} == {*folders.values()}
     assert score_images(work, tmp_path / "scored") == 0
+    told = capsys.readouterr().out
+    assert re.search(
+        r"tool / dog-red / seed 0  \d+ scores of 3 images  CLIP-I 0\.\d{3}  CLIP-T 0", told
+    )
+    assert f"report: {tmp_path / 'scored' / 'report.md'}" in told
     others = collect(tmp_path / "tool", suite, prompts=["accessory", MOON])
     assert [line.split("/dog-red/")[1].split("/")[0] for line in others.unmatched] == [
         "2",

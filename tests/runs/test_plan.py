@@ -221,7 +221,7 @@ def test_settings_for_an_unknown_method_or_key_are_an_error(suite: Suite) -> Non
         plan(typo, ["tests.toy:PAINT"])
     typo = suite.model_copy(update={"methods": {"tests.toy:PAINT": {"step": 3}}})
     with pytest.raises(
-        UserError, match="method 'tests.toy:PAINT' has no setting 'step'; it has: steps"
+        UserError, match="method 'tests.toy:PAINT' has no setting 'step' .*; it has: steps"
     ):
         plan(typo, ["tests.toy:PAINT"])
 
@@ -287,8 +287,8 @@ def test_what_cannot_be_done_is_refused_before_anything_runs(
     [
         ({"seeds": [-1]}, "seed -1 is none: seeds are whole numbers from 0 to 2"),
         ({"seeds": [0, 2**63]}, "seed 9223372036854775808 is none"),
-        ({"images_per_prompt": 0}, "images_per_prompt: .*greater than or equal to 1"),
-        ({"images_per_prompt": 10**9}, "images_per_prompt: .*less than or equal to 10000"),
+        ({"images_per_prompt": 0}, "images_per_prompt: .*at least 1"),
+        ({"images_per_prompt": 10**9}, "images_per_prompt: .*at most 10000"),
     ],
 )
 def test_numbers_out_of_range_are_refused_before_anything_runs(

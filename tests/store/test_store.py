@@ -269,7 +269,7 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
         (
             '{"format": 3, "protocols": [], "settled": {}, "jobs": '
             '[{"method": 7, "subject": "a", "seed": 0}]}',
-            "run.json is no plan of a run: jobs.0.method: .*valid string: run it again",
+            "run.json is no plan of a run: jobs.0.method: .*in .quotes.: run it again",
         ),
         ('{"format": 3, "jobs": [], "protocols": [1], "settled": {}}', "no plan of a run: protoc"),
     ],
