@@ -25,6 +25,7 @@ ROOMS = (
     "results",
     "report",
     "pocket",
+    "trackers",
     "grid",
     "studies",
     "cli",

@@ -1,7 +1,7 @@
 """What a tracker is told, read from a run directory: of each finished job, and of the report.
 
-    entry = job_entry(record, scored, directory)
-    entry.scores["pocket-1/dino"], entry.losses[50]["subject"]
+entry = job_entry(record, scored, directory)
+entry.scores["pocket-1/dino"], entry.losses[50]["subject"]
 """
 
 from __future__ import annotations
@@ -123,10 +123,8 @@ def _config(record: JobRecord) -> dict[str, Any]:
     return {"fit": asdict(job.fit)} | own
 
 
-def _means(
-    name: Name, scored: Sequence[ScoreRecord], directory: RunDirectory
-) -> dict[str, float]:
-    means = {}
+def _means(name: Name, scored: Sequence[ScoreRecord], directory: RunDirectory) -> dict[str, float]:
+    means: dict[str, float] = {}
     for label in (one.scoring.protocol for one in scored):
         found = means_of(directory.read_scores(label, name))
         means |= {f"{label}/{metric}": mean for metric, mean in found.items()}

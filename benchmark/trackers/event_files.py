@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmark.data.images import read_image
-from benchmark.report.markdown import escape, markdown_table
+from benchmark.report.markdown import NOTHING, escape, markdown_table
 from benchmark.store.names import folder_name
 from benchmark.trackers.entries import Example, JobEntry, ReportEntry
 from benchmark.trackers.installed import library
@@ -47,8 +46,9 @@ class EventFiles:
         """Its tables as text, and its figures."""
         with self._written("report") as writer:
             for name, table in entry.tables.items():
-                rows = [[escape(cell) for cell in row] for row in table.astype(str).values.tolist()]
-                writer.add_text(name, markdown_table(list(table.columns), rows))
+                rows = table.astype(object).where(table.notna(), NOTHING).values.tolist()
+                cells = [[escape(str(cell)) for cell in row] for row in rows]
+                writer.add_text(name, markdown_table(list(table.columns), cells))
             _add_images(writer, entry.figures, 0)
             writer.add_text("config", _code(entry.config))
 

@@ -4,8 +4,8 @@
     execute(..., listen=logbook.beside(display))
     logbook.complete(contents)                                 # what is not told yet, the report
 
-Each tool has a thread, so no job waits for it; whatever it raises, the run goes on. What it was told
-stands in `logged/<tool>/`, so no command tells it twice, whoever did the job and when.
+Each tool has a thread, so no job waits for it; whatever it raises, the run goes on. What it was
+told stands in `logged/<tool>/`, so no command tells it twice, whoever did the job and when.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from uuid import uuid4
 
+from benchmark.api import UserError
 from benchmark.runs.attempt import Event, Finished, Listener
 from benchmark.runs.box import in_words
 from benchmark.store.contents import Contents
@@ -60,7 +61,10 @@ class Logbook:
 
     @classmethod
     def opened(cls, tools: Sequence[str], directory: RunDirectory) -> Logbook:
-        """Raises UserError if a tool is not installed, or would ask for an account."""
+        """Raises UserError if a tool is unknown, not installed, or would ask for an account."""
+        for tool in tools:
+            if tool not in TOOLS:
+                raise UserError(f"--log '{tool}': known are {', '.join(TOOLS)}")
         return cls({tool: TOOLS[tool](directory.path) for tool in dict.fromkeys(tools)}, directory)
 
     def beside(self, other: Listener) -> Listener:

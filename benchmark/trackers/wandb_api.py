@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,11 +85,10 @@ class WandbApi:
         return self.start(common, label, identity)
 
     def _shown(self, images: tuple[Example, ...]) -> dict[str, Any]:
-        return {
-            one.key: self.library.Image(str(one.path), caption=one.caption) for one in images
-        }
+        return {one.key: self.library.Image(str(one.path), caption=one.caption) for one in images}
 
 
+@functools.cache
 def _check_account(wandb: Any) -> None:
     """Refuse to go on where wandb would ask for an account, or would not get in with it."""
     if wandb.setup().settings.mode not in _ASKING:
@@ -100,11 +100,11 @@ def _check_account(wandb: Any) -> None:
         said = " ".join(str(error).split())
         raise UserError(f"--log wandb: {said}: see to that, {instead}") from error
     if not known:
-        raise UserError(f"--log wandb: there is no account on this machine: `wandb login`, {instead}")
+        raise UserError(f"--log wandb: no account is set up here: `wandb login`, {instead}")
 
 
 def _forget(trackio: Any, project: str, name: str) -> None:
-    """Remove the run of this name from the local store, if there is one: trackio would add to it."""
+    """Remove the run of this name from the local store, as trackio would add to it."""
     try:
         runs = [run for run in trackio.Api().runs(project) if run.name == name]
     except ValueError:  # there is no such project yet
