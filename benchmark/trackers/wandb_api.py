@@ -31,7 +31,12 @@ class WandbApi:
         wandb = library("wandb", "wandb")
         _check_account(wandb)
         quiet = wandb.Settings(
-            silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
         )
 
         def start(common: dict[str, Any], label: str, identity: str) -> Any:

@@ -84,7 +84,7 @@ def test_tensorboard_reads_losses_scores_images_and_tables(
     assert "figures/grid" in shown.Runs()["report"]["images"]
     (text,) = shown.Tensors("report", "summary/text_summary")
     table = text.tensor_proto.string_val[0].decode()
-    assert r"dreambooth\[prior\_weight=0.5\]/x" in table and "| clip\\_t" in table
+    assert r"dreambooth\[prior\_weight=0.5\]/x" in table and r"clip\_t" in table
 
 
 @pytest.fixture
@@ -138,14 +138,14 @@ def test_wandb_keeps_a_run_for_the_job_and_one_for_the_report_without_an_account
     assert runs[LABEL].run_id in {mark["identity"] for mark in marks}
     config = {item.key: json.loads(item.value_json) for item in runs[LABEL].config.update}
     assert config["fit"]["settings"] == {"steps": 150}
-    losses, last = rows[LABEL][:2], rows[LABEL][2]
-    assert [row["_step"] for row in losses] == [10, 20]
-    assert (losses[1]["loss/subject"], losses[1]["loss/prior"]) == (0.25, 0.75)
+    first, last = rows[LABEL]
+    assert (first["_step"], first["loss/subject"]) == (10, 0.5)
+    assert (last["_step"], last["loss/subject"], last["loss/prior"]) == (20, 0.25, 0.75)
     assert last["toy-1/dino"] == pytest.approx(0.55) and last["seconds/fit"] == 20
-    assert last["images/prior"]["caption"] == "a dog"
+    assert last["images/prior/caption"] == "a dog"
     (report,) = rows["report"]
-    assert report["summary"]["_type"] == "table-file"
-    assert report["figures/grid"]["_type"] == "image-file"
+    assert report["summary/_type"] == "table-file"
+    assert report["figures/grid/_type"] == "image-file"
 
 
 def test_trackio_keeps_each_run_once_in_its_store(
@@ -154,10 +154,8 @@ def test_trackio_keeps_each_run_once_in_its_store(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))  # read when it is imported, here alone
     pytest.importorskip("trackio")
-    for module in ("trackio.utils", "trackio.sqlite_storage"):
-        monkeypatch.setattr(f"{module}.TRACKIO_DIR", tmp_path)
-    monkeypatch.setattr("trackio.utils.MEDIA_DIR", tmp_path / "media")
     for _ in range(2):
         tell(finished, "trackio", capsys)
         forget(finished, "trackio")
