@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from benchmark.api import UserError
+from benchmark.cli import app as cli
 from benchmark.grid import run_grid
 from benchmark.report.write import write_report
 from benchmark.runs.attempt import Finished
@@ -20,6 +21,7 @@ from benchmark.runs.shared import Shard
 from benchmark.store.claims import PROCESSES, Claims, Owner
 from benchmark.store.directory import RunDirectory
 from benchmark.store.reading import read_contents
+from benchmark.studies.checkpoint_runs import Asked
 from benchmark.trackers import logbook
 from benchmark.trackers.entries import JobEntry, ReportEntry, job_entry, report_entry
 from benchmark.trackers.logbook import TOOLS, Logbook
@@ -251,6 +253,37 @@ def test_a_job_without_scores_is_not_told(tmp_path: Path) -> None:
     write_job(RunDirectory(run), other, {})
     tell(run, diary)
     assert other.label not in diary.labels and len(diary.told) == 5
+
+
+@pytest.mark.parametrize("command", ["run", "sweep --set steps=1", "curve --over steps=1,2"])
+def test_every_command_of_a_grid_asks_for_the_tools(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name, *rest = command.split()
+    method = ["--methods"] if name == "run" else []
+    arguments = [name, *method, "dreambooth", *rest, "--log", "tensorboard", "--log", "mlflow"]
+    monkeypatch.setattr("sys.argv", ["benchmark", *arguments, "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and not (tmp_path / "run").exists()
+    assert "--log 'mlflow': known are" in capsys.readouterr().err
+
+
+def test_checkpoints_hands_the_tools_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked_for(asked: Asked, *_: object, dry_run: bool) -> int:
+        tools.append(asked.resources.log)
+        return 0
+
+    tools: list[tuple[str, ...]] = []
+    monkeypatch.setattr("benchmark.studies.checkpoint_runs.run_checkpoints", asked_for)
+    command = ["checkpoints", str(tmp_path), "--log", "wandb", "--log", "trackio"]
+    monkeypatch.setattr("sys.argv", ["benchmark", *command])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert tools == [("wandb", "trackio")]
 
 
 def test_an_unknown_tool_is_refused_before_anything_is_written(
