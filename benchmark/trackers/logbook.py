@@ -104,7 +104,7 @@ class _Line:
         self._tool, self._tracker, self._directory = tool, tracker, directory
         self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._since = time.monotonic()  #: when it was told the last thing
+        self._since = 0.0  #: when it was told the last thing
         self._off = False
 
     def put(self, work: Callable[[], None]) -> None:
@@ -116,10 +116,10 @@ class _Line:
     def wait(self) -> None:
         if self._thread is None or self._off:
             return
-        done = threading.Event()
+        done, began = threading.Event(), time.monotonic()
         self._waiting.put(done.set)
         while not done.wait(_LOOK_EVERY):
-            if time.monotonic() - self._since > _PATIENCE:
+            if time.monotonic() - max(began, self._since) > _PATIENCE:
                 self._leave_off(f"it has not taken what it was told {_PATIENCE:.0f} s ago")
                 return
 

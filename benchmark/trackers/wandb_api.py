@@ -45,6 +45,7 @@ class WandbApi:
                 id=identity,
                 name=label,
                 resume="allow",
+                allow_val_change=True,  # another command may go on from another commit
                 reinit="create_new",
                 dir=path,
                 settings=quiet,

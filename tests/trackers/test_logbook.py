@@ -67,8 +67,14 @@ def diary(monkeypatch: pytest.MonkeyPatch) -> Diary:
 
 def made_up(path: Path) -> Path:
     run = write_run(path, lambda job, request, metric: 0.5 + request.index / 10, **GRID)
-    write_report(run)
+    report(run, "a report")
     return run
+
+
+def report(run: Path, text: str) -> None:
+    """As much of a report as is told, drawn in no time."""
+    (run / "report.md").write_text(text)
+    (run / "summary.csv").write_text("method,mean\n")
 
 
 def tell(run: Path, diary: Diary) -> None:
@@ -108,7 +114,8 @@ def test_no_photograph_is_told_as_a_sample(tmp_path: Path) -> None:
 
 
 def test_the_report_is_told_by_the_files_that_it_wrote(tmp_path: Path) -> None:
-    entry = report_entry(RunDirectory(made_up(tmp_path)))
+    write_report(made_up(tmp_path))
+    entry = report_entry(RunDirectory(tmp_path))
     pd.testing.assert_frame_equal(entry.tables["summary"], pd.read_csv(tmp_path / "summary.csv"))
     assert "tables/toy-1/comparison" in entry.tables
     assert {image.key for image in entry.figures} >= {"figures/grid", "figures/toy-1/fidelity"}
@@ -131,7 +138,7 @@ def test_nothing_is_told_twice_and_what_changed_is_told_under_the_same_identity(
     scoring = next(iter(scored.values())).scoring
     write_scores(RunDirectory(run), record, scoring, lambda *_: 0.75)
     read_contents(run).write_scores()
-    write_report(run)
+    report(run, "another report")
     tell(run, diary)
     label = "dreambooth / dog / seed 0"
     assert diary.told[5:] == [(label, first[label]), ("report", first["report"])]
@@ -155,7 +162,7 @@ def test_names_that_are_no_folders_have_marks_of_their_own_inside_the_run(tmp_pa
     methods = ("dreambooth[steps=1]", "dreambooth[steps=1", "../../out:METHOD", "a/b")
     run, diary = tmp_path / "run", Diary()
     write_run(run, lambda *_: 0.5, methods=methods, subjects=("cat",))
-    write_report(run)
+    report(run, "a report")
     tell(run, diary)
     tell(run, diary)
     assert sorted(diary.labels) == sorted([*(f"{m} / cat / seed 0" for m in methods), "report"])
