@@ -48,6 +48,7 @@ from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import REPORT, SUITE, RunDirectory
 from benchmark.store.files import WriteError, remove_leftovers
 from benchmark.store.records import Job, JobRecord, Model, Prior
+from benchmark.trackers.logbook import Logbook
 
 if TYPE_CHECKING:
     from benchmark.store.contents import Contents
@@ -69,6 +70,8 @@ def run_grid(
     is kept. Raises UserError if `path` cannot be written to, belongs to something else, or holds
     images or scores that `grid` would change.
     """
+    directory = RunDirectory(path.absolute())  # a method may go to another folder
+    logbook = Logbook.opened(resources.log, directory)
     ready = Ready.of(grid, path, keep_weights)
     memory = None if dry_run else _fetch(grid, ready.left)
     jobs_left = [work.task for work in ready.left if isinstance(work.task, Job)]
@@ -93,7 +96,6 @@ def run_grid(
         return 0
     display = Display(outlook, scoring, forecast)
     check_devices(grid.suite, ready.left, device)
-    directory = RunDirectory(path.absolute())  # a method may go to another folder
     workplace = Workplace(
         grid.suite,
         directory,
@@ -104,17 +106,19 @@ def run_grid(
 
     def work(agenda: Agenda) -> list[str]:
         with display, venue.serving(workplace, ready.jobs) as place:
-            limit = resources.job_timeout
-            execute(agenda, workplace, place=place, listen=display, job_timeout=limit)
+            limit, listen = resources.job_timeout, logbook.beside(display)
+            execute(agenda, workplace, place=place, listen=listen, job_timeout=limit)
+        logbook.wait()  # before another process may be the last one, and tell the same
         return [task.label for task in display.failed if isinstance(task, Job)]
 
     try:
         if resources.shard is not None:
-            return _run_shard(ready, resources.shard, display, work)
+            return _run_shard(ready, resources.shard, display, work, logbook)
         with ready.existing.locked():
             whole = ready.is_done()
             if whole and ready.existing.directory.is_reported():
                 print(f"report: {path / REPORT}, as it was: nothing is new")
+                logbook.complete(ready.existing.contents)
                 return 0
             if not whole:
                 ready.write_plan()
@@ -126,7 +130,7 @@ def run_grid(
                     f"{undone} tasks are not; the same command goes on"
                 )
             known = ready.existing.contents if whole else None
-            return report(ready.existing.directory, failed, len(ready.jobs), known)
+            return report(ready.existing.directory, failed, len(ready.jobs), known, logbook)
     except KeyboardInterrupt:
         done = f"{display.finished} of {len(ready.jobs)} jobs are done and kept in {path}"
         print(f"interrupted: {done}; run the same command again to go on", file=sys.stderr)
@@ -134,7 +138,11 @@ def run_grid(
 
 
 def _run_shard(
-    ready: Ready, shard: Shard, display: Display, work: Callable[[Agenda], list[str]]
+    ready: Ready,
+    shard: Shard,
+    display: Display,
+    work: Callable[[Agenda], list[str]],
+    logbook: Logbook,
 ) -> int:
     """Do what nobody else does of what is left; the last process to end writes the report."""
     directory = RunDirectory(ready.existing.directory.path.absolute())
@@ -158,7 +166,7 @@ def _run_shard(
                     print(f"{count} still at work here: the last one to end writes the report")
                     return int(bool(failed))
                 if not agenda.waiting:
-                    return _report_shards(ready, party, failed)
+                    return _report_shards(ready, party, failed, logbook)
             agenda.look_again()  # whoever was at them has ended or died since
 
 
@@ -179,7 +187,7 @@ def _beside(ready: Ready, party: Party) -> Ready:
     return replace(ready, existing=existing)
 
 
-def _report_shards(ready: Ready, party: Party, failed: Sequence[str]) -> int:
+def _report_shards(ready: Ready, party: Party, failed: Sequence[str], logbook: Logbook) -> int:
     """Write the report of what all have done; refuse to mix what they have made differently."""
     directory = ready.existing.directory
     remove_leftovers(directory.path)
@@ -187,7 +195,7 @@ def _report_shards(ready: Ready, party: Party, failed: Sequence[str]) -> int:
     existing = read_existing(directory)
     check_images(ready.jobs, ready.grid.settled, existing)
     check_scoring(ready.assessment.scoring, existing)
-    return report(directory, failed, len(ready.jobs), existing.contents)
+    return report(directory, failed, len(ready.jobs), existing.contents, logbook)
 
 
 def score_run(
@@ -294,10 +302,11 @@ def report(
     failed: Sequence[str],
     jobs: int,
     contents: Contents | None = None,
+    logbook: Logbook | None = None,
 ) -> int:
     """Write the report, and say where it lies and what failed. Returns the exit code.
 
-    `contents`: those of the directory, if they are known.
+    `contents`: those of the directory, if they are known; `logbook` is told of all that is there.
     """
     from benchmark.report.terminal import print_table
     from benchmark.report.write import write_report_of
@@ -314,6 +323,8 @@ def report(
         print_table(run)
         print(f"report: {path}")
         print(f"to look at: {path.with_name('index.html')}")
+        if logbook:
+            logbook.complete(contents)
     if not failed:
         return 0
     held = "the report holds those that are done" if rows else "there is nothing to report"

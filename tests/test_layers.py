@@ -26,6 +26,7 @@ ROOMS = (
     "report",
     "people",
     "pocket",
+    "trackers",
     "grid",
     "studies",
     "cli",

@@ -13,7 +13,9 @@ import typer
 
 from benchmark.api import UserError
 from benchmark.cli.options import (
+    LogOption,
     PromptsOption,
+    RunOptions,
     SuiteOptions,
     WorkerOptions,
     bundled,
@@ -115,6 +117,7 @@ def checkpoints(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what is to be done, and stop.")
     ] = False,
+    log: LogOption = None,
     workers: WorkerOptions = _WORKERS,
 ) -> None:
     """Draw and score every checkpoint that a trainer left, and show when to stop training.
@@ -145,7 +148,7 @@ def checkpoints(
     if patience is not None and not watch:
         raise UserError("--patience ends --watch: add that")
     which, named = Which(every, last), Named(drawn.token, drawn.phrase)
-    with workers.resources() as resources:
+    with workers.resources(RunOptions(log=log)) as resources:
         chosen = resources.on(suite.load())
         asked = Asked(folder, chosen, named, drawn.plan, resources)
         if watch:

@@ -55,6 +55,16 @@ PrecisionOption = Annotated[
     Precision | None,
     typer.Option(help="Of forward passes; weights are float32. Else the suite's."),
 ]
+LogOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="wandb|tensorboard|trackio",
+        help="Also tell this tool of each job, and of the report; give it once a tool "
+        "(docs/trackers.md).",
+        show_default=False,
+    ),
+]
 ProtocolOption = Annotated[
     str,
     typer.Option(metavar="NAME|FILE.toml", help="How images are scored; else as the suite says."),
@@ -161,6 +171,7 @@ class RunOptions:
             "memory, and the same but for the last digits. auto: on a GPU, for large families."
         ),
     ] = "auto"
+    log: LogOption = None
 
 
 @dataclass(frozen=True)
@@ -239,7 +250,7 @@ class WorkerOptions:
         except ValueError:
             raise UserError(f"--gpus '{self.gpus}': numbers are wanted, such as 0,2") from None
         where = where or RunOptions()
-        checkpointing = where.gradient_checkpointing
+        checkpointing, log = where.gradient_checkpointing, tuple(where.log or ())
         if self.on == "here":
             yield Resources(
                 self.workers,
@@ -247,6 +258,7 @@ class WorkerOptions:
                 self.job_timeout,
                 self._shard(where.shard),
                 gradient_checkpointing=checkpointing,
+                log=log,
             )
             return
         from benchmark.runs.on_ray import ClusterOptions, joined
@@ -263,6 +275,7 @@ class WorkerOptions:
                 job_timeout=self.job_timeout,
                 cluster=cluster,
                 gradient_checkpointing=checkpointing,
+                log=log,
             )
 
     def _shard(self, text: str) -> Shard | None:

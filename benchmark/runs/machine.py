@@ -32,7 +32,7 @@ Switch = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True)
 class Resources:
-    """What a grid may use."""
+    """What a grid may use, and which tools are told what it makes."""
 
     workers: int | None = None  #: processes; None: one a GPU, or one a core
     gpus: tuple[int, ...] | None = None  #: numbers among the visible ones; None: all
@@ -40,6 +40,7 @@ class Resources:
     shard: Shard | None = None  #: if other processes do parts of the grid in the same directory
     cluster: Cluster | None = None  #: whose nodes have the workers, in place of this machine
     gradient_checkpointing: Switch = "auto"  #: on a GPU, auto is what the backbone's kind says
+    log: tuple[str, ...] = ()  #: trackers, by name
 
     def on(self, suite: Suite) -> Suite:
         """`suite` in the precision that it has there."""

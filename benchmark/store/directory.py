@@ -15,6 +15,8 @@
         report.md, index.html, tables/, figures/     the report
         report.sha256                                whether it is of what is here
         claims/                                      with --shard, which process is at what
+        logged/<tool>/<method>/<subject>-s<seed>.json, logged/<tool>.json    with --log, what a tool
+                                                     was told of a job, and of the report
 
 Each record and run.json has a seal, and digests of the files that it vouches for: a record of its
 images, weights or rows; run.json of suite.toml, protocols/ and scores.csv. `store.reading` checks
@@ -147,6 +149,11 @@ def weights_path(name: Name) -> str:
 def export_path(name: Name) -> str:
     """The folder of what other tools load of it, relative to the run directory."""
     return f"weights/{_place(name)}"
+
+
+def logged_path(tool: str, name: Name | None = None) -> str:
+    """What a tracker was told of a job, or else of the report, relative to the run directory."""
+    return f"logged/{tool}/{_place(name)}.json" if name else f"logged/{tool}.json"
 
 
 def prior_path(key: str) -> str:
