@@ -11,13 +11,15 @@ import pytest
 import torch
 from peft import IA3Config, LoHaConfig, LoraConfig, OFTConfig, PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmark.api import Backbone, Subject, UserError
 from benchmark.models.loading import hollow_backbone
 from benchmark.models.loan import Loan
-from benchmark.models.trained_files import trained_files
+from benchmark.models.trained_files import TrainedFiles, trained_files
 from methods.checkpoint import CHECKPOINT_OF_A_TRAINER, Checkpoint
 from methods.drawing import draw
+from methods.imports import put_on
 from tests.hand_tools import HandTools
 from tests.methods.test_adapters import REQUEST
 from tests.methods.test_exports import drawn, load_words
@@ -267,6 +269,68 @@ def test_a_file_that_changed_since_it_was_planned_is_refused(
     save_lora(pipe, tmp_path, seed=1)
     with pytest.raises(UserError, match="has changed since this was planned"):
         method.fit(subject, backbone, HandTools(method, subject))
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    models: dict[str, Path],
+    backbone: Backbone,
+    subject: Subject,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is as planned when it is opened, and another by the time that it is drawn from."""
+    pipe = finetuning.pipeline(models["sd"])
+    method = checkpoint(save_lora(pipe, tmp_path / "planned", seed=0))
+    other = save_lora(pipe, tmp_path / "other", seed=1).read_bytes()
+
+    def replaced(files: TrainedFiles, *given: Any) -> Any:
+        assert files.lora is not None and files.digest() == method.digest
+        files.lora.write_bytes(other)
+        return put_on(files, *given)
+
+    monkeypatch.setattr("methods.imports.put_on", replaced)
+    with pytest.raises(UserError, match="has changed since this was planned: start again"):
+        method.fit(subject, backbone, HandTools(method, subject))
+
+
+def test_a_part_that_lacks_weights_of_this_model_is_of_another(
+    models: dict[str, Path], backbone: Backbone, subject: Subject, tmp_path: Path
+) -> None:
+    """A text encoder of fewer layers: all that it has has a place in one of more."""
+    config = CLIPTextConfig.from_pretrained(models["sd"] / "text_encoder")
+    config.num_hidden_layers -= 1
+    CLIPTextModel(config).save_pretrained(tmp_path / "text_encoder")
+    lacking = rf"text_encoder lacks 'encoder\.layers\.{config.num_hidden_layers}\.[a-z0-9_.]+'"
+    method = checkpoint(tmp_path)
+    with pytest.raises(UserError, match=rf"{lacking} of this model: it is of another model$"):
+        method.fit(subject, backbone, HandTools(method, subject))
+
+
+def test_a_file_may_hold_some_of_a_parts_weights(
+    backbone: Backbone, subject: Subject, tmp_path: Path
+) -> None:
+    name, weight = next(iter(backbone.stages[0].denoiser.named_parameters()))
+    expected = weight.detach() + 1
+    save_file({name: expected}, tmp_path / "unet.safetensors")
+    method = checkpoint(tmp_path)
+    found = method.fit(subject, backbone, HandTools(method, subject))
+    assert found.keys() == {f"unet.{name}"} and torch.equal(found[f"unet.{name}"], expected)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "said"),
+    [
+        ("<x> <x>-like <x>", "sks <x>-like sks"),
+        ("<x>s and a <x>", "<x>s and a sks"),
+        ("a$<x> <x>", "a$<x> sks"),
+    ],
+)
+def test_the_learned_word_is_a_whole_word_of_the_phrase(
+    tmp_path: Path, phrase: str, said: str
+) -> None:
+    file = tmp_path / "learned_embeds-steps-5.safetensors"
+    save_file({"<x>": torch.ones(1, 16)}, file)
+    assert trained_files(file).spoken(phrase, "sks", "dog") == said
 
 
 def test_a_phrase_without_the_learned_word_is_refused(subject: Subject, tmp_path: Path) -> None:

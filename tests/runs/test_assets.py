@@ -267,6 +267,38 @@ def test_an_asset_that_judges_is_refused_in_another_format_too(
         score_run(tmp_path / "run", protocol=str(file))
 
 
+@pytest.mark.parametrize("declares", ["other", None])
+def test_what_images_were_made_with_is_what_the_runs_suite_declares_or_nobody_else_scores_them(
+    suite: Suite, tmp_path: Path, declares: str | None
+) -> None:
+    """The guide is one of the protocol's encoders, but the run went on under another suite."""
+    guide = save_tiny_clip(tmp_path / "guide")
+    save_tiny_clip(tmp_path / "other", seed=1)
+    judge = save_as_open_clip(guide, tmp_path / "judge", torch.float16)
+    encoder = {"kind": f"{NAME}:JUDGES", "file": str(judge / "open_clip_model.safetensors")}
+    encoders = suite.protocol.encoders | {"clip": encoder}
+    file = tmp_path / "judged.toml"
+    changed = {"encoders": encoders, "name": "judged"}
+    file.write_text(suite.protocol.model_copy(update=changed).dump_toml())
+
+    def guided_by(name: str | None) -> Suite:
+        table = {"kind": "clip", "model": str(tmp_path / str(name))}
+        return suite.model_copy(update={"assets": {"guide": table} if name else {}})
+
+    run, method = tmp_path / "run", f"{NAME}:GUIDED"
+    grid = plan(guided_by("guide"), [method], subjects=["dog-red"])
+    assert run_grid(grid, run, resources=toy.ONE) == 0
+    more = plan(guided_by(declares), ["tests.toy:PAINT"], subjects=["dog-red"])
+    assert run_grid(more, run, resources=toy.ONE) == 0
+    assert score_run(run) == 0, "under the protocol that it was planned with"
+    used = grid.jobs[0].fit.assets["guide"]
+    now = f"clip-1 {declares}@" if declares else "none,"
+    with pytest.raises(UserError) as error:
+        score_run(run, protocol=str(file))
+    assert str(error.value).startswith(f"{grid.jobs[0].label} was made with guide '{used}', and")
+    assert f"suite.toml declares {now}" in str(error.value)
+
+
 def test_a_judge_whose_files_are_not_here_is_left_to_the_run(suite: Suite, tmp_path: Path) -> None:
     """Nothing can be compared yet, and a run refuses it by itself."""
     guide = save_tiny_clip(tmp_path / "guide")
