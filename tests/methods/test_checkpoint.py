@@ -250,6 +250,46 @@ def test_weights_of_another_model_are_refused(
     assert loan.settle(thorough=True) == []
 
 
+def without_a_matrix(tensors: dict[str, torch.Tensor], layer: str) -> None:
+    del tensors[f"{layer}.lora_up.weight"]
+
+
+def of_two_scales(tensors: dict[str, torch.Tensor], layer: str) -> None:
+    tensors[f"{layer}.alpha"] = torch.ones(2)
+
+
+def of_no_rank(tensors: dict[str, torch.Tensor], layer: str) -> None:
+    for matrix in ("down", "up"):
+        name = f"{layer}.lora_{matrix}.weight"
+        tensors[name] = tensors[name].new_zeros(0, 16) if matrix == "down" else torch.zeros(16, 0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without_a_matrix, "has '{}.alpha', but not the two matrices that it scales"),
+        (of_two_scales, ": '{}.alpha' is no scale of a matrix of rank 3"),
+        (of_no_rank, ": '{}.alpha' is no scale of a matrix of rank 0"),
+    ],
+)
+def test_an_alpha_is_one_number_for_two_matrices(
+    models: dict[str, Path],
+    backbone: Backbone,
+    tmp_path: Path,
+    spoil: Callable[[dict[str, torch.Tensor], str], None],
+    message: str,
+) -> None:
+    file = as_kohya(save_lora(finetuning.pipeline(models["sd"]), tmp_path), tmp_path / "a.st", ALPHAS)
+    tensors = load_file(file)
+    layer = next(name for name in tensors if name.endswith("to_q.alpha")).removesuffix(".alpha")
+    spoil(tensors, layer)
+    file = tmp_path / "my-000003.safetensors"
+    save_file(tensors, file)
+    with pytest.raises(UserError) as error:
+        checkpoint(file).check_backbone(backbone)
+    assert str(error.value).removeprefix(str(file)).strip() == message.format(layer)
+
+
 @pytest.mark.parametrize("make", [save_lora, save_unet])
 def test_what_fits_is_known_to_without_the_models_weights(
     models: dict[str, Path], tmp_path: Path, make: Callable[..., Path], backbone: Backbone

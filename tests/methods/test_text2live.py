@@ -299,16 +299,12 @@ def test_an_image_depends_on_its_noise_seed_and_on_nothing_beside_it(
     assert torch.equal(drawn(REQUESTS[1:2])[0], own)
 
 
-@pytest.mark.parametrize("screen_weight", [1.0, 0.0])
-def test_texts_are_read_before_a_layer_is_painted(
-    subject: Subject, guide: Any, screen_weight: float
-) -> None:
-    """The last of them is longer than the guide reads; if nothing reads it, it may be so."""
+def test_texts_are_read_before_a_layer_is_painted(subject: Subject, guide: Any) -> None:
+    """The last of them is longer than the guide reads."""
     heard: list[tuple[int, int]] = []
     long = Request(Prompt("a {} " + "in the snow " * 30, "recontextualization"), 0, 7)
-    method = replace(METHOD, screen_weight=screen_weight)
     with pytest.raises(UserError, match="is longer than the .* tokens that assets.guide reads"):
-        method.generate({}, subject, [*REQUESTS, long], None, tools_of(subject, guide, heard))
+        METHOD.generate({}, subject, [*REQUESTS, long], None, tools_of(subject, guide, heard))
     assert heard == []
 
 
