@@ -204,8 +204,9 @@ def _print_needs(grid: Grid, checkpointing: Choice) -> None:
         parts += f", drawing {_gib(one.drawing)}; {_gib(one.left_out)} that no tensor shows"
         print(f"            {one.method}: {_gib(one.bytes)} GiB ({parts})", flush=True)
         most = one if most is None or one.bytes > most.bytes else most
-    if most is None:
+    if not _jobs(grid):
         print("            no method needs a backbone or an asset")
+    if most is None:
         return
     found = _tried(grid, most, checkpointing)
     for size in SIZES:

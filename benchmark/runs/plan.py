@@ -32,6 +32,8 @@ from benchmark.data.manifest import check_toml
 from benchmark.models.precision import resolve_device, resolve_precision
 from benchmark.models.sampling import check_guidance
 from benchmark.runs.assets import identified, masks_of, wanted
+from benchmark.runs.problems import Problems
+from benchmark.runs.score import Assessment
 from benchmark.runs.selection import choose_prompts, method_names
 from benchmark.store.names import folder_name
 from benchmark.store.records import Fit, Job, Model, Prior, digest
@@ -122,10 +124,9 @@ def plan(
     device = resolve_device("auto")
     base = _base(suite, device)
     _check_backbone(suite, rows, chosen.subjects)
-    verify(chosen.dataset, chosen.subjects)
+    assets = _check_files(suite, rows, chosen)
     for subject in chosen.subjects:
         suite.protocol.reference_indices(subject)  # refuses a wrong file of references
-    assets = identified(suite, {row.name: row.method for row in rows}, chosen.subjects)
     rows = [replace(row, assets=assets) for row in rows]
     settled = _settled(suite, base)
     # Not over the selection: what is asked for later goes on in the same directory.
@@ -220,6 +221,24 @@ def _select(suite: Suite, names: Sequence[str], prompts: Sequence[str]) -> Selec
     if not kept:
         raise UserError(f"prompts {', '.join(prompts)}: not meant for any of the chosen subjects")
     return Selection(dataset, kept, asked, tuple(s.name for s in chosen if s not in kept))
+
+
+def _check_files(suite: Suite, rows: Sequence[Row], chosen: Selection) -> dict[str, str]:
+    """Role -> which exact asset the rows use. Refuse images and assets that are not as they should.
+
+    Raises UserError telling all that is wrong, and if anything is, of encoders too: else a run
+    tells of them by itself.
+    """
+    problems, assets = Problems(), dict[str, str]()
+    with problems.noted():
+        verify(chosen.dataset, chosen.subjects)
+    with problems.noted():
+        assets = identified(suite, {row.name: row.method for row in rows}, chosen.subjects)
+    if problems:
+        with problems.noted():
+            _ = Assessment.of(suite).scoring
+    problems.check()
+    return assets
 
 
 def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subject]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +27,11 @@ class Finder:
 
     rows: slice
     columns: slice
+    seen: list[torch.Tensor] = field(default_factory=list)  #: the images of each call
 
     def segment(self, images: torch.Tensor, noun: str) -> torch.Tensor:
         assert noun == "dog"
+        self.seen.append(images)
         found = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
         found[0, self.rows, self.columns] = True
         return found
@@ -107,10 +109,12 @@ def test_the_segmenter_looks_at_those_images_alone_whose_masks_are_asked_for(
 ) -> None:
     """It finds something in the first image that it is given, which is then the second's mask."""
     side = backbone.resolution
-    tools = tools_of(replace(dog, masks=()), Finder(slice(1, 5), slice(8, 11)))
+    finder = Finder(slice(1, 5), slice(8, 11))
+    tools = tools_of(replace(dog, masks=()), finder)
     with pytest.raises(UserError, match="1.png shows no 'dog' that the segmenter finds"):
         tools.masks(side)
     [mask] = tools.masks(side, images=[1])
+    assert torch.equal(finder.seen[-1], tools.images(side)[1:])
     assert box_of(mask) == (slice(1, 5), slice(8, 11)) and int(mask.sum()) == 12
 
 

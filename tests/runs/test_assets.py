@@ -314,6 +314,40 @@ def test_a_judge_whose_files_are_not_here_is_left_to_the_run(suite: Suite, tmp_p
     assert not list((tmp_path / "run").rglob("*.png"))
 
 
+def test_all_that_is_missing_is_told_at_once(suite: Suite, tmp_path: Path) -> None:
+    """Photographs, assets and encoders; and an encoder alone is left to the run."""
+    encoders = suite.protocol.encoders | {
+        name: {"kind": f"{NAME}:JUDGES", "file": str(tmp_path / f"{name}.safetensors")}
+        for name in ("clip", "dino")
+    }
+    table = {"kind": "clip", "model": "vit", "hub": "someone/vit"}
+    lacking = suite.model_copy(
+        update={
+            "assets": {"guide": table},
+            "protocol": suite.protocol.model_copy(update={"encoders": encoders}),
+        }
+    )
+    assert plan(lacking, ["tests.toy:PAINT"]).jobs
+    (tmp_path / "data/dog-blue/01.png").unlink()
+    with pytest.raises(UserError) as error:
+        plan(lacking, [f"{NAME}:GUIDED", f"{NAME}:MASKED", "tests.toy:PAINT"])
+    said = str(error.value)
+    assert said.startswith("4 problems: (1) dataset 'colours': ") and "\n" not in said
+    for number, part in enumerate(
+        (
+            "dog-blue/01.png",
+            "assets.guide: the weights of 'someone/vit' are not here; fetch them: hf download",
+            f"method '{NAME}:MASKED' needs the asset 'segmenter' for subject 'dog-red'",
+            f"{tmp_path}/dino.safetensors is not here; {tmp_path}/clip.safetensors is not here",
+        ),
+        1,
+    ):
+        assert part in said.partition(f"({number}) ")[2].partition(f"; ({number + 1}) ")[0]
+    with pytest.raises(UserError) as error:
+        plan(suite, ["tests.toy:PAINT"])
+    assert str(error.value).startswith("dataset 'colours': "), "one problem has no number"
+
+
 def test_an_adapter_that_does_not_fit_the_backbone_is_refused(tmp_path: Path) -> None:
     directory = save_tiny_pipeline(tmp_path / "tiny")
     for model in ("pocket", str(directory)):

@@ -343,12 +343,15 @@ CRASHES, MOVES = Crashes(), Crashes(moves=True)
 
 def test_a_method_that_crashes_is_unknown_leaves_nothing_and_the_others_are_not() -> None:
     here = os.getcwd()
-    crashes, moves = (f"{__name__}:{name}" for name in ("CRASHES", "MOVES"))
+    crashes, moves = (f"tests.runs.test_memory:{name}" for name in ("CRASHES", "MOVES"))
     asked = ["run", "--methods", f"{moves},{crashes},untuned", "--subjects", "dog", "--prompts", "1"]
     said = CliRunner().invoke(app, [*asked, "--no-controls", "--dry-run", "--gpu-memory"])
     assert said.exit_code == 0 and os.getcwd() == here
-    error = "RuntimeError: 4 images are too few"
+    error = "RuntimeError: 5 images are too few"
     assert f"            {crashes}: unknown: {error}\n" in said.output
     left = f"LeftBehind: {error}; it left the working folder at /"
     assert f"            {moves}: unknown: {left}\n" in said.output
     assert "            untuned: " in said.output and "untuned: unknown" not in said.output
+    asked[2] = crashes
+    said = CliRunner().invoke(app, [*asked, "--no-controls", "--dry-run", "--gpu-memory"])
+    assert said.output.splitlines()[-1] == f"            {crashes}: unknown: {error}"
