@@ -447,10 +447,11 @@ class BackboneKind(Protocol):
         """Raise UserError if `model` cannot be sampled so."""
         ...
 
-    # Optional: `check_resolution(model, resolution)`, which raises UserError if `model` draws no
-    # images of so many pixels (None: of its own size). And two whose files are here:
-    # `check_texts(model, texts)`, for a text that it cannot read to its end, and
-    # `check_words(model, words)`, for a word that it cannot learn. And of an IMAGE_PROMPT,
+    # Optional: `is_here(model) -> bool`, whether `fetch` has nothing to bring: a dry run then calls
+    # it too, and looks at all that a run looks at. And `check_resolution(model, resolution)`, which
+    # raises UserError if `model` draws no images of so many pixels (None: of its own size). And two
+    # whose files are here: `check_texts(model, texts)`, for a text that it cannot read to its end,
+    # and `check_words(model, words)`, for a word that it cannot learn. And of an IMAGE_PROMPT,
     # `check_adapter(model, shapes)`, for an adapter whose weights have these shapes and do not fit.
     # So these are refused before anything trains. And `gradient_checkpointing(model) -> bool`,
     # whether a training of `model` on a GPU had better compute activations twice than keep them:

@@ -20,7 +20,7 @@ from benchmark.data.dataset import verify
 from benchmark.models.precision import resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work
 from benchmark.runs.assets import check_adapters, check_declared, check_no_judge
-from benchmark.runs.backbones import check_backbones
+from benchmark.runs.backbones import check_backbones, is_here
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.devices import check_devices, gradient_checkpointing
 from benchmark.runs.existing_run import (
@@ -36,7 +36,7 @@ from benchmark.runs.local_worker import ThisMachine
 from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
 from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid
-from benchmark.runs.progress import Display, print_memory, print_plan, print_scale
+from benchmark.runs.progress import Display, print_away, print_memory, print_plan, print_scale
 from benchmark.runs.ready import Ready
 from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.runs.shared import (
@@ -69,12 +69,14 @@ def run_grid(
 ) -> int:
     """Do what is not done yet of `grid` in the run directory `path`, then write the report.
 
+    `dry_run`: say what that is, and refuse what would be refused, but do, fetch and write nothing.
     Returns the exit code: 0: every job is done; 1: some failed; 130: interrupted, and what is done
     is kept. Raises UserError if `path` cannot be written to, belongs to something else, or holds
     images or scores that `grid` would change.
     """
     ready = Ready.of(grid, path, keep_weights)
-    memory = None if dry_run else _fetch(grid, ready.left)
+    here = not dry_run or is_here(grid.suite.backbone)
+    memory = _fetch(grid, ready.left) if here else None
     venue = resources.cluster or ThisMachine(resources.slots(len(ready.left), memory=memory))
     outlook = Outlook(ready.jobs, ready.left, path, ready.forecast.seconds)
     scoring = ready.assessment.scoring
@@ -84,15 +86,13 @@ def run_grid(
         print_memory(memory, free)
     ready.existing.tell_altered(ready.jobs, grid.suite.protocol.label)
     device = resources.cluster.like.device if resources.cluster else grid.device
+    check_devices(grid.suite, ready.left, device)
     if dry_run:
         print_scale(outlook)
-        try:
-            check_devices(grid.suite, ready.left, device)
-        except UserError as error:  # the plan may be for another machine
-            print(f"refused     on {device}: {error}")
+        if here is False and _draws_by_backbone(ready.left):
+            print_away(grid.suite.backbone.model)
         return 0
     display = Display(outlook, scoring, ready.forecast)
-    check_devices(grid.suite, ready.left, device)
     directory = RunDirectory(path.absolute())  # a method may go to another folder
     workplace = Workplace(
         grid.suite,
@@ -272,7 +272,7 @@ def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:
 
     Returns the main memory, in bytes, that a worker takes; None if nobody knows or none is needed.
     """
-    if not any(work.draws and _backbone_of(work.task) for work in left):
+    if not _draws_by_backbone(left):
         return None
     kind, model = grid.suite.backbone.load_kind(), grid.suite.backbone.model
     kind.fetch(model)
@@ -280,6 +280,10 @@ def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:
     check_prompts(grid.suite, left)
     check_backbones(grid.suite, left)
     return None if on_cuda() else kind.memory(model)
+
+
+def _draws_by_backbone(left: Sequence[Work]) -> bool:
+    return any(work.draws and _backbone_of(work.task) for work in left)
 
 
 def _backbone_of(task: Task) -> Model | None:

@@ -32,6 +32,10 @@ class Diffusers:
         """`<name>@<12 hexadecimal digits>`: which exact weights and configuration `model` is."""
         return identity.backbone_id(model)
 
+    def is_here(self, model: str) -> bool:
+        """Whether all files of `model` are on this machine."""
+        return identity.locate_here(model) is not None
+
     def fetch(self, model: str) -> None:
         """See to it that the files of `model` are here, understood and whole.
 

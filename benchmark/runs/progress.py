@@ -80,6 +80,14 @@ def print_scale(outlook: Outlook) -> None:
     print(f"disk        {size}")
 
 
+def print_away(model: str) -> None:
+    """Say that the backbone has to be fetched first, and that it was not looked at."""
+    print(
+        f"to fetch    backbone '{model}' is not on this machine: a run brings it first, and then "
+        "sees whether it reads the prompts and fits the methods"
+    )
+
+
 def _phases(left: Sequence[Work]) -> str:
     """`2 sets of prior images (128), 6 fits, 54 images to draw, 60 to score`."""
     priors = [work for work in left if isinstance(work.task, Prior)]

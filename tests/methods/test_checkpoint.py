@@ -208,22 +208,32 @@ def save_dora(pipe: Any, folder: Path) -> Path:
     return file
 
 
+NO_PLACE = "tensors have a place in this model; it differs in '.*[.]lora_A[.]weight': it was trained"
+
+
 @pytest.mark.parametrize(
     ("made_of", "make", "message"),
     [
         (
             "xl",
             save_lora,
-            "pytorch_lora_weights.safetensors.*(does not fit this model|have a place)",
+            r"/pytorch_lora_weights\.safetensors does not fit this model: .*size mismatch for "
+            r"down_blocks\.1\.attentions\.0\.transformer_blocks\.0\.attn2\.to_v\.lora_A",
         ),
-        ("sd3", save_lora, "0 of its .* tensors|8 of its .* tensors|does not fit"),
-        ("sd", save_odd, "of its .* tensors have a place|does not fit"),
-        ("sd", save_dora, "is DoRA in kohya's format"),
-        ("xl", save_unet, "another model|no weight of|no place"),
+        ("sd3", save_lora, rf"/pytorch_lora_weights\.safetensors: 20 of its 38 {NO_PLACE}"),
+        ("sd", save_odd, rf"/pytorch_lora_weights\.safetensors: 67 of its 68 {NO_PLACE}"),
+        ("sd", save_dora, "is DoRA in kohya's format, whose magnitudes diffusers leaves out$"),
+        (
+            "xl",
+            save_unet,
+            r"/unet: 'down_blocks\.1\.attentions\.0\.proj_in\.weight' is of shape \(16, 16\), and in "
+            r"this model \(16, 16, 1, 1\): it is of another model$",
+        ),
         (
             "sd",
             save_words,
-            "vectors of the shape .1, 17. for text_encoder: one of 16 numbers is read",
+            r"/learned_embeds-steps-5\.safetensors holds vectors of the shape \(1, 17\) for "
+            r"text_encoder: one of 16 numbers is read, a word of a single vector of this model$",
         ),
     ],
     ids=["xl-lora", "sd3-lora", "one-layer", "kohya-dora", "xl-unet", "wide-word"],
@@ -309,6 +319,42 @@ def test_a_file_that_changed_since_it_was_planned_is_refused(
     save_lora(pipe, tmp_path, seed=1)
     with pytest.raises(UserError, match="has changed since this was planned"):
         method.fit(subject, backbone, HandTools(method, subject))
+
+
+def header_length(content: bytes) -> int:
+    return 8 + int.from_bytes(content[:8], "little")
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (lambda content: len(content) - 1, "has {left} bytes of the {whole} that its header says"),
+        (header_length, "has {left} bytes of the {whole} that its header says"),
+        (lambda content: header_length(content) - 1, "ends within its header"),
+        (lambda content: 9, "ends within its header"),
+        (lambda content: 7, "ends before its header"),
+        (lambda content: 0, "ends before its header"),
+    ],
+    ids=["a-byte", "no-tensor", "half-a-header", "one-letter", "seven-bytes", "nothing"],
+)
+def test_a_file_that_is_cut_short_is_told_from_others(
+    tmp_path: Path, left: Callable[[bytes], int], said: str
+) -> None:
+    file = tmp_path / "my-000003.safetensors"
+    save_file({"lora_unet_x.lora_down.weight": torch.ones(2, 2)}, file)
+    content = file.read_bytes()
+    file.write_bytes(content[: left(content)])
+    said = said.format(left=left(content), whole=len(content))
+    with pytest.raises(UserError) as error:
+        trained_files(file)
+    assert str(error.value).startswith(f"{file} {said}: it was cut short, or is still being writ")
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04" + b"x" * 40, b"<html>nothing here</html>"])
+def test_a_file_of_another_format_is_not_cut_short(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "my.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match="my.safetensors is no safetensors file: "):
+        trained_files(tmp_path / "my.safetensors")
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(
