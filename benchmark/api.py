@@ -453,6 +453,7 @@ class BackboneKind(Protocol):
     # whose files are here: `check_texts(model, texts)`, for a text that it cannot read to its end,
     # and `check_words(model, words)`, for a word that it cannot learn. And of an IMAGE_PROMPT,
     # `check_adapter(model, shapes)`, for an adapter whose weights have these shapes and do not fit.
+    # And of EDITING, `check_inversion(model, sampler)`, for a sampler that cannot be inverted.
     # So these are refused before anything trains. And `gradient_checkpointing(model) -> bool`,
     # whether a training of `model` on a GPU had better compute activations twice than keep them:
     # then `load` takes `gradient_checkpointing: bool = False`, which changes no number but the last
@@ -673,6 +674,8 @@ class Method(Protocol):
     # end, or cannot learn a word, that is said before anything trains. And `unscored`, prompt kind
     # -> why no image of such a prompt is scored: what the method does not set out to do; PRIOR is
     # a kind here, too.
+    # Of a method that inverts images, `inversion(sampler: Sampler) -> Sampler`, for what, where the
+    # suite's is `sampler`; the plan asks the kind whether that can be.
     # And `seen(subject)`, the indices of the images that it looks at, of those that it is given;
     # without it, all. And `export(weights, backbone, folder: Path)`, which writes to an empty
     # folder, for `--keep-weights`, what other tools load: no pickles, and the backbone stays as it

@@ -18,7 +18,7 @@ from benchmark.models.configuration import check_configuration, scheduler_config
 from benchmark.models.diffusers_layout import configuration_file
 from benchmark.models.families import Family, families, family_of, read_configuration
 from benchmark.models.resolution import check_cascade_size, drawn_size
-from benchmark.models.sampling import check_sampler
+from benchmark.models.sampling import check_inversion, check_sampler
 from benchmark.models.single_file_header import describe, scheduler_of
 
 
@@ -81,6 +81,11 @@ class Diffusers:
         check_sampler(sampler, configurations[0])
         if family.stages:
             check_sampler(sampler.enlarging(), configurations[1])
+
+    def check_inversion(self, model: str, sampler: Sampler) -> None:
+        """Raise UserError if no image is inverted for `sampler` by `model`, as `check_sampler`."""
+        place = identity.locate_here(model)
+        check_inversion(sampler, _schedulers(_family(model), place)[0])
 
     def check_resolution(self, model: str, resolution: int | None) -> None:
         """Raise UserError if `model` draws no images of so many pixels; None: of its own size.

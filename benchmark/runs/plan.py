@@ -5,8 +5,8 @@ plan(load_suite("pocket"), ["dreambooth", "untuned"], subjects=["dog-biscuit"]).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -263,17 +263,28 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
             f"the suite's [sampler] has {', '.join(enlarges)}, and backbone '{model}' is no "
             "cascade: leave them out, or choose one"
         )
+    for row in rows:
+        if hasattr(row.method, "inversion") and hasattr(kind, "check_inversion"):
+            with _named(f"method '{row.name}'"):
+                kind.check_inversion(model, row.method.inversion(sampler))
     samplers = {"the suite's [sampler]": {sampler}}
     for row in rows:
         asked = [prior for s in subjects if (prior := _asked(row, s)) is not None]
         samplers[f"the prior images of method '{row.name}'"] = {prior.sampler for prior in asked}
     for whose, chosen in samplers.items():
         for sampler in chosen:
-            try:
+            with _named(whose):
                 check_guidance(sampler, capabilities)
                 kind.check_sampler(model, sampler)
-            except UserError as error:
-                raise UserError(f"{whose}: {error}") from error
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Within, a UserError says first what it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
 
 
 def _settings_that_need(row: Row, lacking: Sequence[str]) -> list[str]:

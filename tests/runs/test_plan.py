@@ -1,3 +1,5 @@
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -418,6 +420,32 @@ def test_prior_images_are_forecast_by_passes_through_the_model(suite: Suite) -> 
     (prior,) = grid.priors.values()
     # An image of the suite's passes 4 steps with guidance, 8 times; a prior image twice.
     assert Forecast(rated).seconds(Work(prior, draws=20)) == pytest.approx(20 * 2 / 8)
+
+
+@pytest.mark.parametrize(
+    ("says", "steps", "refused"),
+    [
+        ({"timestep_spacing": "linspace"}, 50, "says timestep_spacing = 'linspace', for which diff"),
+        ({}, 1001, "scheduler 'ddim': 1001 steps are more than the 1000 that its schedule has"),
+        ({"timestep_spacing": "trailing"}, 50, None),
+        ({}, 50, None),
+    ],
+)
+def test_what_cannot_be_inverted_is_refused_by_the_plan(
+    suite: Suite, tmp_path: Path, says: dict[str, str], steps: int, refused: str | None
+) -> None:
+    """The suite's own sampler draws in a few steps, by whatever spacing."""
+    model = save_tiny_pipeline(tmp_path / "model")
+    path = model / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | says))
+    backbone = {"kind": "diffusers", "model": str(model)}
+    there = suite.model_copy(update={"backbone": suite.backbone.model_copy(update=backbone)})
+    method = f"prompt-to-prompt[steps={steps}]"
+    if refused is None:
+        assert plan(there, [method], subjects=["dog-red"]).jobs
+        return
+    with pytest.raises(UserError, match=rf"^method '{re.escape(method)}': .*{refused}"):
+        plan(there, [method], subjects=["dog-red"])
 
 
 def test_a_job_waits_for_its_prior_images_and_the_longest_come_first(suite: Suite) -> None:
