@@ -19,7 +19,7 @@ from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
 from benchmark.models.precision import resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work
-from benchmark.runs.assets import check_adapters, check_declared, check_no_judge
+from benchmark.runs.assets import check_adapters, check_declared, check_files, check_no_judge
 from benchmark.runs.backbones import check_backbones, is_here
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.devices import check_devices, gradient_checkpointing
@@ -75,6 +75,7 @@ def run_grid(
     images or scores that `grid` would change.
     """
     ready = Ready.of(grid, path, keep_weights)
+    check_files(grid.suite, [w.task for w in ready.left if w.draws and isinstance(w.task, Job)])
     here = not dry_run or is_here(grid.suite.backbone)
     memory = _fetch(grid, ready.left) if here else None
     venue = resources.cluster or ThisMachine(resources.slots(len(ready.left), memory=memory))

@@ -46,8 +46,10 @@ class AssetKind(Protocol):
         """The asset of a table, in float32. Raises UserError."""
         ...
 
-    # Optional: `check_nouns(table, nouns)`, which raises UserError for a class noun that the asset
-    # of a table does not know. And `shapes(table)`, of the weights that a backbone takes from it,
+    # Optional: `check(table)`, which raises UserError naming a file that is broken, or does not fit
+    # the others; it is asked before anything is drawn, and may load torch, but reads no weights.
+    # And `check_nouns(table, nouns)`, which raises UserError for a class noun that the asset of a
+    # table does not know. And `shapes(table)`, of the weights that a backbone takes from it,
     # by name; `BackboneKind.check_adapter` is asked whether they fit. And `hollow(table)`, what
     # stands in its place where all tensors are without numbers, for estimates of GPU memory.
 

@@ -19,6 +19,7 @@ from benchmark.api import UserError
 from benchmark.models.asset_files import PinnedTable, loading
 from benchmark.models.checkpoints import check_whole
 from benchmark.models.guides import TABLE
+from benchmark.models.whole import WAY_OUT, faults
 
 #: In older files, where today's module makes them itself.
 _UNUSED = re.compile(r"(text|vision)_model\.embeddings\.position_ids")
@@ -101,6 +102,14 @@ def hollow_clip_guide(table: PinnedTable, directory: Path) -> ClipGuide:
     """The same by its configurations alone, for estimates of memory. Raises UserError."""
     with loading(TABLE, table):
         return _guide(CLIPModel(CLIPConfig.from_pretrained(directory)), directory, "cpu")
+
+
+def check_clip_guide(table: PinnedTable, directory: Path, weights: str) -> None:
+    """Raise UserError if the file called `weights` does not hold what the configuration says."""
+    with torch.device("meta"):
+        guide = hollow_clip_guide(table, directory)
+    for fault in faults(directory, [directory / weights], guide.model, _UNUSED):
+        raise UserError(f"{TABLE}: {fault}: {WAY_OUT}")
 
 
 def _guide(model: CLIPModel, directory: Path, device: str) -> ClipGuide:

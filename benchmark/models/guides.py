@@ -14,7 +14,13 @@ from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 from benchmark.api import Guide
-from benchmark.models.asset_files import Layout, PinnedTable, checked_table, pinned_files
+from benchmark.models.asset_files import (
+    Layout,
+    PinnedTable,
+    check_readable,
+    checked_table,
+    pinned_files,
+)
 from benchmark.models.assets import where
 
 ROLE = "guide"
@@ -38,6 +44,12 @@ class Clip:
 
     def files(self, table: Mapping[str, Any]) -> list[Path]:
         return pinned_files(TABLE, _checked(table), self.layout)
+
+    def check(self, table: Mapping[str, Any]) -> None:
+        files = self.files(table)
+        check_readable(TABLE, files)
+        check = resolve_name("benchmark.models.clip_guide:check_clip_guide")
+        check(_checked(table), files[0].parent, self.layout.weights)
 
     def load(self, table: Mapping[str, Any], device: str) -> Guide:
         load = resolve_name("benchmark.models.clip_guide:load_clip_guide")

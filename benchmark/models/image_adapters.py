@@ -26,6 +26,7 @@ from benchmark.models.asset_files import (
     AssetTable,
     Layout,
     check_digest,
+    check_readable,
     checked_table,
     hub_files,
     own_directory,
@@ -123,6 +124,11 @@ class IpAdapter:
 
     def shapes(self, table: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]]:
         return self._read(table).shapes
+
+    def check(self, table: Mapping[str, Any]) -> None:
+        check_readable(TABLE, self.files(table))
+        check = resolve_name("benchmark.models.ip_adapter:check_image_encoder")
+        check(checked_table(TABLE, table, IpAdapterTable), self._read(table))
 
     def load(self, table: Mapping[str, Any], device: str) -> ImageAdapter:
         load = resolve_name("benchmark.models.ip_adapter:load_ip_adapter")

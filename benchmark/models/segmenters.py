@@ -17,6 +17,7 @@ from benchmark.api import Segmenter, UserError
 from benchmark.models.asset_files import (
     Layout,
     PinnedTable,
+    check_readable,
     checked_table,
     pinned_files,
 )
@@ -56,6 +57,9 @@ class ClipSeg:
     def files(self, table: Mapping[str, Any]) -> list[Path]:
         return pinned_files(TABLE, _checked(table), self.layout)
 
+    def check(self, table: Mapping[str, Any]) -> None:
+        check_readable(TABLE, self.files(table))
+
     def load(self, table: Mapping[str, Any], device: str) -> Segmenter:
         load = resolve_name("benchmark.models.clipseg:load_clipseg")
         found: Segmenter = load(_checked(table), self.files(table)[0].parent, device)
@@ -79,6 +83,9 @@ class NounUNet:
 
     def files(self, table: Mapping[str, Any]) -> list[Path]:
         return pinned_files(TABLE, _checked(table), self.layout)
+
+    def check(self, table: Mapping[str, Any]) -> None:
+        check_readable(TABLE, self.files(table))
 
     def load(self, table: Mapping[str, Any], device: str) -> Segmenter:
         load = resolve_name("benchmark.models.noun_unet:load_noun_unet")

@@ -93,6 +93,17 @@ def check_no_judge(
                 )
 
 
+def check_files(suite: Suite, jobs: Iterable[Job]) -> None:
+    """Refuse files of assets of `jobs` that are broken. Raises UserError naming one.
+
+    Asked are those kinds of assets that have `check`.
+    """
+    for role in sorted({role for job in jobs for role in job.fit.assets}):
+        kind: Any = assets.kind_of(role, suite.assets[role])
+        if hasattr(kind, "check"):
+            kind.check(suite.assets[role])
+
+
 def check_adapters(suite: Suite, jobs: Iterable[Job]) -> None:
     """Refuse assets of `jobs` whose weights do not fit the backbone. Raises UserError.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from benchmark.runs.luggage import luggage_of
 from benchmark.runs.plan import plan
 from benchmark.store.directory import RunDirectory
 from tests import toy
+from tests.tiny_adapter import save_tiny_adapter
 from tests.tiny_clip import save_as_open_clip, save_tiny_clip
 from tests.tiny_pipeline import save_tiny_pipeline
 
@@ -360,6 +362,71 @@ def test_an_adapter_that_does_not_fit_the_backbone_is_refused(tmp_path: Path) ->
             continue
         with pytest.raises(UserError, match="image-prompt: 'pocket' does not fit .*tiny': its"):
             check_adapters(suite, jobs)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def garbled(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe{")
+
+
+def of_other_layers(path: Path) -> None:
+    """One layer more than the weights have; a whole CLIP's configuration has two towers."""
+    said = json.loads(path.read_text())
+    said.get("vision_config", said)["num_hidden_layers"] += 1
+    path.write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    ("file", "spoil", "message"),
+    [
+        ("model.safetensors", cut, "{} is no safetensors file that is whole: it has"),
+        ("vocab.json", garbled, "{} cannot be read as JSON: "),
+        ("merges.txt", garbled, "{} cannot be read ("),
+        ("config.json", of_other_layers, "{}/.. lacks 16 weights, vision_model.encoder.layers.3."),
+    ],
+)
+def test_a_broken_guide_is_refused_before_anything_is_drawn(
+    suite: Suite, tmp_path: Path, file: str, spoil: Any, message: str, dry_run: bool
+) -> None:
+    guide = save_tiny_clip(tmp_path / "guide")
+    spoil(guide / file)
+    table = {"kind": "clip", "model": str(guide)}
+    guided = suite.model_copy(update={"assets": {"guide": table}})
+    with pytest.raises(UserError) as error:
+        run_grid(plan(guided, [f"{NAME}:GUIDED"]), tmp_path / "run", dry_run=dry_run)
+    named = str(guide / file)
+    expected = message.format(named).replace(f"{named}/..", str(guide))
+    assert str(error.value).startswith(f"assets.guide: {expected}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "message"),
+    [
+        ("{}/models/ip-adapter.safetensors", cut, "{file} is no safetensors file that is whole"),
+        ("{}/models/image_encoder/model.safetensors", cut, "{file} is no safetensors file that is"),
+        ("{}/models/image_encoder/config.json", garbled, "{file} cannot be read as JSON: "),
+        ("{}/models/image_encoder/config.json", of_other_layers, "{folder} lacks 16 weights, vision"),
+    ],
+)
+def test_a_broken_adapter_is_refused_before_anything_is_drawn(
+    tmp_path: Path, file: str, spoil: Any, message: str
+) -> None:
+    model = save_tiny_pipeline(tmp_path / "tiny")
+    table = save_tiny_adapter(tmp_path / "adapter", model)
+    found = Path(file.format(tmp_path / "adapter"))
+    spoil(found)
+    suite = load_suite("pocket").on(str(model))
+    suite = suite.model_copy(update={"assets": suite.assets | {"image-prompt": table}})
+    grid = plan(suite, ["ip-adapter"], subjects=["dog"], prompts=["1"])
+    with pytest.raises(UserError) as error:
+        run_grid(grid, tmp_path / "run", dry_run=True)
+    expected = message.format(file=found, folder=found.parent)
+    assert str(error.value).startswith(f"assets.image-prompt: {expected}")
 
 
 def test_a_noun_that_the_segmenter_does_not_know_is_refused(suite: Suite, tmp_path: Path) -> None:
