@@ -98,16 +98,15 @@ def load_clip_guide(table: PinnedTable, directory: Path, device: str) -> ClipGui
         return _guide(model, directory, device)
 
 
-def hollow_clip_guide(table: PinnedTable, directory: Path) -> ClipGuide:
+def hollow_clip_guide(table: PinnedTable, directory: Path, device: str = "cpu") -> ClipGuide:
     """The same by its configurations alone, for estimates of memory. Raises UserError."""
-    with loading(TABLE, table):
-        return _guide(CLIPModel(CLIPConfig.from_pretrained(directory)), directory, "cpu")
+    with loading(TABLE, table), torch.device(device):
+        return _guide(CLIPModel(CLIPConfig.from_pretrained(directory)), directory, device)
 
 
 def check_clip_guide(table: PinnedTable, directory: Path, weights: str) -> None:
     """Raise UserError if the file called `weights` does not hold what the configuration says."""
-    with torch.device("meta"):
-        guide = hollow_clip_guide(table, directory)
+    guide = hollow_clip_guide(table, directory, "meta")
     for fault in faults(directory, [directory / weights], guide.model, _UNUSED):
         raise UserError(f"{TABLE}: {fault}: {WAY_OUT}")
 

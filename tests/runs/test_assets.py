@@ -400,7 +400,7 @@ def test_a_broken_guide_is_refused_before_anything_is_drawn(
         run_grid(plan(guided, [f"{NAME}:GUIDED"]), tmp_path / "run", dry_run=dry_run)
     named = str(guide / file)
     expected = message.format(named).replace(f"{named}/..", str(guide))
-    assert str(error.value).startswith(f"assets.guide: {expected}")
+    assert expected in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -422,11 +422,10 @@ def test_a_broken_adapter_is_refused_before_anything_is_drawn(
     spoil(found)
     suite = load_suite("pocket").on(str(model))
     suite = suite.model_copy(update={"assets": suite.assets | {"image-prompt": table}})
-    grid = plan(suite, ["ip-adapter"], subjects=["dog"], prompts=["1"])
     with pytest.raises(UserError) as error:
+        grid = plan(suite, ["ip-adapter"], subjects=["dog"], prompts=["1"])
         run_grid(grid, tmp_path / "run", dry_run=True)
-    expected = message.format(file=found, folder=found.parent)
-    assert str(error.value).startswith(f"assets.image-prompt: {expected}")
+    assert message.format(file=found, folder=found.parent) in str(error.value)
 
 
 def test_a_noun_that_the_segmenter_does_not_know_is_refused(suite: Suite, tmp_path: Path) -> None:
