@@ -29,12 +29,13 @@ from benchmark.config.registry import load_method, settings_of, variant
 from benchmark.config.suite import Evaluation, Suite
 from benchmark.data.dataset import Dataset, choose_subjects, first_images, verify
 from benchmark.data.manifest import check_toml
+from benchmark.models.families import families_that_can
 from benchmark.models.precision import resolve_device, resolve_precision
 from benchmark.models.sampling import check_guidance
 from benchmark.runs.assets import identified, masks_of, wanted
 from benchmark.runs.problems import Problems
 from benchmark.runs.score import Assessment
-from benchmark.runs.selection import choose_prompts, method_names
+from benchmark.runs.selection import called_by_name, choose_prompts, method_names, unserved
 from benchmark.store.names import folder_name
 from benchmark.store.records import Fit, Job, Model, Prior, digest
 
@@ -60,6 +61,8 @@ class Grid:
     device: str  #: on which everything is computed: "cpu", "cuda"
     prompts: Mapping[str, tuple[Prompt, ...]]  #: subject -> all prompts of the dataset, in order
     left_out: tuple[str, ...]  #: subjects for which none of the chosen prompts is meant
+    #: Methods of the chosen groups that the backbone cannot serve -> what it lacks.
+    unserved: Mapping[str, Sequence[str]]
     settled: Mapping[str, Any]  #: what no later run in its directory may change, by dotted name
     directory: Path  #: where its run goes unless it is told otherwise
 
@@ -108,13 +111,14 @@ def plan(
 ) -> Grid:
     """Lay out the grid: every method on every subject with every seed.
 
-    `methods`: names, `module:ATTRIBUTE`, patterns like `dreambooth-*`, or the suite's groups.
+    `methods`: names, `module:ATTRIBUTE`, patterns like `dreambooth-*`, or the suite's groups; of
+    patterns and groups, those that the backbone can serve.
     `controls`: methods that come along where the subjects have images enough for them. `subjects`,
     `prompts` (kinds, templates, or numbers counted from 1 in the subject's list) and `seeds`: the
     suite's if empty. Checks the subjects' images, and that everything can be drawn as it is asked
     for. Raises UserError naming what cannot, why, and the way out.
     """
-    names = method_names(suite, methods)
+    names, left = _served(suite, methods)
     numbers = tuple(dict.fromkeys(seeds)) or (suite.evaluation.seed,)
     evaluation = _evaluation(suite, prompts, images_per_prompt, numbers)
     chosen = _select(suite, subjects or suite.data.subjects, evaluation.prompts)
@@ -140,9 +144,27 @@ def plan(
         device=device,
         prompts={s.name: chosen.dataset.prompts_for(s) for s in chosen.subjects},
         left_out=chosen.left_out,
+        unserved=left,
         settled=settled,
         directory=Path("runs") / name,
     )
+
+
+def _served(suite: Suite, asked: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The methods of `asked`, but for those of groups and patterns that the backbone cannot serve.
+
+    And what it lacks for these. Raises UserError if none is left.
+    """
+    names, by_name = method_names(suite, asked), called_by_name(suite, asked)
+    left = unserved(suite, [name for name in names if name not in by_name])
+    found = [name for name in names if name not in left]
+    if not found:
+        lacks = "; ".join(f"'{name}' needs {', '.join(needs)}" for name, needs in left.items())
+        raise UserError(
+            f"backbone '{suite.backbone.model}' serves no method of {', '.join(asked)}: {lacks}: "
+            "choose another --backbone, or other methods"
+        )
+    return found, left
 
 
 def _evaluation(
@@ -251,7 +273,7 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
             settings = _settings_that_need(row, lacking)
             raise UserError(
                 f"method '{row.name}' needs {', '.join(lacking)}, and backbone '{model}' has "
-                f"{', '.join(sorted(capabilities)) or 'nothing'}: choose another --backbone, or "
+                f"{', '.join(sorted(capabilities)) or 'nothing'}: {_another_backbone(row)}, or "
                 f"leave {' or '.join(settings) or 'the method'} out"
             )
     if check_resolution := getattr(kind, "check_resolution", None):
@@ -285,6 +307,12 @@ def _named(what: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{what}: {error}") from error
+
+
+def _another_backbone(row: Row) -> str:
+    """The way out for a method that the backbone cannot serve: which families can."""
+    able = families_that_can(of_backbone(row.method.needs))
+    return "choose another --backbone" + (f", a model of {able}" if able else "")
 
 
 def _settings_that_need(row: Row, lacking: Sequence[str]) -> list[str]:

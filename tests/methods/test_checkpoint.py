@@ -17,6 +17,7 @@ from benchmark.api import Backbone, Subject, UserError
 from benchmark.models.loading import hollow_backbone
 from benchmark.models.loan import Loan
 from benchmark.models.trained_files import TrainedFiles, trained_files
+from benchmark.studies.checkpoints import checkpoints
 from methods.checkpoint import CHECKPOINT_OF_A_TRAINER, Checkpoint
 from methods.drawing import draw
 from methods.imports import put_on
@@ -24,7 +25,16 @@ from tests.hand_tools import HandTools
 from tests.methods.test_adapters import REQUEST
 from tests.methods.test_exports import drawn, load_words
 from tests.reference import finetuning
-from tests.trained import LAYERS, as_kohya, layers_of, noisy, save_lora, save_peft, save_unet
+from tests.trained import (
+    LAYERS,
+    as_kohya,
+    as_snapshot,
+    layers_of,
+    noisy,
+    save_lora,
+    save_peft,
+    save_unet,
+)
 
 PROMPT = "a sks dog in the snow"
 ALPHAS = {"to_q": 1.0, "fc1": 5.0}
@@ -180,6 +190,46 @@ def test_a_learned_word(
     mine = painted(method, subject, backbone)
     load_words(pipe, tmp_path)
     same(mine, drawn(pipe, f"a {phrase or '<cat-toy>'} in the snow"))
+
+
+def save_word(pipe: Any, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    save_file({"<x>": torch.ones(1, 16)}, folder / "learned_embeds.safetensors")
+    return folder
+
+
+def save_adapter(pipe: Any, folder: Path) -> Path:
+    save_peft(pipe, folder / "unet", noisy(LoraConfig(r=2, target_modules=["to_k"])))
+    return folder
+
+
+def save_loose(pipe: Any, folder: Path) -> Path:
+    return save_lora(pipe, folder, name="my-step00000500.safetensors")
+
+
+@pytest.mark.parametrize("make", [save_lora, save_unet, save_adapter, save_word, save_loose])
+def test_a_snapshot_in_the_hubs_cache_is_read_as_the_files_that_its_links_lead_to(
+    models: dict[str, Path],
+    backbone: Backbone,
+    subject: Subject,
+    tmp_path: Path,
+    make: Callable[..., Path],
+) -> None:
+    made = make(finetuning.pipeline(models["sd"]), tmp_path / "out" / "checkpoint-500")
+    loose = made.parent if make is save_loose else tmp_path / "out"
+    [plain] = checkpoints(loose).found
+    [linked] = checkpoints(as_snapshot(loose, tmp_path / "hub")).found
+    assert linked.path.name == plain.path.name and linked.number == 500
+    methods = [checkpoint(one.path) for one in (plain, linked)]
+    assert methods[0].digest == methods[1].digest
+    loan, found = Loan(backbone), []
+    for method in methods:
+        method.check_backbone(backbone)
+        weights = method.fit(subject, backbone, HandTools(method, subject))
+        found.append({name: tensor.detach().clone() for name, tensor in weights.items()})
+        assert loan.settle(thorough=True) == []
+    assert found[0].keys() == found[1].keys() and found[0]
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
 # What does not fit ------------------------------------------------------------------------------

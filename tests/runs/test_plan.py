@@ -88,6 +88,33 @@ def test_groups_and_patterns_are_spelled_out(suite: Suite) -> None:
         plan(suite, ["identity-*"])
 
 
+def test_of_groups_and_patterns_what_the_backbone_cannot_serve_is_left_out_and_told(
+    suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is named is refused, and says which families can."""
+    groups = {"mine": ["paints", "dreambooth-*"], "paints": ["tests.toy:PAINT", "img2img"]}
+    own = suite.model_copy(update={"groups": groups})
+    grid = plan(own, ["mine", "image-*", "untuned"])
+    assert "tests.toy:PAINT" in grid.methods and "untuned" in grid.methods
+    assert "dreambooth-lora" in grid.methods, "the toy backbone can train"
+    assert grid.unserved == {"img2img": ["image-to-image"], "image-variation": ["image-embedding"]}
+    assert run_grid(grid, tmp_path / "run", dry_run=True) == 0
+    said = "left out    img2img (needs image-to-image), image-variation (needs image-embedding): "
+    assert f"{said}backbone 'colours' has not that\n" in capsys.readouterr().out
+    with pytest.raises(UserError) as error:
+        plan(own, ["mine", "img2img"])
+    assert str(error.value).startswith("method 'img2img' needs image-to-image, and backbone 'colours'")
+    able = "a model of Stable Diffusion 1 or 2 (sd14, sd15, sd21, sd21-base), Stable Diffusion XL (sdxl)"
+    assert f"choose another --backbone, {able}, Stable Diffusion 3" in str(error.value)
+    with pytest.raises(UserError, match="has text-to-image.*: .* a model of Stable unCLIP .stable-uncl"):
+        plan(own, ["image-variation"])
+    with pytest.raises(
+        UserError,
+        match="backbone 'colours' serves no method of image-.: 'image-variation' needs image-embedding: ",
+    ):
+        plan(own, ["image-*"])
+
+
 def test_what_needs_a_file_is_in_no_group_and_fits_no_pattern(suite: Suite) -> None:
     assert "checkpoint" not in method_names(suite.model_copy(update={"groups": {}}), ["all"])
     assert "untuned" in method_names(suite.model_copy(update={"groups": {}}), ["all"])

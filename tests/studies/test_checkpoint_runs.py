@@ -306,6 +306,20 @@ def test_each_is_a_row_of_a_run_that_resumes(
     assert "setting 'digest' of method 'checkpoint[step=100]'" in capsys.readouterr().err
 
 
+def test_controls_may_be_left_out(
+    world: Path, shell: Any, loras: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(loras[0], world / "my-step00000100.safetensors")
+    for option, more in (("--controls", ", real-images, untuned"), ("--no-controls", "")):
+        assert shell("out", "--subject", "dog-red", "--dry-run", option) == 0
+        count = 1 + more.count(",")
+        line = f"methods     {count}: checkpoint[step=100]{more}\n"
+        assert line in capsys.readouterr().out
+    assert shell("out", "--subject", "dog-red", "--out", "run", "--no-controls") == 0
+    assert read_run(world.parent / "run").methods == ["checkpoint[step=100]"]
+    assert (world.parent / "run" / "curve.md").is_file()
+
+
 # Watching ----------------------------------------------------------------------------------------
 
 
