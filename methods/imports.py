@@ -9,7 +9,6 @@ put_back(weights, another)                  # of the same model
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from benchmark.models.diffusers_layout import variant, weight_files
 from benchmark.models.header import read_header
 from benchmark.models.trained_files import ADAPTER_WEIGHTS, ENCODERS, SAFE, TrainedFiles
 from methods.drawing import put_in_place
+from methods.peft_adapters import quiet
 from methods.words import with_word, without_word, word_of
 
 _NAME = "default"
@@ -134,8 +134,7 @@ def _laid_on(module: nn.Module, folder: Path) -> Iterator[tuple[BaseTuner, list[
     """Within, the adapter in `folder` lies on layers of `module`, which are given by name."""
     tuner, before = None, dict(vars(module))
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")
+        with quiet(), torch.random.fork_rng(devices=[]):
             config = PeftConfig.from_pretrained(str(folder))
             kind: Any = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
             tuner = kind(module, config, _NAME)

@@ -6,6 +6,7 @@ with laid_on(unet, Adapter("lora", {"r": 4}), "attention") as learned:
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -132,10 +133,22 @@ def laid_on(module: nn.Module, adapter: Adapter, targets: str) -> Iterator[Learn
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Within, nothing is said of quicker kernels, of those that cannot be built, and of defaults."""
+    builder = logging.getLogger("torch.utils.cpp_extension")
+    before = builder.level
+    builder.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        builder.setLevel(before)
+
+
+@contextmanager
 def _laid(module: nn.Module, config: PeftConfig, adapter: Adapter) -> Iterator[Learned]:
     tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # of kernels that are quicker, and of defaults
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(adapter.seed)
         try:
             tuner = tuner_class(module, config, _NAME)

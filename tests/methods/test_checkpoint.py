@@ -258,7 +258,9 @@ def save_dora(pipe: Any, folder: Path) -> Path:
     return file
 
 
-NO_PLACE = "tensors have a place in this model; it differs in '.*[.]lora_A[.]weight': it was trained"
+NO_PLACE = (
+    "tensors have a place in this model; it differs in '.*[.]lora_A[.]weight': it was trained"
+)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +341,9 @@ def test_an_alpha_is_one_number_for_two_matrices(
     spoil: Callable[[dict[str, torch.Tensor], str], None],
     message: str,
 ) -> None:
-    file = as_kohya(save_lora(finetuning.pipeline(models["sd"]), tmp_path), tmp_path / "a.st", ALPHAS)
+    file = as_kohya(
+        save_lora(finetuning.pipeline(models["sd"]), tmp_path), tmp_path / "a.st", ALPHAS
+    )
     tensors = load_file(file)
     layer = next(name for name in tensors if name.endswith("to_q.alpha")).removesuffix(".alpha")
     spoil(tensors, layer)

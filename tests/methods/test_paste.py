@@ -104,9 +104,7 @@ def test_the_mask_of_the_image_that_is_cut_out_is_the_only_one_that_counts(backb
     assert torch.equal(images[0, :, 4, 8:11], second[5, 4:7].T)
 
 
-def test_the_segmenter_looks_at_those_images_alone_whose_masks_are_asked_for(
-    backbone, dog
-) -> None:
+def test_the_segmenter_looks_at_those_images_alone_whose_masks_are_asked_for(backbone, dog) -> None:
     """It finds something in the first image that it is given, which is then the second's mask."""
     side = backbone.resolution
     finder = Finder(slice(1, 5), slice(8, 11))

@@ -232,4 +232,6 @@ def test_images_of_the_prior_prompt_without_scores_leave_means_comparable(
     run = make(tmp_path / "run", seeds=(0,))
     edit_records(run, "dreambooth/*", lambda record: record["job"].update(unscored=unscored))
     found = incomparable(read_run(run).under("toy-1"), METHODS)
-    assert found == ("" if comparable else "not every method is scored on the same kinds of prompts")
+    assert found == (
+        "" if comparable else "not every method is scored on the same kinds of prompts"
+    )

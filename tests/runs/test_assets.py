@@ -410,7 +410,11 @@ def test_a_broken_guide_is_refused_before_anything_is_drawn(
         ("{}/models/ip-adapter.safetensors", cut, "{file} is no safetensors file that is whole"),
         ("{}/models/image_encoder/model.safetensors", cut, "{file} is no safetensors file that is"),
         ("{}/models/image_encoder/config.json", garbled, "{file} cannot be read as JSON: "),
-        ("{}/models/image_encoder/config.json", of_other_layers, "{folder} lacks 16 weights, vision"),
+        (
+            "{}/models/image_encoder/config.json",
+            of_other_layers,
+            "{folder} lacks 16 weights, vision",
+        ),
     ],
 )
 def test_a_broken_adapter_is_refused_before_anything_is_drawn(

@@ -344,7 +344,15 @@ CRASHES, MOVES = Crashes(), Crashes(moves=True)
 def test_a_method_that_crashes_is_unknown_leaves_nothing_and_the_others_are_not() -> None:
     here = os.getcwd()
     crashes, moves = (f"tests.runs.test_memory:{name}" for name in ("CRASHES", "MOVES"))
-    asked = ["run", "--methods", f"{moves},{crashes},untuned", "--subjects", "dog", "--prompts", "1"]
+    asked = [
+        "run",
+        "--methods",
+        f"{moves},{crashes},untuned",
+        "--subjects",
+        "dog",
+        "--prompts",
+        "1",
+    ]
     said = CliRunner().invoke(app, [*asked, "--no-controls", "--dry-run", "--gpu-memory"])
     assert said.exit_code == 0 and os.getcwd() == here
     error = "RuntimeError: 5 images are too few"

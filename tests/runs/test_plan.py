@@ -103,10 +103,14 @@ def test_of_groups_and_patterns_what_the_backbone_cannot_serve_is_left_out_and_t
     assert f"{said}backbone 'colours' has not that\n" in capsys.readouterr().out
     with pytest.raises(UserError) as error:
         plan(own, ["mine", "img2img"])
-    assert str(error.value).startswith("method 'img2img' needs image-to-image, and backbone 'colours'")
+    assert str(error.value).startswith(
+        "method 'img2img' needs image-to-image, and backbone 'colours'"
+    )
     able = "a model of Stable Diffusion 1 or 2 (sd14, sd15, sd21, sd21-base), Stable Diffusion XL (sdxl)"
     assert f"choose another --backbone, {able}, Stable Diffusion 3" in str(error.value)
-    with pytest.raises(UserError, match="has text-to-image.*: .* a model of Stable unCLIP .stable-uncl"):
+    with pytest.raises(
+        UserError, match="has text-to-image.*: .* a model of Stable unCLIP .stable-uncl"
+    ):
         plan(own, ["image-variation"])
     with pytest.raises(
         UserError,
@@ -452,7 +456,11 @@ def test_prior_images_are_forecast_by_passes_through_the_model(suite: Suite) -> 
 @pytest.mark.parametrize(
     ("says", "steps", "refused"),
     [
-        ({"timestep_spacing": "linspace"}, 50, "says timestep_spacing = 'linspace', for which diff"),
+        (
+            {"timestep_spacing": "linspace"},
+            50,
+            "says timestep_spacing = 'linspace', for which diff",
+        ),
         ({}, 1001, "scheduler 'ddim': 1001 steps are more than the 1000 that its schedule has"),
         ({"timestep_spacing": "trailing"}, 50, None),
         ({}, 50, None),
