@@ -134,7 +134,7 @@ def laid_on(module: nn.Module, adapter: Adapter, targets: str) -> Iterator[Learn
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within, nothing is said of quicker kernels, of those that cannot be built, and of defaults."""
+    """Within, nothing is said of quicker kernels, those that cannot be built, and defaults."""
     builder = logging.getLogger("torch.utils.cpp_extension")
     before = builder.level
     builder.setLevel(logging.CRITICAL)

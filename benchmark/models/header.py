@@ -46,8 +46,8 @@ def read_header(path: Path) -> Header:
     except (SafetensorError, OSError) as error:
         if (lacking := _lacking(path)) is not None:
             raise UserError(
-                f"{path} is no safetensors file that is whole: it {lacking}, so it was cut short or "
-                "is still being written: wait for it, or bring it again"
+                f"{path} is no safetensors file that is whole: it {lacking}, so it was cut short "
+                "or is still being written: wait for it, or bring it again"
             ) from error
         raise UserError(f"{path} is no safetensors file: {error}") from error
 

@@ -52,8 +52,8 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring, *, workers: int, 
         print(f"data        {': images in '.join(both)}")
     print(f"methods     {len(grid.methods)}: {', '.join(grid.methods)}")
     if grid.unserved:
-        each = [f"{name} (needs {', '.join(needs)})" for name, needs in grid.unserved.items()]
-        print(f"left out    {', '.join(each)}: backbone '{grid.suite.backbone.model}' has not that")
+        some = [f"{name} (needs {', '.join(needs)})" for name, needs in grid.unserved.items()]
+        print(f"left out    {', '.join(some)}: backbone '{grid.suite.backbone.model}' has not that")
     print(f"subjects    {len(grid.subjects)}: {', '.join(grid.subjects)}")
     if grid.left_out:
         print(f"left out    {', '.join(grid.left_out)}: none of the chosen prompts is for them")

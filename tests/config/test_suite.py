@@ -165,9 +165,8 @@ def test_every_method_is_of_a_group_and_every_names_all_but_the_identifiers(name
     """Of those that the suite's backbone can serve; the plan leaves the others out."""
     suite = load_suite(name)
     listed = {group: method_names(suite, [group]) for group in suite.groups}
-    named = {
-        g: [n for n in names if n not in unserved(suite, names)] for g, names in listed.items()
-    }
+    left = unserved(suite, [name for names in listed.values() for name in names])
+    named = {group: [n for n in names if n not in left] for group, names in listed.items()}
     served = load_kind(suite.backbone.kind).capabilities(suite.backbone.model)
     needs = {name: of_backbone(load_method(name).needs) for name in available("methods")}
     elsewhere = {name for name in needs if CHECKPOINT in load_method(name).needs}

@@ -278,8 +278,8 @@ NO_PLACE = (
         (
             "xl",
             save_unet,
-            r"/unet: 'down_blocks\.1\.attentions\.0\.proj_in\.weight' is of shape \(16, 16\), and in "
-            r"this model \(16, 16, 1, 1\): it is of another model$",
+            r"/unet: 'down_blocks\.1\.attentions\.0\.proj_in\.weight' is of shape \(16, 16\), and "
+            r"in this model \(16, 16, 1, 1\): it is of another model$",
         ),
         (
             "sd",

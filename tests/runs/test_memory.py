@@ -342,19 +342,12 @@ CRASHES, MOVES = Crashes(), Crashes(moves=True)
 
 
 def test_a_method_that_crashes_is_unknown_leaves_nothing_and_the_others_are_not() -> None:
-    here = os.getcwd()
+    here = Path.cwd()
     crashes, moves = (f"tests.runs.test_memory:{name}" for name in ("CRASHES", "MOVES"))
-    asked = [
-        "run",
-        "--methods",
-        f"{moves},{crashes},untuned",
-        "--subjects",
-        "dog",
-        "--prompts",
-        "1",
-    ]
+    methods = f"{moves},{crashes},untuned"
+    asked = ["run", "--methods", methods, "--subjects", "dog", "--prompts", "1"]
     said = CliRunner().invoke(app, [*asked, "--no-controls", "--dry-run", "--gpu-memory"])
-    assert said.exit_code == 0 and os.getcwd() == here
+    assert said.exit_code == 0 and Path.cwd() == here
     error = "RuntimeError: 5 images are too few"
     assert f"            {crashes}: unknown: {error}\n" in said.output
     left = f"LeftBehind: {error}; it left the working folder at /"

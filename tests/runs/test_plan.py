@@ -103,19 +103,13 @@ def test_of_groups_and_patterns_what_the_backbone_cannot_serve_is_left_out_and_t
     assert f"{said}backbone 'colours' has not that\n" in capsys.readouterr().out
     with pytest.raises(UserError) as error:
         plan(own, ["mine", "img2img"])
-    assert str(error.value).startswith(
-        "method 'img2img' needs image-to-image, and backbone 'colours'"
-    )
-    able = "a model of Stable Diffusion 1 or 2 (sd14, sd15, sd21, sd21-base), Stable Diffusion XL (sdxl)"
-    assert f"choose another --backbone, {able}, Stable Diffusion 3" in str(error.value)
-    with pytest.raises(
-        UserError, match="has text-to-image.*: .* a model of Stable unCLIP .stable-uncl"
-    ):
+    assert str(error.value).startswith("method 'img2img' needs image-to-image, and backbone 'col")
+    able = "Stable Diffusion 1 or 2 (sd14, sd15, sd21, sd21-base), Stable Diffusion XL (sdxl)"
+    assert f": choose another --backbone, a model of {able}, Stable" in str(error.value)
+    with pytest.raises(UserError, match="--backbone, a model of Stable unCLIP .stable-unclip., or"):
         plan(own, ["image-variation"])
-    with pytest.raises(
-        UserError,
-        match="backbone 'colours' serves no method of image-.: 'image-variation' needs image-embedding: ",
-    ):
+    serves_none = "backbone 'colours' serves no method of image-.: 'image-variation' needs image-e"
+    with pytest.raises(UserError, match=serves_none):
         plan(own, ["image-*"])
 
 

@@ -213,8 +213,8 @@ def make(out: Path, what: str) -> None:
         ("pickle", "learned_embeds-steps-500.bin is a pickle, which can run code"),
         (
             "short",
-            r"/my-step00000500\.safetensors is no safetensors file that is whole: it has 108 bytes of "
-            "the 112 that its header says, so it was cut short or is still being written: wait",
+            r"/my-step00000500\.safetensors is no safetensors file that is whole: it has 108 bytes "
+            "of the 112 that its header says, so it was cut short or is still being written: wait",
         ),
         ("shorter", "my-step00000500.safetensors is not whole: it is shorter than its header"),
         ("other", "is neither LoRA nor words that were learned: its tensors are a.weight"),
