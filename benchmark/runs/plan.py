@@ -256,7 +256,7 @@ def _check_files(suite: Suite, rows: Sequence[Row], chosen: Selection) -> dict[s
         verify(chosen.dataset, chosen.subjects)
     with problems.noted():
         assets = identified(suite, {row.name: row.method for row in rows}, chosen.subjects)
-    if problems:
+    if problems.found:
         with problems.noted():
             _ = Assessment.of(suite).scoring
     problems.check()

@@ -12,12 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from benchmark.api import UserError
 
 
-class Problems(list[str]):
-    """The messages of UserErrors."""
+class SeveralProblems(UserError):
+    """Several messages, its `args`, which stand numbered in one line."""
+
+    def __str__(self) -> str:
+        """All of them."""
+        numbered = "; ".join(f"({n}) {said}" for n, said in enumerate(self.args, 1))
+        return f"{len(self.args)} problems: {numbered}"
+
+
+@dataclass
+class Problems:
+    """The errors that were noted."""
+
+    found: list[UserError] = field(default_factory=list)
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -25,19 +38,16 @@ class Problems(list[str]):
         try:
             yield
         except UserError as error:
-            self += [said for said in getattr(error, "each", [str(error)]) if said not in self]
+            self.found.append(error)
 
     def check(self) -> None:
-        """Raise UserError if there are any; its `each` are the single messages."""
-        if self:
-            raise SeveralProblems(self)
+        """Raise what was noted, if anything was: the UserError, or SeveralProblems."""
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            messages = [m for error in self.found for m in _messages(error)]
+            raise SeveralProblems(*dict.fromkeys(messages))
 
 
-class SeveralProblems(UserError):
-    """One message, or several numbered ones in a line."""
-
-    def __init__(self, each: list[str]) -> None:
-        """`each`: one at least."""
-        numbered = "; ".join(f"({n}) {said}" for n, said in enumerate(each, 1))
-        super().__init__(each[0] if len(each) == 1 else f"{len(each)} problems: {numbered}")
-        self.each = tuple(each)
+def _messages(error: UserError) -> tuple[str, ...]:
+    return error.args if isinstance(error, SeveralProblems) else (str(error),)

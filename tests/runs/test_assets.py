@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -333,6 +334,7 @@ def test_all_that_is_missing_is_told_at_once(suite: Suite, tmp_path: Path) -> No
     (tmp_path / "data/dog-blue/01.png").unlink()
     with pytest.raises(UserError) as error:
         plan(lacking, [f"{NAME}:GUIDED", f"{NAME}:MASKED", "tests.toy:PAINT"])
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value), "a worker may say it"
     said = str(error.value)
     assert said.startswith("4 problems: (1) dataset 'colours': ") and "\n" not in said
     for number, part in enumerate(
