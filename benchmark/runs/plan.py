@@ -285,12 +285,18 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
             f"the suite's [sampler] has {', '.join(enlarges)}, and backbone '{model}' is no "
             "cascade: leave them out, or choose one"
         )
+    _check_samplers(suite, rows, subjects)
+
+
+def _check_samplers(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subject]) -> None:
+    """Refuse samplers by which the backbone does not draw, or turns no image into noise."""
+    kind, model, own = suite.backbone.load_kind(), suite.backbone.model, suite.sampler.sampler()
+    capabilities = kind.capabilities(model)
+    samplers = {"the suite's [sampler]": {own}}
     for row in rows:
         if hasattr(row.method, "inversion") and hasattr(kind, "check_inversion"):
             with _named(f"method '{row.name}'"):
-                kind.check_inversion(model, row.method.inversion(sampler))
-    samplers = {"the suite's [sampler]": {sampler}}
-    for row in rows:
+                kind.check_inversion(model, row.method.inversion(own))
         asked = [prior for s in subjects if (prior := _asked(row, s)) is not None]
         samplers[f"the prior images of method '{row.name}'"] = {prior.sampler for prior in asked}
     for whose, chosen in samplers.items():
