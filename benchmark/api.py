@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
@@ -355,8 +355,9 @@ class Backbone(Protocol):
     # tensors, where they are float32 and still mapped. They spare `Loan` a copy. And
     # `set_aside(used: Sequence[nn.Module] | None, *, narrow: bool) -> ContextManager[None]`: in it,
     # only modules that are `used` take memory of the GPU; None: those that `sample` uses, which is
-    # given all conditions (`benchmark.models.aside`). It changes no number. With `narrow`, weights
-    # of a denoiser that want no gradient lie there as forward passes take them, not in float32.
+    # given all conditions (`benchmark.models.memory.aside`). It changes no number. With `narrow`,
+    # weights of a denoiser that want no gradient lie there as forward passes take them, not in
+    # float32.
     #
     # Of one that says LORA_FILES: `add_lora(file: Path) -> Mapping[str, Tensor]`, which adds the
     # LoRA of a safetensors file to the weights, by the scale that the file says, and returns the
@@ -492,8 +493,13 @@ class Guide(Protocol):
     Gradients flow to images, and to nothing of the guide.
     """
 
-    resolution: int  #: height and width of the images that it looks at, in pixels
-    device: device
+    @property
+    def resolution(self) -> int:
+        """Height and width of the images that it looks at, in pixels."""
+        ...
+
+    @property
+    def device(self) -> device: ...
 
     def embed(self, images: Tensor) -> Tensor:
         """(n, width), to be compared with texts by angles.
@@ -525,6 +531,37 @@ class ImageAdapter(Protocol):
     def prompt(self, images: Tensor, scale: float) -> ImagePrompt:
         """What `Backbone.sample` takes, of (n, 3, resolution, resolution) float32 in [0, 1]."""
         ...
+
+
+#: A table of a suite, such as `[assets.segmenter]`.
+AssetTable: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AssetKind:
+    """What is known of a sort of assets, models beside the backbone, before one is loaded.
+
+    A suite names it as `kind = "..."` in the table of an asset. Whatever is given that table raises
+    UserError naming the table's bad key, or what is missing and how to fetch it. No torch is
+    imported until `load`, `hollow` or `check`.
+    """
+
+    role: str  #: that it fills: `[assets.<role>]`
+    #: The files that make up the asset of a table, and so identify it.
+    files: Callable[[AssetTable], list[Path]]
+    #: The asset of a table, in float32, on a device.
+    load: Callable[[AssetTable, str], Any]
+    #: What stands in its place where all tensors are without numbers, for estimates of GPU memory.
+    hollow: Callable[[AssetTable], Any] | None = None
+    #: Raises UserError naming a file that is broken, or does not fit the others. It is asked before
+    #: anything is drawn; it may import torch, but reads no weights.
+    check: Callable[[AssetTable], None] | None = None
+    #: Raises UserError for a class noun that the asset of a table does not know.
+    check_nouns: Callable[[AssetTable, Sequence[str]], None] | None = None
+    #: Of the weights that a backbone takes from it, by name: `BackboneKind.check_adapter` is asked
+    #: whether they fit.
+    shapes: Callable[[AssetTable], Mapping[str, tuple[int, ...]]] | None = None
+    version: str = "1"  #: rises when what its assets answer changes
 
 
 # ---------------------------------------------------------------------------------------------

@@ -8,18 +8,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from benchmark.api import UserError
 from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
 from benchmark.models.precision import resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work
-from benchmark.runs.assets import check_adapters, check_declared, check_files, check_no_judge
+from benchmark.runs.assets import check_adapters, check_declared, check_files, check_no_encoder
 from benchmark.runs.backbones import check_backbones, is_here
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.devices import check_devices, gradient_checkpointing
@@ -29,9 +25,9 @@ from benchmark.runs.existing_run import (
     check_scoring,
     extra_metrics,
     is_scored,
-    joined_plan,
     read_existing,
 )
+from benchmark.runs.joining import joined_plan
 from benchmark.runs.local_worker import ThisMachine
 from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
 from benchmark.runs.outlook import Outlook
@@ -53,7 +49,6 @@ from benchmark.store.files import WriteError, remove_leftovers
 from benchmark.store.records import Job, JobRecord, Model, Prior
 
 if TYPE_CHECKING:
-    from benchmark.results.run import Run
     from benchmark.store.contents import Contents
 
 _READINGS = 5  #: of a directory that others write to, until what is altered is taken for so
@@ -79,7 +74,8 @@ def run_grid(
     here = not dry_run or is_here(grid.suite.backbone)
     memory = _fetch(grid, ready.left) if here else None
     venue = resources.cluster or ThisMachine(resources.slots(len(ready.left), memory=memory))
-    outlook = Outlook(ready.jobs, ready.left, path, ready.forecast.seconds)
+    forecast = ready.forecast
+    outlook = Outlook(ready.jobs, ready.left, path, forecast.seconds, forecast.measured)
     scoring = ready.assessment.scoring
     print_plan(grid, outlook, scoring, workers=venue.room, where=venue.where)
     free = free_memory()
@@ -93,7 +89,7 @@ def run_grid(
         if here is False and _draws_by_backbone(ready.left):
             print_away(grid.suite.backbone.model)
         return 0
-    display = Display(outlook, scoring, ready.forecast)
+    display = Display(outlook, scoring, forecast)
     directory = RunDirectory(path.absolute())  # a method may go to another folder
     workplace = Workplace(
         grid.suite,
@@ -226,7 +222,7 @@ def score_run(
     if chosen.label not in existing.plan.protocols:  # else that was looked at when it was planned
         check_declared(assessment.assets, jobs)
         used = {role: job.method for job in jobs for role in job.fit.assets}
-        check_no_judge(assessment.assets, used, chosen, assessment.encoders)
+        check_no_encoder(assessment.assets, used, chosen, assessment.encoders)
     examiner = Examiner(assessment, existing.directory, resolve_device("auto"))
     dataset = assessment.data.load()
     names = {subject for _, subject, _ in existing.jobs}
@@ -301,6 +297,7 @@ def report(
 
     `contents`: those of the directory, if they are known.
     """
+    from benchmark.report.terminal import print_table
     from benchmark.report.write import write_report_of
     from benchmark.results.run import run_of
     from benchmark.store.reading import read_contents
@@ -325,29 +322,3 @@ def report(
     ]
     print("\n".join(lines), file=sys.stderr)
     return 1
-
-
-def print_table(run: Run) -> None:
-    """Print a run's means: a row a method, a column a metric, over its 95 % interval."""
-    from benchmark.report.markdown import NOTHING
-
-    # Off a terminal rich assumes 80 columns, and would break the rows.
-    console = Console(highlight=False, width=None if Console().is_terminal else 160)
-    for label in run.protocols:
-        part = run.under(label)
-        cells = {(row.method, row.metric): _cell(row) for row in part.summary.itertuples()}
-        title = f"{label}: mean over subjects; below it, its 95 % interval"
-        table = Table(title=title, box=None, pad_edge=False)
-        table.add_column("method", overflow="fold")
-        for metric in part.metrics:
-            table.add_column(part.metric(metric).label, justify="right", overflow="fold")
-        for method in part.methods:
-            table.add_row(Text(method), *(cells.get((method, m), NOTHING) for m in part.metrics))
-        console.print(table)
-
-
-def _cell(row: Any) -> str:
-    mean = f"{row.mean:.3f}"
-    if row.low != row.low:  # NaN: too few subjects for an interval
-        return mean
-    return f"{mean}\n[dim]{row.low:.3f} {row.high:.3f}[/dim]"

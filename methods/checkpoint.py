@@ -30,7 +30,7 @@ from benchmark.api import (
     UserError,
     Weights,
 )
-from benchmark.models.trained_files import TrainedFiles, planned_files
+from benchmark.models.files.trained_files import TrainedFiles, planned_files
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ python -m benchmark run --methods custom-diffusion,dreambooth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from benchmark.api import (
     CROSS_ATTENTION,
     WORDS,
     Backbone,
-    Request,
     Subject,
     Tools,
     UserError,
@@ -57,10 +56,6 @@ class CustomDiffusion(DreamBooth):
         """Words and cross-attention."""
         return super().needs | {WORDS, CROSS_ATTENTION}
 
-    def words(self, subject: Subject) -> list[str]:
-        """The modifier token."""
-        return [self.word]
-
     @contextmanager
     def attached(self, modules: Mapping[str, nn.Module], seed: int) -> Iterator[dict[str, Learned]]:
         """Within, the matrices of `modules`, denoisers, learn; not by a text's start token."""
@@ -84,21 +79,6 @@ class CustomDiffusion(DreamBooth):
 
         word = backbone.new_word(self.word, init=self.word)
         return with_word(word, self.tuned(subject, backbone, tools, words=[word]))
-
-    def generate(
-        self,
-        weights: Weights,
-        subject: Subject,
-        requests: Sequence[Request],
-        backbone: Backbone,
-        tools: Tools,
-    ) -> Tensor:
-        """Images of the word by a model with these matrices, which are put in place."""
-        from methods.words import without_word, word_of
-
-        words = [word_of(weights, self.word, backbone.device)]
-        matrices = without_word(weights)
-        return self.painted(matrices, subject, requests, backbone, seed=tools.seed, words=words)
 
     def export(self, weights: Weights, backbone: Backbone, folder: Path) -> None:
         """The denoiser's matrices by its own names, and the word as diffusers' embedding."""

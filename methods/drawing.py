@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmark.api import PRIOR, Backbone, Request, Weights, Word
-from benchmark.models.aside import aside
+from benchmark.models.memory.aside import aside
 
 
 def draw(

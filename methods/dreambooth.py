@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -19,6 +18,7 @@ from benchmark.api import (
     SUPER_RESOLUTION,
     TEXT_TO_IMAGE,
     TRAINING,
+    WORDS,
     Backbone,
     Draws,
     PriorImages,
@@ -37,7 +37,8 @@ from methods.optimisers import Optimiser, check_optimiser
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from methods.training import Encode, Learned, Progress, Term
+    from methods.stage_training import StageTraining
+    from methods.training import Learned, Optimisation, Progress, Term
 
 #: The settings of what is trained after the first stage of a cascade begin with this.
 _LATER = "super_resolution_"
@@ -131,6 +132,10 @@ class DreamBooth:
             learned.append(self._prior_prompt(subject))
         return [*learned, *self._drawn(subject, requests)]
 
+    def words(self, subject: Subject) -> list[str]:
+        """The identifier, of a variant that learns it."""
+        return [self.word] if WORDS in self.needs else []
+
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Fine-tune `backbone` on `subject`, stage by stage. Raises UserError without identifier.
 
@@ -151,17 +156,19 @@ class DreamBooth:
 
         Words that want gradients learn with the first stage.
         """
-        from methods.training import learned_weights
+        from methods.stage_training import train_stage
+        from methods.training import learned_weights, part
 
         trainings = self._trainings(subject, backbone, words)
-        done, steps = before, before + sum(training.steps for training in trainings)
+        done, steps = before, before + sum(one.optimisation.steps for one in trainings)
         with self.attached(self.trained_modules(backbone), tools.seed) as learned:
             for training in trainings:
                 progress: Progress = tools.progress
                 if len(trainings) > 1 or before:
                     progress = part(progress, training.stage.name, done, steps)
-                self._train(training, learned, subject, backbone, tools, progress)
-                done += training.steps
+                terms = self.terms(subject, training.stage, tools, prompt=training.prompt)
+                train_stage(training, terms, learned, backbone, progress)
+                done += training.optimisation.steps
             return learned_weights(learned)
 
     def trained_modules(self, backbone: Backbone) -> dict[str, nn.Module]:
@@ -189,14 +196,15 @@ class DreamBooth:
 
     def _trainings(
         self, subject: Subject, backbone: Backbone, words: Sequence[Word]
-    ) -> list[_Training]:
-        prompt, rate = self._prompt(subject), self.learning_rate
-        encoders = [*backbone.text_encoders] if self.train_text_encoder else []
+    ) -> list[StageTraining]:
+        from methods.stage_training import StageTraining
+        from methods.training import at_guidance
+
         stages = self._trained_stages(backbone)
-        if self.training_guidance is not None:
-            stages = [stage.with_guidance(self.training_guidance) for stage in stages]
-        first, *later = stages
-        trainings = [_Training(first, prompt, self.steps, rate, encoders, words)]
+        first, *later = [at_guidance(stage, self.training_guidance) for stage in stages]
+        encoders = [*backbone.text_encoders] if self.train_text_encoder else []
+        optimisation, prompt = self._optimisation(), self._prompt(subject)
+        trainings = [StageTraining(first, prompt, optimisation, encoders, words, self.narrows)]
         if self.super_resolution_prompt == "noun":
             prompt = self._prior_prompt(subject)
         for stage in later:
@@ -204,49 +212,21 @@ class DreamBooth:
             if self.super_resolution_noise is not None:
                 stage = stage.with_noise(self.super_resolution_noise)
             rate = self.super_resolution_learning_rate or self.learning_rate
-            steps = self.super_resolution_steps
-            trainings.append(_Training(stage, prompt, steps, rate, [], words))
+            own = replace(optimisation, steps=self.super_resolution_steps, learning_rate=rate)
+            trainings.append(StageTraining(stage, prompt, own, [], words, self.narrows))
         return trainings
 
-    def _train(
-        self,
-        training: _Training,
-        learned: Mapping[str, Learned],
-        subject: Subject,
-        backbone: Backbone,
-        tools: Tools,
-        progress: Progress,
-    ) -> None:
-        from benchmark.models.aside import aside
-        from methods.training import Loss, Optimisation, fixed_conditions, learning, train
+    def _optimisation(self) -> Optimisation:
+        from methods.training import Optimisation
 
-        stage = training.stage
-        terms = self.terms(subject, stage, tools, prompt=training.prompt)
-        encode: Encode = partial(backbone.encode, words=training.words)
-        vectors = [v for word in training.words for v in word.vectors.values() if v.requires_grad]
-        if not training.encoders and not vectors:
-            texts = [prompt for term in terms for prompt in term.prompts]
-            encode = fixed_conditions(backbone, texts, words=training.words)
-        trained = [stage.denoiser, *(backbone.text_encoders[name] for name in training.encoders)]
-        names = [f"denoiser.{stage.name}", *(f"text_encoder.{name}" for name in training.encoders)]
-        matrices = [parameter for name in names for parameter in learned[name].parameters]
-        parameters: list[Any] = [*matrices, *vectors]
-        used = [*trained, *backbone.text_encoders.values()] if vectors else trained
-        with learning(trained, parameters), aside(backbone, used, narrow=self.narrows):
-            train(
-                Loss(stage, terms, encode),
-                parameters,
-                Optimisation(
-                    training.steps,
-                    training.learning_rate,
-                    self.weight_decay,
-                    self.max_grad_norm,
-                    self.gradient_accumulation or 1,
-                    self.optimiser,
-                ),
-                backbone.precision,
-                progress,
-            )
+        return Optimisation(
+            self.steps,
+            self.learning_rate,
+            self.weight_decay,
+            self.max_grad_norm,
+            self.gradient_accumulation or 1,
+            self.optimiser,
+        )
 
     def _trained_stages(self, backbone: Backbone) -> Sequence[Any]:
         return backbone.stages if self.super_resolution_steps else backbone.stages[:1]
@@ -259,25 +239,17 @@ class DreamBooth:
         backbone: Backbone,
         tools: Tools,
     ) -> Tensor:
-        """Images of the subject by a model of these `weights`, which are put in place."""
-        return self.painted(weights, subject, requests, backbone, seed=tools.seed)
+        """Images of the subject by a model of these `weights`, which are put in place.
 
-    def painted(
-        self,
-        weights: Weights,
-        subject: Subject,
-        requests: Sequence[Request],
-        backbone: Backbone,
-        *,
-        seed: int,
-        words: Sequence[Word] = (),
-    ) -> Tensor:
-        """The same, with learned `words` in the prompts."""
+        Where the identifier is a word that was learned, its vectors are among them.
+        """
         from methods.drawing import draw, put_in_place
         from methods.training import learned_weights
+        from methods.words import without_word, word_of
 
-        with self.attached(self.trained_modules(backbone), seed) as learned:
-            put_in_place(weights, learned_weights(learned))
+        with self.attached(self.trained_modules(backbone), tools.seed) as learned:
+            put_in_place(without_word(weights), learned_weights(learned))
+            words = [word_of(weights, word, backbone.device) for word in self.words(subject)]
             texts = self._drawn(subject, requests)
             return draw(backbone, texts, requests, words=words, narrow=self.narrows)
 
@@ -290,13 +262,7 @@ class DreamBooth:
         """
         from methods.training import Term, seeded
 
-        instance = Term(
-            stage.prepare(tools.images(stage.resolution)),
-            prompts=[prompt or self._prompt(subject)],
-            generator=seeded(tools.seed, subject.name, "instance"),
-            name="instance",
-            batch_size=self.batch_size,
-        )
+        instance = self.instance_term(subject, stage, tools, prompt=prompt)
         if not self.prior_weight:
             return [instance]
         prior = Term(
@@ -308,6 +274,20 @@ class DreamBooth:
             weight=self.prior_weight,
         )
         return [instance, prior]
+
+    def instance_term(
+        self, subject: Subject, stage: Stage, tools: Tools, *, prompt: str | None = None
+    ) -> Term:
+        """The subject's images, under the instance prompt if under no other."""
+        from methods.training import Term, seeded
+
+        return Term(
+            stage.prepare(tools.images(stage.resolution)),
+            prompts=[prompt or self._prompt(subject)],
+            generator=seeded(tools.seed, subject.name, "instance"),
+            name="instance",
+            batch_size=self.batch_size,
+        )
 
     def class_noun(self, subject: Subject) -> str:
         """The noun the subject is called in training; empty if it is called none."""
@@ -334,28 +314,6 @@ class DreamBooth:
     def _drawn(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
         phrase = self.phrase(subject)
         return [request.text(subject.class_noun, phrase) for request in requests]
-
-
-@dataclass(frozen=True)
-class _Training:
-    """What one stage learns."""
-
-    stage: Stage
-    prompt: str
-    steps: int
-    learning_rate: float
-    encoders: Sequence[str]  #: the text encoders that learn with it
-    words: Sequence[Word]  #: learned before
-
-
-def part(progress: Progress, name: str, before: int, steps: int) -> Progress:
-    """Of the training of the stage called `name`, after `before` of all `steps`."""
-
-    def tell(done: int, _: int, /, *, losses: Mapping[str, float] | None = None) -> None:
-        named = losses and {f"{name}: {term}": loss for term, loss in losses.items()}
-        progress(before + done, steps, losses=named)
-
-    return tell
 
 
 DREAMBOOTH = DreamBooth()

@@ -1,4 +1,4 @@
-"""Text2LIVE's edit layer (Bar-Tal et al., 2204.02491): what paints it, and what it is judged by.
+"""Text2LIVE's edit layer (Bar-Tal et al., 2204.02491): what paints it, and what it learns by.
 
 unet = EditUNet(channels=128, scales=7, generator=generator)
 colour, alpha = unet(image)                                 # (1, 3, h, w), (1, 1, h, w)

@@ -50,7 +50,7 @@ class ImageVariation(OneImage):
         """Images of the class, told of the subject's; those of the prior prompt are not."""
         import torch
 
-        from benchmark.models.aside import aside
+        from benchmark.models.memory.aside import aside
 
         texts = self.texts(subject, requests)
         rows = {text: row for row, text in enumerate(dict.fromkeys(["", *texts]))}

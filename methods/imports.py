@@ -4,34 +4,33 @@ check_fit(files, backbone)                  # UserError: weights of another mode
 weights = put_on(files, backbone)           # {"unet.conv_in.weight": ...}, which it now holds
 put_back(weights, another)                  # of the same model
 
-`files` are as `benchmark.models.trained_files` tells them. No pickles.
+`files` are as `benchmark.models.files.trained_files` tells them. No pickles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ModelMixin
-from peft import PeftConfig, PeftType, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmark.api import Backbone, UserError, Weights, Word
-from benchmark.models.checkpoints import check_whole
-from benchmark.models.diffusers_layout import variant, weight_files
-from benchmark.models.header import read_header
-from benchmark.models.trained_files import ADAPTER_WEIGHTS, ENCODERS, SAFE, TrainedFiles
+from benchmark.models.files.checkpoints import check_whole
+from benchmark.models.files.diffusers_layout import variant, weight_files
+from benchmark.models.files.header import read_header
+from benchmark.models.files.trained_files import ADAPTER_WEIGHTS, ENCODERS, SAFE, TrainedFiles
+from benchmark.models.laid import NAME, peft_adapter, quiet
+from benchmark.store.errors import in_one_line
 from methods.drawing import put_in_place
-from methods.peft_adapters import quiet
 from methods.words import with_word, without_word, word_of
 
-_NAME = "default"
 #: What peft calls the whole of a model before the name of a layer.
 _PEFT = "base_model.model."
 
@@ -44,7 +43,7 @@ def check_fit(files: TrainedFiles, backbone: Any) -> None:
     if files.lora is not None:
         backbone.check_lora(files.lora)
     for name, folder in files.adapters.items():
-        with _laid_on(_module(name, folder, backbone)[1], folder):
+        with _read_onto(_module(name, folder, backbone)[1], folder):
             pass
     for name, place in files.parts.items():
         _check_part(_module(name, place, backbone)[1], place)
@@ -130,22 +129,21 @@ def _module(name: str, path: Path, backbone: Any) -> tuple[str, nn.Module]:
 
 
 @contextmanager
-def _laid_on(module: nn.Module, folder: Path) -> Iterator[tuple[BaseTuner, list[str]]]:
+def _read_onto(module: nn.Module, folder: Path) -> Iterator[tuple[BaseTuner, list[str]]]:
     """Within, the adapter in `folder` lies on layers of `module`, which are given by name."""
-    tuner, before = None, dict(vars(module))
     try:
-        with quiet(), torch.random.fork_rng(devices=[]):
-            config = PeftConfig.from_pretrained(str(folder))
-            kind: Any = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
-            tuner = kind(module, config, _NAME)
-            tensors = load_file(folder / ADAPTER_WEIGHTS)
-            state = {name.removeprefix(_PEFT): tensor for name, tensor in tensors.items()}
-            set_peft_model_state_dict(module, state, adapter_name=_NAME)
-            laid = get_peft_model_state_dict(module, adapter_name=_NAME)
-            module.eval()
-        if odd := sorted(laid.keys() ^ state.keys()):
-            raise ValueError(f"'{odd[0]}' (and {len(odd) - 1} more) is in one of the two alone")
-        yield tuner, [n for n, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]
+        with ExitStack() as stack:
+            with quiet():
+                config = PeftConfig.from_pretrained(str(folder))
+                tuner = stack.enter_context(peft_adapter(module, config))
+                tensors = load_file(folder / ADAPTER_WEIGHTS)
+                state = {name.removeprefix(_PEFT): tensor for name, tensor in tensors.items()}
+                set_peft_model_state_dict(module, state, adapter_name=NAME)
+                laid = get_peft_model_state_dict(module, adapter_name=NAME)
+            if odd := sorted(laid.keys() ^ state.keys()):
+                raise ValueError(f"'{odd[0]}' (and {len(odd) - 1} more) is in one of the two alone")
+            named = module.named_modules()
+            yield tuner, [name for name, layer in named if isinstance(layer, BaseTunerLayer)]
     # What peft raises for configurations and tensors that do not fit.
     except (
         AttributeError,
@@ -155,17 +153,12 @@ def _laid_on(module: nn.Module, folder: Path) -> Iterator[tuple[BaseTuner, list[
         TypeError,
         ValueError,
     ) as e:
-        why = " ".join(str(e).split()) or type(e).__name__
-        raise UserError(f"{folder} does not fit {type(module).__name__}: {why:.300}") from e
-    finally:
-        if tuner is not None:
-            tuner.unload()
-        for key in vars(module).keys() - before.keys():
-            delattr(module, key)
+        name = type(module).__name__
+        raise UserError(f"{folder} does not fit {name}: {in_one_line(e)}") from e
 
 
 def _merge(module: nn.Module, folder: Path) -> dict[str, Tensor]:
-    with _laid_on(module, folder) as (tuner, layers):
+    with _read_onto(module, folder) as (tuner, layers):
         tuner.merge_adapter()
     owned = {layer: module.get_submodule(layer) for layer in layers}
     return {f"{n}.{key}": p for n, layer in owned.items() for key, p in layer.named_parameters()}
@@ -216,12 +209,10 @@ def _read_part(module: nn.Module, folder: Path) -> dict[str, Tensor]:
     kind: Any = type(module)
     how = {"low_cpu_mem_usage": False} if isinstance(module, ModelMixin) else {}
     try:
-        loaded, loading = kind.from_pretrained(
+        loaded, found = kind.from_pretrained(
             folder, use_safetensors=True, variant=variant(folder), output_loading_info=True, **how
         )
-        check_whole(folder, loading)
+        check_whole(folder, found)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder} cannot be loaded: {' '.join(str(error).split()):.300}"
-        ) from error
+        raise UserError(f"{folder} cannot be loaded: {in_one_line(error)}") from error
     return dict(loaded.state_dict())

@@ -6,21 +6,21 @@ with laid_on(unet, Adapter("lora", {"r": 4}), "attention") as learned:
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftType, get_peft_model_state_dict
+from peft import PeftConfig, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from benchmark.api import UserError
+from benchmark.models.laid import NAME, peft_adapter, quiet
 from benchmark.models.layers import named_layers
+from benchmark.store.errors import in_one_line
 from methods.training import Learned
 
 #: What people call adapters that are settings of others.
@@ -32,7 +32,6 @@ CALLED: dict[str, tuple[str, dict[str, Any]]] = {
 SAID: dict[str, Any] = {"save_projection": False, "feedforward_modules": []}
 #: No affair of a user's.
 _OURS = ("peft_type", "task_type", "target_modules", "inference_mode", "modules_to_save", *SAID)
-_NAME = "default"
 _WIDTH = 768  #: of the layer that an adapter is tried on
 
 
@@ -60,15 +59,15 @@ class Adapter:
                 raise UserError(f"adapter '{self.name}' has no option '{option}'; it has: {free}")
         said = {key: value for key, value in SAID.items() if key in takes}
         try:
-            with warnings.catch_warnings(action="ignore"):  # of what is saved
+            with quiet():
                 return known[name](target_modules=[*layers], **said, **given, **self.options)
         except (ImportError, TypeError, ValueError) as error:
             raise self.misfit(error) from error
 
     def misfit(self, error: Exception) -> UserError:
         """That it cannot be used so, and why."""
-        why = " ".join(str(error).split()) or type(error).__name__
-        return UserError(f"adapter '{self.name}' with {dict(self.options)}: {why:.300}")
+        of = f"adapter '{self.name}' with {dict(self.options)}"
+        return UserError(f"{of}: {in_one_line(error)}")
 
 
 def adapters() -> dict[str, type[PeftConfig]]:
@@ -133,31 +132,13 @@ def laid_on(module: nn.Module, adapter: Adapter, targets: str) -> Iterator[Learn
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Within, nothing is said of quicker kernels, those that cannot be built, and defaults."""
-    builder = logging.getLogger("torch.utils.cpp_extension")
-    before = builder.level
-    builder.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        builder.setLevel(before)
-
-
-@contextmanager
 def _laid(module: nn.Module, config: PeftConfig, adapter: Adapter) -> Iterator[Learned]:
-    tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
-    with quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(adapter.seed)
+    with ExitStack() as stack:
         try:
-            tuner = tuner_class(module, config, _NAME)
-            module.eval()  # what was laid on, too
-            kept = get_peft_model_state_dict(module, adapter_name=_NAME)
+            stack.enter_context(peft_adapter(module, config, seed=adapter.seed))
+            with quiet():
+                kept = get_peft_model_state_dict(module, adapter_name=NAME)
         except Exception as error:  # whatever one raises for layers that it does not fit
             raise adapter.misfit(error) from error
-    try:
         learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
         yield Learned(learning, kept)
-    finally:
-        tuner.unload()

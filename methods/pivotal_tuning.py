@@ -11,16 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge, Gt
 
 from benchmark.api import WORDS, Backbone, Request, Subject, Tools, Weights, Word
 from methods.adapters import DreamBoothLora
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,6 @@ class PivotalTuning(DreamBoothLora):
         """LoRA's, and what the word begins as."""
         return [subject.class_noun, *super().texts(subject, requests)]
 
-    def words(self, subject: Subject) -> list[str]:
-        """The one that is learned."""
-        return [self.word]
-
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """First the word, on the instance term alone; then LoRA on both. Raises UserError."""
         from methods.words import with_word
@@ -55,45 +49,28 @@ class PivotalTuning(DreamBoothLora):
         return with_word(word, tuned)
 
     def _pivot(self, subject: Subject, backbone: Backbone, tools: Tools) -> Word:
-        from benchmark.models.aside import aside
-        from methods.dreambooth import part
-        from methods.training import Loss, Optimisation, train
+        from methods.training import Loss, Optimisation, at_guidance, part
+        from methods.words import learn_word
 
         word = backbone.new_word(self.word, init=subject.class_noun)
-        stage: Any = backbone.stages[0]
-        if self.training_guidance is not None:
-            stage = stage.with_guidance(self.training_guidance)
-        [instance, *_] = self.terms(subject, stage, tools)
-        used = [stage.denoiser, *backbone.text_encoders.values()]
-        with aside(backbone, used, narrow=self.narrows):
-            train(
-                Loss(stage, [instance], lambda texts: backbone.encode(texts, words=[word])),
-                list(word.vectors.values()),
-                Optimisation(
-                    self.word_steps,
-                    self.word_learning_rate,
-                    self.weight_decay,
-                    passes=self.gradient_accumulation or 1,
-                ),
-                backbone.precision,
-                part(tools.progress, "word", 0, self.word_steps + self.steps),
-            )
-        return Word(self.word, {name: v.detach() for name, v in word.vectors.items()})
-
-    def generate(
-        self,
-        weights: Weights,
-        subject: Subject,
-        requests: Sequence[Request],
-        backbone: Backbone,
-        tools: Tools,
-    ) -> Tensor:
-        """Images of the word by a model with the adapter."""
-        from methods.words import without_word, word_of
-
-        words = [word_of(weights, self.word, backbone.device)]
-        adapter = without_word(weights)
-        return self.painted(adapter, subject, requests, backbone, seed=tools.seed, words=words)
+        stage = at_guidance(backbone.stages[0], self.training_guidance)
+        return learn_word(
+            word,
+            Loss(
+                stage,
+                [self.instance_term(subject, stage, tools)],
+                encode=partial(backbone.encode, words=[word]),
+            ),
+            Optimisation(
+                self.word_steps,
+                self.word_learning_rate,
+                self.weight_decay,
+                passes=self.gradient_accumulation or 1,
+            ),
+            backbone,
+            part(tools.progress, "word", 0, self.word_steps + self.steps),
+            narrow=self.narrows,
+        )
 
     def export(self, weights: Weights, backbone: Backbone, folder: Path) -> None:
         """As LoRA, and the word as diffusers' embedding of `<identifier>`."""

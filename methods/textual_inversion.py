@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Gt, MinLen
 from pydantic import AfterValidator, Field
@@ -93,13 +94,12 @@ class TextualInversion:
 
     def fit(self, subject: Subject, backbone: Backbone, tools: Tools) -> Weights:
         """Learn the word's vectors; no weight of `backbone` moves. Raises UserError."""
-        from benchmark.models.aside import aside
-        from methods.training import Loss, Optimisation, Term, seeded, train
+        from methods.training import Loss, Optimisation, Term, at_guidance, seeded
+        from methods.words import learn_word
 
         word = backbone.new_word(self.word, init=subject.class_noun)
-        stage: Any = backbone.stages[0]  # the one that reads the text for the whole of the image
-        if self.training_guidance is not None:
-            stage = stage.with_guidance(self.training_guidance)
+        # The stage that reads the text for the whole of the image.
+        stage = at_guidance(backbone.stages[0], self.training_guidance)
         term = Term(
             stage.prepare(tools.images(stage.resolution)),
             prompts=self._learned(),
@@ -107,21 +107,20 @@ class TextualInversion:
             name="instance",
             batch_size=self.batch_size,
         )
-        with aside(backbone, [stage.denoiser, *backbone.text_encoders.values()]):
-            train(
-                Loss(stage, [term], lambda texts: backbone.encode(texts, words=[word])),
-                list(word.vectors.values()),
-                Optimisation(
-                    self.steps,
-                    self.learning_rate,
-                    self.weight_decay,
-                    passes=self.gradient_accumulation or 1,
-                    optimiser=self.optimiser,
-                ),
-                backbone.precision,
-                tools.progress,
-            )
-        return {name: vector.detach() for name, vector in word.vectors.items()}
+        learned = learn_word(
+            word,
+            Loss(stage, [term], encode=partial(backbone.encode, words=[word])),
+            Optimisation(
+                self.steps,
+                self.learning_rate,
+                self.weight_decay,
+                passes=self.gradient_accumulation or 1,
+                optimiser=self.optimiser,
+            ),
+            backbone,
+            tools.progress,
+        )
+        return learned.vectors
 
     def generate(
         self,

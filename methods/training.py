@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -39,6 +39,16 @@ class Progress(Protocol):
     def __call__(
         self, done: int, steps: int, /, *, losses: Mapping[str, float] | None = None
     ) -> None: ...
+
+
+def part(progress: Progress, name: str, before: int, steps: int) -> Progress:
+    """Of the part of a training that is called `name`, after `before` of all `steps`."""
+
+    def tell(done: int, _: int, /, *, losses: Mapping[str, float] | None = None) -> None:
+        named = losses and {f"{name}: {term}": loss for term, loss in losses.items()}
+        progress(before + done, steps, losses=named)
+
+    return tell
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,11 @@ def seeded(seed: int, *names: str) -> Generator:
     """A CPU generator whose numbers depend on exactly the run seed and the names."""
     digest = hashlib.sha256(json.dumps([seed, *names]).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def at_guidance(stage: Any, guidance: float | None) -> Any:
+    """The stage that is told this guidance while it learns; None: what it usually is."""
+    return stage if guidance is None else stage.with_guidance(guidance)
 
 
 def fixed_conditions(

@@ -1,12 +1,34 @@
-"""A learned word among the weights of a method that learns others, too: "word.text_encoder"."""
+"""A word that is learned, and where it stands among other weights: "word.text_encoder"."""
 
 from __future__ import annotations
 
 from torch import device
 
-from benchmark.api import Weights, Word
+from benchmark.api import Backbone, Weights, Word
+from benchmark.models.memory.aside import aside
+from methods.training import Loss, Optimisation, Progress, train
 
 _WORD = "word."
+
+
+def learn_word(
+    word: Word,
+    loss: Loss,
+    optimisation: Optimisation,
+    backbone: Backbone,
+    progress: Progress,
+    *,
+    narrow: bool = False,
+) -> Word:
+    """`word` after a training of its vectors alone, by a `loss` whose texts are encoded with it.
+
+    No weight of `backbone` moves. `narrow`: a denoiser's weights lie in the precision that is
+    computed with.
+    """
+    used = [loss.stage.denoiser, *backbone.text_encoders.values()]
+    with aside(backbone, used, narrow=narrow):
+        train(loss, list(word.vectors.values()), optimisation, backbone.precision, progress)
+    return Word(word.text, {name: vector.detach() for name, vector in word.vectors.items()})
 
 
 def with_word(word: Word, weights: Weights) -> Weights:
@@ -20,8 +42,10 @@ def without_word(weights: Weights) -> Weights:
 
 
 def word_of(weights: Weights, text: str, place: device) -> Word:
-    """The word, called `text`, at `place`."""
+    """The word, called `text`, at `place`. Raises ValueError if `weights` have none."""
     vectors = {
         k.removeprefix(_WORD): v.to(place) for k, v in weights.items() if k.startswith(_WORD)
     }
+    if not vectors:
+        raise ValueError(f"these weights have no vectors of the word '{text}'")
     return Word(text, vectors)

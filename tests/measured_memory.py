@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from benchmark.config.suite import load_suite
-from benchmark.models import live_memory
+from benchmark.models.memory import live_memory
 from benchmark.runs import memory
-from benchmark.runs.memory import Need, Way
+from benchmark.runs.memory import GpuMemory, Way
 from benchmark.runs.plan import Grid, plan
 
 
@@ -30,8 +30,8 @@ from benchmark.runs.plan import Grid, plan
 class Measured:
     """Of one method on one model."""
 
-    estimate: Need
-    real: Need
+    estimate: GpuMemory
+    real: GpuMemory
     grown: int  #: bytes that the process took at its peak, beyond what it had
 
 
@@ -42,11 +42,11 @@ def measured(grid: Grid, way: Way) -> Measured:
         # On a CPU nothing is set aside, and attention and autocast are the CPU's.
         patch.setattr(memory, "_set_aside_by", lambda *_: None)
         patch.setattr(live_memory, "_as_on_cuda", nullcontext)
-        estimate = memory.need(grid, job, way)
+        estimate = memory.gpu_memory(grid, job, way)
         patch.setattr(live_memory, "no_numbers", with_numbers)
         before = _status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        real = memory.need(grid, job, way)
+        real = memory.gpu_memory(grid, job, way)
         grown = _status("VmHWM") - before
     return Measured(estimate, real, grown)
 

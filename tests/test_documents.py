@@ -18,7 +18,7 @@ import yaml
 from benchmark.api import UserError
 from benchmark.cli import app as cli
 from benchmark.config.suite import load_suite
-from benchmark.models.assets import identify
+from benchmark.models.assets.assets import identify
 from benchmark.report.write import write_report
 from benchmark.results.gate import check_runs
 from benchmark.results.run import read_run

@@ -51,13 +51,13 @@ from transformers import (
 from benchmark.api import Backbone, Sampler
 from benchmark.config.protocol import Protocol, load_protocol
 from benchmark.config.suite import Suite, load_suite
-from benchmark.models import single_file
-from benchmark.models.checkpoints import Parts
-from benchmark.models.diffusers_layout import stem
 from benchmark.models.families import families
+from benchmark.models.files import single_file
+from benchmark.models.files.checkpoints import Parts
+from benchmark.models.files.diffusers_layout import stem
+from benchmark.models.files.single_file_header import SCHEDULER
 from benchmark.models.loading import Wanted, family_module
-from benchmark.models.single_file_header import SCHEDULER
-from benchmark.models.tokens import Tokenizer
+from benchmark.models.texts.tokens import Tokenizer
 from tests.tiny_pipeline import (
     FLUX_SCHEDULER,
     IF_SCHEDULER,
@@ -144,7 +144,8 @@ def save_hollow_pipeline(directory: Path) -> None:
 
 
 #: Of stabilityai/stable-diffusion-3.5-medium, and T5 v1.1 XXL, as repositories of GitHub hold them
-#: (tests/models/test_stable_diffusion_3_files.py). Its CLIPs are XL's, with a projection each.
+#: (tests/models/files/test_stable_diffusion_3_files.py). Its CLIPs are XL's, with a projection
+#: each.
 SD3_TRANSFORMER: dict[str, Any] = {
     "sample_size": 128,
     "num_layers": 24,
@@ -209,7 +210,7 @@ def save_hollow_sd3(directory: Path) -> None:
     (directory / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
 
 
-#: Of black-forest-labs/FLUX.1-dev, as tests/models/test_flux_files.py says where it was read.
+#: Of black-forest-labs/FLUX.1-dev, as tests/models/files/test_flux_files.py says where it was read.
 FLUX_TRANSFORMER: dict[str, Any] = {
     "in_channels": 64,
     "num_layers": 19,

@@ -19,6 +19,7 @@ from benchmark.cli.grid_commands import curve, overhead, run, sweep
 from benchmark.cli.model_commands import calibrate, draw_subjects, identifier, pretrain, speed
 from benchmark.cli.report_commands import check, keep, report
 from benchmark.cli.score_command import score
+from benchmark.cli.study_command import study
 from benchmark.store.files import reason
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "keep": keep,
     "check": check,
+    "study": study,
     "sweep": sweep,
     "curve": curve,
     "checkpoints": checkpoints,

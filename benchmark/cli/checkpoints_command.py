@@ -148,18 +148,18 @@ def checkpoints(
       python -m benchmark checkpoints out/inversion --backbone sd15 --subject cat --every 1000
     """
     from benchmark.studies.checkpoint_runs import Asked, run_checkpoints, watch_checkpoints
-    from benchmark.studies.checkpoints import Choice, Named
+    from benchmark.studies.checkpoints import Named, Which
 
     if watch and (last is not None or dry_run):
         raise UserError("--watch goes on with what comes: leave --last and --dry-run out")
     if patience is not None and not watch:
         raise UserError("--patience ends --watch: add that")
-    choice, named = Choice(every, last), Named(drawn.token, drawn.phrase)
+    which, named = Which(every, last), Named(drawn.token, drawn.phrase)
     with workers.resources() as resources:
         chosen = resources.on(suite.load())
         asked = Asked(folder, chosen, named, drawn.plan, resources)
         if watch:
-            code = watch_checkpoints(asked, choice, out, patience)
+            code = watch_checkpoints(asked, which, out, patience)
         else:
-            code = run_checkpoints(asked, choice, out, dry_run=dry_run)
+            code = run_checkpoints(asked, which, out, dry_run=dry_run)
     raise typer.Exit(code)

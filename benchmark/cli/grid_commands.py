@@ -88,7 +88,7 @@ def run(
             keep_weights=keep_weights,
         )
     if where.dry_run and (grid.device != "cpu" if gpu_memory is None else gpu_memory):
-        from benchmark.runs.memory import print_gpu_memory
+        from benchmark.runs.memory_table import print_gpu_memory
 
         print_gpu_memory(grid, where.gradient_checkpointing, asked=bool(gpu_memory))
     raise typer.Exit(code)

@@ -114,7 +114,7 @@ def pretrain(
         bool,
         typer.Option(
             "--evaluate",
-            help="Train nothing: let the shipped judges measure the generator in --output; or, "
+            help="Train nothing: let the shipped encoders measure the generator in --out; or, "
             "with `segmenter`, `guide` or `ip-adapter`, that part alone.",
         ),
     ] = False,
@@ -141,7 +141,7 @@ def pretrain(
         Path | None,
         typer.Option(metavar="DIR", help="Packed checkpoints to begin with in an empty --work."),
     ] = None,
-    output: Annotated[
+    out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Default: the shipped weights' place.")
     ] = None,
     device: Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")] = "auto",
@@ -157,11 +157,11 @@ def pretrain(
 
     Examples:
 
-        python -m benchmark pretrain all --output my-weights
+        python -m benchmark pretrain all --out my-weights
 
-        python -m benchmark pretrain --export --output so-far
+        python -m benchmark pretrain --export --out so-far
 
-        python -m benchmark pretrain --evaluate --output so-far
+        python -m benchmark pretrain --evaluate --out so-far
 
         python -m benchmark pretrain segmenter --evaluate --card
     """
@@ -172,9 +172,9 @@ def pretrain(
     alone = evaluate and part in pocket.ALONE
     if part and (evaluate or export or pack) and not alone:
         raise UserError(f"'{part}' is a part to train: leave it out, or train without that option")
-    if card and (not evaluate or output is not None):
-        raise UserError("--card is about the shipped models: give it with --evaluate, no --output")
-    output = output or pocket.SHIPPED
+    if card and (not evaluate or out is not None):
+        raise UserError("--card is about the shipped models: give it with --evaluate, no --out")
+    output = out or pocket.SHIPPED
     if alone:
         pocket.evaluate_part(part, output, load_suite("pocket"), card=card)
         return

@@ -22,7 +22,7 @@ import typer
 from benchmark.api import UserError
 from benchmark.config.registry import separated
 from benchmark.config.suite import Precision, Suite, load_suite
-from benchmark.models.identity import known_names
+from benchmark.models.files.identity import known_names
 
 if TYPE_CHECKING:
     from benchmark.runs.machine import Resources

@@ -83,6 +83,10 @@ def check(
     update: Annotated[
         bool, typer.Option("--update", help="Make or rewrite FILE, and print what differs.")
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="With --update: also where a tolerance lets too much pass."),
+    ] = False,
     junit: Annotated[
         Path | None,
         typer.Option(
@@ -98,6 +102,8 @@ def check(
 
     How far a score may move was measured, from seed to seed, by the runs that made the baseline: at
     least three seeds, and better five or more. Any change in a control beyond tolerance fails.
+    A baseline is refused if a tolerance is half or more of the distance between the lower and the
+    upper bound (untuned model, real images): a gate that wide hardly fails.
 
     Examples:
 
@@ -109,4 +115,7 @@ def check(
 
     if update and junit:
         raise UserError("--update compares nothing, so there is nothing for --junit: leave one out")
-    raise typer.Exit(check_runs(runs, baseline, update=update, junit=junit, protocol=protocol))
+    if force and not update:
+        raise UserError("--force belongs to --update: without it nothing is written")
+    code = check_runs(runs, baseline, update=update, force=force, junit=junit, protocol=protocol)
+    raise typer.Exit(code)

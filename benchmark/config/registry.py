@@ -28,7 +28,16 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
-from benchmark.api import SUBJECT_IMAGES, BackboneKind, Draws, Method, Metric, Role, UserError
+from benchmark.api import (
+    SUBJECT_IMAGES,
+    AssetKind,
+    BackboneKind,
+    Draws,
+    Method,
+    Metric,
+    Role,
+    UserError,
+)
 from benchmark.store.files import toml_of
 from benchmark.store.names import checked_name
 
@@ -51,7 +60,7 @@ _MEMBERS = {
         "load",
     ),
     "encoders": ("version", "can", "files", "load"),
-    "assets": ("version", "role", "files", "load"),
+    "assets": ("version", "role", "files", "load", "hollow", "check_nouns", "shapes"),
     "metrics": (
         *("version", "label", "description", "about", "higher_is_better", "needs", "__call__"),
     ),
@@ -60,7 +69,6 @@ _MEMBERS = {
 
 _DECLARED = dict.fromkeys(_MEMBERS, "benchmark/api.py") | {
     "encoders": "EncoderKind in benchmark/scoring/kinds.py",
-    "assets": "AssetKind in benchmark/models/assets.py",
 }
 
 
@@ -170,11 +178,8 @@ def load_encoder_kind(name: str) -> Any:
     return _checked("encoders", name)
 
 
-def load_asset_kind(name: str) -> Any:
-    """The kind of asset called `name`, checked. Raises UserError.
-
-    A `benchmark.models.assets.AssetKind`.
-    """
+def load_asset_kind(name: str) -> AssetKind:
+    """The kind of asset called `name`, checked. Raises UserError."""
     return _checked("assets", name)
 
 

@@ -128,6 +128,7 @@ class Estimate(Table):
     """Measured seconds, for the time a plan prints before any job has finished."""
 
     train_step_seconds: float = Field(ge=0)
+    train_images: int = Field(default=1, ge=1)  #: in that step, prior images among them
     image_seconds: float = Field(ge=0)  #: to sample and score one image
 
 

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from benchmark.api import UserError
-from benchmark.models.diffusers_layout import all_weight_files
-from benchmark.models.identity import SingleFile, backbone_id, locate
+from benchmark.models.files.diffusers_layout import all_weight_files
+from benchmark.models.files.identity import SingleFile, backbone_id, locate
 from benchmark.store.files import LARGE, remember, remembered
 
 #: Of a single file, what is read; the others (a training's schedule) may be infinite.

@@ -1,8 +1,8 @@
 """The built-in kind of backbone, which a suite names as `kind = "diffusers"`.
 
 What is known of a model by its files alone stands here, and nothing imports torch until `fetch` or
-`load`: so a run is planned at once. Families are declared in `families.toml`; each is a module of
-its own, which `benchmark.models.loading` chooses.
+`load`: so a run is planned at once. Families are declared in `families.toml`; each is a module
+of `backbones/`, which `benchmark.models.loading` chooses.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmark.api import Backbone, Sampler, UserError
-from benchmark.models import identity
-from benchmark.models.configuration import check_configuration, scheduler_configurations
-from benchmark.models.diffusers_layout import configuration_file
+from benchmark.models.diffusion.sampling import check_inversion, check_sampler
 from benchmark.models.families import Family, families, family_of, read_configuration
+from benchmark.models.files import identity
+from benchmark.models.files.configuration import check_configuration, scheduler_configurations
+from benchmark.models.files.diffusers_layout import configuration_file
+from benchmark.models.files.single_file_header import describe, scheduler_of
 from benchmark.models.resolution import check_cascade_size, drawn_size
-from benchmark.models.sampling import check_inversion, check_sampler
-from benchmark.models.single_file_header import describe, scheduler_of
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Diffusers:
         for numbers that are not finite. Both load torch. Raises UserError saying how to bring the
         files, or what is wrong with them.
         """
+        from benchmark.models.files.whole import check_whole
         from benchmark.models.finite import check_weights
-        from benchmark.models.whole import check_whole
 
         identity.fetch(model)
         _check(model)
@@ -113,20 +113,20 @@ class Diffusers:
 
     def rare_words(self, model: str) -> dict[str, int]:
         """Words of one token that can stand for a subject, rarest first, and their tokens' ids."""
-        from benchmark.models import rare_words
+        from benchmark.models.texts import rare_words
 
         return rare_words.rare_words(model)
 
     def token(self, model: str, word: str) -> int | None:
         """The id of `word` in `model`'s vocabulary if it is one token there."""
-        from benchmark.models.rare_words import single_token
+        from benchmark.models.texts.rare_words import single_token
 
         return single_token(model, word)
 
     def check_words(self, model: str, words: Sequence[str]) -> None:
         """Raise UserError for one that cannot be learned: it is not a single token of `model`."""
-        from benchmark.models.checkpoints import read_tokenizers
-        from benchmark.models.tokens import word_id
+        from benchmark.models.files.checkpoints import read_tokenizers
+        from benchmark.models.texts.tokens import word_id
 
         for tokenizer in read_tokenizers(model, of_words=True):
             for word in words:
@@ -134,8 +134,8 @@ class Diffusers:
 
     def check_texts(self, model: str, texts: Sequence[str]) -> None:
         """Raise UserError for one that is too long for `model`, or that it has no tokens for."""
-        from benchmark.models.checkpoints import read_tokenizers
-        from benchmark.models.tokens import padded_ids
+        from benchmark.models.files.checkpoints import read_tokenizers
+        from benchmark.models.texts.tokens import padded_ids
 
         for words in read_tokenizers(model):
             for text in texts:
@@ -143,8 +143,8 @@ class Diffusers:
 
     def check_adapter(self, model: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise UserError if an IP-Adapter whose weights have these shapes does not fit `model`."""
-        from benchmark.models.ip_adapter import check_adapter
-        from benchmark.models.whole import empty_denoiser
+        from benchmark.models.assets.ip_adapter import check_adapter
+        from benchmark.models.files.whole import empty_denoiser
 
         check_adapter(empty_denoiser(model), shapes)
 

@@ -19,12 +19,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from benchmark.api import Backbone, Sampler, UserError
-from benchmark.models.checkpoints import Parts, hollow_parts, read_parts
-from benchmark.models.configuration import check_configuration
 from benchmark.models.families import Family
+from benchmark.models.files.checkpoints import Parts, hollow_parts, read_parts
+from benchmark.models.files.configuration import check_configuration
+from benchmark.models.files.hub import fetch_command, hub_model
+from benchmark.models.files.identity import backbone_id, locate_here
 from benchmark.models.finite import check_weights
-from benchmark.models.hub import fetch_command, hub_model
-from benchmark.models.identity import backbone_id, locate_here
 from benchmark.models.precision import resolve_device, resolve_precision
 
 
@@ -133,7 +133,7 @@ def _set_up(module: nn.Module, gradient_checkpointing: bool) -> None:
 
 def family_module(family: Family) -> Builder:
     """A family's code."""
-    module: Builder = importlib.import_module(f"benchmark.models.{family.module}")  # type: ignore
+    module: Builder = importlib.import_module(f"benchmark.models.backbones.{family.module}")  # type: ignore
     return module
 
 

@@ -60,8 +60,8 @@ class Mentions:
     opening: float = 0.25  #: an opening other than "a {}"
 
 
-#: The metric CLIP learns from fuller captions, so that it becomes a judge of attributes.
-JUDGE_MENTIONS = Mentions(
+#: The metric CLIP learns from fuller captions, so that it tells attributes.
+METRIC_MENTIONS = Mentions(
     name=0.0, colour=0.75, pattern=0.6, shiny=0.95, accessory=0.97, background=0.92
 )
 

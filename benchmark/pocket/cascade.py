@@ -20,7 +20,7 @@ from diffusers import (
 )
 from diffusers.utils import logging as diffusers_logging
 
-from benchmark.models import rare_words
+from benchmark.models.texts import rare_words
 from benchmark.pocket.captions import IDENTIFIERS
 from benchmark.pocket.pixels import ENLARGED_NOISE, NOISE, PixelShape, train_pixels
 from benchmark.pocket.text_encoder import TEXT_WIDTH, Texts, read_texts

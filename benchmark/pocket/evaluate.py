@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmark.api import Backbone
 from benchmark.data.images import as_pixels
-from benchmark.models.latent_diffusion import LatentDiffusion
+from benchmark.models.backbones.latent_diffusion import LatentDiffusion
 from benchmark.pocket.captions import IDENTIFIERS, accessory_phrase, caption
 from benchmark.pocket.pictures import draw
 from benchmark.pocket.training import step_generator
@@ -40,12 +40,12 @@ from benchmark.pocket.world import (
 )
 from benchmark.scoring.features import Encoders
 
-#: The shipped judges, as the pocket protocol calls them.
+#: The shipped metric encoders, as the pocket protocol calls them.
 CLIP, DINO = "clip", "dino"
 PLACES = tuple(b for b in BACKGROUNDS if BACKGROUND_PHRASES[b])
 WORN = ACCESSORIES[1:]
-#: What is asked for and judged: (trait, the judge's own accuracy on renders, the share of that
-#: accuracy which the generator's pictures should reach).
+#: What is asked for and looked at: (trait, the metric CLIP's own accuracy on renders, the share of
+#: that accuracy which the generator's pictures should reach).
 TRAITS = (
     ("class", 0.95, 0.98),
     ("background", 0.95, 0.98),
@@ -85,9 +85,9 @@ def quality(
     """
     generator = backbones["generator"]
     assert isinstance(generator, LatentDiffusion)
-    judge = judge_on_renders(encoders)
+    on_renders = clip_on_renders(encoders)
     measures = [
-        lambda: judge,
+        lambda: on_renders,
         lambda: identity_on_renders(encoders),
         lambda: reconstruction(generator),
         lambda: denoising(generator),
@@ -95,7 +95,7 @@ def quality(
     ]
     for part, backbone in backbones.items():
         measures += [
-            partial(pictures, part, backbone, encoders, per_cell, judge),
+            partial(pictures, part, backbone, encoders, per_cell, on_renders),
             partial(own_look, part, backbone, encoders, per_cell),
         ]
     rows: list[Measurement] = []
@@ -114,9 +114,9 @@ def named_right(
     return scores.argmax(axis=1) == np.asarray(truth)
 
 
-def judge_on_renders(encoders: Encoders, count: int = 3000) -> list[Measurement]:
+def clip_on_renders(encoders: Encoders, count: int = 3000) -> list[Measurement]:
     """The metric CLIP's accuracy on real renders, by TRAITS and in their order."""
-    identities, scenes, images = draw(count, step_generator("judge", 0), "cpu")
+    identities, scenes, images = draw(count, step_generator("judge", 0), "cpu")  # a seed
     nouns = [CLASSES[k] for k in identities.kind.tolist()]
     rows = [named_right(encoders, images, _of_class(), identities.kind.tolist())]
     shown_in = [BACKGROUNDS[b] for b in scenes.background.tolist()]
@@ -240,11 +240,11 @@ def pictures(
     backbone: Backbone,
     encoders: Encoders,
     per_cell: int,
-    judge: Sequence[Measurement],
+    on_renders: Sequence[Measurement],
 ) -> list[Measurement]:
     """Whether the pictures of `part` show what was asked for, by the metric CLIP.
 
-    The goals are shares of the accuracy that `judge` has on real renders.
+    The goals are shares of the accuracy `on_renders` that it has itself.
     """
     cells = [(k, p) for k in range(len(CLASSES)) for p in range(len(PLACES))] * per_cell
     nouns = [CLASSES[k] for k, _ in cells]
@@ -266,9 +266,9 @@ def pictures(
             part,
             f"{trait} right",
             float(row.mean()),
-            f">= {share * own.value:.3f}, {share:.0%} of the judge's",
+            f">= {share * own.value:.3f}, {share:.0%} of the metric CLIP's",
         )
-        for (trait, _, share), own, row in zip(TRAITS, judge, rows, strict=True)
+        for (trait, _, share), own, row in zip(TRAITS, on_renders, rows, strict=True)
     ]
 
 
@@ -279,7 +279,7 @@ def _asked(
     nouns: Sequence[str],
     texts: Callable[[str], list[str]],
 ) -> np.ndarray:
-    """Sample `count` pictures of each text of each noun; whether the judge names the text."""
+    """Sample `count` pictures of each text of each noun; whether the metric CLIP names the text."""
     asked = [(n, i) for n in nouns for i in range(len(texts(n)))] * count
     images = sampled(backbone, [texts(n)[i] for n, i in asked], range(len(asked)))
     every = range(len(asked))

@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmark.api import Backbone, ImageAdapter
 from benchmark.data.images import as_pixels
-from benchmark.models.image_adapters import IP_ADAPTER
+from benchmark.models.assets.image_adapters import IP_ADAPTER
 from benchmark.pocket.captions import caption
 from benchmark.pocket.evaluate import DINO, Measurement, in_place, named_right
 from benchmark.pocket.guide import MENTIONS, embed
@@ -88,7 +88,7 @@ def likeness(
     nouns = [CLASSES[kind] for kind in identities.kind.tolist()]
     adapter: ImageAdapter = IP_ADAPTER.load({"kind": "ip-adapter", "model": f"{weights}/"}, "cpu")
     asked = [(noun, in_place(noun)[:places]) for noun in nouns]
-    found = [_drawn(backbone, encoders, asked, shown, lambda _: {}, "untuned")]
+    found = [_drawn(backbone, encoders, asked, shown, lambda _: {}, "without it")]
     for scale in SCALES:
 
         def prompted(photograph: Tensor, scale: float = scale) -> dict[str, Any]:

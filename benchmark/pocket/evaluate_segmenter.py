@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark.api import Segmenter
-from benchmark.models.segmenters import NOUN_UNET
+from benchmark.models.assets.segmenters import NOUN_UNET
 from benchmark.pocket.evaluate import Measurement
 from benchmark.pocket.pictures import SCENE_RATES
 from benchmark.pocket.segmenter import find, intersection_over_union

@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils.logging import disable_progress_bar
 
-from benchmark.models import rare_words
+from benchmark.models.texts import rare_words
 from benchmark.pocket.captions import IDENTIFIERS, vocabulary
 from benchmark.pocket.individuals import named
 from benchmark.pocket.text_encoder import (

@@ -1,7 +1,7 @@
-"""Pretraining the pocket guide: a CLIP that methods may look through, and that no judge shares.
+"""Pretraining the pocket guide: a CLIP that methods may look through, and that scores nothing.
 
-It is in transformers' layout, a ViT in the judge's ResNet's place, and has a seed and a recipe of
-its own: what a method gains by it, it has not gained from what scores it.
+It is in transformers' layout, a ViT in place of the metric CLIP's ResNet, and has a seed and a
+recipe of its own: what a method gains by it, it has not gained from what scores it.
 
 Captions alone tell little of an individual, and contrast learns slowly. So a linear map of the
 image embedding also has to say what the renderer was told: of the subject its class, colours,

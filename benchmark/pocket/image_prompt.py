@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 from transformers.utils.logging import disable_progress_bar
 
-from benchmark.models.image_adapters import PROJECTION
-from benchmark.models.ip_adapter import ATTENTION, load_image_encoder, parted
-from benchmark.models.latent_diffusion import LatentDiffusion
-from benchmark.models.latent_stage import LatentDraw
+from benchmark.models.assets.image_adapters import PROJECTION
+from benchmark.models.assets.ip_adapter import ATTENTION, load_image_encoder, parted
+from benchmark.models.backbones.latent_diffusion import LatentDiffusion
+from benchmark.models.backbones.latent_stage import LatentDraw
 from benchmark.models.loading import load_backbone
-from benchmark.models.text_reader import EncodedTexts
+from benchmark.models.texts.text_reader import EncodedTexts
 from benchmark.pocket.captions import Mentions, caption
 from benchmark.pocket.guide import normalised
 from benchmark.pocket.pictures import SCENE_RATES, rolling

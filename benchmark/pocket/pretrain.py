@@ -14,7 +14,7 @@ import torch
 
 from benchmark.api import Backbone, UserError
 from benchmark.config.suite import Suite
-from benchmark.models import identity
+from benchmark.models.files import identity
 from benchmark.pocket.cascade import SHAPES, CascadeRecipe, export_cascade, pretrain_cascade
 from benchmark.pocket.evaluate import CLIP, DINO, Measurement, quality
 from benchmark.pocket.evaluate_image_prompt import guidance, likeness
@@ -22,7 +22,7 @@ from benchmark.pocket.evaluate_segmenter import load_segmenter, segmentation
 from benchmark.pocket.generator import GeneratorRecipe, export_generator, pretrain_generator
 from benchmark.pocket.guide import GUIDE_RECIPE, pretrain_guide
 from benchmark.pocket.image_prompt import ADAPTER_RECIPE, pretrain_ip_adapter
-from benchmark.pocket.judges import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
+from benchmark.pocket.metric_encoders import CLIP_RECIPE, DINO_RECIPE, pretrain_clip, pretrain_dino
 from benchmark.pocket.model_card import SHEETS, renew_lines, sample_sheet, write_model_card
 from benchmark.pocket.segmenter import SEGMENTER_RECIPE, pretrain_segmenter
 from benchmark.pocket.training import pack
@@ -131,7 +131,7 @@ def pack_checkpoints(workshop: Workshop, output: Path) -> list[Path]:
 
 def _check_free(directory: Path, overwrite: bool) -> None:
     if directory.exists() and not overwrite:
-        raise UserError(f"{directory} exists; write elsewhere with --output, or give --overwrite")
+        raise UserError(f"{directory} exists; write elsewhere with --out, or give --overwrite")
 
 
 def evaluate_part(part: str, weights: Path, suite: Suite, *, card: bool = False) -> None:
@@ -155,10 +155,10 @@ def _measured(part: str, weights: Path, suite: Suite) -> list[Measurement]:
 
     generator = str(_beside(weights, "generator"))
     backbone = load_backbone(generator, device="cpu", sampler=suite.sampler.sampler())
-    return likeness(backbone, weights, judges(suite))
+    return likeness(backbone, weights, metric_encoders(suite))
 
 
-def judges(suite: Suite, device: str = "cpu") -> Encoders:
+def metric_encoders(suite: Suite, device: str = "cpu") -> Encoders:
     """The suite's CLIP and DINO. Raises UserError."""
     from benchmark.scoring.encoder_tables import protocol_tables
     from benchmark.scoring.features import load_encoders
@@ -181,7 +181,7 @@ def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: b
         if part == "generator" or (weights / part).is_dir():
             sampler = suite.on(model).sampler.sampler()
             backbones[part] = load_backbone(str(weights / part), device=device, sampler=sampler)
-    encoders = judges(suite, backbones["generator"].device.type)
+    encoders = metric_encoders(suite, backbones["generator"].device.type)
     if card or resolved(weights) != resolved(SHIPPED):
         for part, backbone in backbones.items():
             sample_sheet(backbone, weights / SHEETS[part])

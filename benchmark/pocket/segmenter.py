@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmark.api import Segmenter
-from benchmark.models.noun_unet import NounUNetSegmenter, logits
-from benchmark.models.segmenters import NOUNS
+from benchmark.models.assets.noun_unet import NounUNetSegmenter, logits
+from benchmark.models.assets.segmenters import NOUNS
 from benchmark.pocket.pictures import SCENE_RATES, distort, rolling
 from benchmark.pocket.training import Recipe, inner_matrices, step_generator, train_part
 from benchmark.pocket.true_masks import true_masks
@@ -127,7 +127,7 @@ def find(segmenter: Segmenter, pictures: Tensor, kinds: Tensor) -> Tensor:
 
 
 def save_segmenter(unet: UNet2DModel, directory: Path) -> None:
-    """Write `benchmark.models.noun_unet`'s folder, weights as fp16 safetensors."""
+    """Write `benchmark.models.assets.noun_unet`'s folder, weights as fp16 safetensors."""
     directory.mkdir(parents=True, exist_ok=True)
     unet.to("cpu", torch.float16).save_pretrained(directory, safe_serialization=True)
     (directory / "diffusion_pytorch_model.safetensors").chmod(0o644)

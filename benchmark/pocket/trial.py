@@ -167,7 +167,7 @@ def main(
     ] = None,
 ) -> None:
     """Train U-Nets of several shapes for equal processor time, and compare them."""
-    from benchmark.models.latent_diffusion import LatentDiffusion
+    from benchmark.models.backbones.latent_diffusion import LatentDiffusion
     from benchmark.models.loading import load_backbone
 
     torch.set_num_threads(1)

@@ -1,34 +1,35 @@
 """What the methods cost: seconds, memory and bytes of a job, from the jobs' records.
 
-Prior images are drawn once for all jobs that use the same: each is charged an equal share.
+What several jobs need is made once, by whichever comes first: each is charged an equal share.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Literal
 
 from benchmark.report.markdown import escape
 from benchmark.report.table_formats import Column, Content, ReportTable, TableRow, markdown
 from benchmark.results.run import Run
-from benchmark.store.directory import job_path, scores_path
-from benchmark.store.records import JobRecord
+from benchmark.store.directory import Name, job_path, scores_path
+from benchmark.store.records import JobRecord, Model, ScoreRecord
 
 _TEXT = (
-    "Prior: the prior images, in equal shares for the jobs of this report that use them. Fit: "
-    "without prior images. Draw: the evaluation images. Score: under all protocols of this "
-    "report. Steps/s: of the training loop alone. Images/s: of drawing. Peak memory: the highest "
-    "of any job, of the GPU if there is one, else of the process with its mapped files. Left: what "
-    "a job leaves on disk, mean.\n"
+    "Prior: drawing and preparing the prior images, in equal shares for the jobs of this report "
+    "that use them. Fit: without prior images. Draw: the evaluation images. Score: under all "
+    "protocols of this report, in equal shares for the images. Steps/s: of the training "
+    "loop alone. Images/s: of drawing. Peak memory: the highest of any job, of the GPU if there is "
+    "one, else of the process with its mapped files. Left: what a job leaves on disk, mean.\n"
 )
 
 
 def cost_section(run: Run) -> str:
     """The table, and what its columns mean."""
-    loading = (
-        "Load: the backbone, once per worker, in equal shares for the jobs that use it. "
-        if _loading(run)
+    loading = _loading(run)
+    load = (
+        "Load: backbone and assets, once per worker, in equal shares for the jobs that use them. "
+        if any(loading.values())
         else ""
     )
     learned = (
@@ -38,7 +39,7 @@ def cost_section(run: Run) -> str:
     )
     text = [
         f"## Cost\n\n{markdown(cost(run))}",
-        f"Seconds are means per job. {loading}{learned}{_TEXT}",
+        f"Seconds are means per job. {load}{learned}{_TEXT}",
     ]
     unknown = [
         escape(method)
@@ -56,6 +57,8 @@ def cost_section(run: Run) -> str:
 def cost(run: Run) -> ReportTable:
     """A row per method: means per job; of memory, the highest."""
     loading, sizes = _loading(run), _tells_size(run)
+    scoring = _scoring_seconds(run)
+    loads = any(loading.values())
     rows = []
     for method in run.methods:
         records = run.records_of(method)
@@ -65,11 +68,11 @@ def cost(run: Run) -> ReportTable:
             method,
             len(records),
             sum(record.drawn for record in records),
-            *([_mean([loading if _uses_backbone(r) else 0.0 for r in records])] if loading else []),
+            *([_mean([loading[record.job.name] for record in records])] if loads else []),
             _mean(_prior_seconds(run, records)),
             _mean([record.phases.fit for record in records]),
             _mean([record.phases.draw for record in records]),
-            _mean(_scoring_seconds(run, records)),
+            _mean([scoring[record.job.name] for record in records]),
             _steps_per_second(records),
             _images_per_second(records),
             max(record.peak_memory_mb for record in records),
@@ -77,7 +80,7 @@ def cost(run: Run) -> ReportTable:
             _mean(known) / 1e6 if len(known) == len(left) else None,  # type: ignore[operator]
         )
         rows.append(TableRow(cells))
-    stages = (*(["load"] if loading else []), "prior", "fit", "draw", "score")
+    stages = (*(["load"] if loads else []), "prior", "fit", "draw", "score")
     columns = (
         Column("method"),
         Column("jobs"),
@@ -106,17 +109,46 @@ def _learned(records: Sequence[JobRecord], of: Literal["numbers", "bytes"]) -> f
     return None if mean is None else mean / 1e6
 
 
-def _loading(run: Run) -> float:
-    """A job's equal share of the seconds for loading the backbone; 0 where it is not recorded."""
-    using = [record for record in run.records if _uses_backbone(record)]
-    seconds = sum(record.phases.loading for record in using)
-    seconds += sum(prior.loading for prior in run.priors)
-    return seconds / len(using) if using else 0.0
+def _loading(run: Run) -> dict[Name, float]:
+    """Seconds of loading, by job: equal shares of what was spent on the backbone and the assets."""
+    backbones = _Shared((_model(record), record.phases.loading) for record in run.records)
+    for prior in run.priors:
+        backbones.add((prior.prior.backbone, prior.prior.precision), prior.loading)
+    assets = _Shared((_assets(record), record.phases.assets) for record in run.records)
+    return {
+        record.job.name: backbones.share(_model(record)) + assets.share(_assets(record))
+        for record in run.records
+    }
 
 
-def _uses_backbone(record: JobRecord) -> bool:
-    """Whether the job uses a backbone."""
-    return record.job.fit.backbone is not None and not record.job.elsewhere
+def _model(record: JobRecord) -> tuple[Model, str | None] | None:
+    """The backbone that the job uses, and in which precision; None if it uses none."""
+    fit = record.job.fit
+    return None if fit.backbone is None or record.job.elsewhere else (fit.backbone, fit.precision)
+
+
+def _assets(record: JobRecord) -> tuple[tuple[str, str], ...] | None:
+    """The assets that the job uses; None if it uses none."""
+    return tuple(sorted(record.job.fit.assets.items())) or None
+
+
+class _Shared:
+    """Seconds that jobs spent on what others use too, by what it is."""
+
+    def __init__(self, spent: Iterable[tuple[Hashable, float]]) -> None:
+        self._seconds: dict[Hashable, float] = defaultdict(float)
+        self._jobs: Counter[Hashable] = Counter()
+        for what, seconds in spent:
+            self._jobs[what] += 1
+            self.add(what, seconds)
+
+    def add(self, what: Hashable, seconds: float) -> None:
+        """More seconds, of no job."""
+        self._seconds[what] += seconds
+
+    def share(self, what: Hashable | None) -> float:
+        """Of one of the jobs that use `what`; nothing of None."""
+        return 0.0 if what is None else self._seconds[what] / max(1, self._jobs[what])
 
 
 def bytes_left(run: Run, record: JobRecord) -> int | None:
@@ -138,21 +170,35 @@ def bytes_left(run: Run, record: JobRecord) -> int | None:
 
 def _prior_seconds(run: Run, records: Sequence[JobRecord]) -> list[float | None]:
     """Each job's share of its prior images; 0 if it has none, None if it is not recorded."""
-    drawn: dict[str, float] = defaultdict(float)
+    shared = _Shared((record.job.fit.prior, record.phases.preparing) for record in run.records)
+    drawn = {prior.prior.key for prior in run.priors}
     for prior in run.priors:
-        drawn[prior.prior.key] += prior.seconds
-    shares = Counter(record.job.fit.prior for record in run.records)
+        shared.add(prior.prior.key, prior.seconds)
     keys = [record.job.fit.prior for record in records]
-    return [
-        0.0 if key is None else drawn[key] / shares[key] if key in drawn else None for key in keys
-    ]
+    return [None if key is not None and key not in drawn else shared.share(key) for key in keys]
 
 
-def _scoring_seconds(run: Run, records: Sequence[JobRecord]) -> list[float | None]:
-    seconds: dict[tuple[str, str, int], float] = defaultdict(float)
-    for record in run.scored:
-        seconds[record.name] += record.seconds
-    return [seconds[record.job.name] for record in records]
+def _scoring_seconds(run: Run) -> dict[Name, float]:
+    """Seconds of scoring, by job: each image that is scored alike on alike devices costs as much.
+
+    Which method drew it makes no difference; the first job of a worker loads the encoders.
+    """
+    images = {record.job.name: record.drawn for record in run.records}
+    seconds: dict[Hashable, float] = defaultdict(float)
+    scored: Counter[Hashable] = Counter()
+    for one in run.scored:
+        seconds[_way(one)] += one.seconds
+        scored[_way(one)] += images[one.name]
+    found = dict.fromkeys(images, 0.0)
+    for one in run.scored:
+        found[one.name] += images[one.name] * seconds[_way(one)] / max(1, scored[_way(one)])
+    return found
+
+
+def _way(scored: ScoreRecord) -> Hashable:
+    """What the seconds of an image depend on."""
+    scoring = scored.scoring
+    return scoring.protocol, tuple(sorted(scoring.metrics)), scored.provenance.get("device")
 
 
 def _steps_per_second(records: Sequence[JobRecord]) -> float | None:

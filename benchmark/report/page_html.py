@@ -9,12 +9,12 @@ load nothing but images beside it.
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+
+from benchmark.report.self_contained import rendered
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -53,28 +53,18 @@ def page_html(report: str, *, figures: Mapping[str, bytes], content: dict[str, A
 
     `content`: what `benchmark.report.gallery.gallery` returns.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("benchmark.report", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style, script = _ours("page.css"), _ours("page.js")
     title, lead, sections = read_report(report, figures)
-    return environment.get_template("index.html.jinja").render(
+    return rendered(
+        "benchmark.report",
+        "index.html.jinja",
+        style="page.css",
+        script="page.js",
         title=title,
         lead=lead,
         sections=sections,
         opening=next(section for section in sections if section.plots),
         content=content,
         glimpse=_glimpse(content),
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
     )
 
 
@@ -188,15 +178,3 @@ def _cell(tokens: Any, place: int, *_: Any) -> str:
     # The page's policy allows no style attributes.
     numbers = "right" in str(tokens[place].attrs.get("style", ""))
     return f"<{tokens[place].tag}{' class=number' if numbers else ''}>"
-
-
-def _ours(name: str) -> Any:
-    """A file of this package, which goes into the page as it is."""
-    from markupsafe import Markup
-
-    return Markup((files("benchmark.report") / "page" / name).read_text("utf-8"))
-
-
-def _hash(text: str) -> str:
-    """A hash by which the page's policy allows its own style and script."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

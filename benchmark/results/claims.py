@@ -1,6 +1,6 @@
 """The paper's orderings, as data, and whether scores agree with them.
 
-    verdicts = judge(load_orderings(), by_image(scores))
+    verdicts = verdicts_on(load_orderings(), by_image(scores))
 
 Each says that one of two methods scores higher, or that they lie no further apart than a bound.
 Either way its margin, paired over subjects, is above 0 if the ordering holds.
@@ -102,7 +102,7 @@ def load_orderings() -> tuple[Ordering, ...]:
     )
 
 
-def judge(orderings: Sequence[Ordering], images: dict[str, pd.DataFrame]) -> list[Verdict]:
+def verdicts_on(orderings: Sequence[Ordering], images: dict[str, pd.DataFrame]) -> list[Verdict]:
     """A verdict for each ordering, from the values by image; p-values corrected as one family."""
     # Every margin is tested on both sides, as a claim is called reversed or exceeded as readily as
     # it is said to hold. The family is fixed beforehand: nearness brings both its bounds into it,

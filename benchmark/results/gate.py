@@ -34,6 +34,7 @@ from benchmark.results.comparability import (
 from benchmark.results.completeness import check_finished, lacking_of, unscored_counts
 from benchmark.results.merge import join
 from benchmark.results.run import Run, read_run
+from benchmark.results.tolerances import check_tolerances, table_of, too_wide
 from benchmark.store.files import write_atomically
 
 #: What has changed where a bound has moved.
@@ -80,19 +81,21 @@ def check_runs(
     path: Path,
     *,
     update: bool = False,
+    force: bool = False,
     junit: Path | None = None,
     protocol: str = "",
 ) -> int:
     """Print how `runs` compare with the baseline at `path`; with `update`, make it from them.
 
-    `protocol`: a label that the runs have, else the baseline's, or the only one. Returns the exit
-    code: 1 if a score is worse by more than its tolerance, else 0. Raises UserError, and writes
-    nothing, if the runs are incomplete or do not compare with the baseline.
+    `force`: also one whose tolerances let too much pass. `protocol`: a label that the runs have,
+    else the baseline's, or the only one. Returns the exit code: 1 if a score is worse by more than
+    its tolerance, else 0. Raises UserError, and writes nothing, if the runs are incomplete, do not
+    compare with the baseline, or make none that can fail.
     """
     baseline = read_baseline(path) if path.exists() or not update else None
     run = load_runs(runs, protocol, known=baseline.task.protocol if baseline else "")
     if update:
-        _update(run, path, baseline)
+        _update(run, path, baseline, force=force)
         return 0
     assert baseline is not None
     checks, notes = check_scores(run, baseline, path)
@@ -233,6 +236,8 @@ def _notes(run: Run, baseline: Baseline, new: Sequence[str]) -> list[str]:
     for what, (measured, now) in machines.items():
         if not set(now) <= set(measured):
             notes.append(f"{what}: {', '.join(measured)} before, {', '.join(now)} now")
+    if wide := too_wide(baseline):
+        notes.append(f"of no use, since half of it could be lost unnoticed: {some(wide)}")
     for row in unscored_counts(run).itertuples():
         notes.append(f"without a score: {row.images} of {row.method} / {row.metric}: {row.reason}")
     if new:
@@ -240,9 +245,12 @@ def _notes(run: Run, baseline: Baseline, new: Sequence[str]) -> list[str]:
     return notes
 
 
-def _update(run: Run, path: Path, before: Baseline | None) -> None:
+def _update(run: Run, path: Path, before: Baseline | None, *, force: bool) -> None:
     """Write the baseline that `run` makes to `path`, and print what differs from the old one."""
     after = measure_baseline(run)
+    print(table_of(after), flush=True)
+    if not force:
+        check_tolerances(after)
     write_atomically(path, after.dump_toml())
     if before is None:
         print(f"made {path}: {sum(len(entry.scores) for entry in after.methods.values())} scores")

@@ -20,7 +20,7 @@ from benchmark.config.protocol import KeptProtocol
 from benchmark.config.suite import KeptSuite
 from benchmark.data.images import read_image
 from benchmark.data.manifest import Table, check_toml
-from benchmark.results.claims import Verdict, judge, load_orderings
+from benchmark.results.claims import Verdict, load_orderings, verdicts_on
 from benchmark.results.order import order_methods, order_metrics, varied
 from benchmark.results.scores import NO_ROWS, only, scores_of, union_of_scorings, usable_rows
 from benchmark.results.significance import by_image
@@ -189,7 +189,7 @@ class Run:
     def verdicts(self) -> list[Verdict]:
         """What the scores say of each of the paper's orderings, on the protocol's scale."""
         orderings = [ordering.scaled(self.factor(ordering.metric)) for ordering in load_orderings()]
-        return judge(orderings, self.by_image)
+        return verdicts_on(orderings, self.by_image)
 
     def factor(self, metric: str) -> float:
         """What the protocol multiplies the raw scores of `metric` with."""

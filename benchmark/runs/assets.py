@@ -12,9 +12,9 @@ from benchmark.api import ASSET, MASKS, SEGMENTER, Method, Subject, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.config.suite import Suite
 from benchmark.data.masks import masks_digest
-from benchmark.models import assets
-from benchmark.models.asset_files import MissingFiles
-from benchmark.models.kinship import same_model
+from benchmark.models.assets import assets
+from benchmark.models.assets.asset_files import MissingFiles
+from benchmark.models.files.kinship import same_model
 from benchmark.runs.problems import Problems
 from benchmark.scoring.encoder_tables import completed, protocol_tables
 from benchmark.scoring.kinds import kind_of as encoder_kind
@@ -46,7 +46,7 @@ def identified(
             assets.check_nouns(role, table, list(dict.fromkeys(s.class_noun for _, s in jobs)))
     problems.check()
     used = {role: jobs[0][0] for role, jobs in wanting.items()}
-    check_no_judge(suite.assets, used, suite.protocol, suite.encoders)
+    check_no_encoder(suite.assets, used, suite.protocol, suite.encoders)
     return found
 
 
@@ -66,13 +66,13 @@ def check_declared(declared: Mapping[str, Mapping[str, Any]], jobs: Iterable[Job
                 )
 
 
-def check_no_judge(
+def check_no_encoder(
     declared: Mapping[str, Mapping[str, Any]],
     used: Mapping[str, str],
     protocol: Protocol,
     encoders: str | None,
 ) -> None:
-    """Refuse an asset that scores what is made with it: a method would be its own judge.
+    """Refuse an asset that scores what is made with it: its method would score its own work.
 
     `declared`: role -> the suite's table; `used`: role -> a method that uses it. Encoders whose
     files are not here are passed over: they score nothing until they are. Raises UserError.
@@ -81,13 +81,13 @@ def check_no_judge(
         files = assets.kind_of(role, declared[role]).files(declared[role])
         for name, table in completed(protocol_tables(protocol, encoders)).items():
             try:
-                judge = encoder_kind(name, table).files(name, table)
+                encoder = encoder_kind(name, table).files(name, table)
             except MissingFiles:
                 continue
-            if same_model(files, judge):
+            if same_model(files, encoder):
                 raise UserError(
                     f"{assets.where(role)} of method '{method}' is the same model as "
-                    f"encoders.{name} of protocol '{protocol.label}', which would judge its own "
+                    f"encoders.{name} of protocol '{protocol.label}', which would score its own "
                     f"work: declare another {role}, choose another --protocol, or leave the "
                     "method out"
                 )
@@ -99,8 +99,8 @@ def check_files(suite: Suite, jobs: Iterable[Job]) -> None:
     Asked are those kinds of assets that have `check`.
     """
     for role in sorted({role for job in jobs for role in job.fit.assets}):
-        kind: Any = assets.kind_of(role, suite.assets[role])
-        if hasattr(kind, "check"):
+        kind = assets.kind_of(role, suite.assets[role])
+        if kind.check is not None:
             kind.check(suite.assets[role])
 
 
@@ -112,8 +112,8 @@ def check_adapters(suite: Suite, jobs: Iterable[Job]) -> None:
     roles = {role for job in jobs if job.fit.backbone for role in job.fit.assets}
     backbone: Any = suite.backbone.load_kind()
     for role in sorted(roles):
-        kind: Any = assets.kind_of(role, suite.assets[role])
-        if not (hasattr(kind, "shapes") and hasattr(backbone, "check_adapter")):
+        kind = assets.kind_of(role, suite.assets[role])
+        if kind.shapes is None or not hasattr(backbone, "check_adapter"):
             continue
         try:
             backbone.check_adapter(suite.backbone.model, kind.shapes(suite.assets[role]))
@@ -164,8 +164,8 @@ def hollow(suite: Suite, fit: Fit) -> dict[str, Any]:
     """
     found = {}
     for role in fit.assets:
-        kind: Any = assets.kind_of(role, suite.assets[role])
-        if not hasattr(kind, "hollow"):
+        kind = assets.kind_of(role, suite.assets[role])
+        if kind.hollow is None:
             raise NoHollow(f"the {role}, whose kind has no `hollow`")
         found[role] = kind.hollow(suite.assets[role])
     return found

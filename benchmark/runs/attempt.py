@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from benchmark.models.halving import OutOfMemory, batches_taken, out_of_memory
+from benchmark.models.memory.halving import OutOfMemory, batches_taken, out_of_memory
 from benchmark.runs.agenda import Task
 from benchmark.runs.box import LeftBehind, in_words, plain
 from benchmark.runs.job import run_job, run_prior

@@ -1,4 +1,4 @@
-"""What a job may change in its process beside the backbone, which `benchmark.models.loan` sees to.
+"""What a job may change in its process beside the backbone, which `Loan` sees to.
 
 with boxed():
     method.fit(...)     # raises LeftBehind if it goes to another folder, starts what goes on, ...

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from benchmark.api import UserError
 from benchmark.config.suite import BackboneChoice, Suite
 from benchmark.runs.agenda import Work
-from benchmark.runs.machine import Choice
+from benchmark.runs.machine import Switch
 from benchmark.store.records import Job
 
 
@@ -25,7 +25,7 @@ def check_devices(suite: Suite, left: Sequence[Work], device: str) -> None:
                 raise UserError(f"method '{name}': {error}") from error
 
 
-def gradient_checkpointing(backbone: BackboneChoice, choice: Choice, device: str) -> bool:
+def gradient_checkpointing(backbone: BackboneChoice, choice: Switch, device: str) -> bool:
     """Whether trainings on `device` compute activations twice instead of keeping them.
 
     Raises UserError if that is asked for and the backbone's kind knows no such thing.

@@ -1,8 +1,7 @@
-"""What a run directory holds already, and what a plan adds to it.
+"""What a run directory holds already, and what of it may not change.
 
     existing = read_existing(RunDirectory(path))
     check_images(grid.jobs, grid.settled, existing)     # refuses what would change what is there
-    jobs = joined(grid, existing)
 
 A directory may gain methods, subjects, seeds, prompts, images and protocols. What would change an
 image or a score that is there is refused by name.
@@ -14,7 +13,7 @@ import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,9 @@ from benchmark.store.claims import check_alone
 from benchmark.store.contents import Contents
 from benchmark.store.directory import (
     PLAN,
-    SCORES,
     SUITE,
     Name,
     Plan,
-    PlannedJob,
     RunDirectory,
     protocol_path,
 )
@@ -126,7 +123,7 @@ def check_beside(grid: Grid, existing: Existing) -> None:
     plan = existing.plan
     if plan is None:
         return
-    others = _suite_before(existing).get("methods", {})
+    others = suite_before(existing).get("methods", {})
     before, now = dict(plan.settled), dict(grid.settled)
     for method in others.keys() & grid.suite.methods.keys():
         for key in others[method].keys() | grid.suite.methods[method].keys():
@@ -213,30 +210,7 @@ def _scoring_differences(before: Scoring, after: Scoring) -> Iterable[tuple[str,
                     yield f"the {key} of metric '{name}'", was, now
 
 
-# What is added ---------------------------------------------------------------------------------
-
-
-def joined(grid: Grid, existing: Existing) -> tuple[Job, ...]:
-    """The grid's jobs, each with the prompts and images that it has in the directory already."""
-    return tuple(
-        _joined(job, existing.jobs.get(job.name), grid.prompts[job.subject]) for job in grid.jobs
-    )
-
-
-def _joined(job: Job, record: JobRecord | None, order: tuple[Prompt, ...]) -> Job:
-    if record is None:
-        return job
-    there = record.job
-    prompts = {*job.prompts, *there.prompts}
-    return replace(
-        job,
-        prompts=(
-            *(p for p in order if p in prompts),
-            *(p for p in there.prompts if p not in order),
-        ),
-        images_per_prompt=max(job.images_per_prompt, there.images_per_prompt),
-        prior_prompt_images=max(job.prior_prompt_images, there.prior_prompt_images),
-    )
+# What is there ---------------------------------------------------------------------------------
 
 
 def missing(job: Job, record: JobRecord | None) -> tuple[Request, ...]:
@@ -274,62 +248,7 @@ def extra_metrics(
     return tuple(sorted(extra))
 
 
-def joined_plan(
-    jobs: Sequence[Job], settled: Mapping[str, Any], protocol: Protocol, existing: Existing
-) -> Plan:
-    """run.json with `jobs` and `protocol` added: its jobs by name, whatever came first."""
-    before = {asked.name: asked for asked in existing.plan.jobs} if existing.plan else {}
-    new = {job.name: PlannedJob(*job.name) for job in jobs}
-    asked = before | new
-    labels = dict.fromkeys([*(existing.plan.protocols if existing.plan else ()), protocol.label])
-    files = dict(existing.plan.files if existing.plan else {})
-    for name in (SUITE, SCORES, protocol_path(protocol.label)):
-        if existing.contents.is_altered(name):
-            files.pop(name, None)  # what will be there is what this command writes
-    return Plan(
-        jobs=tuple(asked[name] for name in sorted(asked)),
-        protocols=tuple(labels),
-        settled=dict(existing.plan.settled if existing.plan and existing.jobs else {})
-        | dict(settled),
-        files=files,
-    )
-
-
-def joined_suite(grid: Grid, jobs: Sequence[Job], existing: Existing) -> str:
-    """suite.toml: the grid's suite, with the selection that the directory has in all."""
-    import tomli_w
-
-    suite = grid.suite.model_dump(mode="json", exclude_none=True)
-    before = _suite_before(existing)
-    suite["protocol"] = before.get("protocol", suite["protocol"])
-    there = [record.job for record in existing.jobs.values() if not record.job.elsewhere]
-    methods = before.get("methods", _settings(there)) | suite["methods"]
-    suite["methods"] = {name: methods[name] for name in sorted(methods)}
-    suite["data"]["subjects"] = sorted({job.subject for job in (*there, *jobs)})
-    evaluation = suite["evaluation"]
-    for key in ("images_per_prompt", "prior_prompt_images"):
-        evaluation[key] = max(getattr(job, key) for job in (*there, *jobs))
-    templates = _templates((*there, *jobs))
-    if before.get("evaluation", {}).get("prompts") == []:
-        evaluation["prompts"] = []
-    elif evaluation["prompts"] and templates > _templates(grid.jobs):
-        evaluation["prompts"] = sorted(templates)
-    return tomli_w.dumps(suite)
-
-
-def _templates(jobs: Iterable[Job]) -> set[str]:
-    return {prompt.template for job in jobs for prompt in job.prompts}
-
-
-def _settings(jobs: Iterable[Job]) -> dict[str, dict[str, Any]]:
-    """method -> its settings, those that are set."""
-    return {
-        job.method: {key: value for key, value in job.fit.settings.items() if value is not None}
-        for job in jobs
-    }
-
-
-def _suite_before(existing: Existing) -> dict[str, Any]:
+def suite_before(existing: Existing) -> dict[str, Any]:
     """suite.toml as it was written; else its protocol, which is the plan's first."""
     altered, plan = existing.contents.is_altered, existing.plan
     if plan is None:

@@ -14,8 +14,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,9 @@ def _fit_and_draw(
     with boxed(), workplace.lend(job) as backbone:
         times.append(time.perf_counter())
         prepared = workplace.prepared(job.fit.prior, backbone)
+        times.append(time.perf_counter())
         tools = JobTools(job.seed, subject, pace, prepared, workplace.assets(job.fit))
+        times.append(time.perf_counter())
         kept, exported = (before.weights, before.exported) if before else (None, {})
         weights = read_weights(kept, workplace.directory)
         _start_alike(job.seed)
@@ -196,7 +199,8 @@ def _fit_and_draw(
         if len(images) != len(requests):
             raise ValueError(f"{len(requests)} images were asked for, {len(images)} came")
         memory = _peak_memory_mb()
-    phases = Phases(loading=times[1] - times[0], fit=times[2] - times[1], draw=drawn)
+    loading, preparing, assets, fit = (end - start for start, end in pairwise(times))
+    phases = Phases(loading, fit, drawn, preparing, assets)
     return _Made(images, phases, pace, memory, kept, exported, learned, fitted, tools.counts)
 
 
@@ -237,7 +241,7 @@ def _check_paths(job: Job, paths: Sequence[str], before: JobRecord | None) -> No
 def _added_up(before: JobRecord, after: JobRecord, *, fitted: bool) -> JobRecord:
     """The record of a job that was drawn in several goes: its cost is that of all of them."""
     was, now = before.phases, after.phases
-    phases = Phases(was.loading + now.loading, was.fit + now.fit, was.draw + now.draw)
+    phases = Phases(*(getattr(was, f.name) + getattr(now, f.name) for f in fields(Phases)))
     record = replace(
         after,
         phases=phases,

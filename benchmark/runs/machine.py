@@ -27,7 +27,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: Where a worker runs: what its VISIBLE is to be; empty on a CPU.
 Slot = str
 #: Of what changes how a run is carried out, and no number.
-Choice = Literal["auto", "on", "off"]
+Switch = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Resources:
     job_timeout: float | None = None  #: the seconds that a job, or prior images, may take
     shard: Shard | None = None  #: if other processes do parts of the grid in the same directory
     cluster: Cluster | None = None  #: whose nodes have the workers, in place of this machine
-    gradient_checkpointing: Choice = "auto"  #: on a GPU, auto is what the backbone's kind says
+    gradient_checkpointing: Switch = "auto"  #: on a GPU, auto is what the backbone's kind says
 
     def on(self, suite: Suite) -> Suite:
         """`suite` in the precision that it has there."""

@@ -20,16 +20,14 @@ from benchmark.data.dataset import first_images
 from benchmark.runs import assets
 from benchmark.runs.box import boxed, in_words
 from benchmark.runs.devices import gradient_checkpointing
-from benchmark.runs.machine import Choice
+from benchmark.runs.machine import Switch
 from benchmark.runs.plan import Grid
 from benchmark.runs.tools import JobTools, Pace
 from benchmark.store.records import Job
 
 if TYPE_CHECKING:
-    from benchmark.models.live_memory import LiveMemory
+    from benchmark.models.memory.live_memory import LiveMemory
 
-#: GPUs that an estimate is held against, in GiB.
-SIZES = (12, 16, 24, 48, 80)
 GIB = 2**30
 #: What no tensor of a job shows, in bytes: CUDA's context and the libraries' workspaces, taken to
 #: be 1.3 GiB, and the encoders that score, 0.7 GiB for the paper's protocol in float32.
@@ -52,7 +50,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Need:
+class GpuMemory:
     """What a method takes, in bytes: what tensors take at the worst moment of each phase."""
 
     method: str
@@ -84,20 +82,20 @@ class Unknown:
     why: str
 
 
-def needs(grid: Grid, checkpointing: Choice) -> Iterator[Need | Unknown]:
+def gpu_memories(grid: Grid, checkpointing: Switch) -> Iterator[GpuMemory | Unknown]:
     """What each method of `grid` takes that needs a backbone or an asset, as it would run on a GPU.
 
     Methods of one class that differ in the words alone that they read are looked at once. Raises
     UserError if the model's configurations are not here, or its kind makes none without weights.
     """
     way = Way(gradient_checkpointing(grid.suite.backbone, checkpointing, "cuda"))
-    found: dict[str, Need | Unknown] = {}
+    found: dict[str, GpuMemory | Unknown] = {}
     for job in _jobs(grid):
         key = repr(_decisive(grid, job))
         if key not in found:
             try:
                 with boxed():
-                    found[key] = need(grid, job, way)
+                    found[key] = gpu_memory(grid, job, way)
             except assets.NoHollow as error:
                 found[key] = Unknown(job.method, str(error))
             except _beyond_fake_tensors() as error:
@@ -120,7 +118,9 @@ def _beyond_fake_tensors() -> tuple[type[Exception], ...]:
     )
 
 
-def remedies(grid: Grid, before: Need, checkpointing: Choice) -> Iterator[tuple[str, Need]]:
+def remedies(
+    grid: Grid, before: GpuMemory, checkpointing: Switch
+) -> Iterator[tuple[str, GpuMemory]]:
     """What to switch on so that a method takes less than `before`, each with those before it.
 
     Only what its backbone and its settings know and have not got already, and what helps.
@@ -129,7 +129,7 @@ def remedies(grid: Grid, before: Need, checkpointing: Choice) -> Iterator[tuple[
     way = Way(gradient_checkpointing(grid.suite.backbone, checkpointing, "cuda"))
     for words, change in _changes(grid, job, before.resolution, way):
         changed = replace(way, **change)
-        after = need(grid, job, changed)
+        after = gpu_memory(grid, job, changed)
         if after.bytes < before.bytes:
             before, way = after, changed
             yield words, after
@@ -157,9 +157,9 @@ def _changes(
         yield f"resolution = {side // 2}", {"resolution": side // 2}
 
 
-def need(grid: Grid, job: Job, way: Way) -> Need:
-    """What a job takes if it is carried out so. Raises UserError as `needs`."""
-    from benchmark.models.live_memory import LiveMemory, no_numbers
+def gpu_memory(grid: Grid, job: Job, way: Way) -> GpuMemory:
+    """What a job takes if it is carried out so. Raises UserError as `gpu_memories`."""
+    from benchmark.models.memory.live_memory import LiveMemory, no_numbers
 
     method, subject = _short(grid.suite.method(job.method), way.settings), _subject(grid, job)
     memory = LiveMemory()
@@ -177,62 +177,7 @@ def need(grid: Grid, job: Job, way: Way) -> Need:
         _begin(memory)
         method.generate(learned, subject, job.requests[:1], backbone, tools)
         resolution = backbone.resolution if backbone else None
-        return Need(job.method, weights, training, memory.peak, resolution)
-
-
-def print_gpu_memory(grid: Grid, checkpointing: Choice, *, asked: bool = True) -> None:
-    """Say what each method takes on a GPU, and what would make the largest fit on smaller ones.
-
-    Raises UserError as `needs`, or if it was not `asked` for says so in a line.
-    """
-    print("GPU memory  an estimate, each method tried on tensors without numbers (docs/memory.md)")
-    try:
-        _print_needs(grid, checkpointing)
-    except UserError as error:
-        if asked:
-            raise
-        print(f"            none: {error}")
-
-
-def _print_needs(grid: Grid, checkpointing: Choice) -> None:
-    most: Need | None = None
-    for one in needs(grid, checkpointing):
-        if isinstance(one, Unknown):
-            print(f"            {one.method}: unknown: {one.why}")
-            continue
-        parts = f"weights {_gib(one.weights)}, training {_gib(one.training)}"
-        parts += f", drawing {_gib(one.drawing)}; {_gib(one.left_out)} that no tensor shows"
-        print(f"            {one.method}: {_gib(one.bytes)} GiB ({parts})", flush=True)
-        most = one if most is None or one.bytes > most.bytes else most
-    if not _jobs(grid):
-        print("            no method needs a backbone or an asset")
-    if most is None:
-        return
-    found = _tried(grid, most, checkpointing)
-    for size in SIZES:
-        fitting = [f"{words} ({_gib(used)})" for words, used in found if used <= size * GIB]
-        print(f"  {size:>3} GiB   {most.method}: {fitting[0] if fitting else 'no'}")
-
-
-def _tried(grid: Grid, most: Need, checkpointing: Choice) -> list[tuple[str, int]]:
-    """What was switched on, and the bytes that this takes; no more than some GPU asks for.
-
-    No remedy makes the weights smaller.
-    """
-    least = replace(most, training=0, drawing=0).bytes
-    smallest = min((size * GIB for size in SIZES if size * GIB >= least), default=0)
-    found, switched = [("as it is", most.bytes)], list[str]()
-    if most.bytes > smallest > 0:
-        for words, after in remedies(grid, most, checkpointing):
-            switched.append(words)
-            found.append((", ".join(switched), after.bytes))
-            if after.bytes <= smallest:
-                break
-    return found
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f}"
+        return GpuMemory(job.method, weights, training, memory.peak, resolution)
 
 
 def _hollow(grid: Grid, way: Way) -> Any:
@@ -266,7 +211,7 @@ def _begin(memory: LiveMemory) -> int:
 
 def _set_aside_by(memory: LiveMemory, backbone: Any) -> None:
     """Let the backbone tell `memory` of what it sets aside, since it finds itself on a CPU."""
-    from benchmark.models.aside import put_aside
+    from benchmark.models.memory.aside import put_aside
 
     if hasattr(backbone, "set_aside"):
         backbone.set_aside = partial(put_aside, backbone, elsewhere=memory.without)

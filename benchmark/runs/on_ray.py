@@ -26,6 +26,7 @@ from benchmark.runs.node import Mark, Node, marked, this_node
 from benchmark.runs.parcel import packed, prior_files
 from benchmark.runs.ray_worker import Beginning, Post, RayWorker, end_all
 from benchmark.runs.workplace import Workplace
+from benchmark.store.errors import in_one_line
 from benchmark.store.records import Job
 
 _HOW = "pip install '.[ray]' brings Ray here; without it, workers are on this machine"
@@ -297,7 +298,7 @@ def _join(address: str | None) -> None:
         )
     # Ray says so if the versions of Ray or Python differ, or if there is no such address.
     except (OSError, ValueError, RuntimeError) as error:
-        said = " ".join(str(error).split()).rstrip(".")
+        said = in_one_line(error).rstrip(".")
         raise UserError(
             f"--address {address or '(none)'}: no Ray cluster that this process can join ({said}): "
             "`ray start --head` starts one and prints its address, HOST:PORT; all of a cluster "

@@ -1,6 +1,6 @@
 """What is left of a grid, in seconds and in bytes: the time with n workers, by a schedule drawn up.
 
-outlook = Outlook(jobs, left, path, forecast.seconds)
+outlook = Outlook(jobs, left, path, forecast.seconds, forecast.measured)
 outlook.wall(64)      # seconds, if 64 workers do it
 """
 
@@ -28,6 +28,7 @@ class Outlook:
     left: Sequence[Work]
     directory: Path
     seconds: Callable[[Work], float | None]  #: for one of `left`; None: not known
+    measured: bool = False  #: whether `seconds` rests on what was done in `directory`
 
     @property
     def work(self) -> float | None:

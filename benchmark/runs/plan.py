@@ -5,20 +5,17 @@ plan(load_suite("pocket"), ["dreambooth", "untuned"], subjects=["dog-biscuit"]).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmark.api import (
-    PRIOR,
-    PROMPT_KINDS,
     SEEDS,
     SUBJECT_IMAGES,
     SUPER_RESOLUTION,
     Method,
-    PriorImages,
     Prompt,
     Sampler,
     Subject,
@@ -27,28 +24,18 @@ from benchmark.api import (
 )
 from benchmark.config.registry import load_method, settings_of, variant
 from benchmark.config.suite import Evaluation, Suite
-from benchmark.data.dataset import Dataset, choose_subjects, first_images, verify
+from benchmark.data.dataset import choose_subjects, verify
 from benchmark.data.manifest import check_toml
+from benchmark.models.diffusion.sampling import check_guidance
 from benchmark.models.families import families_that_can
 from benchmark.models.precision import resolve_device, resolve_precision
-from benchmark.models.sampling import check_guidance
-from benchmark.runs.assets import identified, masks_of, wanted
+from benchmark.runs.assets import identified
+from benchmark.runs.layout import Base, Row, Selection, asked_prior, lay_out
 from benchmark.runs.problems import Problems
 from benchmark.runs.score import Assessment
 from benchmark.runs.selection import called_by_name, choose_prompts, method_names, unserved
 from benchmark.store.names import folder_name
-from benchmark.store.records import Fit, Job, Model, Prior, digest
-
-MOST_PRIOR = 100_000  #: prior images in a set; the paper has 1,000
-
-
-@dataclass(frozen=True)
-class Base:
-    """What methods start from: an exact model, the precision of its passes, and its sampler."""
-
-    backbone: Model
-    precision: str  #: as resolved on this machine
-    sampler: Sampler
+from benchmark.store.records import Job, Model, Prior, digest
 
 
 @dataclass(frozen=True)
@@ -77,26 +64,6 @@ class Grid:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys(job.seed for job in self.jobs))
-
-
-@dataclass(frozen=True)
-class Row:
-    """A method of the plan, with the settings that it has here."""
-
-    name: str
-    method: Method
-    settings: dict[str, Any]
-    assets: Mapping[str, str] = field(default_factory=dict)  #: role -> which exact one, of all rows
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The chosen part of a dataset."""
-
-    dataset: Dataset
-    subjects: tuple[Subject, ...]
-    prompts: Mapping[str, tuple[Prompt, ...]]  #: subject -> those that are asked for
-    left_out: tuple[str, ...]
 
 
 def plan(
@@ -297,7 +264,7 @@ def _check_samplers(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
         if hasattr(row.method, "inversion") and hasattr(kind, "check_inversion"):
             with _named(f"method '{row.name}'"):
                 kind.check_inversion(model, row.method.inversion(own))
-        asked = [prior for s in subjects if (prior := _asked(row, s)) is not None]
+        asked = [prior for s in subjects if (prior := asked_prior(row, s)) is not None]
         samplers[f"the prior images of method '{row.name}'"] = {prior.sampler for prior in asked}
     for whose, chosen in samplers.items():
         for sampler in chosen:
@@ -367,136 +334,3 @@ def _check_identifiers(rows: Sequence[Row], subjects: Sequence[Subject]) -> None
 def _alone(method: Method, subjects: Sequence[Subject]) -> list[str]:
     """The subjects with too few images for a method that is those images themselves."""
     return [s.name for s in subjects if method.draws == "references" and len(s.images) < 2]
-
-
-def lay_out(
-    suite: Suite,
-    rows: Sequence[Row],
-    chosen: Selection,
-    seeds: Sequence[int],
-    base: Base | None,
-) -> tuple[tuple[Job, ...], dict[str, Prior]]:
-    """The jobs, and the prior images that they need. `base` may be None if no row needs one."""
-    jobs, priors = [], {}
-    for row in rows:
-        own = base if of_backbone(row.method.needs) else None
-        for subject in chosen.subjects:
-            for seed in seeds:
-                prior = _prior(row, subject, seed, own)
-                if prior is not None:
-                    priors[prior.key] = prior
-                fit = _fit(row, subject, seed, own, prior)
-                jobs.append(_job(suite, row, subject, fit, chosen.prompts[subject.name]))
-    return tuple(jobs), priors
-
-
-def _asked(row: Row, subject: Subject) -> PriorImages | None:
-    """The prior images that a method asks for. Raises UserError if that is no such thing."""
-    if SUBJECT_IMAGES in row.settings:
-        subject = first_images(subject, row.settings[SUBJECT_IMAGES])
-    try:
-        asked = row.method.prior(subject)
-    except UserError as error:
-        raise UserError(f"method '{row.name}' for subject '{subject.name}': {error}") from error
-    except Exception as error:  # whatever a plugin raises, before anything is trained
-        raise UserError(
-            f"prior of method '{row.name}' for subject '{subject.name}' raises "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if asked is not None and not _whole(asked):
-        raise UserError(
-            f"prior of method '{row.name}' for subject '{subject.name}' gives {asked!r}: it should "
-            f"be PriorImages with a count from 1 to {MOST_PRIOR}, or None"
-        )
-    return asked
-
-
-def _whole(asked: object) -> bool:
-    if not isinstance(asked, PriorImages) or not isinstance(asked.sampler, Sampler):
-        return False
-    return isinstance(asked.count, int) and 1 <= asked.count <= MOST_PRIOR
-
-
-def _prior(row: Row, subject: Subject, seed: int, base: Base | None) -> Prior | None:
-    asked = _asked(row, subject)
-    if asked is None or base is None:
-        return None
-    return Prior(
-        backbone=base.backbone,
-        precision=base.precision,
-        class_noun=asked.class_noun,
-        count=asked.count,
-        sampler=asked.sampler,
-        seed=seed,
-    )
-
-
-def _fit(row: Row, subject: Subject, seed: int, base: Base | None, prior: Prior | None) -> Fit:
-    count = row.settings.get(SUBJECT_IMAGES)
-    learned = subject if count is None else first_images(subject, count)
-    return Fit(
-        method=row.name.partition("[")[0],
-        version=row.method.version,
-        # A setting that says nothing decides nothing: one that is added later changes no key.
-        settings={key: value for key, value in row.settings.items() if value is not None},
-        backbone=None if base is None else base.backbone,
-        precision=None if base is None else base.precision,
-        subject=subject.name,
-        class_noun=subject.class_noun,
-        live=subject.live,
-        images=learned.digest,
-        prior=None if prior is None else prior.key,
-        seed=seed,
-        masks=masks_of(row.method, learned),
-        assets={role: row.assets[role] for role in sorted(wanted(row.method, learned))},
-    )
-
-
-def _job(suite: Suite, row: Row, subject: Subject, fit: Fit, prompts: tuple[Prompt, ...]) -> Job:
-    return Job(
-        method=row.name,
-        role=row.method.role,
-        variant_of=row.method.variant_of,
-        draws=row.method.draws,
-        fit=fit,
-        sampler=None if fit.backbone is None else suite.sampler.sampler(),
-        references=len(subject.images),
-        references_digest=subject.digest,
-        prompts=prompts,
-        images_per_prompt=suite.evaluation.images_per_prompt,
-        prior_prompt_images=suite.evaluation.prior_prompt_images,
-        unscored=_unscored(row),
-        seen=_seen(row, subject),
-    )
-
-
-def _seen(row: Row, subject: Subject) -> tuple[int, ...] | None:
-    """Which of the subject's images the method looks at; None: all. Raises UserError."""
-    given = row.settings.get(SUBJECT_IMAGES, len(subject.images))
-    chosen: Collection[int] = range(given)
-    if hasattr(row.method, "seen"):
-        chosen = row.method.seen(first_images(subject, given))
-    if not isinstance(chosen, Collection) or any(type(index) is not int for index in chosen):
-        raise UserError(
-            f"seen of method '{row.name}' is {chosen!r}: it should be indices of images, from 0"
-        )
-    seen = tuple(sorted(set(chosen)))
-    for index in seen:
-        if index not in range(given):
-            raise UserError(
-                f"method '{row.name}' looks at image {index + 1} of '{subject.name}', which "
-                f"has {given}: choose another, or leave the subject out"
-            )
-    return None if len(seen) == len(subject.images) else seen
-
-
-def _unscored(row: Row) -> dict[str, str]:
-    """Which prompt kinds a method leaves out, and why. Raises UserError if that is no reason."""
-    found = dict(getattr(row.method, "unscored", {}))
-    for kind, reason in found.items():
-        if kind not in (*PROMPT_KINDS, PRIOR) or not isinstance(reason, str) or not reason.strip():
-            raise UserError(
-                f"unscored of method '{row.name}' has {kind!r}: {reason!r}; it should be a reason "
-                f"by one of {', '.join((*PROMPT_KINDS, PRIOR))}"
-            )
-    return found

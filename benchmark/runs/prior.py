@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmark.api import Backbone, UserError, noise_seed
 from benchmark.data.images import as_pixels
-from benchmark.models.halving import SMALLER, BatchSize
+from benchmark.models.memory.halving import SMALLER, BatchSize
 from benchmark.store.directory import RunDirectory, prior_path
 from benchmark.store.files import write_atomically
 from benchmark.store.records import Prior, PriorRecord
@@ -41,7 +41,7 @@ def _drawn(backbone: Backbone, prior: Prior, tell: Callable[[int, int], None], s
     """As `draw`, so many at once."""
     import torch
 
-    from benchmark.models.aside import aside
+    from benchmark.models.memory.aside import aside
 
     text, side = f"a {prior.class_noun}", backbone.resolution
     seeds = [noise_seed("prior", text, index, prior.seed) for index in range(prior.count)]

@@ -16,12 +16,14 @@ from benchmark.runs.agenda import Task, Work, key_of
 from benchmark.runs.attempt import Elsewhere, Event, Failed, Finished, Lost, Started, Stepped
 from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid
-from benchmark.runs.time_left import Forecast
+from benchmark.runs.time_left import Forecast, Parts
 from benchmark.store.records import Job, JobRecord, Prior, PriorRecord, Scoring
 
 _ESTIMATING = 0.05  #: of the time, at most so much goes into estimating what is left
 _SCALES = (8, 64)  #: workers that a plan is drawn up for
 _NAMED = 3  #: tasks at most, of which the bar says how far each is
+_MEASURED_FOR = 60  #: seconds, until the time left is told
+_MEASURING = "being measured"
 _SHOWN = 3  #: of a protocol's metrics, the first so many are on the line of a finished job
 
 
@@ -68,7 +70,11 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring, *, workers: int, 
         )
     print(f"to do       {_phases(outlook.left)}")
     print(f"directory   {outlook.directory}")
-    print(f"time left   {duration(outlook.wall(workers))} with {where}", flush=True)
+    by = (
+        "as what is done here took" if outlook.measured else "a guess; measured in the first minute"
+    )
+    wall = outlook.wall(workers)
+    print(f"time left   {duration(wall)} with {where}{f' ({by})' if wall else ''}", flush=True)
 
 
 def print_scale(outlook: Outlook) -> None:
@@ -131,7 +137,7 @@ class Display:
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task(
-            "", total=self._total, completed=self._done, left="unknown", doing=""
+            "", total=self._total, completed=self._done, left=_MEASURING, doing=""
         )
         self._estimate: float | None = None  # seconds for what is left, one after the other
         self._estimate_again = 0.0
@@ -157,9 +163,10 @@ class Display:
         key = key_of(event.task)
         match event:
             case Started():
-                self._running[key] = _Running(time.monotonic())
+                self._running[key] = _Running(self._left.get(key), time.monotonic())
             case Stepped():
                 self._running[key].step(event)
+                self._learn_pace(event)
             case Finished():
                 self._learn(event)
                 self._end(event.task)
@@ -178,19 +185,20 @@ class Display:
                 self.failed.append(event.task)
                 reason = event.error.partition("\n")[0]
                 self._say(f"{self._count()} {event.task.label}  FAILED: {reason}")
+        shares = [one.share(self._forecast) for one in self._running.values()]
         self._bar.update(
             self._task,
-            completed=self._done + sum(one.fraction for one in self._running.values()),
-            left=duration(self._seconds_left()),
+            completed=self._done + sum(shares),
+            left=self._time_left(),
             doing=self._doing(),
         )
 
     def _doing(self) -> str:
         """`fit 3/50; draw 1/4`, or of many workers how many are at what: `12 fit, 2 draw`."""
-        doing = [one.doing for one in self._running.values() if one.doing]
+        doing = [one.doing for one in self._running.values()]
         if len(doing) <= _NAMED:
             return "; ".join(doing)
-        counted = Counter(one.phase for one in self._running.values() if one.phase)
+        counted = Counter(one.phase for one in self._running.values())
         return ", ".join(f"{count} {phase}" for phase, count in counted.most_common())
 
     def _pace(self) -> str:
@@ -206,6 +214,11 @@ class Display:
             case JobRecord():
                 self._forecast.learn_job(event.record)
                 self._forecast.learn_scores(event.score_seconds, len(event.record.images))
+
+    def _learn_pace(self, event: Stepped) -> None:
+        pace = self._running[key_of(event.task)].pace
+        if event.phase == "fit" and isinstance(event.task, Job) and pace is not None:
+            self._forecast.learn_pace(event.task, pace * event.steps)
 
     def _end(self, task: Task) -> None:
         self._running.pop(key_of(task), None)
@@ -224,34 +237,84 @@ class Display:
             for name, label in self._shown.items()
             if name in event.means
         )
-        left = self._seconds_left()
-        until = (
-            f"  ({duration(left)} left; {self._pace()})" if self._left and left is not None else ""
-        )
+        until = f"  (time left {self._time_left()}; {self._pace()})" if self._left else ""
         return f"{self._count()} {event.task.label}  {event.seconds:.1f} s  {scores}{until}"
+
+    def _time_left(self) -> str:
+        """In words. In the first minute nothing here tells enough for it to be trusted."""
+        if time.monotonic() - self._began < _MEASURED_FOR:
+            return _MEASURING
+        return duration(self._seconds_left())
 
     def _seconds_left(self) -> float | None:
         now = time.monotonic()
         if self._estimate is None or now >= self._estimate_again:
-            self._estimate = self._forecast.total(self._left.values())
+            waiting = [work for key, work in self._left.items() if key not in self._running]
+            self._estimate = self._forecast.total(waiting)
             self._estimate_again = now + (time.monotonic() - now) / _ESTIMATING
-        if self._estimate is None:
+        running = [one.seconds_left(self._forecast) for one in self._running.values()]
+        known = [seconds for seconds in running if seconds is not None]
+        if self._estimate is None or len(known) < len(running):
             return None
-        spent = sum(now - one.start for one in self._running.values())
-        return max(0.0, self._estimate - spent) / max(1, len(self._running))
+        return max([(self._estimate + sum(known)) / max(1, len(known)), *known])
 
 
 @dataclass
 class _Running:
-    """A task that a worker is at: since when, in which phase, and how far its fit is."""
+    """A task that a worker is at: in which phase, since when, and how far that is."""
 
-    start: float
-    phase: str = ""
-    doing: str = ""
-    fraction: float = 0.0
+    work: Work | None
+    since: float  #: when the phase began
+    phase: str = "starting"
+    done: int = 0
+    steps: int = 1
+    first: tuple[int, float] | None = None  #: the first step of the phase that was told, and when
+    last: tuple[int, float] | None = None
+
+    @property
+    def doing(self) -> str:
+        return f"{self.phase} {self.done}/{self.steps}" if self.steps > 1 else self.phase
 
     def step(self, event: Stepped) -> None:
-        self.phase = event.phase
-        self.doing = f"{event.phase} {event.done}/{event.steps}" if event.steps > 1 else event.phase
-        if event.phase in ("fit", "prior images"):
-            self.fraction = event.done / max(1, event.steps)
+        now = time.monotonic()
+        if event.phase != self.phase:
+            self.phase, self.since, self.first, self.last = event.phase, now, None, None
+        self.done, self.steps = event.done, event.steps
+        if event.done:
+            self.first = self.first or (event.done, now)
+            self.last = event.done, now
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds a step, from the first one that was told; None until there is another."""
+        if self.first is None or self.last is None or self.last[0] <= self.first[0]:
+            return None
+        (first, start), (last, end) = self.first, self.last
+        return (end - start) / (last - first)
+
+    def seconds_left(self, forecast: Forecast) -> float | None:
+        """Of this task; None if nothing says."""
+        parts = forecast.parts(self.work) if self.work else Parts()
+        if parts is None:
+            return None
+        after = {"fit": parts.draw + parts.score, "draw": parts.score}.get(self.phase, 0.0)
+        whole = {
+            "fit": parts.fit,
+            "draw": parts.draw,
+            "prior images": parts.draw,
+            "score": parts.score,
+        }.get(self.phase)
+        if whole is None:  # it is loading
+            return parts.total
+        spent = time.monotonic() - self.since
+        if self.pace is not None and self.last is not None:
+            step, when = self.last
+            return max(0.0, (self.steps - step) * self.pace - time.monotonic() + when) + after
+        return max(0.0, whole - spent) + after
+
+    def share(self, forecast: Forecast) -> float:
+        """How much of this task is done, from 0 to 1, by the time that it takes."""
+        parts, left = forecast.parts(self.work) if self.work else None, self.seconds_left(forecast)
+        if parts is None or left is None or not parts.total:
+            return self.done / max(1, self.steps) if self.phase != "score" else 1.0
+        return 1 - min(1.0, left / parts.total)

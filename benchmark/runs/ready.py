@@ -16,12 +16,10 @@ from benchmark.runs.existing_run import (
     check_scoring,
     extra_metrics,
     is_scored,
-    joined,
-    joined_plan,
-    joined_suite,
     missing,
     read_existing,
 )
+from benchmark.runs.joining import joined, joined_plan, joined_suite
 from benchmark.runs.plan import Grid
 from benchmark.runs.score import Assessment
 from benchmark.runs.shared import State, failed_since

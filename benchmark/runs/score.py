@@ -250,7 +250,7 @@ def device_provenance() -> dict[str, object]:
     """On what the numbers were computed; in which batches, if memory did not do for the usual."""
     import torch
 
-    from benchmark.models.halving import batches_taken
+    from benchmark.models.memory.halving import batches_taken
 
     cuda, batches = torch.cuda.is_available(), batches_taken()
     return {

@@ -19,7 +19,7 @@ from benchmark.store.directory import RunDirectory
 from benchmark.store.records import Fit, Job, Prior
 
 if TYPE_CHECKING:
-    from benchmark.models.loan import Loan
+    from benchmark.models.lending.loan import Loan
     from benchmark.runs.attempt import Failed, Finished, Listener
 
 
@@ -66,7 +66,7 @@ class Workplace:
 
     def _borrowed(self, task: Job | Prior, precision: str) -> tuple[Backbone, Loan]:
         if self._lent is None:
-            from benchmark.models.loan import Loan
+            from benchmark.models.lending.loan import Loan
 
             choice = self.suite.backbone
             kind = choice.load_kind()

@@ -1,6 +1,6 @@
 """Where the files of LPIPS lie, and how to fetch those that are missing. No torch here.
 
-Those of other encoders: `benchmark.models.asset_files`.
+Those of other encoders: `benchmark.models.assets.asset_files`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmark.api import UserError
-from benchmark.models.asset_files import MissingFiles
+from benchmark.models.assets.asset_files import MissingFiles
 from benchmark.scoring.encoder_tables import EncoderTable
 from benchmark.store.files import expanded
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmark.api import UserError
-from benchmark.models.asset_files import Source, loading
+from benchmark.models.assets.asset_files import Source, load_errors
 from benchmark.scoring.encoder_files import ALEXNET
 from benchmark.scoring.encoder_tables import (
     ClipTable,
@@ -57,7 +57,7 @@ def _vision_transformer(name: str, table: EncoderTable, source: Source) -> Any:
     import timm
 
     model_name = table.model if source.directory is None else f"local-dir:{source.directory}"
-    with loading(f"encoders.{name}", table):
+    with load_errors(f"encoders.{name}", table):
         model: Any = timm.create_model(model_name, num_classes=0, img_size=table.crop)
         state = load_file(source.weights)
         if "pos_embed" in state:
@@ -86,7 +86,7 @@ def check_clip_texts(name: str, table: ClipTable, source: Source, texts: Sequenc
 
     directory = source.directory
     model_name = table.model if directory is None else f"local-dir:{directory}"
-    with loading(f"encoders.{name}", table):
+    with load_errors(f"encoders.{name}", table):
         tokenizer = open_clip.get_tokenizer(model_name)
     try:
         check_length(tokenizer, texts)
@@ -104,7 +104,7 @@ def load_clip(name: str, table: ClipTable, source: Source, device: str) -> ClipE
         _check_activation(name, table)
     else:
         _check_tokenizer_is_own(directory / "open_clip_config.json")
-    with loading(f"encoders.{name}", table):
+    with load_errors(f"encoders.{name}", table):
         if directory is None:
             model: Any = open_clip.CLIP(**(open_clip.get_model_config(model_name) or {}))
             model.load_state_dict(load_file(source.weights))

@@ -19,13 +19,13 @@ from pydantic import Field, model_validator
 
 from benchmark.api import UserError
 from benchmark.config.protocol import Protocol
-from benchmark.models.asset_files import AssetTable, checked_table
+from benchmark.models.assets.asset_files import ModelTable, checked_table
 
 PREPROCESSING = ("resize", "crop", "mean", "std")
 Tables = Mapping[str, Mapping[str, Any]]
 
 
-class EncoderTable(AssetTable):
+class EncoderTable(ModelTable):
     """An encoder that is a model of its library, and its preprocessing."""
 
     resize: int = Field(gt=0)  #: of the short side, in pixels

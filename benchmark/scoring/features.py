@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.models.halving import BatchSize
+from benchmark.models.memory.halving import BatchSize
 from benchmark.scoring.encoder_tables import Tables, completed
 from benchmark.scoring.kinds import BATCH, Encoder, kind_of
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from benchmark.api import UserError
 from benchmark.config import registry
-from benchmark.models.asset_files import (
+from benchmark.models.assets.asset_files import (
     Layout,
     MissingFiles,
     files_digest,

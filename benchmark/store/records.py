@@ -237,8 +237,10 @@ class Phases:
     """Seconds of a job's phases; several drawings of one job add up."""
 
     loading: float = 0.0  #: the backbone, where this job was the worker's first to need it
-    fit: float = 0.0  #: with preparing its prior images; drawing them is a job of their own
+    fit: float = 0.0
     draw: float = 0.0
+    preparing: float = 0.0  #: its prior images, where this job was the worker's first to need them
+    assets: float = 0.0  #: loading them, where this job was the worker's first to need them
 
 
 @dataclass(frozen=True)

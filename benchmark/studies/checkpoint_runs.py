@@ -1,8 +1,8 @@
 """A run over a folder of checkpoints, and one that goes on while the folder fills.
 
 asked = Asked(folder, suite, Named("sks"), grid_of, resources)
-run_checkpoints(asked, Choice(every=500), out=None, dry_run=False)
-watch_checkpoints(asked, Choice(), out=None, patience=600)
+run_checkpoints(asked, Which(every=500), out=None, dry_run=False)
+watch_checkpoints(asked, Which(), out=None, patience=600)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from benchmark.api import UserError
 from benchmark.config.suite import Suite
 from benchmark.grid import report, run_grid
-from benchmark.models.trained_files import trained_files
+from benchmark.models.files.trained_files import trained_files
 from benchmark.results.run import read_run
 from benchmark.runs.machine import ALL, Resources
 from benchmark.runs.plan import Grid
@@ -25,7 +25,7 @@ from benchmark.store.files import resolved
 from benchmark.store.names import folder_name
 from benchmark.store.records import digest
 from benchmark.studies.checkpoint_curve import write_checkpoint_curve
-from benchmark.studies.checkpoints import Choice, Named, Trained, checkpoints, with_checkpoints
+from benchmark.studies.checkpoints import Named, Trained, Which, checkpoints, with_checkpoints
 
 SETTLED = 5.0  #: seconds for which what is being written has to stand still
 POLL = 1.0  #: seconds between two looks into a folder
@@ -54,7 +54,7 @@ class Asked:
         return Path("runs") / f"checkpoints-{name}-{digest(what)[:8]}"
 
 
-def run_checkpoints(asked: Asked, choice: Choice, out: Path | None, *, dry_run: bool) -> int:
+def run_checkpoints(asked: Asked, which: Which, out: Path | None, *, dry_run: bool) -> int:
     """Draw, score and report the checkpoints that are there. Returns `run_grid`'s exit code.
 
     Raises UserError if there are none, and for one that is not whole.
@@ -64,10 +64,10 @@ def run_checkpoints(asked: Asked, choice: Choice, out: Path | None, *, dry_run: 
         raise UserError(
             f"{path} is not whole: {_SHORT}; wait until it is written, or --watch, which waits"
         )
-    found = choice.of(folder.found)
+    found = which.of(folder.found)
     _tell_left_out(folder.unnumbered)
     if not found:
-        raise UserError(_none_found(asked.folder, choice, folder.found))
+        raise UserError(_none_found(asked.folder, which, folder.found))
     _tell(found)
     grid = asked.grid(found)
     path = out or asked.place(grid)
@@ -78,14 +78,14 @@ def run_checkpoints(asked: Asked, choice: Choice, out: Path | None, *, dry_run: 
 
 
 def watch_checkpoints(
-    asked: Asked, choice: Choice, out: Path | None, patience: float | None = None
+    asked: Asked, which: Which, out: Path | None, patience: float | None = None
 ) -> int:
     """The same, and go on with those that come, until Ctrl-C.
 
     Or until for `patience` seconds none has come. Returns 1 if a job failed or a checkpoint never
     became whole, 130 if a job was interrupted, else 0.
     """
-    watch = Watch(asked.folder, choice)
+    watch = Watch(asked.folder, which)
     path, code, since = out, 0, time.monotonic()
     _tell_left_out(checkpoints(asked.folder).unnumbered)
     print(f"watching    {asked.folder}: Ctrl-C ends it, with the report as it stands", flush=True)
@@ -124,7 +124,7 @@ class Watch:
     """A folder that fills: what is whole by now, and what is waited for."""
 
     folder: Path
-    choice: Choice = Choice()
+    which: Which = Which()
     clock: Callable[[], float] = time.monotonic
     known: dict[Trained, None] = field(default_factory=dict)  #: whole, in the order of their coming
     waiting: dict[Path, str] = field(default_factory=dict)  #: why each is waited for
@@ -139,7 +139,7 @@ class Watch:
         folder = checkpoints(self.folder)
         waiting = dict.fromkeys(folder.unfinished, _SHORT)
         fresh = False
-        for one in self.choice.of(folder.found):
+        for one in self.which.of(folder.found):
             if one in self.known:
                 continue
             if not self._stands_still(one.path):
@@ -184,9 +184,9 @@ def _tell_left_out(paths: Sequence[Path]) -> None:
         print(f"left out    {path}: its name says no step, as a-step00000500 does", flush=True)
 
 
-def _none_found(folder: Path, choice: Choice, found: Sequence[Trained]) -> str:
+def _none_found(folder: Path, which: Which, found: Sequence[Trained]) -> str:
     if found:
-        return f"{folder} has {len(found)} checkpoints, and --every {choice.every} fits none"
+        return f"{folder} has {len(found)} checkpoints, and --every {which.every} fits none"
     return (
         f"{folder} has no checkpoint: looked for are safetensors files and folders whose names end "
         "in how far they were trained, as checkpoint-500/, a-step00000500.safetensors, "

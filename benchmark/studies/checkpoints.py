@@ -20,8 +20,8 @@ from typing import Any
 from benchmark.api import CHECKPOINT, UserError
 from benchmark.config.registry import available, load_method
 from benchmark.config.suite import Suite
-from benchmark.models.diffusers_layout import PICKLES
-from benchmark.models.trained_files import SAFE, pickle_words, trained_files
+from benchmark.models.files.diffusers_layout import PICKLES
+from benchmark.models.files.trained_files import SAFE, pickle_words, trained_files
 from benchmark.store.files import json_of
 
 STEP, EPOCH = "step", "epoch"
@@ -52,7 +52,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Which:
     """Which of the checkpoints are wanted."""
 
     every: int | None = None  #: those whose number it divides

@@ -22,15 +22,10 @@ from benchmark.data.dataset import choose_subjects, verify
 from benchmark.data.images import read_image
 from benchmark.grid import report, score_jobs
 from benchmark.models.precision import resolve_device
-from benchmark.runs.existing_run import (
-    check_images,
-    check_scoring,
-    extra_metrics,
-    joined_plan,
-    read_existing,
-)
+from benchmark.runs.existing_run import check_images, check_scoring, extra_metrics, read_existing
 from benchmark.runs.job import make_images
-from benchmark.runs.plan import Row, Selection, lay_out
+from benchmark.runs.joining import joined_plan
+from benchmark.runs.layout import Row, Selection, lay_out
 from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.runs.texts import check_captions
 from benchmark.runs.workplace import Workplace

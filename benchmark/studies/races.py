@@ -17,7 +17,7 @@ from torch import nn
 from benchmark.api import PRIOR_PROMPT, Backbone, Method, Request, Subject, UserError
 from benchmark.config.registry import configure, settings_of
 from benchmark.config.suite import Suite
-from benchmark.models.loan import Loan
+from benchmark.models.lending.loan import Loan
 from benchmark.models.precision import autocast
 from benchmark.runs.tools import JobTools, Pace
 from benchmark.scoring.scorer import load_scorer

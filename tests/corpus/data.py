@@ -17,7 +17,7 @@ from benchmark.config.suite import load_suite
 from benchmark.data.dataset import load_dataset, verify
 from benchmark.data.download import write_manifest
 from benchmark.data.images import image_size, read_image
-from benchmark.models.identity import (
+from benchmark.models.files.identity import (
     WORKER_BYTES,
     SingleFile,
     backbone_id,

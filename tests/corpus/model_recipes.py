@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmark.api import Sampler, UserError
-from benchmark.models.identity import SingleFile
+from benchmark.models.files.identity import SingleFile
+from benchmark.models.files.single_file_header import describe, scheduler_of
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
-from benchmark.models.single_file_header import describe, scheduler_of
 from tests.tiny_pipeline import save_tiny_pipeline
 
 #: The first layer of a U-Net in a single file.

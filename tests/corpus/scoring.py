@@ -130,7 +130,7 @@ FITS = "a dog " * 11  #: 24 tokens with both marks, which the pocket models read
 LONG = "a dog " * 11 + "cat"
 
 
-def judged(text: str) -> None:
+def scored(text: str) -> None:
     check_texts(load_protocol("pocket"), [text])
 
 
@@ -150,7 +150,7 @@ def encoded(text: str) -> object:
 
 
 def accepted(text: str) -> None:
-    judged(text)
+    scored(text)
     drawn(text)
 
 
@@ -179,10 +179,10 @@ def with_identifier(word: str) -> object:
 TEXTS = (
     Case("a text that just fits", OWN, lambda _: FITS, accepted),
     Case(
-        "a caption longer than the judge reads",
+        "a caption longer than the encoder reads",
         "https://github.com/Lightning-AI/torchmetrics/issues/2883",
         lambda _: LONG,
-        refused(judged, "encoders.clip", LONG, "longer than the 24 tokens", "shorten"),
+        refused(scored, "encoders.clip", LONG, "longer than the 24 tokens", "shorten"),
     ),
     Case(
         "a caption longer than CLIP reads",

@@ -12,8 +12,8 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from benchmark.api import Prompt, Request, Sampler, Subject
+from benchmark.models.lending.loan import Loan
 from benchmark.models.loading import load_backbone
-from benchmark.models.loan import Loan
 from methods.dreambooth import DreamBooth
 from methods.textual_inversion import TextualInversion
 from methods.training import Loss, seeded

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmark.api import Backbone, Subject, UserError
+from benchmark.models.files.trained_files import TrainedFiles, trained_files
+from benchmark.models.lending.loan import Loan
 from benchmark.models.loading import hollow_backbone
-from benchmark.models.loan import Loan
-from benchmark.models.trained_files import TrainedFiles, trained_files
 from benchmark.studies.checkpoints import checkpoints
 from methods.checkpoint import CHECKPOINT_OF_A_TRAINER, Checkpoint
 from methods.drawing import draw

@@ -13,8 +13,8 @@ from PIL import Image
 from benchmark.api import PRIOR_PROMPT, Prompt, Request, Sampler, Subject, UserError
 from benchmark.config.registry import configure
 from benchmark.config.suite import load_suite
+from benchmark.models.backbones.stable_unclip import StableUnclip
 from benchmark.models.loading import load_backbone
-from benchmark.models.stable_unclip import StableUnclip
 from benchmark.runs.plan import plan
 from methods.controls import UNTUNED
 from methods.image_variation import VARIATION

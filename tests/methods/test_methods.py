@@ -27,9 +27,9 @@ from benchmark.api import (
     UserError,
 )
 from benchmark.config.registry import load_method
-from benchmark.models.latent_diffusion import LatentDiffusion
+from benchmark.models.backbones.latent_diffusion import LatentDiffusion
+from benchmark.models.lending.loan import Loan
 from benchmark.models.loading import load_backbone
-from benchmark.models.loan import Loan
 from methods.ablations import (
     IDENTIFIER_COMMON_WORD,
     IDENTIFIER_RANDOM_STRING,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from benchmark.api import PRIOR_PROMPT, Backbone, Edit, Prompt, Request, Sampler, Subject
-from benchmark.models.loan import Loan
+from benchmark.models.lending.loan import Loan
 from methods.controls import UNTUNED
 from methods.drawing import draw
 from methods.prompt_to_prompt import PROMPT_TO_PROMPT

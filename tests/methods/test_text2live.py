@@ -18,8 +18,8 @@ from torchvision.transforms.v2 import functional
 from transformers import CLIPModel
 
 from benchmark.api import PRIOR_PROMPT, Prompt, Request, Subject, UserError
-from benchmark.models import assets
-from benchmark.models.clip_guide import ClipGuide
+from benchmark.models.assets import assets
+from benchmark.models.assets.clip_guide import ClipGuide
 from benchmark.runs.tools import JobTools, Pace
 from methods.edit_layer import (
     Aims,

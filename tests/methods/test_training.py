@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from benchmark.api import Prompt, Request, Sampler, Subject, UserError
-from benchmark.models.latent_diffusion import LatentDiffusion
-from benchmark.models.latent_stage import Moments
+from benchmark.models.backbones.latent_diffusion import LatentDiffusion
+from benchmark.models.backbones.latent_stage import Moments
+from benchmark.models.lending.loan import Loan
 from benchmark.models.loading import load_backbone
-from benchmark.models.loan import Loan
 from methods.dreambooth import DreamBooth
 from methods.textual_inversion import TextualInversion
 from methods.training import Loss, Optimisation, Term, fixed_conditions, seeded, train

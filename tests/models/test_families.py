@@ -11,7 +11,7 @@ from diffusers import StableDiffusionXLPipeline as XLPipeline
 from safetensors.torch import load_file, save_file
 
 from benchmark.api import Sampler, UserError
-from benchmark.models.identity import backbone_id, worker_memory
+from benchmark.models.files.identity import backbone_id, worker_memory
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
 from tests.tiny_pipeline import LATENT_UNET, LENGTH, save_tiny_xl, says

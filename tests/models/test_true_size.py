@@ -19,15 +19,15 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from benchmark.api import Sampler
 from benchmark.config.suite import load_suite
-from benchmark.models.checkpoints import Parts
+from benchmark.models.backbones.latent_stage import Moments
+from benchmark.models.backbones.pixel_stage import PixelStage
 from benchmark.models.families import families
-from benchmark.models.identity import WORKER_BYTES, backbone_id, worker_memory
-from benchmark.models.latent_stage import Moments
+from benchmark.models.files.checkpoints import Parts
+from benchmark.models.files.identity import WORKER_BYTES, backbone_id, worker_memory
 from benchmark.models.loading import Wanted, family_module
-from benchmark.models.pixel_stage import PixelStage
-from benchmark.models.text_reader import EncodedTexts
+from benchmark.models.texts.text_reader import EncodedTexts
 from benchmark.runs.machine import free_memory
-from benchmark.runs.memory import needs
+from benchmark.runs.memory import gpu_memories
 from benchmark.runs.plan import plan
 from benchmark.runs.selection import method_names, unserved
 from benchmark.scoring.encoder_tables import protocol_tables
@@ -248,7 +248,7 @@ def test_an_unclip_of_true_size_is_planned_identified_and_its_memory_told(tmp_pa
     assert {job.fit.backbone.id for job in grid.jobs} == {backbone_id(str(directory))}
     numbers = sum(UNCLIP_PARAMETERS.values())
     assert worker_memory(str(directory)) == 16 * numbers + WORKER_BYTES
-    [variation, untuned] = needs(grid, "auto")
+    [variation, untuned] = gpu_memories(grid, "auto")
     assert 0 <= variation.weights - 4 * numbers < 10**5, "buffers and schedules beside them"
     assert variation.resolution == 768
     aside = 4 * UNCLIP_PARAMETERS["text_encoder"]

@@ -140,7 +140,7 @@ def test_both_parts_become_pipelines_that_diffusers_reads(tmp_path, monkeypatch)
 
 
 def test_it_is_a_backbone_as_soon_as_its_weights_are_shipped(texts, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("benchmark.models.identity.POCKET", tmp_path)
+    monkeypatch.setattr("benchmark.models.files.identity.POCKET", tmp_path)
     with pytest.raises(UserError, match=r"'pocket-cascade' is not shipped yet: .*pretrain cascade"):
         DIFFUSERS.identify("pocket-cascade")
     unets = {name: shape.build(TEXT_WIDTH) for name, shape in SHAPES.items()}

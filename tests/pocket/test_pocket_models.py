@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmark.api import UserError
-from benchmark.models.identity import POCKET
+from benchmark.models.files.identity import POCKET
 from benchmark.pocket.captions import IDENTIFIERS, caption, individual_names, vocabulary
 from benchmark.pocket.individuals import named
 from benchmark.pocket.pictures import Pool, say

@@ -315,8 +315,8 @@ def test_an_arm_trains_and_is_measured(frozen, monkeypatch) -> None:
     [
         (["--evaluate", "--export"], "exclude one another"),
         (["--card"], "--card is about the shipped models"),
-        (["--evaluate", "--card", "--output", "x"], "--card is about the shipped models"),
-        (["--export", "--output", "x"], "text.safetensors is missing"),
+        (["--evaluate", "--card", "--out", "x"], "--card is about the shipped models"),
+        (["--export", "--out", "x"], "text.safetensors is missing"),
         (["--pack", "y"], "holds no checkpoint"),
         (["clip", "--export"], "'clip' is a part to train"),
     ],

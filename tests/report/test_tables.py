@@ -1,4 +1,5 @@
 import csv
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from benchmark.report.tables import ablation, ablations_of, by_prompt_group, by_
 from benchmark.report.write import write_joint_report, write_report
 from benchmark.results.run import read_run, run_of
 from benchmark.store.reading import read_contents
+from benchmark.store.seals import sealed, unsealed
 from tests.made_up_run import DRAWN, METRICS, SCORING, World, edit_records, remove_job, write_run
 
 METHODS = ("dreambooth", "identifier-sks", "real-images", "untuned")
@@ -226,7 +228,7 @@ def test_loading_and_every_protocol_are_counted(tmp_path):
     edit_records(path, "dreambooth/cat-a-s0", lambda r: r["phases"].update(loading=6.0))
     assert column(path, "load_s") == {"dreambooth": 2.0}  # of three jobs one loaded
     assert column(path, "score_s") == {"dreambooth": 2.0}
-    assert "Load: the backbone" in cost_section(read_run(path))
+    assert "Load: backbone and assets" in cost_section(read_run(path))
 
 
 def test_what_was_learned_has_columns_where_records_tell_it(tmp_path):
@@ -247,6 +249,36 @@ def test_loading_is_charged_alike_whoever_came_first(tmp_path):
     # 12 seconds over six jobs that use the backbone.
     methods = ("dreambooth", "identifier-sks", "untuned")
     assert column(path, "load_s") == dict.fromkeys(methods, 2.0)
+
+
+def test_preparing_and_assets_are_charged_alike_whoever_came_first(tmp_path):
+    path = priced(tmp_path / "run", priors=(DRAWN,))
+    edit_records(path, "dreambooth/cat-a-s0", lambda r: r["phases"].update(preparing=10.0))
+    # 90 seconds of drawing and 10 of preparing, over the four jobs that use the images.
+    assert column(path, "prior_s") == {"dreambooth": 25.0, "identifier-sks": 25.0, "untuned": 0.0}
+    edit_records(path, "untuned/*", lambda r: r["job"]["fit"].update(assets={"guide": "clip-a"}))
+    edit_records(path, "untuned/cat-a-s0", lambda r: r["phases"].update(assets=3.0))
+    assert column(path, "load_s") == {"dreambooth": 0.0, "identifier-sks": 0.0, "untuned": 1.5}
+
+
+def test_a_backbone_is_loaded_at_the_cost_of_those_that_use_it(tmp_path):
+    path = priced(tmp_path / "run")
+    edit_records(
+        path, "untuned/*", lambda r: r["job"]["fit"]["backbone"].update(id="another model")
+    )
+    edit_records(path, "untuned/cat-a-s0", lambda r: r["phases"].update(loading=60.0))
+    assert column(path, "load_s") == {"dreambooth": 0.0, "identifier-sks": 0.0, "untuned": 30.0}
+
+
+def test_the_first_that_is_scored_does_not_pay_for_loading_the_encoders(tmp_path):
+    path = priced(tmp_path / "run")
+    before = column(path, "score_s")
+    assert len(set(before.values())) == 1
+    scored = path / "scores/toy-1/dreambooth/cat-a-s0.json"
+    record = unsealed(json.loads(scored.read_text()))
+    record["seconds"] += 60
+    scored.write_text(json.dumps(sealed(record)))
+    assert column(path, "score_s") == {name: value + 10 for name, value in before.items()}
 
 
 def test_a_job_without_a_pace_has_none(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark.results.claims import Ordering, judge, load_orderings, published
+from benchmark.results.claims import Ordering, load_orderings, published, verdicts_on
 from tests.reference.sign_flips import step_down
 
 SUBJECTS = list("abcdefgh")
@@ -28,7 +28,7 @@ def images(higher, lower):
 def verdict(differences, **bound):
     ordering = Ordering("1", "h above l", "dino", "h", "l", **bound)
     base = np.linspace(0.2, 0.6, len(differences))
-    (found,) = judge([ordering], images(base + np.array(differences), base))
+    (found,) = verdicts_on([ordering], images(base + np.array(differences), base))
     return found
 
 
@@ -90,7 +90,7 @@ def test_a_verdict_does_not_hang_on_the_scale(bound, size):
     raw = Ordering("1", "claim", "dino", "h", "l", paper=(0.7, 0.6), **bound)
     scaled = raw.scaled(100.0)
     found = [
-        judge([o], images(d, np.zeros(8)))[0]
+        verdicts_on([o], images(d, np.zeros(8)))[0]
         for o, d in ((raw, differences), (scaled, 100 * differences))
     ]
     assert found[0].words == found[1].words
@@ -106,23 +106,25 @@ def test_a_missing_method_or_metric_is_no_verdict():
         Ordering("2", "", "div", "h", "l"),
         Ordering("3", "", "dino", "h", "l"),
     ]
-    assert [found.words for found in judge(orderings, here)] == ["not in this run"] * 2 + ["holds"]
+    assert [found.words for found in verdicts_on(orderings, here)] == ["not in this run"] * 2 + [
+        "holds"
+    ]
 
 
 def test_orderings_are_corrected_together():
     here = images(np.linspace(1, 2, 8), np.zeros(8))
     ordering = Ordering("1", "", "dino", "h", "l")
     # The same claim five times is no more than one; others take their share.
-    assert [found.margin.p for found in judge([ordering] * 5, here)] == [2 / 256] * 5
+    assert [found.margin.p for found in verdicts_on([ordering] * 5, here)] == [2 / 256] * 5
     weak = np.array([0.1, 0.5, 0.6, 0.8, 0.9, 1.0, -0.2, 0.3])
     base = np.random.default_rng(1).normal(size=8)
     here["clip_i"] = images(base, 0)["dino"]
     here["clip_t"] = images(weak, 0)["dino"]
     metrics = ("clip_t", "clip_i", "dino")
-    found = judge([replace(ordering, metric=metric) for metric in metrics], here)
+    found = verdicts_on([replace(ordering, metric=metric) for metric in metrics], here)
     wanted = step_down([dict(enumerate(v)) for v in (weak, base, np.linspace(1, 2, 8))])
     assert [verdict.margin.p for verdict in found] == pytest.approx(wanted)
-    (alone,) = judge([replace(ordering, metric="clip_t")], here)
+    (alone,) = verdicts_on([replace(ordering, metric="clip_t")], here)
     assert alone.margin.p < found[0].margin.p
 
 

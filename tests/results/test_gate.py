@@ -45,7 +45,7 @@ def scores(**shifts):
         names = "/".join((job.method, job.subject, metric))
         moved = shifts.get(f"{job.method}_{metric}".replace("-", "_"), 0.0)
         if job.method == "real-images":
-            return 0.5 + len(job.subject + metric) / 100 + moved
+            return 1.5 + len(job.subject + metric) / 100 + moved
         rng = np.random.default_rng([job.seed, *names.encode()])
         return 0.5 + SPREAD * rng.normal() + moved
 
@@ -409,7 +409,7 @@ def test_a_baseline_that_is_not_there_has_to_be_made(tmp_path) -> None:
         ("format = 3", "format = 1", "format: "),
         ("tolerance = ", 'tolerance = "', "is no TOML"),
         ("tolerance = ", "tolerance = -", "methods.real-images.scores.dino.tolerance: "),
-        ("mean = 0.", "mean = nan #", "methods.real-images.scores.dino.mean: "),
+        ("mean = 1.", "mean = nan #", "methods.real-images.scores.dino.mean: "),
         ("level = ", "levels = ", "measured.level: Field required"),
         (
             "[task.metrics.dino]",
@@ -441,7 +441,7 @@ def test_a_baseline_reads_back_and_is_written_alike_again(tmp_path, baseline, ca
     capsys.readouterr()
     check_runs([tmp_path / "seeds"], baseline, update=True)
     assert baseline.read_text() == text
-    assert capsys.readouterr().out == f"{baseline} stays as it was\n"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{baseline} stays as it was"
     tables = tomllib.loads(text)
     assert tables["task"]["protocol"] == "toy-1"
     assert tables["task"]["metrics"]["pres"]["better"] == "lower"
@@ -476,6 +476,40 @@ def test_an_update_prints_what_differs(tmp_path, baseline, capsys) -> None:
     ) in lines
     assert lines[-1] == f"rewrote {baseline}: 3 values differ", lines
     assert check_runs([run], baseline) == 0
+
+
+def test_a_baseline_that_can_hardly_fail_is_refused(tmp_path, capsys) -> None:
+    """Three seeds of one subject: a tolerance of more than any cosine can move."""
+    grid = {"subjects": ("dog",), "seeds": (0, 1, 2)}
+    restless = {0: 0.1, 1: 0.5, 2: 0.9}
+
+    def value(job, request, metric):
+        return 0.95 if job.method == "real-images" else restless[job.seed]
+
+    run = write_run(tmp_path / "run", value, methods=METHODS, **grid)
+    path = tmp_path / "new.toml"
+    text = refused([run], path, update=True)
+    # Hand-computed: t(.01 / 12, 2 degrees) = 24.46 times a spread of .4 times sqrt(4 / 3).
+    assert "dreambooth / dino (tolerance 11.29" in text
+    assert "untuned / dino" in text
+    assert "--force" in text
+    assert not path.exists()
+    assert "without two bounds, so not held against them: clip_t, " in capsys.readouterr().out
+    assert check_runs([run], path, update=True, force=True) == 0
+    capsys.readouterr()
+    assert check_runs([run], path) == 0
+    assert "could be lost unnoticed: dreambooth / dino (tolerance 11.29" in capsys.readouterr().out
+
+
+def test_tolerances_stand_beside_the_distance_between_bounds(tmp_path, baseline, capsys) -> None:
+    capsys.readouterr()
+    check_runs([tmp_path / "seeds"], baseline, update=True)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    table = {line[0]: line[-len(METRICS) :] for line in lines if line[0] in METHODS}
+    cells = read_baseline(baseline).methods
+    between = cells["real-images"].scores["dino"].mean - cells["untuned"].scores["dino"].mean
+    assert ["(between", "bounds)", f"{between:.4f}"] in [line[:3] for line in lines]
+    assert table["dreambooth"][0] == f"{cells['dreambooth'].scores['dino'].tolerance:.4f}"
 
 
 def test_settings_that_are_none_do_not_stop_a_baseline(tmp_path) -> None:

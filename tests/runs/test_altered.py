@@ -48,7 +48,7 @@ def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         "benchmark.grid.execute", lambda *a, **k: execute(*a, **k | {"place": None})
     )
     monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
-    monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
+    monkeypatch.setattr("benchmark.report.terminal.print_table", lambda run: None)
 
 
 @pytest.fixture(autouse=True)

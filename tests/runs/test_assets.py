@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.api import GUIDE, UserError
+from benchmark.api import GUIDE, AssetKind, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.config.registry import load_method
 from benchmark.config.suite import Suite, load_suite
 from benchmark.grid import run_grid, score_run
-from benchmark.models.asset_files import MissingFiles
+from benchmark.models.assets.asset_files import MissingFiles
 from benchmark.runs.assets import NoHollow, check_adapters, hollow
 from benchmark.runs.luggage import luggage_of
 from benchmark.runs.plan import plan
@@ -44,20 +44,9 @@ class Thirds:
         return found
 
 
-@dataclass(frozen=True)
-class ThirdsKind:
-    version: ClassVar[str] = "1"
-    role: ClassVar[str] = "segmenter"
-
-    def files(self, table: Mapping[str, Any]) -> list[Path]:
-        return [Path(table["model"])]
-
-    def load(self, table: Mapping[str, Any], device: str) -> Thirds:
-        return Thirds()
-
-    def check_nouns(self, table: Mapping[str, Any], nouns: list[str]) -> None:
-        if "cat" in nouns:
-            raise UserError("assets.segmenter: it knows no 'cat'")
+def knows_no_cat(table: Mapping[str, Any], nouns: Sequence[str]) -> None:
+    if "cat" in nouns:
+        raise UserError("assets.segmenter: it knows no 'cat'")
 
 
 @dataclass(frozen=True)
@@ -98,7 +87,7 @@ class Guided(Masked):
 
 
 @dataclass(frozen=True)
-class Judges(toy.Eyes):
+class Encoders(toy.Eyes):
     """The kind of encoder whose file is a model's, and may be missing."""
 
     def files(self, name: str, table: Mapping[str, Any]) -> list[Path]:
@@ -108,7 +97,13 @@ class Judges(toy.Eyes):
         return [path]
 
 
-KIND, MASKED, GUIDED, JUDGES = ThirdsKind(), Masked(), Guided(), Judges()
+MASKED, GUIDED, ENCODERS = Masked(), Guided(), Encoders()
+KIND = AssetKind(
+    "segmenter",
+    files=lambda table: [Path(table["model"])],
+    load=lambda table, device: Thirds(),
+    check_nouns=knows_no_cat,
+)
 
 
 @pytest.fixture
@@ -239,18 +234,21 @@ def test_a_reason_for_no_score_is_a_reason_of_a_prompts_kind(
         plan(suite, [f"{NAME}:MASKED"])
 
 
-def test_an_asset_that_judges_is_refused_in_another_format_too(
+def test_an_asset_that_scores_is_refused_in_another_format_too(
     suite: Suite, tmp_path: Path
 ) -> None:
-    """The judge is the guide as open_clip keeps it; and once it is there, a run scored again."""
+    """The encoder is the guide as open_clip keeps it; and once it is there, a run scored again."""
     guide = save_tiny_clip(tmp_path / "guide")
-    judge = save_as_open_clip(guide, tmp_path / "judge", torch.float16)
+    kept = save_as_open_clip(guide, tmp_path / "encoder", torch.float16)
     other = save_tiny_clip(tmp_path / "other", seed=1)
-    encoder = {"kind": f"{NAME}:JUDGES", "file": str(judge / "open_clip_model.safetensors")}
+    encoder = {
+        "kind": f"{NAME}:ENCODERS",
+        "file": str(kept / "open_clip_model.safetensors"),
+    }
     encoders = suite.protocol.encoders | {"clip": encoder}
-    judged = suite.protocol.model_copy(update={"encoders": encoders})
+    conflicted = suite.protocol.model_copy(update={"encoders": encoders})
 
-    def guided_by(folder: Path, protocol: Protocol = judged) -> Suite:
+    def guided_by(folder: Path, protocol: Protocol = conflicted) -> Suite:
         table = {"kind": "clip", "model": str(folder)}
         return suite.model_copy(update={"assets": {"guide": table}, "protocol": protocol})
 
@@ -264,9 +262,9 @@ def test_an_asset_that_judges_is_refused_in_another_format_too(
     grid = plan(guided_by(guide, suite.protocol), [method], subjects=["dog-red"])
     assert grid.jobs[0].fit.key != fit.key
     assert run_grid(grid, tmp_path / "run", resources=toy.ONE) == 0
-    file = tmp_path / "judged.toml"
-    file.write_text(judged.model_copy(update={"name": "judged"}).dump_toml())
-    with pytest.raises(UserError, match="same model as encoders.clip of protocol 'judged-1'"):
+    file = tmp_path / "conflicted.toml"
+    file.write_text(conflicted.model_copy(update={"name": "conflicted"}).dump_toml())
+    with pytest.raises(UserError, match="same model as encoders.clip of protocol 'conflicted-1'"):
         score_run(tmp_path / "run", protocol=str(file))
 
 
@@ -277,11 +275,11 @@ def test_what_images_were_made_with_is_what_the_runs_suite_declares_or_nobody_el
     """The guide is one of the protocol's encoders, but the run went on under another suite."""
     guide = save_tiny_clip(tmp_path / "guide")
     save_tiny_clip(tmp_path / "other", seed=1)
-    judge = save_as_open_clip(guide, tmp_path / "judge", torch.float16)
-    encoder = {"kind": f"{NAME}:JUDGES", "file": str(judge / "open_clip_model.safetensors")}
+    kept = save_as_open_clip(guide, tmp_path / "encoder", torch.float16)
+    encoder = {"kind": f"{NAME}:ENCODERS", "file": str(kept / "open_clip_model.safetensors")}
     encoders = suite.protocol.encoders | {"clip": encoder}
-    file = tmp_path / "judged.toml"
-    changed = {"encoders": encoders, "name": "judged"}
+    file = tmp_path / "conflicted.toml"
+    changed = {"encoders": encoders, "name": "conflicted"}
     file.write_text(suite.protocol.model_copy(update=changed).dump_toml())
 
     def guided_by(name: str | None) -> Suite:
@@ -302,10 +300,12 @@ def test_what_images_were_made_with_is_what_the_runs_suite_declares_or_nobody_el
     assert f"suite.toml declares {now}" in str(error.value)
 
 
-def test_a_judge_whose_files_are_not_here_is_left_to_the_run(suite: Suite, tmp_path: Path) -> None:
+def test_an_encoder_whose_files_are_not_here_is_left_to_the_run(
+    suite: Suite, tmp_path: Path
+) -> None:
     """Nothing can be compared yet, and a run refuses it by itself."""
     guide = save_tiny_clip(tmp_path / "guide")
-    missing = {"kind": f"{NAME}:JUDGES", "file": str(tmp_path / "missing.safetensors")}
+    missing = {"kind": f"{NAME}:ENCODERS", "file": str(tmp_path / "missing.safetensors")}
     protocol = suite.protocol.model_copy(
         update={"encoders": suite.protocol.encoders | {"clip": missing}}
     )
@@ -320,7 +320,7 @@ def test_a_judge_whose_files_are_not_here_is_left_to_the_run(suite: Suite, tmp_p
 def test_all_that_is_missing_is_told_at_once(suite: Suite, tmp_path: Path) -> None:
     """Photographs, assets and encoders; and an encoder alone is left to the run."""
     encoders = suite.protocol.encoders | {
-        name: {"kind": f"{NAME}:JUDGES", "file": str(tmp_path / f"{name}.safetensors")}
+        name: {"kind": f"{NAME}:ENCODERS", "file": str(tmp_path / f"{name}.safetensors")}
         for name in ("clip", "dino")
     }
     table = {"kind": "clip", "model": "vit", "hub": "someone/vit"}

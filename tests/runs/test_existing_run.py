@@ -29,7 +29,7 @@ PAINT, PRIMED = "tests.toy:PAINT", "tests.toy:PRIMED"
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
     # What is drawn in a report hangs on no more than what is compared here, and takes its time.
     monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
-    monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
+    monkeypatch.setattr("benchmark.report.terminal.print_table", lambda run: None)
     return load_suite(str(toy.write_world(tmp_path)))
 
 

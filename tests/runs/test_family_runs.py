@@ -49,7 +49,7 @@ METHODS = ("dreambooth", "textual-inversion")
 def suite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # What is drawn in a report hangs on no more than what is compared here, and takes its time.
     monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
-    monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
+    monkeypatch.setattr("benchmark.report.terminal.print_table", lambda run: None)
     file = toy.write_world(tmp_path)
     text = file.read_text().replace('kind = "tests.toy:KIND"\n', "")
     model = f'model = "{tmp_path / "model"}"\nresolution = 16'

@@ -145,7 +145,9 @@ def test_a_backbone_that_cannot_be_put_back_is_loaded_anew(
     loaded = []
     load = toy.Easels.load
     monkeypatch.setattr(toy.Easels, "load", lambda *a, **k: loaded.append(1) or load(*a, **k))
-    monkeypatch.setattr("benchmark.models.loan.Loan.settle", lambda loan, thorough: broken(loan))
+    monkeypatch.setattr(
+        "benchmark.models.lending.loan.Loan.settle", lambda loan, thorough: broken(loan)
+    )
     grid = plan(suite, ["tests.toy:PAINT"])
     workplace = workplace_of(grid, tmp_path / "run")
     for job in grid.jobs[:2]:
@@ -169,7 +171,8 @@ def test_only_outside_methods_and_failures_are_settled_thoroughly(
 ) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(
-        "benchmark.models.loan.Loan.settle", lambda loan, thorough: asked.append(thorough) or []
+        "benchmark.models.lending.loan.Loan.settle",
+        lambda loan, thorough: asked.append(thorough) or [],
     )
     grid = plan(suite, [method], subjects=["dog-red"])
     workplace = workplace_of(grid, tmp_path / "run")
@@ -338,7 +341,7 @@ def test_prior_images_that_are_no_images_are_refused(
     assert not list((tmp_path / "run").rglob("*.safetensors"))
 
 
-def test_preparing_prior_images_is_time_of_the_fit_and_not_of_loading(
+def test_preparing_prior_images_is_no_time_of_the_fit_nor_of_loading(
     suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare = toy.CanvasStage.prepare
@@ -352,7 +355,12 @@ def test_preparing_prior_images_is_time_of_the_fit_and_not_of_loading(
     run_prior(*grid.priors.values(), workplace, tell=quiet)
     monkeypatch.setattr(toy.CanvasStage, "prepare", slowly)
     phases = run_job(grid.jobs[0], workplace, tell=quiet).record.phases
-    assert phases.fit >= 0.2 > phases.loading  # 20 images in two batches
+    assert phases.preparing >= 0.2  # 20 images in two batches
+    assert phases.fit < 0.2 and phases.loading < 0.2
+    (other,) = plan(suite, ["tests.toy:PRIMED[steps=5]"], subjects=["dog-red"]).jobs
+    assert other.fit.prior == grid.jobs[0].fit.prior
+    again = run_job(other, workplace, tell=quiet)
+    assert again.record.phases.preparing < 0.1, "they are there by now"
 
 
 def test_damaged_prior_images_are_named(suite: Suite, tmp_path: Path) -> None:

@@ -23,7 +23,14 @@ from benchmark.cli.app import app
 from benchmark.config.suite import Suite, load_suite
 from benchmark.runs import memory
 from benchmark.runs.machine import free_memory
-from benchmark.runs.memory import Need, Unknown, Way, need, needs, print_gpu_memory
+from benchmark.runs.memory import (
+    GpuMemory,
+    Unknown,
+    Way,
+    gpu_memories,
+    gpu_memory,
+)
+from benchmark.runs.memory_table import SIZES, print_gpu_memory
 from benchmark.runs.plan import Grid, plan
 from methods.edit_layer import EditUNet
 from tests import toy, true_size
@@ -111,14 +118,14 @@ def test_what_saves_memory_shows(suite: Suite, tmp_path: Path) -> None:
     [job] = grid.jobs
 
     def training(way: Way) -> int:
-        return need(grid, job, way).training
+        return gpu_memory(grid, job, way).training
 
     plain = training(Way(False))
     assert training(Way(True)) < plain
     assert training(Way(False, {"optimiser": "adamw-8bit"})) < plain
     assert training(Way(False, {"gradient_accumulation": 4})) < plain
     half = replace(grid, suite=grid.suite.on(precision="bf16"))
-    assert need(half, job, Way(False)).training < plain
+    assert gpu_memory(half, job, Way(False)).training < plain
 
 
 @pytest.mark.slow
@@ -131,7 +138,9 @@ def test_narrow_weights_take_half_of_the_layers_they_are_of(suite: Suite, tmp_pa
     layers = [one for one in unet.modules() if isinstance(one, nn.Linear | nn.Conv2d)]
     weights = sum(p.numel() for layer in layers for p in layer.parameters(recurse=False))
     weights -= unet.conv_in.weight.numel()  # the first
-    plain, narrow = (need(grid, job, Way(False, {"narrow_weights": on})) for on in (False, True))
+    plain, narrow = (
+        gpu_memory(grid, job, Way(False, {"narrow_weights": on})) for on in (False, True)
+    )
     assert narrow.weights == plain.weights
     assert plain.training - narrow.training >= 2 * weights
     assert narrow.drawing < plain.drawing
@@ -142,21 +151,21 @@ def test_methods_that_differ_in_names_are_looked_at_once(
 ) -> None:
     seen: list[str] = []
 
-    def noted(grid: Grid, job: memory.Job, way: Way) -> Need:
+    def noted(grid: Grid, job: memory.Job, way: Way) -> GpuMemory:
         seen.append(job.method)
-        return Need(job.method, 1, 2, 3, 16)
+        return GpuMemory(job.method, 1, 2, 3, 16)
 
-    monkeypatch.setattr(memory, "need", noted)
+    monkeypatch.setattr(memory, "gpu_memory", noted)
     names = ("dreambooth", "identifier-common-word", "dreambooth-no-prior", "real-images")
     grid = grid_on(suite, save_tiny_pipeline(tmp_path / "model"), *names)
-    assert [one.method for one in needs(grid, "auto")] == [*names[:3]]
+    assert [one.method for one in gpu_memories(grid, "auto")] == [*names[:3]]
     assert seen == ["dreambooth", "dreambooth-no-prior"]
 
 
 def test_remedies_are_added_until_it_fits_and_those_that_do_not_help_left_out(
     suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def made_up(grid: Grid, job: memory.Job, way: Way) -> Need:
+    def made_up(grid: Grid, job: memory.Job, way: Way) -> GpuMemory:
         size = 60.0
         if way.checkpointing:
             size -= 20
@@ -166,9 +175,9 @@ def test_remedies_are_added_until_it_fits_and_those_that_do_not_help_left_out(
             size += 5
         if way.resolution:
             size -= 10
-        return Need(job.method, GB, round(size * 2**30), GB, 16)
+        return GpuMemory(job.method, GB, round(size * 2**30), GB, 16)
 
-    monkeypatch.setattr(memory, "need", made_up)
+    monkeypatch.setattr(memory, "gpu_memory", made_up)
     grid = grid_on(suite, save_tiny_pipeline(tmp_path / "model"), "dreambooth")
     print_gpu_memory(grid, "auto")
     said = capsys.readouterr().out
@@ -188,14 +197,14 @@ def test_what_does_not_help_is_not_switched_on(
 ) -> None:
     tried: list[Way] = []
 
-    def made_up(grid: Grid, job: memory.Job, way: Way) -> Need:
+    def made_up(grid: Grid, job: memory.Job, way: Way) -> GpuMemory:
         tried.append(way)
         size = 60 - bool(way.resolution) + way.checkpointing
-        return Need(job.method, GB, size * GB, GB, 16)
+        return GpuMemory(job.method, GB, size * GB, GB, 16)
 
-    monkeypatch.setattr(memory, "need", made_up)
+    monkeypatch.setattr(memory, "gpu_memory", made_up)
     grid = grid_on(suite, save_tiny_pipeline(tmp_path / "model"), "dreambooth")
-    found = list(memory.remedies(grid, Need("dreambooth", GB, 60 * GB, GB, 16), "auto"))
+    found = list(memory.remedies(grid, GpuMemory("dreambooth", GB, 60 * GB, GB, 16), "auto"))
     assert [words for words, _ in found] == ["resolution = 8"]
     assert tried[-1] == Way(False, {}, 8)
 
@@ -206,28 +215,28 @@ def test_what_no_remedy_makes_fit_is_not_tried(
     """Weights of 90 GiB are those of every way."""
     tried: list[Way] = []
 
-    def made_up(grid: Grid, job: memory.Job, way: Way) -> Need:
+    def made_up(grid: Grid, job: memory.Job, way: Way) -> GpuMemory:
         tried.append(way)
-        return Need(job.method, 90 * 2**30, 95 * 2**30, 91 * 2**30, 16)
+        return GpuMemory(job.method, 90 * 2**30, 95 * 2**30, 91 * 2**30, 16)
 
-    monkeypatch.setattr(memory, "need", made_up)
+    monkeypatch.setattr(memory, "gpu_memory", made_up)
     grid = grid_on(suite, save_tiny_pipeline(tmp_path / "model"), "dreambooth")
     print_gpu_memory(grid, "auto")
-    assert capsys.readouterr().out.count(": no\n") == len(memory.SIZES)
+    assert capsys.readouterr().out.count(": no\n") == len(SIZES)
     assert len(tried) == 1
 
 
 def test_a_kind_that_makes_no_hollow_model_says_so(tmp_path: Path) -> None:
     grid = plan(load_suite(str(toy.write_world(tmp_path))), ["tests.toy:PAINT"])
     with pytest.raises(UserError, match="kind 'tests.toy:KIND' makes no model without its weights"):
-        list(needs(grid, "auto"))
+        list(gpu_memories(grid, "auto"))
 
 
 def test_a_model_that_is_not_here_has_no_estimate(suite: Suite, tmp_path: Path) -> None:
     grid = grid_on(suite, save_tiny_pipeline(tmp_path / "model"), "untuned")
     away = replace(grid, suite=suite.on("sd15"))
     with pytest.raises(UserError, match="model 'sd15' is not on this machine.*`hf download"):
-        list(needs(away, "auto"))
+        list(gpu_memories(away, "auto"))
 
 
 def test_a_dry_run_says_it_when_asked(tmp_path: Path) -> None:
@@ -289,9 +298,9 @@ def in_a_process_of_its_own(*arguments: str) -> list[float]:
 
 def test_a_method_in_which_numbers_decide_is_unknown_and_the_others_are_not() -> None:
     grid = plan(load_suite("pocket"), ["paste", "untuned"], subjects=["dog"])
-    pasted, untuned = needs(grid, "off")
+    pasted, untuned = gpu_memories(grid, "off")
     assert pasted == Unknown("paste", "aten.nonzero.default needs real values")
-    assert isinstance(untuned, Need) and untuned.drawing > untuned.weights / 2
+    assert isinstance(untuned, GpuMemory) and untuned.drawing > untuned.weights / 2
 
 
 @pytest.mark.slow
@@ -306,8 +315,8 @@ def test_what_works_under_a_guide_is_estimated_without_a_backbone(
         f"text2live[resolution=32,scales=2,channels={channels}]" for channels in (8, 64)
     )
     grid = grid_on(guided, save_tiny_pipeline(tmp_path / "tiny"), small, large)
-    one, other = needs(grid, "off")
-    assert isinstance(one, Need) and isinstance(other, Need)
+    one, other = gpu_memories(grid, "off")
+    assert isinstance(one, GpuMemory) and isinstance(other, GpuMemory)
     weights = CLIPModel.from_pretrained(guide).num_parameters() * 4
     unet = EditUNet(64, 2, torch.Generator())
     trained = 4 * 4 * sum(parameter.numel() for parameter in unet.parameters())

@@ -20,7 +20,8 @@ from benchmark.report.write import write_report
 from benchmark.runs import machine
 from benchmark.runs.agenda import Agenda, work_left
 from benchmark.runs.attempt import Event, Failed, Finished, Stepped
-from benchmark.runs.existing_run import joined_plan, read_existing
+from benchmark.runs.existing_run import read_existing
+from benchmark.runs.joining import joined_plan
 from benchmark.runs.local_worker import ThisMachine
 from benchmark.runs.machine import Resources, Slot, chosen_gpus, free_memory
 from benchmark.runs.plan import Grid, plan

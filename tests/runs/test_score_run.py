@@ -25,7 +25,7 @@ BRIGHTNESS = "tests.toy:BRIGHTNESS"
 @pytest.fixture
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
     monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
-    monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
+    monkeypatch.setattr("benchmark.report.terminal.print_table", lambda run: None)
     return load_suite(str(toy.write_world(tmp_path)))
 
 

@@ -18,7 +18,7 @@ import torch
 from benchmark.api import UserError
 from benchmark.config.suite import load_suite
 from benchmark.grid import run_grid, score_jobs
-from benchmark.models import halving
+from benchmark.models.memory import halving
 from benchmark.runs.attempt import Failed, Finished, attempt
 from benchmark.runs.plan import Grid, plan
 from benchmark.runs.score import Assessment, Examiner

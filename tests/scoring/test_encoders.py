@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torchvision import transforms
 
 from benchmark.api import UserError
-from benchmark.models import asset_files, halving
+from benchmark.models.assets import asset_files
+from benchmark.models.memory import halving
 from benchmark.scoring.encoders import (
     BATCH,
     IntermediateEncoder,

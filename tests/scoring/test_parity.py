@@ -20,7 +20,7 @@ from torchvision import models, transforms
 from benchmark.api import UserError
 from benchmark.config.protocol import load_protocol
 from benchmark.data.images import read_image
-from benchmark.models.asset_files import Source
+from benchmark.models.assets.asset_files import Source
 from benchmark.scoring import encoder_loading as loader
 from benchmark.scoring.encoder_files import ALEXNET
 from benchmark.scoring.encoder_tables import ClipTable, EncoderTable, parsed

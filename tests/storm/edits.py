@@ -34,7 +34,7 @@ DERIVED = {
 def edit(world: World, *, seed: int, count: int | None) -> Tally:
     """Try every combination, or `count` of them."""
     asked = [*world.asked("run"), "--seed", "0,1,2"]
-    for command in (asked, [*COMMANDS["check"], "--update"]):
+    for command in (asked, [*COMMANDS["check"], "--update", "--force"]):
         answer = call(command, world.folder)
         assert answer.code == 0, answer
     (world.folder / "run").rename(world.folder / "whole")

@@ -1,4 +1,4 @@
-"""The command line in this process, judged: it ends with 0, 1 or 2, in time, and says why in words.
+"""The command line in this process: it ends with 0, 1 or 2, in time, and says why in words.
 
 answer = call(["list", "subjects"], folder)
 answer.fault            # "" or "ValueError: ... at benchmark/data/images.py:41"

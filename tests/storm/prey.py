@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from benchmark.models.identity import POCKET as SHIPPED
+from benchmark.models.files.identity import POCKET as SHIPPED
 from tests import toy
 from tests.storm import mutations
 from tests.storm.in_process import call
@@ -96,7 +96,7 @@ class Prey:
         for command in (
             AGAIN,
             ["keep", "run", "kept"],
-            ["check", "run", "--baseline", "base.toml", "--update"],
+            ["check", "run", "--baseline", "base.toml", "--update", "--force"],
             ["report", "run", "--out", "joint"],
         ):
             answer = call(command, folder)
@@ -190,7 +190,7 @@ def _targets(folder: Path) -> list[Target]:
             mutations.safetensors,
             (
                 ["pretrain", "--pack", "out/packed", "--work", "packed"],
-                ["pretrain", "--export", "--work", "packed", "--output", "out/made"],
+                ["pretrain", "--export", "--work", "packed", "--out", "out/made"],
             ),
         ),
         Target(

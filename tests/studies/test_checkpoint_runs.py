@@ -30,7 +30,7 @@ from benchmark.studies.checkpoint_curve import (
     verdicts,
 )
 from benchmark.studies.checkpoint_runs import Watch
-from benchmark.studies.checkpoints import Choice, Named, Trained, checkpoints, with_checkpoints
+from benchmark.studies.checkpoints import Named, Trained, Which, checkpoints, with_checkpoints
 from tests import toy
 from tests.reference import finetuning
 from tests.tiny_pipeline import save_tiny_pipeline, save_tiny_xl
@@ -67,7 +67,7 @@ def world(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The toy world on the tiny model. Returns the folder that a trainer writes to."""
     # What a report holds hangs on no more than what is compared here, and takes its time.
     monkeypatch.setattr("benchmark.report.write.write_report_of", write_little)
-    monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
+    monkeypatch.setattr("benchmark.report.terminal.print_table", lambda run: None)
     monkeypatch.chdir(tmp_path)
     file = toy.write_world(tmp_path)
     text = file.read_text().replace('kind = "tests.toy:KIND"\n', "")
@@ -173,9 +173,9 @@ def test_words_of_two_text_encoders_are_one_checkpoint(tmp_path: Path) -> None:
 
 def test_some_are_chosen(tmp_path: Path) -> None:
     found = [Trained(number, "step", tmp_path) for number in (300, 100, 400, 200)]
-    assert [one.number for one in Choice().of(found)] == [100, 200, 300, 400]
-    assert [one.number for one in Choice(every=200).of(found)] == [200, 400]
-    assert [one.number for one in Choice(every=100, last=2).of(found)] == [300, 400]
+    assert [one.number for one in Which().of(found)] == [100, 200, 300, 400]
+    assert [one.number for one in Which(every=200).of(found)] == [200, 400]
+    assert [one.number for one in Which(every=100, last=2).of(found)] == [300, 400]
 
 
 # Refused -----------------------------------------------------------------------------------------
@@ -525,7 +525,7 @@ def test_the_plan_names_each_by_its_step(tmp_path: Path, world: Path, loras: lis
     with pytest.raises(UserError, match="--every 7 fits none"):
         checkpoint_runs.run_checkpoints(
             checkpoint_runs.Asked(world, suite, Named(), lambda *_: pytest.fail("no plan")),
-            Choice(every=7),
+            Which(every=7),
             None,
             dry_run=True,
         )

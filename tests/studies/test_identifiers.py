@@ -12,8 +12,8 @@ import torch
 from benchmark.api import UserError
 from benchmark.config.suite import BackboneChoice, load_suite
 from benchmark.models.loading import load_backbone
-from benchmark.models.rare_words import single_token
 from benchmark.models.rows import TensorRows
+from benchmark.models.texts.rare_words import single_token
 from benchmark.studies.identifiers import (
     Candidate,
     candidate_table,

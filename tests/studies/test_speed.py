@@ -20,7 +20,7 @@ from PIL import Image
 from benchmark.api import Request, Sampler, UserError
 from benchmark.config.suite import Suite, load_suite
 from benchmark.models import precision
-from benchmark.models.loan import Loan
+from benchmark.models.lending.loan import Loan
 from benchmark.scoring import scorer
 from benchmark.scoring.encoders import (
     ClipEncoder,

@@ -1,0 +1,48 @@
+"""A page that is one HTML file: its style and script are part of it, and it loads nothing.
+
+    text = rendered("benchmark.report", "index.html.jinja", style="page.css", script="page.js", ...)
+
+Text that goes into the template is escaped; its content security policy allows the page's own style
+and script by their hashes, `{{ style_hash }}` and `{{ script_hash }}`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+FOLDER = "page"  #: of a package, with its template, style and script
+
+
+def rendered(package: str, template: str, *, style: str, script: str, **content: Any) -> str:
+    """The page. `style` and `script` name files beside the `template`."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(package, FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    own_style, own_script = _ours(package, style), _ours(package, script)
+    return environment.get_template(template).render(
+        **content,
+        style=own_style,
+        script=own_script,
+        style_hash=_hash(own_style),
+        script_hash=_hash(own_script),
+    )
+
+
+def _ours(package: str, name: str) -> Any:
+    """A file of the package, which goes into the page as it is."""
+    from markupsafe import Markup
+
+    return Markup((files(package) / FOLDER / name).read_text("utf-8"))
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
