@@ -153,7 +153,8 @@ def test_the_word_is_learned_on_narrow_weights_if_lora_is(
         seen.append(layer.weight.dtype)
         learn(*given)
 
-    monkeypatch.setattr(training, "train", looking)
+    for module in ("stage_training", "words"):
+        monkeypatch.setattr(f"methods.{module}.train", looking)
     wide = fitted(PIVOTAL, subject, backbone)
     narrow = fitted(replace(PIVOTAL, narrow_weights=True), subject, backbone)
     assert equal(wide, narrow) and layer.weight.dtype == torch.float32
