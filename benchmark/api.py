@@ -458,11 +458,13 @@ class BackboneKind(Protocol):
         """Raise UserError if `model` cannot be sampled so."""
         ...
 
-    # Optional: `check_resolution(model, resolution)`, which raises UserError if `model` draws no
-    # images of so many pixels (None: of its own size). And two whose files are here:
-    # `check_texts(model, texts)`, for a text that it cannot read to its end, and
-    # `check_words(model, words)`, for a word that it cannot learn. And of an IMAGE_PROMPT,
+    # Optional: `is_here(model) -> bool`, whether `fetch` has nothing to bring: a dry run then calls
+    # it too, and looks at all that a run looks at. And `check_resolution(model, resolution)`, which
+    # raises UserError if `model` draws no images of so many pixels (None: of its own size). And two
+    # whose files are here: `check_texts(model, texts)`, for a text that it cannot read to its end,
+    # and `check_words(model, words)`, for a word that it cannot learn. And of an IMAGE_PROMPT,
     # `check_adapter(model, shapes)`, for an adapter whose weights have these shapes and do not fit.
+    # And of EDITING, `check_inversion(model, sampler)`, for a sampler that cannot be inverted.
     # So these are refused before anything trains. And `known_words(model) -> KnownWords | None`, in
     # which class nouns are looked up, and prompts if they are all it knows; None where it is not
     # here. And `downloads(model)`, what `fetch` would bring:
@@ -554,7 +556,7 @@ class AssetKind:
 
     A suite names it as `kind = "..."` in the table of an asset. Whatever is given that table raises
     UserError naming the table's bad key, or what is missing and how to fetch it. No torch is
-    imported until `load` or `hollow`.
+    imported until `load`, `hollow` or `check`.
     """
 
     role: str  #: that it fills: `[assets.<role>]`
@@ -564,6 +566,9 @@ class AssetKind:
     load: Callable[[AssetTable, str], Any]
     #: What stands in its place where all tensors are without numbers, for estimates of GPU memory.
     hollow: Callable[[AssetTable], Any] | None = None
+    #: Raises UserError naming a file that is broken, or does not fit the others. It is asked before
+    #: anything is drawn; it may import torch, but reads no weights.
+    check: Callable[[AssetTable], None] | None = None
     #: Raises UserError for a class noun that the asset of a table does not know.
     check_nouns: Callable[[AssetTable, Sequence[str]], None] | None = None
     #: Of the weights that a backbone takes from it, by name: `BackboneKind.check_adapter` is asked
@@ -719,6 +724,8 @@ class Method(Protocol):
     # end, or cannot learn a word, that is said before anything trains. And `unscored`, prompt kind
     # -> why no image of such a prompt is scored: what the method does not set out to do; PRIOR is
     # a kind here, too.
+    # Of a method that inverts images, `inversion(sampler: Sampler) -> Sampler`, for what, where the
+    # suite's is `sampler`; the plan asks the kind whether that can be.
     # And `seen(subject)`, the indices of the images that it looks at, of those that it is given;
     # without it, all. And `export(weights, backbone, folder: Path)`, which writes to an empty
     # folder, for `--keep-weights`, what other tools load: no pickles, and the backbone stays as it

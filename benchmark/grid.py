@@ -15,8 +15,8 @@ from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
 from benchmark.models.precision import resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work
-from benchmark.runs.assets import check_adapters, check_declared, check_no_encoder
-from benchmark.runs.backbones import check_backbones
+from benchmark.runs.assets import check_adapters, check_declared, check_files, check_no_encoder
+from benchmark.runs.backbones import check_backbones, is_here
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.devices import check_devices, gradient_checkpointing
 from benchmark.runs.existing_run import (
@@ -32,7 +32,7 @@ from benchmark.runs.local_worker import ThisMachine
 from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
 from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid
-from benchmark.runs.progress import Display, print_memory, print_plan, print_scale
+from benchmark.runs.progress import Display, print_away, print_memory, print_plan, print_scale
 from benchmark.runs.ready import Ready
 from benchmark.runs.score import Assessment, Examiner, means_of, one_thread
 from benchmark.runs.shared import (
@@ -66,6 +66,7 @@ def run_grid(
 ) -> int:
     """Do what is not done yet of `grid` in the run directory `path`, then write the report.
 
+    `dry_run`: say what that is, and refuse what would be refused, but do, fetch and write nothing.
     Returns the exit code: 0: every job is done; 1: some failed; 130: interrupted, and what is done
     is kept. Raises UserError if `path` cannot be written to, belongs to something else, or holds
     images or scores that `grid` would change.
@@ -73,7 +74,9 @@ def run_grid(
     directory = RunDirectory(path.absolute())  # a method may go to another folder
     logbook = Logbook.opened(resources.log, directory)
     ready = Ready.of(grid, path, keep_weights)
-    memory = None if dry_run else _fetch(grid, ready.left)
+    check_files(grid.suite, [w.task for w in ready.left if w.draws and isinstance(w.task, Job)])
+    here = not dry_run or is_here(grid.suite.backbone)
+    memory = _fetch(grid, ready.left) if here else None
     jobs_left = [work.task for work in ready.left if isinstance(work.task, Job)]
     for odd in check_vocabulary(grid.suite, jobs_left):
         print(f"warning: {odd}", file=sys.stderr)
@@ -87,15 +90,13 @@ def run_grid(
         print_memory(memory, free)
     ready.existing.tell_altered(ready.jobs, grid.suite.protocol.label)
     device = resources.cluster.like.device if resources.cluster else grid.device
+    check_devices(grid.suite, ready.left, device)
     if dry_run:
         print_scale(outlook)
-        try:
-            check_devices(grid.suite, ready.left, device)
-        except UserError as error:  # the plan may be for another machine
-            print(f"refused     on {device}: {error}")
+        if here is False and _draws_by_backbone(ready.left):
+            print_away(grid.suite.backbone.model)
         return 0
     display = Display(outlook, scoring, forecast)
-    check_devices(grid.suite, ready.left, device)
     workplace = Workplace(
         grid.suite,
         directory,
@@ -283,7 +284,7 @@ def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:
 
     Returns the main memory, in bytes, that a worker takes; None if nobody knows or none is needed.
     """
-    if not any(work.draws and _backbone_of(work.task) for work in left):
+    if not _draws_by_backbone(left):
         return None
     kind, model = grid.suite.backbone.load_kind(), grid.suite.backbone.model
     kind.fetch(model)
@@ -291,6 +292,10 @@ def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:
     check_prompts(grid.suite, left)
     check_backbones(grid.suite, left)
     return None if on_cuda() else kind.memory(model)
+
+
+def _draws_by_backbone(left: Sequence[Work]) -> bool:
+    return any(work.draws and _backbone_of(work.task) for work in left)
 
 
 def _backbone_of(task: Task) -> Model | None:

@@ -9,7 +9,6 @@ put_back(weights, another)                  # of the same model
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ from benchmark.models.files.checkpoints import check_whole
 from benchmark.models.files.diffusers_layout import variant, weight_files
 from benchmark.models.files.header import read_header
 from benchmark.models.files.trained_files import ADAPTER_WEIGHTS, ENCODERS, SAFE, TrainedFiles
-from benchmark.models.laid import NAME, peft_adapter
+from benchmark.models.laid import NAME, peft_adapter, quiet
 from benchmark.store.errors import in_one_line
 from methods.drawing import put_in_place
 from methods.words import with_word, without_word, word_of
@@ -134,7 +133,7 @@ def _read_onto(module: nn.Module, folder: Path) -> Iterator[tuple[BaseTuner, lis
     """Within, the adapter in `folder` lies on layers of `module`, which are given by name."""
     try:
         with ExitStack() as stack:
-            with warnings.catch_warnings(action="ignore"):
+            with quiet():
                 config = PeftConfig.from_pretrained(str(folder))
                 tuner = stack.enter_context(peft_adapter(module, config))
                 tensors = load_file(folder / ADAPTER_WEIGHTS)

@@ -6,7 +6,6 @@ with laid_on(unet, Adapter("lora", {"r": 4}), "attention") as learned:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
@@ -19,7 +18,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from benchmark.api import UserError
-from benchmark.models.laid import NAME, peft_adapter
+from benchmark.models.laid import NAME, peft_adapter, quiet
 from benchmark.models.layers import named_layers
 from benchmark.store.errors import in_one_line
 from methods.training import Learned
@@ -60,7 +59,7 @@ class Adapter:
                 raise UserError(f"adapter '{self.name}' has no option '{option}'; it has: {free}")
         said = {key: value for key, value in SAID.items() if key in takes}
         try:
-            with warnings.catch_warnings(action="ignore"):  # of what is saved
+            with quiet():
                 return known[name](target_modules=[*layers], **said, **given, **self.options)
         except (ImportError, TypeError, ValueError) as error:
             raise self.misfit(error) from error
@@ -137,7 +136,7 @@ def _laid(module: nn.Module, config: PeftConfig, adapter: Adapter) -> Iterator[L
     with ExitStack() as stack:
         try:
             stack.enter_context(peft_adapter(module, config, seed=adapter.seed))
-            with warnings.catch_warnings(action="ignore"):  # of what is kept
+            with quiet():
                 kept = get_peft_model_state_dict(module, adapter_name=NAME)
         except Exception as error:  # whatever one raises for layers that it does not fit
             raise adapter.misfit(error) from error

@@ -19,6 +19,7 @@ from benchmark.api import (
     Backbone,
     Edit,
     Request,
+    Sampler,
     Subject,
     Tools,
     Weights,
@@ -53,6 +54,10 @@ class PromptToPrompt(OneImage):
         prompts = [PRIOR_PROMPT, *(request.prompt for request in requests)]
         return [prompt.text(subject.class_noun) for prompt in prompts]
 
+    def inversion(self, sampler: Sampler) -> Sampler:
+        """The sampler for which the image is inverted, where the suite's is `sampler`."""
+        return replace(sampler, scheduler="ddim", steps=self.steps)
+
     def generate(
         self,
         weights: Weights,
@@ -76,7 +81,7 @@ class PromptToPrompt(OneImage):
             edits = draw(backbone, list(first), list(first.values()), beside={"start": edit})
             of_text = dict(zip(first, edits, strict=True))
             drawn |= {n: of_text[texts[n]] for n in range(len(requests)) if n not in drawn}
-        copies = len(requests) - len(prior) - len(first)
+        copies = sum(requests[n].index > 0 for n in range(len(requests)) if n not in prior)
         tools.count("copies, as an edit is drawn once a prompt", copies)
         return torch.stack([drawn[n] for n in range(len(requests))])
 
@@ -84,7 +89,7 @@ class PromptToPrompt(OneImage):
         """The image inverted under `source`, to be drawn again under `texts`."""
         stage = backbone.stages[0]
         image = stage.prepare(tools.images(stage.resolution)[self.image - 1 : self.image])
-        sampler = replace(backbone.sampler, scheduler="ddim", steps=self.steps)
+        sampler = self.inversion(backbone.sampler)
         inverted = backbone.invert(
             image, source, sampler=sampler, null_text_steps=self.null_text_steps
         )

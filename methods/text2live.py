@@ -86,6 +86,9 @@ class Text2Live(OneImage):
             else Aims(guide, request.prompt, subject.class_noun)
             for request in requests
         ]
+        for aim in aims:
+            if aim is not None:
+                aim.read(screen=self.screen_weight > 0)
         for request, aim in zip(requests, aims, strict=True):
             if aim is None:
                 drawn.append(image)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -86,6 +88,20 @@ def save_peft(pipe: Any, folder: Path, config: Any, *, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     model.unload()
     return folder
+
+
+def as_snapshot(folder: Path, cache: Path) -> Path:
+    """The files of `folder` as huggingface_hub keeps them in `cache`: links, named by content."""
+    repository = cache / "models--someone--trained"
+    (repository / "blobs").mkdir(parents=True)
+    snapshot = repository / "snapshots" / ("0" * 40)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        blob = repository / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
+        blob.write_bytes(path.read_bytes())
+        link = snapshot / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
 
 
 def save_unet(pipe: Any, folder: Path, *, seed: int = 0) -> Path:

@@ -64,9 +64,12 @@ class DrawnOptions:
     seed: Annotated[
         str, typer.Option(metavar="N[,...]", help="Seeds of the noise; else the suite's.")
     ] = ""
+    controls: Annotated[
+        bool, typer.Option(help="Also the suite's controls, which scores are measured against.")
+    ] = True
 
     def plan(self, suite: Suite, methods: list[str]) -> Grid:
-        """Of one subject, beside the suite's controls. Raises UserError."""
+        """Of one subject, beside the suite's controls if they are wanted. Raises UserError."""
         from benchmark.runs.plan import plan
         from benchmark.studies.checkpoints import subject_of
 
@@ -77,7 +80,7 @@ class DrawnOptions:
             prompts=prompt_choices(self.prompts),
             seeds=seed_numbers(self.seed),
             images_per_prompt=self.images_per_prompt,
-            controls=suite.controls,
+            controls=suite.controls if self.controls else (),
         )
 
 
@@ -128,7 +131,8 @@ def checkpoints(
     words. The suite's backbone has to be the model that was trained; what does not fit it is
     refused.
 
-    Each is a row of an ordinary run, beside the suite's controls; curve.md and curve.png say where
+    Each is a row of an ordinary run, beside the suite's controls unless --no-controls leaves them
+    out; curve.md and curve.png say where
     subject fidelity stops rising and prompt fidelity begins to fall. The same command again draws
     only what is new.
 

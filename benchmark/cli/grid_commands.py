@@ -5,6 +5,7 @@ python -m benchmark run --methods dreambooth,untuned --dry-run
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -77,6 +78,8 @@ def run(
         raise UserError("--gpu-memory is an estimate of a plan: give it with --dry-run")
     with workers.resources(where) as resources:
         grid = selection.plan(resources.on(suite.load()), items(methods), controls=controls)
+        if gpu_memory:  # so it is for a GPU, and refused is what does not run there
+            grid = replace(grid, device="cuda")
         code = run_grid(
             grid,
             where.out or grid.directory,

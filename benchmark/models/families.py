@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import tomllib
 from codecs import BOM_UTF8
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,16 @@ def _place(declared: Any) -> Place | dict[str, Place]:
 def class_of(name: object) -> str:
     """A class by its name in a configuration; `FlaxPNDMScheduler` is `PNDMScheduler`."""
     return str(name).removeprefix(FLAX)
+
+
+def families_that_can(needs: Collection[str]) -> str:
+    """Those with all of these capabilities and their models' short names, for a message."""
+    able = [family for family in families().values() if family.capabilities >= {*needs}]
+    found = [
+        f"{family.name} ({', '.join(family.named)})" if family.named else family.name
+        for family in able
+    ]
+    return ", ".join(found)
 
 
 def known_families() -> str:

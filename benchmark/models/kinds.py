@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmark.api import Backbone, KnownWords, Sampler, UserError
-from benchmark.models.diffusion.sampling import check_sampler
+from benchmark.models.diffusion.sampling import check_inversion, check_sampler
 from benchmark.models.families import Family, families, family_of, read_configuration
 from benchmark.models.files import identity
 from benchmark.models.files.configuration import check_configuration, scheduler_configurations
@@ -32,6 +32,10 @@ class Diffusers:
     def identify(self, model: str) -> str:
         """`<name>@<12 hexadecimal digits>`: which exact weights and configuration `model` is."""
         return identity.backbone_id(model)
+
+    def is_here(self, model: str) -> bool:
+        """Whether all files of `model` are on this machine."""
+        return identity.locate_here(model) is not None
 
     def fetch(self, model: str) -> None:
         """See to it that the files of `model` are here, understood and whole.
@@ -82,6 +86,11 @@ class Diffusers:
         check_sampler(sampler, configurations[0])
         if family.stages:
             check_sampler(sampler.enlarging(), configurations[1])
+
+    def check_inversion(self, model: str, sampler: Sampler) -> None:
+        """Raise UserError if no image is inverted for `sampler` by `model`, as `check_sampler`."""
+        place = identity.locate_here(model)
+        check_inversion(sampler, _schedulers(_family(model), place)[0])
 
     def check_resolution(self, model: str, resolution: int | None) -> None:
         """Raise UserError if `model` draws no images of so many pixels; None: of its own size.

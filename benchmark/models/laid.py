@@ -6,6 +6,7 @@ with peft_adapter(unet, LoraConfig(r=4, target_modules=["to_q"])) as tuner:
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -37,6 +38,19 @@ def leaving_nothing(modules: Iterable[nn.Module]) -> Iterator[ExitStack]:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Within, peft says nothing of quicker kernels, those that cannot be built, and defaults."""
+    builder = logging.getLogger("torch.utils.cpp_extension")
+    before = builder.level
+    builder.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        builder.setLevel(before)
+
+
+@contextmanager
 def peft_adapter(module: nn.Module, config: PeftConfig, *, seed: int = 0) -> Iterator[BaseTuner]:
     """Within, an adapter lies on layers of `module`, with the weights that `seed` begins it with.
 
@@ -44,8 +58,7 @@ def peft_adapter(module: nn.Module, config: PeftConfig, *, seed: int = 0) -> Ite
     """
     kind: Any = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
     with leaving_nothing([module]) as stack:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")  # of kernels that are quicker, and of defaults
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             tuner = kind(module, config, NAME)
         stack.callback(tuner.unload)

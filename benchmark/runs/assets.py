@@ -15,6 +15,7 @@ from benchmark.data.masks import masks_digest
 from benchmark.models.assets import assets
 from benchmark.models.assets.asset_files import MissingFiles
 from benchmark.models.files.kinship import same_model
+from benchmark.runs.problems import Problems
 from benchmark.scoring.encoder_tables import completed, protocol_tables
 from benchmark.scoring.kinds import kind_of as encoder_kind
 from benchmark.store.records import Fit, Job
@@ -30,18 +31,20 @@ def identified(
     """Role -> which exact asset the suite declares, of the roles that `methods` want filled.
 
     Raises UserError if one is not declared, if its files are not here, if it does not know the
-    class noun of a subject, or if it is one of the protocol's encoders.
+    class noun of a subject, or if it is one of the protocol's encoders; of all roles at once.
     """
     wanting: dict[str, list[tuple[str, Subject]]] = {}
     for name, method in methods.items():
         for subject in subjects:
             for role in wanted(method, subject):
                 wanting.setdefault(role, []).append((name, subject))
-    found = {}
+    found, problems = dict[str, str](), Problems()
     for role, jobs in sorted(wanting.items()):
-        table = _declared(suite, role, *jobs[0])
-        found[role] = assets.identify(role, table)
-        assets.check_nouns(role, table, list(dict.fromkeys(s.class_noun for _, s in jobs)))
+        with problems.noted():
+            table = _declared(suite, role, *jobs[0])
+            found[role] = assets.identify(role, table)
+            assets.check_nouns(role, table, list(dict.fromkeys(s.class_noun for _, s in jobs)))
+    problems.check()
     used = {role: jobs[0][0] for role, jobs in wanting.items()}
     check_no_encoder(suite.assets, used, suite.protocol, suite.encoders)
     return found
@@ -88,6 +91,17 @@ def check_no_encoder(
                     f"work: declare another {role}, choose another --protocol, or leave the "
                     "method out"
                 )
+
+
+def check_files(suite: Suite, jobs: Iterable[Job]) -> None:
+    """Refuse files of assets of `jobs` that are broken. Raises UserError naming one.
+
+    Asked are those kinds of assets that have `check`.
+    """
+    for role in sorted({role for job in jobs for role in job.fit.assets}):
+        kind = assets.kind_of(role, suite.assets[role])
+        if kind.check is not None:
+            kind.check(suite.assets[role])
 
 
 def check_adapters(suite: Suite, jobs: Iterable[Job]) -> None:

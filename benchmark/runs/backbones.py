@@ -1,14 +1,20 @@
-"""Whether methods fit the backbone, asked before anything is trained or drawn."""
+"""Whether the backbone is here and methods fit it, asked before anything is trained or drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from benchmark.api import Backbone, UserError
-from benchmark.config.suite import Suite
+from benchmark.config.suite import BackboneChoice, Suite
 from benchmark.models.precision import resolve_precision
 from benchmark.runs.agenda import Work
 from benchmark.store.records import Job
+
+
+def is_here(backbone: BackboneChoice) -> bool | None:
+    """Whether its files are on this machine; None: its kind cannot tell without fetching them."""
+    asked = getattr(backbone.load_kind(), "is_here", None)
+    return None if asked is None else bool(asked(backbone.model))
 
 
 def check_backbones(suite: Suite, left: Sequence[Work]) -> None:

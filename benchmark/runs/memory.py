@@ -1,6 +1,6 @@
 """An estimate of the GPU memory that a plan's methods take, made without a GPU, reading no weights.
 
-    print_gpu_memory(grid, "auto")
+    for one in gpu_memories(grid, "auto"): ...      # GpuMemory(method, weights, training, ...)
 
 Each method's own `fit` (two steps) and `generate` (one image) run on tensors without numbers, and
 what these would take is counted: no method or family has a formula here.

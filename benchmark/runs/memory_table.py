@@ -29,7 +29,9 @@ def print_gpu_memory(grid: Grid, checkpointing: Switch, *, asked: bool = True) -
 
 def _print_each(grid: Grid, checkpointing: Switch) -> None:
     most: GpuMemory | None = None
+    nothing = True
     for one in gpu_memories(grid, checkpointing):
+        nothing = False
         if isinstance(one, Unknown):
             print(f"            {one.method}: unknown: {one.why}")
             continue
@@ -37,8 +39,9 @@ def _print_each(grid: Grid, checkpointing: Switch) -> None:
         parts += f", drawing {_gib(one.drawing)}; {_gib(one.left_out)} that no tensor shows"
         print(f"            {one.method}: {_gib(one.bytes)} GiB ({parts})", flush=True)
         most = one if most is None or one.bytes > most.bytes else most
-    if most is None:
+    if nothing:
         print("            no method needs a backbone or an asset")
+    if most is None:
         return
     found = _tried(grid, most, checkpointing)
     for size in SIZES:

@@ -5,8 +5,8 @@ plan(load_suite("pocket"), ["dreambooth", "untuned"], subjects=["dog-biscuit"]).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,13 @@ from benchmark.config.suite import Evaluation, Suite
 from benchmark.data.dataset import choose_subjects, verify
 from benchmark.data.manifest import check_toml
 from benchmark.models.diffusion.sampling import check_guidance
+from benchmark.models.families import families_that_can
 from benchmark.models.precision import resolve_device, resolve_precision
 from benchmark.runs.assets import identified
 from benchmark.runs.layout import Base, Row, Selection, asked_prior, lay_out
-from benchmark.runs.selection import choose_prompts, method_names
+from benchmark.runs.problems import Problems
+from benchmark.runs.score import Assessment
+from benchmark.runs.selection import called_by_name, choose_prompts, method_names, unserved
 from benchmark.store.names import folder_name
 from benchmark.store.records import Job, Model, Prior, digest
 
@@ -45,6 +48,8 @@ class Grid:
     device: str  #: on which everything is computed: "cpu", "cuda"
     prompts: Mapping[str, tuple[Prompt, ...]]  #: subject -> all prompts of the dataset, in order
     left_out: tuple[str, ...]  #: subjects for which none of the chosen prompts is meant
+    #: Methods of the chosen groups that the backbone cannot serve -> what it lacks.
+    unserved: Mapping[str, Sequence[str]]
     settled: Mapping[str, Any]  #: what no later run in its directory may change, by dotted name
     directory: Path  #: where its run goes unless it is told otherwise
 
@@ -73,13 +78,14 @@ def plan(
 ) -> Grid:
     """Lay out the grid: every method on every subject with every seed.
 
-    `methods`: names, `module:ATTRIBUTE`, patterns like `dreambooth-*`, or the suite's groups.
+    `methods`: names, `module:ATTRIBUTE`, patterns like `dreambooth-*`, or the suite's groups; of
+    patterns and groups, those that the backbone can serve.
     `controls`: methods that come along where the subjects have images enough for them. `subjects`,
     `prompts` (kinds, templates, or numbers counted from 1 in the subject's list) and `seeds`: the
     suite's if empty. Checks the subjects' images, and that everything can be drawn as it is asked
     for. Raises UserError naming what cannot, why, and the way out.
     """
-    names = method_names(suite, methods)
+    names, left = _served(suite, methods)
     numbers = tuple(dict.fromkeys(seeds)) or (suite.evaluation.seed,)
     evaluation = _evaluation(suite, prompts, images_per_prompt, numbers)
     chosen = _select(suite, subjects or suite.data.subjects, evaluation.prompts)
@@ -89,10 +95,9 @@ def plan(
     device = resolve_device("auto")
     base = _base(suite, device)
     _check_backbone(suite, rows, chosen.subjects)
-    verify(chosen.dataset, chosen.subjects)
+    assets = _check_files(suite, rows, chosen)
     for subject in chosen.subjects:
         suite.protocol.reference_indices(subject)  # refuses a wrong file of references
-    assets = identified(suite, {row.name: row.method for row in rows}, chosen.subjects)
     rows = [replace(row, assets=assets) for row in rows]
     settled = _settled(suite, base)
     # Not over the selection: what is asked for later goes on in the same directory.
@@ -106,9 +111,27 @@ def plan(
         device=device,
         prompts={s.name: chosen.dataset.prompts_for(s) for s in chosen.subjects},
         left_out=chosen.left_out,
+        unserved=left,
         settled=settled,
         directory=Path("runs") / name,
     )
+
+
+def _served(suite: Suite, asked: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The methods of `asked`, but for those of groups and patterns that the backbone cannot serve.
+
+    And what it lacks for these. Raises UserError if none is left.
+    """
+    names, by_name = method_names(suite, asked), called_by_name(suite, asked)
+    left = unserved(suite, [name for name in names if name not in by_name])
+    found = [name for name in names if name not in left]
+    if not found:
+        lacks = "; ".join(f"'{name}' needs {', '.join(needs)}" for name, needs in left.items())
+        raise UserError(
+            f"backbone '{suite.backbone.model}' serves no method of {', '.join(asked)}: {lacks}: "
+            "choose another --backbone, or other methods"
+        )
+    return found, left
 
 
 def _evaluation(
@@ -189,6 +212,24 @@ def _select(suite: Suite, names: Sequence[str], prompts: Sequence[str]) -> Selec
     return Selection(dataset, kept, asked, tuple(s.name for s in chosen if s not in kept))
 
 
+def _check_files(suite: Suite, rows: Sequence[Row], chosen: Selection) -> dict[str, str]:
+    """Role -> which exact asset the rows use. Refuse images and assets that are not as they should.
+
+    Raises UserError telling all that is wrong, and if anything is, of encoders too: else a run
+    tells of them by itself.
+    """
+    problems, assets = Problems(), dict[str, str]()
+    with problems.noted():
+        verify(chosen.dataset, chosen.subjects)
+    with problems.noted():
+        assets = identified(suite, {row.name: row.method for row in rows}, chosen.subjects)
+    if problems.found:
+        with problems.noted():
+            _ = Assessment.of(suite).scoring
+    problems.check()
+    return assets
+
+
 def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subject]) -> None:
     """Refuse methods that the backbone cannot serve, sizes that it cannot draw, odd samplers."""
     kind, model = suite.backbone.load_kind(), suite.backbone.model
@@ -199,7 +240,7 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
             settings = _settings_that_need(row, lacking)
             raise UserError(
                 f"method '{row.name}' needs {', '.join(lacking)}, and backbone '{model}' has "
-                f"{', '.join(sorted(capabilities)) or 'nothing'}: choose another --backbone, or "
+                f"{', '.join(sorted(capabilities)) or 'nothing'}: {_another_backbone(row)}, or "
                 f"leave {' or '.join(settings) or 'the method'} out"
             )
     if check_resolution := getattr(kind, "check_resolution", None):
@@ -211,17 +252,40 @@ def _check_backbone(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subjec
             f"the suite's [sampler] has {', '.join(enlarges)}, and backbone '{model}' is no "
             "cascade: leave them out, or choose one"
         )
-    samplers = {"the suite's [sampler]": {sampler}}
+    _check_samplers(suite, rows, subjects)
+
+
+def _check_samplers(suite: Suite, rows: Sequence[Row], subjects: Sequence[Subject]) -> None:
+    """Refuse samplers by which the backbone does not draw, or turns no image into noise."""
+    kind, model, own = suite.backbone.load_kind(), suite.backbone.model, suite.sampler.sampler()
+    capabilities = kind.capabilities(model)
+    samplers = {"the suite's [sampler]": {own}}
     for row in rows:
+        if hasattr(row.method, "inversion") and hasattr(kind, "check_inversion"):
+            with _named(f"method '{row.name}'"):
+                kind.check_inversion(model, row.method.inversion(own))
         asked = [prior for s in subjects if (prior := asked_prior(row, s)) is not None]
         samplers[f"the prior images of method '{row.name}'"] = {prior.sampler for prior in asked}
     for whose, chosen in samplers.items():
         for sampler in chosen:
-            try:
+            with _named(whose):
                 check_guidance(sampler, capabilities)
                 kind.check_sampler(model, sampler)
-            except UserError as error:
-                raise UserError(f"{whose}: {error}") from error
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Within, a UserError says first what it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
+
+
+def _another_backbone(row: Row) -> str:
+    """The way out for a method that the backbone cannot serve: which families can."""
+    able = families_that_can(of_backbone(row.method.needs))
+    return "choose another --backbone" + (f", a model of {able}" if able else "")
 
 
 def _settings_that_need(row: Row, lacking: Sequence[str]) -> list[str]:

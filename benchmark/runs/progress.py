@@ -53,6 +53,9 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring, *, workers: int, 
         both = dict.fromkeys([grid.suite.data.dataset, str(grid.suite.data.folder)])
         print(f"data        {': images in '.join(both)}")
     print(f"methods     {len(grid.methods)}: {', '.join(grid.methods)}")
+    if grid.unserved:
+        some = [f"{name} (needs {', '.join(needs)})" for name, needs in grid.unserved.items()]
+        print(f"left out    {', '.join(some)}: backbone '{grid.suite.backbone.model}' has not that")
     print(f"subjects    {len(grid.subjects)}: {', '.join(grid.subjects)}")
     if grid.left_out:
         print(f"left out    {', '.join(grid.left_out)}: none of the chosen prompts is for them")
@@ -84,6 +87,14 @@ def print_scale(outlook: Outlook) -> None:
     disk = outlook.disk
     size = "unknown until there is an image" if disk is None else f"about {disk / 1e6:.0f} MB"
     print(f"disk        {size}")
+
+
+def print_away(model: str) -> None:
+    """Say that the backbone has to be fetched first, and that it was not looked at."""
+    print(
+        f"to fetch    backbone '{model}' is not on this machine: a run brings it first, and then "
+        "sees whether it reads the prompts and fits the methods"
+    )
 
 
 def _phases(left: Sequence[Work]) -> str:

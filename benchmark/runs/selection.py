@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 
-from benchmark.api import CHECKPOINT, PROMPT_KINDS, SEEDS, Prompt, Subject, UserError
+from benchmark.api import (
+    CHECKPOINT,
+    PROMPT_KINDS,
+    SEEDS,
+    Prompt,
+    Subject,
+    UserError,
+    of_backbone,
+)
 from benchmark.config.registry import available, load_method, variant
 from benchmark.config.suite import Suite
 from benchmark.config.tables import fits
@@ -50,6 +58,22 @@ def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
             raise UserError(f"{said}; or give one of your own as module:ATTRIBUTE")
     _check_spellings(found)
     return found
+
+
+def called_by_name(suite: Suite, names: Sequence[str]) -> set[str]:
+    """Those of `names` that are neither groups nor patterns: what is asked for and nothing else."""
+    return {
+        name
+        for name in (checked_name("method", name) for name in names)
+        if name not in {ALL, *suite.groups} and ("*" not in name or "[" in name)
+    }
+
+
+def unserved(suite: Suite, names: Sequence[str]) -> dict[str, list[str]]:
+    """Method -> what the suite's backbone lacks of its needs, of those where it lacks anything."""
+    can = suite.backbone.load_kind().capabilities(suite.backbone.model)
+    found = {name: sorted(of_backbone(suite.method(name).needs) - can) for name in names}
+    return {name: lacking for name, lacking in found.items() if lacking}
 
 
 def _spelled_out(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Iterator[str]:

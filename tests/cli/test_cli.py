@@ -176,6 +176,11 @@ def test_a_missing_backbone_stops_a_run_before_it_begins_but_no_dry_run(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     run = ("run", "--methods", "dreambooth", "--subjects", "dog", "--backbone", "sd15")
     assert shell(*run, "--dry-run") == 0
+    assert "to fetch    backbone 'sd15' is not on this machine: a run brings it first" in shell.out
+    assert shell(*run[:2], "real-images", *run[3:], "--no-controls", "--dry-run") == 0
+    assert "to fetch" not in shell.out, "nothing is drawn by it"
+    assert shell(*run[:-2], "--dry-run") == 0
+    assert "to fetch" not in shell.out, "the pocket model is shipped"
     assert shell(*run) == 2
     assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --revision" in shell.error
     assert "`--suite pocket` runs without" in shell.error
@@ -469,11 +474,25 @@ def test_an_adapter_that_peft_lacks_is_refused_before_anything_trains(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_tells_what_this_machine_would_refuse(shell: Shell, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "refused"),
+    [
+        ("dreambooth-peft[adapter=lorra]", "method .*: peft has no adapter 'lorra'"),
+        ("dreambooth[optimiser=adamw-8bit]", "runs on a CUDA GPU, and this is a cpu"),
+        ("dreambooth[identifier=supercalifragilistic]", "has 2[5-9] tokens, but 'pocket' reads 24"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_refuses(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, refused: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     where = ("--subjects", "dog", "--prompts", "1", "--out", str(tmp_path / "out"))
-    assert shell("run", "--methods", "dreambooth-peft[adapter=lorra]", "--dry-run", *where) == 0
-    assert "refused     on cpu: " in shell.out and "no adapter 'lorra'" in shell.out
-    assert not (tmp_path / "out").exists()
+    errors = []
+    for options in ((), ("--dry-run",)):
+        assert shell("run", "--methods", method, *where, *options) == 2
+        errors.append(shell.error)
+    assert errors[0] == errors[1] and re.search(refused, errors[0])
+    assert errors[0].count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_report_wants_a_run_directory_with_something_in_it(shell: Shell, tmp_path: Path) -> None:

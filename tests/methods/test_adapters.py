@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,6 +181,26 @@ def test_what_peft_has_learns_draws_and_leaves_nothing(
     again = replace(method).generate(weights, subject, [REQUEST], backbone, tools)
     assert torch.equal(again, images)
     assert not any(p.requires_grad for m in backbone.modules().values() for p in m.parameters())
+
+
+def test_a_kernel_that_cannot_be_built_is_not_told_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """torch warns as its builder is imported where there is CUDA and no GPU; peft imports it."""
+    builder, told = "torch.utils.cpp_extension", list[logging.LogRecord]()
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(logging.getLogger(builder), "handle", told.append)
+
+    def imported_anew(use: Callable[[], object]) -> int:
+        monkeypatch.delitem(sys.modules, builder, raising=False)
+        monkeypatch.setattr("peft.tuners.boft.layer._FBD_CUDA", None)
+        use()
+        assert builder in sys.modules
+        return len(told)
+
+    assert imported_anew(lambda: check_adapter(Adapter("boft", {}))) == 0
+    assert imported_anew(lambda: importlib.import_module(builder)) > 0, "there is something to hear"
 
 
 @pytest.mark.parametrize("adapter", REFUSED)

@@ -11,18 +11,30 @@ import pytest
 import torch
 from peft import IA3Config, LoHaConfig, LoraConfig, OFTConfig, PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmark.api import Backbone, Subject, UserError
-from benchmark.models.files.trained_files import trained_files
+from benchmark.models.files.trained_files import TrainedFiles, trained_files
 from benchmark.models.lending.loan import Loan
 from benchmark.models.loading import hollow_backbone
+from benchmark.studies.checkpoints import checkpoints
 from methods.checkpoint import CHECKPOINT_OF_A_TRAINER, Checkpoint
 from methods.drawing import draw
+from methods.imports import put_on
 from tests.hand_tools import HandTools
 from tests.methods.test_adapters import REQUEST
 from tests.methods.test_exports import drawn, load_words
 from tests.reference import finetuning
-from tests.trained import LAYERS, as_kohya, layers_of, noisy, save_lora, save_peft, save_unet
+from tests.trained import (
+    LAYERS,
+    as_kohya,
+    as_snapshot,
+    layers_of,
+    noisy,
+    save_lora,
+    save_peft,
+    save_unet,
+)
 
 PROMPT = "a sks dog in the snow"
 ALPHAS = {"to_q": 1.0, "fc1": 5.0}
@@ -180,6 +192,46 @@ def test_a_learned_word(
     same(mine, drawn(pipe, f"a {phrase or '<cat-toy>'} in the snow"))
 
 
+def save_word(pipe: Any, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    save_file({"<x>": torch.ones(1, 16)}, folder / "learned_embeds.safetensors")
+    return folder
+
+
+def save_adapter(pipe: Any, folder: Path) -> Path:
+    save_peft(pipe, folder / "unet", noisy(LoraConfig(r=2, target_modules=["to_k"])))
+    return folder
+
+
+def save_loose(pipe: Any, folder: Path) -> Path:
+    return save_lora(pipe, folder, name="my-step00000500.safetensors")
+
+
+@pytest.mark.parametrize("make", [save_lora, save_unet, save_adapter, save_word, save_loose])
+def test_a_snapshot_in_the_hubs_cache_is_read_as_the_files_that_its_links_lead_to(
+    models: dict[str, Path],
+    backbone: Backbone,
+    subject: Subject,
+    tmp_path: Path,
+    make: Callable[..., Path],
+) -> None:
+    made = make(finetuning.pipeline(models["sd"]), tmp_path / "out" / "checkpoint-500")
+    loose = made.parent if make is save_loose else tmp_path / "out"
+    [plain] = checkpoints(loose).found
+    [linked] = checkpoints(as_snapshot(loose, tmp_path / "hub")).found
+    assert linked.path.name == plain.path.name and linked.number == 500
+    methods = [checkpoint(one.path) for one in (plain, linked)]
+    assert methods[0].digest == methods[1].digest
+    loan, found = Loan(backbone), []
+    for method in methods:
+        method.check_backbone(backbone)
+        weights = method.fit(subject, backbone, HandTools(method, subject))
+        found.append({name: tensor.detach().clone() for name, tensor in weights.items()})
+        assert loan.settle(thorough=True) == []
+    assert found[0].keys() == found[1].keys() and found[0]
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
 # What does not fit ------------------------------------------------------------------------------
 
 
@@ -206,22 +258,34 @@ def save_dora(pipe: Any, folder: Path) -> Path:
     return file
 
 
+NO_PLACE = (
+    "tensors have a place in this model; it differs in '.*[.]lora_A[.]weight': it was trained"
+)
+
+
 @pytest.mark.parametrize(
     ("made_of", "make", "message"),
     [
         (
             "xl",
             save_lora,
-            "pytorch_lora_weights.safetensors.*(does not fit this model|have a place)",
+            r"/pytorch_lora_weights\.safetensors does not fit this model: .*size mismatch for "
+            r"down_blocks\.1\.attentions\.0\.transformer_blocks\.0\.attn2\.to_v\.lora_A",
         ),
-        ("sd3", save_lora, "0 of its .* tensors|8 of its .* tensors|does not fit"),
-        ("sd", save_odd, "of its .* tensors have a place|does not fit"),
-        ("sd", save_dora, "is DoRA in kohya's format"),
-        ("xl", save_unet, "another model|no weight of|no place"),
+        ("sd3", save_lora, rf"/pytorch_lora_weights\.safetensors: 20 of its 38 {NO_PLACE}"),
+        ("sd", save_odd, rf"/pytorch_lora_weights\.safetensors: 67 of its 68 {NO_PLACE}"),
+        ("sd", save_dora, "is DoRA in kohya's format, whose magnitudes diffusers leaves out$"),
+        (
+            "xl",
+            save_unet,
+            r"/unet: 'down_blocks\.1\.attentions\.0\.proj_in\.weight' is of shape \(16, 16\), and "
+            r"in this model \(16, 16, 1, 1\): it is of another model$",
+        ),
         (
             "sd",
             save_words,
-            "vectors of the shape .1, 17. for text_encoder: one of 16 numbers is read",
+            r"/learned_embeds-steps-5\.safetensors holds vectors of the shape \(1, 17\) for "
+            r"text_encoder: one of 16 numbers is read, a word of a single vector of this model$",
         ),
     ],
     ids=["xl-lora", "sd3-lora", "one-layer", "kohya-dora", "xl-unet", "wide-word"],
@@ -248,6 +312,48 @@ def test_weights_of_another_model_are_refused(
     assert loan.settle(thorough=True) == []
 
 
+def without_a_matrix(tensors: dict[str, torch.Tensor], layer: str) -> None:
+    del tensors[f"{layer}.lora_up.weight"]
+
+
+def of_two_scales(tensors: dict[str, torch.Tensor], layer: str) -> None:
+    tensors[f"{layer}.alpha"] = torch.ones(2)
+
+
+def of_no_rank(tensors: dict[str, torch.Tensor], layer: str) -> None:
+    for matrix in ("down", "up"):
+        name = f"{layer}.lora_{matrix}.weight"
+        tensors[name] = tensors[name].new_zeros(0, 16) if matrix == "down" else torch.zeros(16, 0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without_a_matrix, "has '{}.alpha', but not the two matrices that it scales"),
+        (of_two_scales, ": '{}.alpha' is no scale of a matrix of rank 3"),
+        (of_no_rank, ": '{}.alpha' is no scale of a matrix of rank 0"),
+    ],
+)
+def test_an_alpha_is_one_number_for_two_matrices(
+    models: dict[str, Path],
+    backbone: Backbone,
+    tmp_path: Path,
+    spoil: Callable[[dict[str, torch.Tensor], str], None],
+    message: str,
+) -> None:
+    file = as_kohya(
+        save_lora(finetuning.pipeline(models["sd"]), tmp_path), tmp_path / "a.st", ALPHAS
+    )
+    tensors = load_file(file)
+    layer = next(name for name in tensors if name.endswith("to_q.alpha")).removesuffix(".alpha")
+    spoil(tensors, layer)
+    file = tmp_path / "my-000003.safetensors"
+    save_file(tensors, file)
+    with pytest.raises(UserError) as error:
+        checkpoint(file).check_backbone(backbone)
+    assert str(error.value).removeprefix(str(file)).strip() == message.format(layer)
+
+
 @pytest.mark.parametrize("make", [save_lora, save_unet])
 def test_what_fits_is_known_to_without_the_models_weights(
     models: dict[str, Path], tmp_path: Path, make: Callable[..., Path], backbone: Backbone
@@ -267,6 +373,106 @@ def test_a_file_that_changed_since_it_was_planned_is_refused(
     save_lora(pipe, tmp_path, seed=1)
     with pytest.raises(UserError, match="has changed since this was planned"):
         method.fit(subject, backbone, HandTools(method, subject))
+
+
+def header_length(content: bytes) -> int:
+    return 8 + int.from_bytes(content[:8], "little")
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (lambda content: len(content) - 1, "has {left} bytes of the {whole} that its header says"),
+        (header_length, "has {left} bytes of the {whole} that its header says"),
+        (lambda content: header_length(content) - 1, "ends within its header"),
+        (lambda content: 9, "ends within its header"),
+        (lambda content: 7, "ends before its header"),
+        (lambda content: 0, "ends before its header"),
+    ],
+    ids=["a-byte", "no-tensor", "half-a-header", "one-letter", "seven-bytes", "nothing"],
+)
+def test_a_file_that_is_cut_short_is_told_from_others(
+    tmp_path: Path, left: Callable[[bytes], int], said: str
+) -> None:
+    file = tmp_path / "my-000003.safetensors"
+    save_file({"lora_unet_x.lora_down.weight": torch.ones(2, 2)}, file)
+    content = file.read_bytes()
+    file.write_bytes(content[: left(content)])
+    said = said.format(left=left(content), whole=len(content))
+    with pytest.raises(UserError) as error:
+        trained_files(file)
+    assert str(error.value).startswith(
+        f"{file} is no safetensors file that is whole: it {said}, so it was cut short or is still"
+    )
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04" + b"x" * 40, b"<html>nothing here</html>"])
+def test_a_file_of_another_format_is_not_cut_short(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "my.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"my\.safetensors is no safetensors file: [A-Z]"):
+        trained_files(tmp_path / "my.safetensors")
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    models: dict[str, Path],
+    backbone: Backbone,
+    subject: Subject,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is as planned when it is opened, and another by the time that it is drawn from."""
+    pipe = finetuning.pipeline(models["sd"])
+    method = checkpoint(save_lora(pipe, tmp_path / "planned", seed=0))
+    other = save_lora(pipe, tmp_path / "other", seed=1).read_bytes()
+
+    def replaced(files: TrainedFiles, *given: Any) -> Any:
+        assert files.lora is not None and files.digest() == method.digest
+        files.lora.write_bytes(other)
+        return put_on(files, *given)
+
+    monkeypatch.setattr("methods.imports.put_on", replaced)
+    with pytest.raises(UserError, match="has changed since this was planned: start again"):
+        method.fit(subject, backbone, HandTools(method, subject))
+
+
+def test_a_part_that_lacks_weights_of_this_model_is_of_another(
+    models: dict[str, Path], backbone: Backbone, subject: Subject, tmp_path: Path
+) -> None:
+    """A text encoder of fewer layers: all that it has has a place in one of more."""
+    config = CLIPTextConfig.from_pretrained(models["sd"] / "text_encoder")
+    config.num_hidden_layers -= 1
+    CLIPTextModel(config).save_pretrained(tmp_path / "text_encoder")
+    lacking = rf"text_encoder lacks 'encoder\.layers\.{config.num_hidden_layers}\.[a-z0-9_.]+'"
+    method = checkpoint(tmp_path)
+    with pytest.raises(UserError, match=rf"{lacking} of this model: it is of another model$"):
+        method.fit(subject, backbone, HandTools(method, subject))
+
+
+def test_a_file_may_hold_some_of_a_parts_weights(
+    backbone: Backbone, subject: Subject, tmp_path: Path
+) -> None:
+    name, weight = next(iter(backbone.stages[0].denoiser.named_parameters()))
+    expected = weight.detach() + 1
+    save_file({name: expected}, tmp_path / "unet.safetensors")
+    method = checkpoint(tmp_path)
+    found = method.fit(subject, backbone, HandTools(method, subject))
+    assert found.keys() == {f"unet.{name}"} and torch.equal(found[f"unet.{name}"], expected)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "said"),
+    [
+        ("<x> <x>-like <x>", "sks <x>-like sks"),
+        ("<x>s and a <x>", "<x>s and a sks"),
+        ("a$<x> <x>", "a$<x> sks"),
+    ],
+)
+def test_the_learned_word_is_a_whole_word_of_the_phrase(
+    tmp_path: Path, phrase: str, said: str
+) -> None:
+    file = tmp_path / "learned_embeds-steps-5.safetensors"
+    save_file({"<x>": torch.ones(1, 16)}, file)
+    assert trained_files(file).spoken(phrase, "sks", "dog") == said
 
 
 def test_a_phrase_without_the_learned_word_is_refused(subject: Subject, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.api import Backbone, Subject, UserError
+from benchmark.api import Backbone, Sampler, Subject, UserError
 from benchmark.config.suite import load_suite
+from benchmark.models.loading import load_backbone
 from benchmark.runs.plan import plan
+from methods import training
 from methods.custom_diffusion import CUSTOM_DIFFUSION
 from methods.pivotal_tuning import PIVOTAL_TUNING
 from methods.textual_inversion import TEXTUAL_INVERSION
@@ -135,6 +137,28 @@ def test_the_word_stands_in_what_lora_learns_from(
     expected = fitted(LORA, subject, backbone)
     table[row] = kept
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_the_word_is_learned_on_narrow_weights_if_lora_is(
+    models: dict[str, Path], subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And learns the same, bit by bit: two trainings of a word and an adapter each."""
+    backbone = load_backbone(
+        str(models["sd"]), precision="bf16", device="cpu", sampler=Sampler("own", 2)
+    )
+    layer = backbone.stages[0].denoiser.time_embedding.linear_1
+    learn, seen = training.train, list[torch.dtype]()
+
+    def looking(*given: object) -> None:
+        seen.append(layer.weight.dtype)
+        learn(*given)
+
+    for module in ("stage_training", "words"):
+        monkeypatch.setattr(f"methods.{module}.train", looking)
+    wide = fitted(PIVOTAL, subject, backbone)
+    narrow = fitted(replace(PIVOTAL, narrow_weights=True), subject, backbone)
+    assert equal(wide, narrow) and layer.weight.dtype == torch.float32
+    assert seen == [torch.float32, torch.float32, torch.bfloat16, torch.bfloat16]
 
 
 @pytest.mark.parametrize(

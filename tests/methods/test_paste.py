@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.api import PRIOR_PROMPT, Prompt, Request, Sampler, Subject
+from benchmark.api import PRIOR_PROMPT, Prompt, Request, Sampler, Subject, UserError
 from benchmark.models.loading import load_backbone
 from benchmark.runs.tools import JobTools, Pace
 from methods.controls import UNTUNED
@@ -27,9 +27,11 @@ class Finder:
 
     rows: slice
     columns: slice
+    seen: list[torch.Tensor] = field(default_factory=list)  #: the images of each call
 
     def segment(self, images: torch.Tensor, noun: str) -> torch.Tensor:
         assert noun == "dog"
+        self.seen.append(images)
         found = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
         found[0, self.rows, self.columns] = True
         return found
@@ -85,6 +87,33 @@ def test_another_image_can_be_cut_out_if_there_is_one(backbone, dog) -> None:
     images = Paste(image=2).generate({}, dog, REQUESTS, backbone, tools)
     second = torch.tensor(np.asarray(Image.open(dog.images[1]))) / np.float32(255)
     assert torch.equal(images[0, :, 4, 8:11], second[5, 4:7].T)
+
+
+def test_the_mask_of_the_image_that_is_cut_out_is_the_only_one_that_counts(backbone, dog) -> None:
+    """Nothing of the first image is in its mask, nor found by the segmenter, and nobody asks."""
+    side, box = backbone.resolution, (slice(1, 5), slice(8, 11))
+    Image.fromarray(np.zeros((side, side), np.uint8)).save(dog.masks[0])
+    tools = tools_of(dog, Finder(*box))
+    with pytest.raises(UserError, match="mask-0.png shows nothing of the subject"):
+        tools.masks(side)
+    [mask] = tools.masks(side, images=[1])
+    expected = torch.tensor(np.asarray(Image.open(dog.masks[1])) == 255)
+    assert torch.equal(mask, expected)
+    images = Paste(image=2).generate({}, dog, REQUESTS, backbone, tools)
+    second = torch.tensor(np.asarray(Image.open(dog.images[1]))) / np.float32(255)
+    assert torch.equal(images[0, :, 4, 8:11], second[5, 4:7].T)
+
+
+def test_the_segmenter_looks_at_those_images_alone_whose_masks_are_asked_for(backbone, dog) -> None:
+    """It finds something in the first image that it is given, which is then the second's mask."""
+    side = backbone.resolution
+    finder = Finder(slice(1, 5), slice(8, 11))
+    tools = tools_of(replace(dog, masks=()), finder)
+    with pytest.raises(UserError, match="1.png shows no 'dog' that the segmenter finds"):
+        tools.masks(side)
+    [mask] = tools.masks(side, images=[1])
+    assert torch.equal(finder.seen[-1], tools.images(side)[1:])
+    assert box_of(mask) == (slice(1, 5), slice(8, 11)) and int(mask.sum()) == 12
 
 
 @pytest.mark.parametrize(

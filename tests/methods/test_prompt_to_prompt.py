@@ -53,6 +53,19 @@ def test_an_image_is_edited_once_a_prompt(backbone: Backbone, subject: Subject, 
     assert (found[0] - plain[0]).abs().max() > 0.01
 
 
+def test_copies_are_the_same_however_many_goes_a_job_is_drawn_in(
+    backbone: Backbone, subject: Subject
+) -> None:
+    """Each go counts its own, and they are added up."""
+    counted = []
+    for goes in ([REQUESTS], [[request] for request in REQUESTS], [REQUESTS[:3], REQUESTS[3:]]):
+        tools = HandTools(METHOD, subject)
+        for requests in goes:
+            METHOD.generate({}, subject, requests, backbone, tools)
+        counted.append(tools.counts)
+    assert counted == [{"copies, as an edit is drawn once a prompt": 1}] * 3
+
+
 def test_null_texts_are_a_setting(backbone: Backbone, subject: Subject) -> None:
     tools = HandTools(METHOD, subject)
     without, learned = (

@@ -299,6 +299,15 @@ def test_an_image_depends_on_its_noise_seed_and_on_nothing_beside_it(
     assert torch.equal(drawn(REQUESTS[1:2])[0], own)
 
 
+def test_texts_are_read_before_a_layer_is_painted(subject: Subject, guide: Any) -> None:
+    """The last of them is longer than the guide reads."""
+    heard: list[tuple[int, int]] = []
+    long = Request(Prompt("a {} " + "in the snow " * 30, "recontextualization"), 0, 7)
+    with pytest.raises(UserError, match="is longer than the .* tokens that assets.guide reads"):
+        METHOD.generate({}, subject, [*REQUESTS, long], None, tools_of(subject, guide, heard))
+    assert heard == []
+
+
 def test_a_job_tells_its_steps_and_leaves_the_guide_as_it_was(subject: Subject, guide: Any) -> None:
     def state() -> str:
         tensors = guide.model.state_dict().items()

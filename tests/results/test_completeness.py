@@ -8,6 +8,7 @@ import pytest
 from benchmark.api import UserError
 from benchmark.cli import app as cli
 from benchmark.report.write import write_joint_report, write_report
+from benchmark.results.completeness import incomparable
 from benchmark.results.gate import check_runs
 from benchmark.results.run import read_run, run_of
 from benchmark.store.directory import RunDirectory
@@ -214,3 +215,23 @@ def test_a_row_of_too_many_cells_is_named(tmp_path):
     where = path.relative_to(run)
     with pytest.raises(UserError, match=rf"{where} \(changed\)"):
         read_run(run)
+
+
+@pytest.mark.parametrize(
+    ("unscored", "comparable"),
+    [
+        ({"prior": "it knows no class"}, True),
+        ({"property": "it keeps them"}, False),
+        ({"prior": "it knows no class", "property": "it keeps them"}, False),
+    ],
+)
+def test_images_of_the_prior_prompt_without_scores_leave_means_comparable(
+    tmp_path, unscored, comparable
+):
+    """They count in no metric of the subject or of the prompts."""
+    run = make(tmp_path / "run", seeds=(0,))
+    edit_records(run, "dreambooth/*", lambda record: record["job"].update(unscored=unscored))
+    found = incomparable(read_run(run).under("toy-1"), METHODS)
+    assert found == (
+        "" if comparable else "not every method is scored on the same kinds of prompts"
+    )

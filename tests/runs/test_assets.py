@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from benchmark.runs.luggage import luggage_of
 from benchmark.runs.plan import plan
 from benchmark.store.directory import RunDirectory
 from tests import toy
+from tests.tiny_adapter import save_tiny_adapter
 from tests.tiny_clip import save_as_open_clip, save_tiny_clip
 from tests.tiny_pipeline import save_tiny_pipeline
 
@@ -265,6 +268,38 @@ def test_an_asset_that_scores_is_refused_in_another_format_too(
         score_run(tmp_path / "run", protocol=str(file))
 
 
+@pytest.mark.parametrize("declares", ["other", None])
+def test_what_images_were_made_with_is_what_the_runs_suite_declares_or_nobody_else_scores_them(
+    suite: Suite, tmp_path: Path, declares: str | None
+) -> None:
+    """The guide is one of the protocol's encoders, but the run went on under another suite."""
+    guide = save_tiny_clip(tmp_path / "guide")
+    save_tiny_clip(tmp_path / "other", seed=1)
+    kept = save_as_open_clip(guide, tmp_path / "encoder", torch.float16)
+    encoder = {"kind": f"{NAME}:ENCODERS", "file": str(kept / "open_clip_model.safetensors")}
+    encoders = suite.protocol.encoders | {"clip": encoder}
+    file = tmp_path / "conflicted.toml"
+    changed = {"encoders": encoders, "name": "conflicted"}
+    file.write_text(suite.protocol.model_copy(update=changed).dump_toml())
+
+    def guided_by(name: str | None) -> Suite:
+        table = {"kind": "clip", "model": str(tmp_path / str(name))}
+        return suite.model_copy(update={"assets": {"guide": table} if name else {}})
+
+    run, method = tmp_path / "run", f"{NAME}:GUIDED"
+    grid = plan(guided_by("guide"), [method], subjects=["dog-red"])
+    assert run_grid(grid, run, resources=toy.ONE) == 0
+    more = plan(guided_by(declares), ["tests.toy:PAINT"], subjects=["dog-red"])
+    assert run_grid(more, run, resources=toy.ONE) == 0
+    assert score_run(run) == 0, "under the protocol that it was planned with"
+    used = grid.jobs[0].fit.assets["guide"]
+    now = f"clip-1 {declares}@" if declares else "none,"
+    with pytest.raises(UserError) as error:
+        score_run(run, protocol=str(file))
+    assert str(error.value).startswith(f"{grid.jobs[0].label} was made with guide '{used}', and")
+    assert f"suite.toml declares {now}" in str(error.value)
+
+
 def test_an_encoder_whose_files_are_not_here_is_left_to_the_run(
     suite: Suite, tmp_path: Path
 ) -> None:
@@ -282,6 +317,41 @@ def test_an_encoder_whose_files_are_not_here_is_left_to_the_run(
     assert not list((tmp_path / "run").rglob("*.png"))
 
 
+def test_all_that_is_missing_is_told_at_once(suite: Suite, tmp_path: Path) -> None:
+    """Photographs, assets and encoders; and an encoder alone is left to the run."""
+    encoders = suite.protocol.encoders | {
+        name: {"kind": f"{NAME}:ENCODERS", "file": str(tmp_path / f"{name}.safetensors")}
+        for name in ("clip", "dino")
+    }
+    table = {"kind": "clip", "model": "vit", "hub": "someone/vit"}
+    lacking = suite.model_copy(
+        update={
+            "assets": {"guide": table},
+            "protocol": suite.protocol.model_copy(update={"encoders": encoders}),
+        }
+    )
+    assert plan(lacking, ["tests.toy:PAINT"]).jobs
+    (tmp_path / "data/dog-blue/01.png").unlink()
+    with pytest.raises(UserError) as error:
+        plan(lacking, [f"{NAME}:GUIDED", f"{NAME}:MASKED", "tests.toy:PAINT"])
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value), "a worker may say it"
+    said = str(error.value)
+    assert said.startswith("4 problems: (1) dataset 'colours': ") and "\n" not in said
+    for number, part in enumerate(
+        (
+            "dog-blue/01.png",
+            "assets.guide: the weights of 'someone/vit' are not here; fetch them: hf download",
+            f"method '{NAME}:MASKED' needs the asset 'segmenter' for subject 'dog-red'",
+            f"{tmp_path}/dino.safetensors is not here; {tmp_path}/clip.safetensors is not here",
+        ),
+        1,
+    ):
+        assert part in said.partition(f"({number}) ")[2].partition(f"; ({number + 1}) ")[0]
+    with pytest.raises(UserError) as error:
+        plan(suite, ["tests.toy:PAINT"])
+    assert str(error.value).startswith("dataset 'colours': "), "one problem has no number"
+
+
 def test_an_adapter_that_does_not_fit_the_backbone_is_refused(tmp_path: Path) -> None:
     directory = save_tiny_pipeline(tmp_path / "tiny")
     for model in ("pocket", str(directory)):
@@ -294,6 +364,74 @@ def test_an_adapter_that_does_not_fit_the_backbone_is_refused(tmp_path: Path) ->
             continue
         with pytest.raises(UserError, match="image-prompt: 'pocket' does not fit .*tiny': its"):
             check_adapters(suite, jobs)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def garbled(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe{")
+
+
+def of_other_layers(path: Path) -> None:
+    """One layer more than the weights have; a whole CLIP's configuration has two towers."""
+    said = json.loads(path.read_text())
+    said.get("vision_config", said)["num_hidden_layers"] += 1
+    path.write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    ("file", "spoil", "message"),
+    [
+        ("model.safetensors", cut, "{} is no safetensors file that is whole: it has"),
+        ("vocab.json", garbled, "{} cannot be read as JSON: "),
+        ("merges.txt", garbled, "{} cannot be read ("),
+        ("config.json", of_other_layers, "{}/.. lacks 16 weights, vision_model.encoder.layers.3."),
+    ],
+)
+def test_a_broken_guide_is_refused_before_anything_is_drawn(
+    suite: Suite, tmp_path: Path, file: str, spoil: Any, message: str, dry_run: bool
+) -> None:
+    guide = save_tiny_clip(tmp_path / "guide")
+    spoil(guide / file)
+    table = {"kind": "clip", "model": str(guide)}
+    guided = suite.model_copy(update={"assets": {"guide": table}})
+    with pytest.raises(UserError) as error:
+        run_grid(plan(guided, [f"{NAME}:GUIDED"]), tmp_path / "run", dry_run=dry_run)
+    named = str(guide / file)
+    expected = message.format(named).replace(f"{named}/..", str(guide))
+    assert expected in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "message"),
+    [
+        ("{}/models/ip-adapter.safetensors", cut, "{file} is no safetensors file that is whole"),
+        ("{}/models/image_encoder/model.safetensors", cut, "{file} is no safetensors file that is"),
+        ("{}/models/image_encoder/config.json", garbled, "{file} cannot be read as JSON: "),
+        (
+            "{}/models/image_encoder/config.json",
+            of_other_layers,
+            "{folder} lacks 16 weights, vision",
+        ),
+    ],
+)
+def test_a_broken_adapter_is_refused_before_anything_is_drawn(
+    tmp_path: Path, file: str, spoil: Any, message: str
+) -> None:
+    model = save_tiny_pipeline(tmp_path / "tiny")
+    table = save_tiny_adapter(tmp_path / "adapter", model)
+    found = Path(file.format(tmp_path / "adapter"))
+    spoil(found)
+    suite = load_suite("pocket").on(str(model))
+    suite = suite.model_copy(update={"assets": suite.assets | {"image-prompt": table}})
+    with pytest.raises(UserError) as error:
+        grid = plan(suite, ["ip-adapter"], subjects=["dog"], prompts=["1"])
+        run_grid(grid, tmp_path / "run", dry_run=True)
+    assert message.format(file=found, folder=found.parent) in str(error.value)
 
 
 def test_a_noun_that_the_segmenter_does_not_know_is_refused(suite: Suite, tmp_path: Path) -> None:

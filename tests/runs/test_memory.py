@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from torch import nn
 from transformers import CLIPModel
 from typer.testing import CliRunner
 
-from benchmark.api import UserError
+from benchmark.api import TEXT_TO_IMAGE, Tools, UserError
 from benchmark.cli.app import app
 from benchmark.config.suite import Suite, load_suite
 from benchmark.runs import memory
@@ -320,3 +322,46 @@ def test_what_works_under_a_guide_is_estimated_without_a_backbone(
     trained = 4 * 4 * sum(parameter.numel() for parameter in unet.parameters())
     assert one.weights == 0 and one.drawing > weights and one.resolution is None
     assert other.drawing > max(weights + trained, one.drawing)
+
+
+@dataclass(frozen=True)
+class Crashes:
+    """Goes to another folder, and asks more of an image than tensors without numbers have."""
+
+    version: ClassVar[str] = "1"
+    role: ClassVar[str] = "method"
+    variant_of: ClassVar[None] = None
+    draws: ClassVar[str] = "prompts"
+    needs: ClassVar[frozenset[str]] = frozenset({TEXT_TO_IMAGE})
+    description: str = "crashes"
+    moves: bool = False
+
+    def prior(self, subject: object) -> None:
+        return None
+
+    def fit(self, subject: object, backbone: object, tools: Tools) -> dict[str, torch.Tensor]:
+        if self.moves:
+            os.chdir("/")
+        raise RuntimeError(f"{len(tools.images(16))} images are too few")
+
+    def generate(self, *_: object) -> None: ...
+
+
+CRASHES, MOVES = Crashes(), Crashes(moves=True)
+
+
+def test_a_method_that_crashes_is_unknown_leaves_nothing_and_the_others_are_not() -> None:
+    here = Path.cwd()
+    crashes, moves = (f"tests.runs.test_memory:{name}" for name in ("CRASHES", "MOVES"))
+    methods = f"{moves},{crashes},untuned"
+    asked = ["run", "--methods", methods, "--subjects", "dog", "--prompts", "1"]
+    said = CliRunner().invoke(app, [*asked, "--no-controls", "--dry-run", "--gpu-memory"])
+    assert said.exit_code == 0 and Path.cwd() == here
+    error = "RuntimeError: 5 images are too few"
+    assert f"            {crashes}: unknown: {error}\n" in said.output
+    left = f"LeftBehind: {error}; it left the working folder at /"
+    assert f"            {moves}: unknown: {left}\n" in said.output
+    assert "            untuned: " in said.output and "untuned: unknown" not in said.output
+    asked[2] = crashes
+    said = CliRunner().invoke(app, [*asked, "--no-controls", "--dry-run", "--gpu-memory"])
+    assert said.output.splitlines()[-1] == f"            {crashes}: unknown: {error}"

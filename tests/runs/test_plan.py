@@ -1,3 +1,5 @@
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +87,31 @@ def test_groups_and_patterns_are_spelled_out(suite: Suite) -> None:
     assert plan(own, ["all"]).methods == ("untuned", *names)
     with pytest.raises(UserError, match="no method fits 'identity-\\*'; known: checkpoint, "):
         plan(suite, ["identity-*"])
+
+
+def test_of_groups_and_patterns_what_the_backbone_cannot_serve_is_left_out_and_told(
+    suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is named is refused, and says which families can."""
+    groups = {"mine": ["paints", "dreambooth-*"], "paints": ["tests.toy:PAINT", "img2img"]}
+    own = suite.model_copy(update={"groups": groups})
+    grid = plan(own, ["mine", "image-*", "untuned"])
+    assert "tests.toy:PAINT" in grid.methods and "untuned" in grid.methods
+    assert "dreambooth-lora" in grid.methods, "the toy backbone can train"
+    assert grid.unserved == {"img2img": ["image-to-image"], "image-variation": ["image-embedding"]}
+    assert run_grid(grid, tmp_path / "run", dry_run=True) == 0
+    said = "left out    img2img (needs image-to-image), image-variation (needs image-embedding): "
+    assert f"{said}backbone 'colours' has not that\n" in capsys.readouterr().out
+    with pytest.raises(UserError) as error:
+        plan(own, ["mine", "img2img"])
+    assert str(error.value).startswith("method 'img2img' needs image-to-image, and backbone 'col")
+    able = "Stable Diffusion 1 or 2 (sd14, sd15, sd21, sd21-base), Stable Diffusion XL (sdxl)"
+    assert f": choose another --backbone, a model of {able}, Stable" in str(error.value)
+    with pytest.raises(UserError, match="--backbone, a model of Stable unCLIP .stable-unclip., or"):
+        plan(own, ["image-variation"])
+    serves_none = "backbone 'colours' serves no method of image-.: 'image-variation' needs image-e"
+    with pytest.raises(UserError, match=serves_none):
+        plan(own, ["image-*"])
 
 
 def test_what_needs_a_file_is_in_no_group_and_fits_no_pattern(suite: Suite) -> None:
@@ -463,6 +490,36 @@ def test_prior_images_are_forecast_by_passes_through_the_model(suite: Suite) -> 
     (prior,) = grid.priors.values()
     # An image of the suite's passes 4 steps with guidance, 8 times; a prior image twice.
     assert Forecast(rated).seconds(Work(prior, draws=20)) == pytest.approx(20 * 2 / 8)
+
+
+@pytest.mark.parametrize(
+    ("says", "steps", "refused"),
+    [
+        (
+            {"timestep_spacing": "linspace"},
+            50,
+            "says timestep_spacing = 'linspace', for which diff",
+        ),
+        ({}, 1001, "scheduler 'ddim': 1001 steps are more than the 1000 that its schedule has"),
+        ({"timestep_spacing": "trailing"}, 50, None),
+        ({}, 50, None),
+    ],
+)
+def test_what_cannot_be_inverted_is_refused_by_the_plan(
+    suite: Suite, tmp_path: Path, says: dict[str, str], steps: int, refused: str | None
+) -> None:
+    """The suite's own sampler draws in a few steps, by whatever spacing."""
+    model = save_tiny_pipeline(tmp_path / "model")
+    path = model / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | says))
+    backbone = {"kind": "diffusers", "model": str(model)}
+    there = suite.model_copy(update={"backbone": suite.backbone.model_copy(update=backbone)})
+    method = f"prompt-to-prompt[steps={steps}]"
+    if refused is None:
+        assert plan(there, [method], subjects=["dog-red"]).jobs
+        return
+    with pytest.raises(UserError, match=rf"^method '{re.escape(method)}': .*{refused}"):
+        plan(there, [method], subjects=["dog-red"])
 
 
 def test_a_job_waits_for_its_prior_images_and_the_longest_come_first(suite: Suite) -> None:

@@ -21,9 +21,11 @@ from pydantic import Field, ValidationError
 
 from benchmark.api import UserError
 from benchmark.data.manifest import Table
+from benchmark.models.families import read_configuration
 from benchmark.models.files.diffusers_layout import SUFFIXES
 from benchmark.models.files.downloads import Download, HubFiles
-from benchmark.store.files import expanded, file_digest, short
+from benchmark.models.files.header import read_header
+from benchmark.store.files import expanded, file_digest, read_text, short
 from benchmark.store.names import meant
 from benchmark.store.wording import in_plain_words
 
@@ -186,6 +188,22 @@ def _cached(repository: str, name: str, revision: str) -> Path | None:
 
     found = try_to_load_from_cache(repository, name, revision=revision)
     return Path(found) if isinstance(found, str) else None
+
+
+def check_readable(where: str, files: Iterable[Path]) -> None:
+    """Raise UserError for weights that are not whole, and for a file that is no JSON or text."""
+    for path in files:
+        try:
+            if path.suffix == ".safetensors":
+                read_header(path)
+            elif path.suffix == ".json":
+                read_configuration(path)
+            elif path.suffix == ".txt":
+                read_text(path)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{where}: {path} cannot be read ({error}): fetch it anew") from error
 
 
 def files_digest(files: Iterable[Path]) -> str:

@@ -22,6 +22,7 @@ from benchmark.config import registry
 from benchmark.models.assets.asset_files import (
     Layout,
     PinnedTable,
+    check_readable,
     checked_table,
     files_digest,
     pinned_files,
@@ -39,11 +40,12 @@ def pinned_kind(
     load: Callable[[PinnedTable, Path, str], Any],
     *,
     hollow: Callable[[PinnedTable, Path], Any],
+    check: Callable[[PinnedTable, Path], None] | None = None,
     check_nouns: Callable[[AssetTable, Sequence[str]], None] | None = None,
 ) -> AssetKind:
     """The kind of those that are a directory of files, whose weights may be told by their hash.
 
-    `load` and `hollow` are given the directory.
+    `load`, `hollow` and `check` are given the directory; `check` is asked once all files are whole.
     """
 
     def checked(table: AssetTable) -> PinnedTable:
@@ -55,11 +57,17 @@ def pinned_kind(
     def directory(table: AssetTable) -> Path:
         return files(table)[0].parent
 
+    def check_files(table: AssetTable) -> None:
+        check_readable(where(role), files(table))
+        if check is not None:
+            check(checked(table), directory(table))
+
     return AssetKind(
         role,
         files,
         load=lambda table, device: load(checked(table), directory(table), device),
         hollow=lambda table: hollow(checked(table), directory(table)),
+        check=check_files,
         check_nouns=check_nouns,
     )
 

@@ -17,8 +17,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmark.api import UserError
 from benchmark.models.assets.asset_files import PinnedTable, load_errors
-from benchmark.models.assets.guides import TABLE
+from benchmark.models.assets.guides import LAYOUT, TABLE
 from benchmark.models.files.checkpoints import check_whole
+from benchmark.models.files.whole import WAY_OUT, faults
 
 #: In older files, where today's module makes them itself.
 _OF_NO_USE = re.compile(r"(text|vision)_model\.embeddings\.position_ids")
@@ -97,10 +98,17 @@ def load_clip_guide(table: PinnedTable, directory: Path, device: str) -> ClipGui
         return _guide(model, directory, device)
 
 
-def hollow_clip_guide(table: PinnedTable, directory: Path) -> ClipGuide:
+def hollow_clip_guide(table: PinnedTable, directory: Path, device: str = "cpu") -> ClipGuide:
     """The same by its configurations alone, for estimates of memory. Raises UserError."""
-    with load_errors(TABLE, table):
-        return _guide(CLIPModel(CLIPConfig.from_pretrained(directory)), directory, "cpu")
+    with load_errors(TABLE, table), torch.device(device):
+        return _guide(CLIPModel(CLIPConfig.from_pretrained(directory)), directory, device)
+
+
+def check_clip_guide(table: PinnedTable, directory: Path) -> None:
+    """Raise UserError if the weights are not what the configuration says."""
+    guide = hollow_clip_guide(table, directory, "meta")
+    for fault in faults(directory, [directory / LAYOUT.weights], guide.model, _OF_NO_USE):
+        raise UserError(f"{TABLE}: {fault}: {WAY_OUT}")
 
 
 def _guide(model: CLIPModel, directory: Path, device: str) -> ClipGuide:

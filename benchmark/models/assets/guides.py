@@ -37,5 +37,11 @@ def _hollow(table: PinnedTable, directory: Path) -> Guide:
     return hollow_clip_guide(table, directory)
 
 
+def _check(table: PinnedTable, directory: Path) -> None:
+    from benchmark.models.assets.clip_guide import check_clip_guide
+
+    check_clip_guide(table, directory)
+
+
 #: CLIP (Radford et al., 2103.00020) with a vision transformer, in transformers' layout.
-CLIP = pinned_kind(ROLE, LAYOUT, _load, hollow=_hollow)
+CLIP = pinned_kind(ROLE, LAYOUT, _load, hollow=_hollow, check=_check)

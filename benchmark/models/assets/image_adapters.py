@@ -25,6 +25,7 @@ from benchmark.models.assets.asset_files import (
     Layout,
     ModelTable,
     check_digest,
+    check_readable,
     checked_table,
     hub_files,
     own_directory,
@@ -129,6 +130,13 @@ def _read(table: AssetTable) -> Files:
     return files
 
 
+def _check(table: AssetTable) -> None:
+    from benchmark.models.assets.ip_adapter import check_image_encoder
+
+    check_readable(TABLE, _files(table))
+    check_image_encoder(_checked(table), _read(table))
+
+
 def _load(table: AssetTable, device: str) -> ImageAdapter:
     from benchmark.models.assets.ip_adapter import load_ip_adapter
 
@@ -141,6 +149,7 @@ IP_ADAPTER = AssetKind(
     _files,
     _load,
     hollow=lambda table: HollowAdapter(_read(table)),
+    check=_check,
     shapes=lambda table: _read(table).shapes,
 )
 

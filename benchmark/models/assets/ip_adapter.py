@@ -22,7 +22,7 @@ from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import logging as transformers_logging
 
@@ -30,6 +30,7 @@ from benchmark.api import ImagePrompt, UserError
 from benchmark.models.assets.asset_files import load_errors
 from benchmark.models.assets.image_adapters import PROJECTION, TABLE, Files, IpAdapterTable
 from benchmark.models.files.checkpoints import check_whole
+from benchmark.models.files.whole import WAY_OUT, faults
 
 ATTENTION = "ip_adapter."  #: before the names of keys and values
 #: What a whole CLIP has besides the half that sees, and what older files hold.
@@ -80,6 +81,15 @@ def load_ip_adapter(table: IpAdapterTable, files: Files, device: str) -> LoadedI
         weights = load_file(files.weights)
         encoder = load_image_encoder(files.encoder.parent)
     return LoadedIpAdapter(weights, encoder.to(device), files)
+
+
+def check_image_encoder(table: IpAdapterTable, files: Files) -> None:
+    """Raise UserError if the encoder's weights are not what its configuration says."""
+    folder = files.encoder.parent
+    with load_errors(TABLE, table), torch.device("meta"):
+        encoder = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(folder))
+    for fault in faults(folder, [files.encoder], encoder, _OF_NO_USE):
+        raise UserError(f"{TABLE}: {fault}: {WAY_OUT}")
 
 
 def load_image_encoder(folder: Path) -> CLIPVisionModelWithProjection:

@@ -18,17 +18,15 @@ from diffusers import DDIMInverseScheduler
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from benchmark.api import Sampler, UserError
+from benchmark.api import Sampler
 from benchmark.models.backbones.latent_stage import LatentCondition
 from benchmark.models.diffusion.attention_control import Control
-from benchmark.models.diffusion.sampling import build_scheduler
+from benchmark.models.diffusion.sampling import build_scheduler, check_inversion
 from benchmark.models.diffusion.schedule import timesteps
 
 #: What a denoiser says of (1, channels, height', width') at a timestep.
 Predict = Callable[[Tensor, int], Tensor]
 
-#: The sampler that is inverted.
-SCHEDULER = "ddim"
 #: Of null texts: Adam's rate, half of which is left at the end; the squared error that is enough at
 #: the first step, and how much more is at the last.
 RATE, ENOUGH, MORE = 1e-2, 1e-5, 1e-3
@@ -84,14 +82,7 @@ def invert(
 
     Raises UserError for a sampler, or a scheduler's configuration, that cannot be inverted.
     """
-    if sampler.scheduler != SCHEDULER:
-        raise UserError(f"images are inverted for {SCHEDULER}, not for '{sampler.scheduler}'")
-    spacing = configuration.get("timestep_spacing", "leading")
-    if spacing not in ("leading", "trailing"):
-        raise UserError(
-            f"scheduler_config.json says timestep_spacing = '{spacing}', for which diffusers has "
-            "no inversion: set it to leading or trailing"
-        )
+    check_inversion(sampler, configuration)
     config = build_scheduler(sampler, configuration).config
     known = signature(DDIMInverseScheduler).parameters
     scheduler = DDIMInverseScheduler(**{name: config[name] for name in config if name in known})

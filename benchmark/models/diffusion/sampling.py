@@ -29,6 +29,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 FLOW_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "flow-euler": ("FlowMatchEulerDiscreteScheduler", {}),
 }
+INVERTED = "ddim"  #: the one for which images are turned into noise
 #: The scheduler of the model's own configuration, as an untouched pipeline of diffusers has it.
 OWN = "own"
 
@@ -43,6 +44,19 @@ def check_sampler(sampler: Sampler, configuration: Mapping[str, Any]) -> None:
         check_schedule(class_name, {**configuration, **settings}, sampler.steps)
     except UserError as error:
         raise UserError(f"scheduler '{sampler.scheduler}': {error}") from error
+
+
+def check_inversion(sampler: Sampler, configuration: Mapping[str, Any]) -> None:
+    """Raise UserError if no image is inverted for `sampler` with a scheduler `configuration`."""
+    if sampler.scheduler != INVERTED:
+        raise UserError(f"images are inverted for {INVERTED}, not for '{sampler.scheduler}'")
+    spacing = configuration.get("timestep_spacing", "leading")
+    if spacing not in ("leading", "trailing"):
+        raise UserError(
+            f"scheduler_config.json says timestep_spacing = '{spacing}', for which diffusers has "
+            "no inversion: set it to leading or trailing"
+        )
+    check_sampler(sampler, configuration)
 
 
 def check_guidance(sampler: Sampler, capabilities: frozenset[str]) -> None:

@@ -7,8 +7,9 @@ Told by the files' headers: the modules are built without memory, and no weight 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import diffusers
@@ -49,7 +50,8 @@ def check_whole(model: str) -> None:
         return
     family = family_of(place)
     for part in family.weights:
-        for fault in _faults(place / part, _module(family, part, place)):
+        folder = place / part
+        for fault in faults(folder, weight_files(folder), _module(family, part, place)):
             raise UserError(f"model '{model}': {fault}: {WAY_OUT}")
 
 
@@ -82,20 +84,27 @@ def _module(family: Family, part: str, directory: Path) -> nn.Module:
         raise UserError(f"{path} makes no {name}: {why}: bring the model's own") from error
 
 
-def _faults(folder: Path, module: nn.Module) -> Iterator[str]:
+def faults(
+    folder: Path, files: Iterable[Path], module: nn.Module, of_no_use: re.Pattern[str] = OF_NO_USE
+) -> Iterator[str]:
+    """What is wrong with the weights in `files` of `folder`, which are those of `module`.
+
+    The module may be on the device "meta"; `of_no_use`: what files may hold besides. Raises
+    UserError for a file that is not whole.
+    """
     places = {_now(name): tensor.shape for name, tensor in module.state_dict().items()}
     names = defaultdict(set)  # of one weight, which a file may hold by any of them
     for name, weight in module.named_parameters(remove_duplicate=False):
         names[id(weight)].add(_now(name))
     same = {name: others for others in names.values() for name in others}
-    for file in weight_files(folder):
+    for file in files:
         if file.suffix != ".safetensors":  # the index of shards
             continue
         header = read_header(file)
         for name, shape in sorted(header.shapes.items()):
             wanted = places.pop(_now(name), None)
             if wanted is None:
-                if not OF_NO_USE.fullmatch(name):
+                if not of_no_use.fullmatch(name):
                     yield f"{file} holds {name}, which its configuration has no place for"
             elif shape != wanted:
                 yield f"{file}: {name} is {list(shape)}, and its configuration has {list(wanted)}"

@@ -17,7 +17,7 @@ from benchmark.models.files.checkpoints import read_parts
 from benchmark.models.lending.loan import Loan
 from benchmark.models.loading import load_backbone
 from tests.models.backbones.test_backbone import CLASSES, SEEDS, TEXTS
-from tests.models.backbones.test_devices import CUDA, on_the_gpu
+from tests.models.backbones.test_devices import CUDA, on_gpu, on_the_gpu
 from tests.tiny_pipeline import SEEN, SIGHT, UNCLIP_SCHEDULER, save_tiny_unclip
 
 
@@ -195,3 +195,10 @@ def test_every_tensor_is_on_the_device(directory, image, monkeypatch):
         stray = replace(both, pictures=both.pictures.cpu())
         with pytest.raises(RuntimeError, match="[Dd]evice"):
             backbone.pipeline.noise_image_embeddings(stray.pictures, None, None, generators)
+
+
+def test_what_looks_lies_in_main_memory_while_images_are_drawn(directory, monkeypatch):
+    with on_the_gpu(read_parts(str(directory)), monkeypatch) as backbone:
+        with backbone.set_aside():
+            assert on_gpu(backbone) == {"unet", "vae", "image_normalizer"}
+        assert on_gpu(backbone) == set(backbone.modules())
