@@ -224,11 +224,20 @@ def test_the_data_pages_suite_says_what_the_page_says(tmp_path: Path) -> None:
     assert (there.sampler.scheduler, there.method("dreambooth").prior_steps) == ("ddpm", 20)
 
 
-@pytest.mark.parametrize(("number", "extended"), [(2, "dreambench-flux"), (3, "dreambench-if")])
+def shown_with(text: str) -> str:
+    """The only snippet of the data page that has `text`."""
+    (found,) = (shown for shown in snippets("docs/your-own-data.md", "toml") if text in shown)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "extended"),
+    [("true_guidance", "dreambench-flux"), ("super_resolution_noise", "dreambench-if")],
+)
 def test_the_data_pages_settings_of_a_family_are_understood(
-    tmp_path: Path, number: int, extended: str
+    tmp_path: Path, text: str, extended: str
 ) -> None:
-    shown = snippets("docs/your-own-data.md", "toml")[number]
+    shown = shown_with(text)
     head = f'extends = "{extended}"\nname = "mine"\ndescription = ""\n'
     (tmp_path / "suite.toml").write_text(head + shown)
     suite, given = load_suite(str(tmp_path / "suite.toml")), tomllib.loads(shown)
@@ -237,7 +246,7 @@ def test_the_data_pages_settings_of_a_family_are_understood(
 
 
 def test_the_data_pages_segmenter_is_understood(tmp_path: Path) -> None:
-    shown = snippets("docs/your-own-data.md", "toml")[1]
+    shown = shown_with("[assets.segmenter]")
     (tmp_path / "suite.toml").write_text(
         f'extends = "dreambench"\nname = "mine"\ndescription = ""\n{shown}'
     )
@@ -250,14 +259,17 @@ def test_the_data_pages_segmenter_is_understood(tmp_path: Path) -> None:
 
 
 def test_the_data_pages_subjects_are_understood(tmp_path: Path) -> None:
-    table, *_ = snippets("docs/your-own-data.md", "toml")
-    (folder,) = tomllib.loads(table)
-    (tmp_path / "my-subjects" / folder).mkdir(parents=True)
+    table = shown_with("class_noun")
+    subjects = tomllib.loads(table)
+    (tmp_path / "my-subjects").mkdir()
     (tmp_path / "my-subjects" / "subjects.toml").write_text(table)
-    shutil.copy(ROOT / "datasets/pocket/dog/00.png", tmp_path / "my-subjects" / folder)
+    for name, entry in subjects.items():
+        folder = entry.get("folder", name)
+        (tmp_path / "my-subjects" / folder).mkdir()
+        shutil.copy(ROOT / "datasets/pocket/dog/00.png", tmp_path / "my-subjects" / folder)
     done = benchmark("list", "subjects", "--data", "my-subjects", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"{folder}" in done.stdout
+    assert all(name in done.stdout for name in subjects)
 
 
 def test_the_table_of_methods_by_families_is_the_commands() -> None:
