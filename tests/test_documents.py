@@ -18,6 +18,7 @@ import yaml
 from benchmark.api import UserError
 from benchmark.cli import app as cli
 from benchmark.config.suite import load_suite
+from benchmark.data.dataset import load_dataset
 from benchmark.models.assets import identify
 from benchmark.report.write import write_report
 from benchmark.results.gate import check_runs
@@ -223,7 +224,7 @@ def test_the_data_pages_suite_says_what_the_page_says(tmp_path: Path) -> None:
     assert (there.sampler.scheduler, there.method("dreambooth").prior_steps) == ("ddpm", 20)
 
 
-@pytest.mark.parametrize(("number", "extended"), [(2, "dreambench-flux"), (3, "dreambench-if")])
+@pytest.mark.parametrize(("number", "extended"), [(3, "dreambench-flux"), (4, "dreambench-if")])
 def test_the_data_pages_settings_of_a_family_are_understood(
     tmp_path: Path, number: int, extended: str
 ) -> None:
@@ -236,7 +237,7 @@ def test_the_data_pages_settings_of_a_family_are_understood(
 
 
 def test_the_data_pages_segmenter_is_understood(tmp_path: Path) -> None:
-    shown = snippets("docs/your-own-data.md", "toml")[1]
+    shown = snippets("docs/your-own-data.md", "toml")[2]
     (tmp_path / "suite.toml").write_text(
         f'extends = "dreambench"\nname = "mine"\ndescription = ""\n{shown}'
     )
@@ -249,14 +250,18 @@ def test_the_data_pages_segmenter_is_understood(tmp_path: Path) -> None:
 
 
 def test_the_data_pages_subjects_are_understood(tmp_path: Path) -> None:
-    table, *_ = snippets("docs/your-own-data.md", "toml")
-    (folder,) = tomllib.loads(table)
-    (tmp_path / "my-subjects" / folder).mkdir(parents=True)
+    table, prompts, *_ = snippets("docs/your-own-data.md", "toml")
+    for subject, said in tomllib.loads(table).items():
+        folder = tmp_path / "my-subjects" / said.get("folder", subject)
+        folder.mkdir(parents=True)
+        shutil.copy(ROOT / "datasets/pocket/dog/00.png", folder)
     (tmp_path / "my-subjects" / "subjects.toml").write_text(table)
-    shutil.copy(ROOT / "datasets/pocket/dog/00.png", tmp_path / "my-subjects" / folder)
+    (tmp_path / "my-subjects" / "prompts.toml").write_text(prompts)
     done = benchmark("list", "subjects", "--data", "my-subjects", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"{folder}" in done.stdout
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [*tomllib.loads(table)]
+    shown = load_dataset(str(tmp_path / "my-subjects"))
+    assert [prompt.kind for prompt in shown.prompts_object] == ["recontextualization", "custom"]
 
 
 def test_the_table_of_methods_by_families_is_the_commands() -> None:
