@@ -17,7 +17,7 @@ from rich.text import Text
 from benchmark.api import UserError
 from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
-from benchmark.models.precision import resolve_device
+from benchmark.models.precision import on_cuda, resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work
 from benchmark.runs.assets import check_adapters, check_declared, check_no_judge
 from benchmark.runs.backbones import check_backbones
@@ -33,7 +33,7 @@ from benchmark.runs.existing_run import (
     read_existing,
 )
 from benchmark.runs.local_worker import ThisMachine
-from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
+from benchmark.runs.machine import ALL, Resources, free_memory
 from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid
 from benchmark.runs.progress import Display, print_memory, print_plan, print_scale
