@@ -30,17 +30,20 @@ _DEVICE_FILES = ("nvidia*", "nvhost*", "nvgpu*", "nvmap", "dxg", "kfd")
 _BF16_FLAGS = {"avx512_bf16", "amx_tile"}  #: as Linux calls what a CPU can do
 
 
-def on_cuda(devices: Path = Path("/dev")) -> bool:
+def on_cuda() -> bool:
     """Whether torch sees a CUDA device.
 
-    Torch takes seconds to load; on Linux it is not asked where no device is among `devices`.
+    Torch takes seconds to load, so on Linux it is not asked where there is no device.
     """
-    if sys.platform == "linux" and "torch" not in sys.modules:
-        if not any(file for pattern in _DEVICE_FILES for file in devices.glob(pattern)):
-            return False
+    if sys.platform == "linux" and "torch" not in sys.modules and not _has_device(Path("/dev")):
+        return False
     import torch
 
     return torch.cuda.is_available()
+
+
+def _has_device(files: Path) -> bool:
+    return any(file for pattern in _DEVICE_FILES for file in files.glob(pattern))
 
 
 def resolve_device(device: str) -> str:
