@@ -184,7 +184,7 @@ def _steps(run: Run, figures: dict[str, str]) -> str:
         f"## Training steps {under(run)}\n\n"
         f"![Scores by training steps](figures/{figures['steps']}.png)\n\n"
         "Methods that differ only in their steps. Each point is a training of its own, not a "
-        "checkpoint of a longer one.\n"
+        "checkpoint of a longer one. Shaded: 95 % interval over subjects.\n"
     )
 
 
