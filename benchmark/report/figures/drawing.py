@@ -39,6 +39,7 @@ _PALETTES: dict[Role, tuple[tuple[str, str], ...]] = {
 }
 
 
+_BETWEEN_WORDS = r"(?=\[)|(?<=[, ])|(?<=-)(?=[^\W\d])"
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -107,14 +108,14 @@ def plain(name: str) -> str:
 def name_lines(name: str, width: int) -> str:
     """`name` in lines of at most `width` letters if its words are no longer, as `plain`.
 
-    Broken before `[` and after hyphens, commas and spaces, never within a word.
+    Broken before `[`, after commas and spaces, and between words with a hyphen; never within one.
     """
     lines = [""]
-    for part in re.findall(r"\[?[^-,\s\[]*[-,\s]*", " ".join(name.split())):
+    for part in re.split(_BETWEEN_WORDS, " ".join(name.split())):
         if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
             lines.append("")
         lines[-1] += part
-    return "\n".join(plain(line) for line in lines)
+    return "\n".join(map(plain, lines))
 
 
 def columns_of(panels: int) -> int:

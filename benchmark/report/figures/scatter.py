@@ -10,6 +10,7 @@ from benchmark.report.figures.drawing import (
     SCREEN,
     Style,
     error_bar,
+    name_lines,
     plain,
     rows_by_method,
     styles,
@@ -19,6 +20,7 @@ from benchmark.results.run import Run
 
 # In points from a method's point, the best first.
 _NEAR = 11  #: further away, a line leads from the point to its name
+_NAME = 26  #: letters of a line of a name
 _LABEL_PLACES = [
     (dx, dy)
     for reach in (_NEAR, 20, 34, 50)
@@ -122,7 +124,7 @@ def _label(
         dark = [0.7 * part for part in to_rgb(colours[method][0])]  # legible on white
         texts = [
             axes.annotate(
-                plain(method),
+                name_lines(method, _NAME),
                 (x.mean, y.mean),
                 xytext=tuple(map(style.points, place)),
                 textcoords="offset points",
