@@ -34,7 +34,7 @@ def report(
         Literal["screen", "paper"],
         typer.Option(
             help="Of the figures; `paper`: as wide as one or two columns of a paper, with text of "
-            "7 points."
+            "7 points, and as PDF too."
         ),
     ] = "screen",
     plot: Annotated[
@@ -46,7 +46,7 @@ def report(
 
     Several runs (other seeds, methods or machines) have to be scored alike under each protocol,
     with the same settings for the same method. Their report goes to --out, a new folder or an
-    earlier report's. Figures are written as PNG, SVG and PDF.
+    earlier report's.
 
     Examples:
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmark.api import PRIOR_PROMPT, Prompt, UserError
 from benchmark.report.cost import cost
-from benchmark.report.figures.drawing import FIGURE_SUFFIXES, SCREEN, Style, figure_files
+from benchmark.report.figures.drawing import FORMATS, SCREEN, Style, figure_files
 from benchmark.report.image_grid import GridBlock, GridRow, grid_png
 from benchmark.report.references import reference_images
 from benchmark.report.sections import report_text
@@ -32,7 +32,11 @@ from benchmark.store.names import folder_name
 from benchmark.store.reading import read_contents
 
 _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
-_OURS = (*FIGURE_SUFFIXES, ".csv", ".tex")  #: the files that a report writes to its folders
+_OURS = (
+    *(f".{suffix}" for suffix in FORMATS),
+    ".csv",
+    ".tex",
+)  #: the files that a report writes to its folders
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def write_report_of(run: Run, figures: Figures = _ALL) -> Path:
     drawn = _figures(run, views, figures)
     pictures = {}
     for name, figure in drawn.items():
-        pictures |= figure_files(f"figures/{name}", figure)
+        pictures |= figure_files(f"figures/{name}", figure, figures.style.formats)
     files |= pictures
     if grid := _grid(run):
         files["figures/grid.png"] = grid

@@ -4,7 +4,7 @@ A method has its colour and marker by its role and its place among the methods o
 those of a screen, which a `Style` fits to a paper's columns:
 
     figure = draw_bars(run.under("pocket-1"), PAPER)
-    files = figure_files("bars", figure)      # bars.png, bars.svg, bars.pdf
+    files = figure_files("bars", figure, PAPER.formats)      # bars.png, bars.svg, bars.pdf
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -40,7 +41,7 @@ _PALETTES: dict[Role, tuple[tuple[str, str], ...]] = {
 
 
 _BETWEEN_WORDS = r"(?=\[)|(?<=[, ])|(?<=-)(?=[^\W\d])"
-FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
+FORMATS = ("png", "svg", "pdf")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Style:
     scale: float = 1.0  #: of text, lines, marks and heights
     #: Inches of one column and of two, one of which every figure has; None: as wide as it needs.
     widths: tuple[float, float] | None = None
+    formats: tuple[str, ...] = ("png", "svg")  #: of FORMATS; a PDF takes longer than the others
 
     def points(self, points: float) -> float:
         """That many points of a screen, in this style."""
@@ -72,7 +74,7 @@ class Style:
 
 SCREEN = Style()
 #: Columns as CVPR's style has them, in which the DreamBooth paper is set; text of 7 points or so.
-PAPER = Style(scale=0.75, widths=(3.28, 6.875))
+PAPER = Style(scale=0.75, widths=(3.28, 6.875), formats=FORMATS)
 STYLES = {"screen": SCREEN, "paper": PAPER}
 
 
@@ -163,7 +165,7 @@ def pdf_of(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def figure_files(name: str, figure: Any) -> dict[str, bytes]:
-    """The figure in every format, by the name of its file."""
-    contents = (png_of(figure), svg_of(figure), pdf_of(figure))
-    return {f"{name}{s}": c for s, c in zip(FIGURE_SUFFIXES, contents, strict=True)}
+def figure_files(name: str, figure: Any, formats: Sequence[str] = FORMATS) -> dict[str, bytes]:
+    """The figure in these formats, by the name of its file."""
+    written = {"png": png_of, "svg": svg_of, "pdf": pdf_of}
+    return {f"{name}.{suffix}": written[suffix](figure) for suffix in formats}
