@@ -84,6 +84,9 @@ def run_grid(
     if not resources.cluster and memory and free and memory * (venue.room + 1) > free:
         print_memory(memory, free)
     ready.existing.tell_altered(ready.jobs, grid.suite.protocol.label)
+    ready.existing.tell_versions(grid.suite.protocol)
+    if keep_weights:
+        ready.existing.tell_unkept(ready.jobs)
     device = resources.cluster.like.device if resources.cluster else grid.device
     if dry_run:
         print_scale(outlook)

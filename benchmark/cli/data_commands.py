@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -47,8 +48,10 @@ def list_(
 ) -> None:
     """List what there is, one per line: the name, then what it is.
 
-    Backbones, encoders and assets (what methods use beside the backbone) are kinds of them, as a
-    suite or a protocol names one by `kind`. The families are those of the kind that is built in.
+    Encoders and assets (what methods use beside the backbone) are kinds of them, as a suite or a
+    protocol names one by `kind`. After a kind of backbones come the models that --backbone takes by
+    name: the family, where the weights come from, the licence to accept, and whether they are here.
+    The families of --families are those of the kind that is built in.
 
     Subjects are those that the suite runs; others that --subjects takes are named on stderr.
     After the methods come the suite's groups of them. With --data every image is checked, and the
@@ -81,6 +84,8 @@ def list_(
             rows = {s.name: describe(s, sizes=data is not None) for s in chosen}
             if others := [s.name for s in dataset.subjects if s not in chosen]:
                 print(f"--subjects also takes: {', '.join(others)}", file=sys.stderr)
+        case Kind.BACKBONES:
+            rows = _backbones()
         case _:
             rows = {name: _description(kind, name) for name in plugins.available(kind)}
     if kind is Kind.METHODS:
@@ -156,6 +161,16 @@ def _by_family() -> str:
         lacking = [sorted(needs - family.capabilities) for family in families().values()]
         rows.append([name, *(f"no: {', '.join(lacks)}" if lacks else "yes" for lacks in lacking)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _backbones() -> dict[str, str]:
+    """The kinds of backbones, each before the models that it has short names for."""
+    rows = {}
+    for name in plugins.available(Kind.BACKBONES):
+        rows[name] = f"kind: {_description(Kind.BACKBONES, name)}"
+        with suppress(UserError):  # it is said that it cannot be loaded
+            rows |= getattr(plugins.load_kind(name), "models", dict)()
+    return rows
 
 
 def _description(kind: Kind, name: str) -> str:
