@@ -1,6 +1,6 @@
 """What is known of the models with a short name before one of them is loaded. No torch here.
 
-named_models()["flux-dev"]      # "FLUX.1; black-forest-labs/FLUX.1-dev@3de623fc; gated: ...; not here"
+named_models()["sd14"]      # "Stable Diffusion 1 or 2; CompVis/...@133a221b; not gated; not here"
 """
 
 from __future__ import annotations

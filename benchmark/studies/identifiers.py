@@ -27,7 +27,7 @@ class Vocabulary(Protocol):
     """What a kind of backbone may know beside `api.BackboneKind`: the words of its models."""
 
     def rare_words(self, model: str) -> Mapping[str, int]:
-        """Words of one token that can stand for a subject, and their tokens' ids, as `rare_words`."""
+        """Words of one token that can stand for a subject, and their tokens' ids."""
         ...
 
     def token(self, model: str, word: str) -> int | None:
