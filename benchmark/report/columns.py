@@ -2,7 +2,7 @@
 
     explained(run.under("pocket-1"), ["dino", "clip_t"])     # "*DINO*: DINO cosine to ...; ..."
 
-A metric whose package is not installed, or is of another version by now, is left out.
+A metric whose package is not installed is left out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ def explained(run: Run, metrics: Sequence[str]) -> str:
 def _description(run: Run, name: str) -> str:
     record = run.metric(name)
     try:
-        metric = load_metric(record.metric or name)
+        return load_metric(record.metric or name).description
     except UserError:
         return ""
-    return metric.description if metric.version == record.version else ""

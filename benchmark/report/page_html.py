@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
+    from markupsafe import Markup
 
 _LEFT_OUT = "Images"  #: the section of the image grid: replaced by the gallery
 _GLIMPSED_METHODS = 7
@@ -62,6 +63,7 @@ def page_html(report: str, *, figures: Mapping[str, bytes], content: dict[str, A
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = _breakable
     style, script = _ours("page.css"), _ours("page.js")
     title, lead, sections = read_report(report, figures)
     return environment.get_template("index.html.jinja").render(
@@ -145,8 +147,18 @@ def _images(row: dict[str, Any], methods: Sequence[str]) -> int:
 
 
 def _small(html: str) -> str:
-    """Intervals in small print, so that the means stand out."""
-    return re.sub(r" (\[[-+]?\d+\.\d+, [-+]?\d+\.\d+\])", r" <small>\1</small>", html)
+    """Intervals in small print, so that the means stand out; first cells as `_breakable`."""
+    small = re.sub(r" (\[[-+]?\d+\.\d+, [-+]?\d+\.\d+\])", r" <small>\1</small>", html)
+    return re.sub(
+        r"(?<=<tr>\n<td>)[^<]+", lambda name: re.sub(r"(?=\[)|(?<=,)", "<wbr>", name[0]), small
+    )
+
+
+def _breakable(name: str) -> Markup:
+    """A name that breaks before a bracket and after a comma, not only at its hyphens."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?=\[)|(?<=,)", name))
 
 
 @dataclass

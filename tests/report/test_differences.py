@@ -216,11 +216,10 @@ def test_what_matters_to_people_is_said_of_the_encoders_it_was_measured_with(tmp
 def test_columns_are_explained_by_the_metrics_that_are_installed(tmp_path):
     text = report_of(tmp_path)
     fidelity = section(text, "Subject and prompt fidelity")
-    assert f"*CLIP-T*: {CLIP_T.description}." in fidelity
-    # The made-up run's PRES and DINO are of an earlier version.
-    assert "*DINO*:" not in fidelity and "*PRES*:" not in text
+    assert f"; *CLIP-T*: {CLIP_T.description}." in fidelity
+    assert "*PRES*" not in fidelity
     preserved = section(text, "Prior preservation and diversity")
-    assert f"*prior DIV*: {PRIOR_DIV.description}; *DIV*: {DIV.description}." in preserved
+    assert f"; *prior DIV*: {PRIOR_DIV.description}; *DIV*: {DIV.description}." in preserved
 
 
 def test_seeds(tmp_path):
