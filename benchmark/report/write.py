@@ -113,7 +113,7 @@ def write_report_of(run: Run, figures: Figures = _ALL) -> Path:
     for name, table in tables.items():
         files |= {f"tables/{name}.csv": csv_text(table), f"tables/{name}.tex": latex(table)}
     drawn = _figures(run, views, figures)
-    pictures = {}
+    pictures: dict[str, bytes] = {}
     for name, figure in drawn.items():
         pictures |= figure_files(f"figures/{name}", figure, figures.style.formats)
     files |= pictures
