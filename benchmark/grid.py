@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from benchmark.api import UserError
 from benchmark.config.protocol import load_protocol
 from benchmark.data.dataset import verify
-from benchmark.models.precision import resolve_device
+from benchmark.models.precision import on_cuda, resolve_device
 from benchmark.runs.agenda import Agenda, Task, Work
 from benchmark.runs.assets import check_adapters, check_declared, check_files, check_no_encoder
 from benchmark.runs.backbones import check_backbones, is_here
@@ -29,7 +29,7 @@ from benchmark.runs.existing_run import (
 )
 from benchmark.runs.joining import joined_plan
 from benchmark.runs.local_worker import ThisMachine
-from benchmark.runs.machine import ALL, Resources, free_memory, on_cuda
+from benchmark.runs.machine import ALL, Resources, free_memory
 from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid
 from benchmark.runs.progress import Display, print_away, print_memory, print_plan, print_scale
@@ -89,6 +89,9 @@ def run_grid(
     if not resources.cluster and memory and free and memory * (venue.room + 1) > free:
         print_memory(memory, free)
     ready.existing.tell_altered(ready.jobs, grid.suite.protocol.label)
+    ready.existing.tell_versions(grid.suite.protocol)
+    if keep_weights:
+        ready.existing.tell_unkept(ready.jobs)
     device = resources.cluster.like.device if resources.cluster else grid.device
     check_devices(grid.suite, ready.left, device)
     if dry_run:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -48,8 +49,10 @@ def list_(
 ) -> None:
     """List what there is, one per line: the name, then what it is.
 
-    Backbones, encoders and assets (what methods use beside the backbone) are kinds of them, as a
-    suite or a protocol names one by `kind`. The families are those of the kind that is built in.
+    Encoders and assets (what methods use beside the backbone) are kinds of them, as a suite or a
+    protocol names one by `kind`. After a kind of backbones come the models that --backbone takes by
+    name: the family, where the weights come from, the licence to accept, and whether they are here.
+    The families of --families are those of the kind that is built in.
 
     Prompts are those of the suite's dataset, by their numbers.
     Subjects are those that the suite runs; others that --subjects takes are named on stderr.
@@ -85,6 +88,8 @@ def list_(
                 print(f"--subjects also takes: {', '.join(others)}", file=sys.stderr)
         case Kind.PROMPTS:
             rows = _prompts(load_suite(suite).with_images(data).data.load())
+        case Kind.BACKBONES:
+            rows = _backbones()
         case _:
             rows = {name: _description(kind, name) for name in plugins.available(kind)}
     if kind is Kind.METHODS:
@@ -142,6 +147,16 @@ def _by_family() -> str:
         lacking = [sorted(needs - family.capabilities) for family in families().values()]
         rows.append([name, *(f"no: {', '.join(lacks)}" if lacks else "yes" for lacks in lacking)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _backbones() -> dict[str, str]:
+    """The kinds of backbones, each before the models that it has short names for."""
+    rows = {}
+    for name in plugins.available(Kind.BACKBONES):
+        rows[name] = f"kind: {_description(Kind.BACKBONES, name)}"
+        with suppress(UserError):  # it is said that it cannot be loaded
+            rows |= getattr(plugins.load_kind(name), "models", dict)()
+    return rows
 
 
 def _description(kind: Kind, name: str) -> str:

@@ -157,7 +157,7 @@ def curve(
 
     On development subjects, as settings must never be chosen on test subjects. Every value is a
     training of its own; the controls are level lines beside the methods. Written to DIR:
-    curve.csv, curve.md, curve.png, curve.svg. The same command again resumes.
+    curve.csv, curve.md, and curve.png, .svg and .pdf. The same command again resumes.
 
     Examples:
 

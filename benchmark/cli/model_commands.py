@@ -80,11 +80,13 @@ def identifier(
     ] = "",
     encoders: EncodersOption = None,
 ) -> None:
-    """List rare tokens of a backbone's vocabulary that can stand for a subject, rarest first.
+    """List tokens of a backbone's vocabulary that can stand for a subject.
 
-    Whole words of a single token and at most three letters. With --probe the weakest prior comes
-    first: `pull` is 0 for a token that changes no image of the class, and 1 for one that changes
-    it as much as other noise does. Without it no weights are needed.
+    As in the paper: whole words of a single token and at most three letters, rarest first. A model
+    whose vocabulary has words for this alone, as the pocket model's, lists these in its own order:
+    none is rarer than another, and they may be longer. With --probe the weakest prior comes first:
+    `pull` is 0 for a token that changes no image of the class, and 1 for one that changes it as
+    much as other noise does. Without it no weights are needed.
 
     Examples:
 

@@ -6,11 +6,12 @@ python -m benchmark report runs/pocket-1a2b3c4d
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from benchmark.api import UserError
+from benchmark.cli.options import items
 
 
 def report(
@@ -29,6 +30,17 @@ def report(
             "--as-found", help="Report what there is even if files were altered, and name these."
         ),
     ] = False,
+    style: Annotated[
+        Literal["screen", "paper"],
+        typer.Option(
+            help="Of the figures; `paper`: as wide as one or two columns of a paper, with text of "
+            "7 points, and as PDF too."
+        ),
+    ] = "screen",
+    plot: Annotated[
+        str,
+        typer.Option(metavar="METRIC[,...]", help="What the figures show; else every metric."),
+    ] = "",
 ) -> None:
     """Write a run's summary, tables and figures anew, or put several runs into one report.
 
@@ -41,15 +53,19 @@ def report(
       python -m benchmark report runs/pocket-1a2b3c4d
 
       python -m benchmark report runs/seed-0 runs/seed-1 --out reports/both
-    """
-    from benchmark.report.write import write_joint_report, write_report
 
+      python -m benchmark report runs/pocket-1a2b3c4d --style paper --plot dino,clip_t
+    """
+    from benchmark.report.figures.drawing import STYLES
+    from benchmark.report.write import Figures, write_joint_report, write_report
+
+    figures = Figures(STYLES[style], tuple(items(plot)))
     if out is None and len(runs) > 1:
         raise UserError(f"{len(runs)} runs make a report of their own: say where with --out DIR")
     if out is None:
-        print(write_report(runs[0], partial=partial, as_found=as_found))
+        print(write_report(runs[0], partial=partial, as_found=as_found, figures=figures))
     else:
-        print(write_joint_report(runs, out, partial=partial, as_found=as_found))
+        print(write_joint_report(runs, out, partial=partial, as_found=as_found, figures=figures))
 
 
 def check(

@@ -114,6 +114,12 @@ class Diffusers:
         except UserError as error:
             raise UserError(f"model '{model}': {error}") from error
 
+    def models(self) -> dict[str, str]:
+        """Short name -> what model that is, whence its weights come, and whether they are here."""
+        from benchmark.models.files.named import named_models
+
+        return named_models()
+
     def gradient_checkpointing(self, model: str) -> bool:
         """Whether a training on a GPU had better compute activations twice than keep them."""
         return _family(model).gradient_checkpointing

@@ -7,8 +7,12 @@ Importing this loads no torch.
 
 from __future__ import annotations
 
+import platform
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.api import UserError
@@ -21,14 +25,33 @@ if TYPE_CHECKING:
 #: Name -> torch's name of it. Weights are always float32.
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
+#: What Linux calls the devices that torch knows as CUDA: NVIDIA's, also Jetson's and those that
+#: Windows lends to its Linux, and AMD's.
+_DEVICE_FILES = ("nvidia*", "nvhost*", "nvgpu*", "nvmap", "dxg", "kfd")
+_BF16_FLAGS = {"avx512_bf16", "amx_tile"}  #: as Linux calls what a CPU can do
+
+
+def on_cuda() -> bool:
+    """Whether torch sees a CUDA device.
+
+    Torch takes seconds to load, so on Linux it is not asked where there is no device.
+    """
+    if sys.platform == "linux" and "torch" not in sys.modules and not _has_device(Path("/dev")):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_device(files: Path) -> bool:
+    return any(file for pattern in _DEVICE_FILES for file in files.glob(pattern))
+
 
 def resolve_device(device: str) -> str:
     """`auto` becomes CUDA where there is one; anything else is left as it is."""
-    import torch
-
     if device != "auto":
         return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if on_cuda() else "cpu"
 
 
 def resolve_precision(precision: str, device: str) -> str:
@@ -40,12 +63,22 @@ def resolve_precision(precision: str, device: str) -> str:
         return precision
     if precision != "auto":
         raise UserError(unknown("precision", precision, ["auto", *PRECISIONS]))
+    if resolve_device(device).startswith("cuda"):
+        import torch
+
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if _is_quick_at_bf16() else "fp32"
+
+
+def _is_quick_at_bf16(processor: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU multiplies matrices in bf16: what torch says, and Linux without torch."""
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        flags = re.search(r"^flags\s*:(.*)$", processor.read_text(), re.MULTILINE)
+        if flags is not None:
+            return not _BF16_FLAGS.isdisjoint(flags[1].split())
     import torch
 
-    if resolve_device(device).startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if fast else "fp32"
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -10,8 +10,9 @@ a scene of its own.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,15 +140,20 @@ def run_calibration(*, subjects: int, seed: int, out: Path, overwrite: bool) -> 
     scorer = load_scorer(load_protocol("pocket"))
     total = pictures_of(subjects)
     console = Console(stderr=True)
+    findings: list[Finding] = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{total} pictures", total=total)
-        findings = calibrate(
+        for part, found in calibrate(
             scorer.encoders,
             looks_of(scorer.scoring),
             subjects=subjects,
             seed=seed,
             progress=lambda seen: bar.advance(task, seen),
-        )
+        ):
+            findings += found
+            if not console.is_terminal:  # where no bar is seen
+                seen, seconds = bar.tasks[task].completed, time.monotonic() - started
+                print(f"{part}: {seen:.0f} of {total} pictures, {seconds:.0f} s", file=sys.stderr)
     print_calibration(findings)
     command = f"python -m benchmark calibrate --subjects {subjects} --seed {seed}"
     write_calibration(findings, out, command=command)
@@ -166,8 +172,8 @@ def calibrate(
     subjects: int,
     seed: int,
     progress: Callable[[int], None],
-) -> list[Finding]:
-    """Everything found on `subjects` fresh subjects, the classes taking turns.
+) -> Iterator[tuple[str, list[Finding]]]:
+    """What is found on `subjects` fresh subjects, the classes taking turns: each part and its name.
 
     `looks`: metric -> the encoder that it looks through. `progress` is called with the
     number of pictures newly seen.
@@ -182,12 +188,10 @@ def calibrate(
         metric: seen[metric].reshape(subjects, IMAGES_PER_SUBJECT, -1) for metric in OF_SUBJECTS
     }
     known = Subjects(identities, references)
-    return [
-        *tell_subjects_apart(studio, known),
-        *tell_prompts_apart(studio, identities),
-        *follow_morphs(studio, known),
-        *change_one_thing(studio, known),
-    ]
+    yield "telling subjects apart", tell_subjects_apart(studio, known)
+    yield "telling prompts apart", tell_prompts_apart(studio, identities)
+    yield "following one subject into another", follow_morphs(studio, known)
+    yield "changing one thing at a time", change_one_thing(studio, known)
 
 
 def tell_subjects_apart(studio: Studio, subjects: Subjects) -> list[Finding]:

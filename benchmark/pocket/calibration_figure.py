@@ -16,7 +16,7 @@ from benchmark.pocket.calibration_scenes import (
     OF_SUBJECTS,
     STANDARD,
 )
-from benchmark.report.figures.drawing import new_figure, png_of, tidy
+from benchmark.report.figures.drawing import SCREEN, png_of, tidy
 
 # Okabe and Ito's colours, from dark to light: told apart in grey as well.
 LOOKS = {
@@ -30,7 +30,7 @@ def calibration_png(findings: Sequence[Finding]) -> bytes:
     """Four panels, as a PNG."""
     from matplotlib.patches import Patch
 
-    figure = new_figure(12.5, 9.0)
+    figure = SCREEN.figure(12.5, 9.0)
     apart, along, subject, prompt = figure.subplots(2, 2).flatten()
     _draw_separations(apart, [f for f in findings if f.quantity == "auc"])
     _draw_morphs(along, findings)
@@ -78,7 +78,7 @@ def _draw_morphs(axes: Any, findings: Sequence[Finding]) -> None:
     axes.set_ylabel("mean score")
     axes.legend(fontsize=8, frameon=False)
     axes.set_title("The score as the subject turns into another", fontsize=10)
-    tidy(axes)
+    tidy(axes, SCREEN)
 
 
 def _draw_bars(axes: Any, findings: Sequence[Finding], *, origin: float) -> None:
@@ -103,7 +103,7 @@ def _draw_bars(axes: Any, findings: Sequence[Finding], *, origin: float) -> None
         axes.plot([f.low, f.high], [place, place], color="black", marker="|", linewidth=1.4)
     axes.set_yticks(range(len(rows)), rows, fontsize=8.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    tidy(axes)
+    tidy(axes, SCREEN)
 
 
 def _mark(axes: Any, at: float, text: str, side: str = "left") -> None:

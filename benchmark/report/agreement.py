@@ -19,17 +19,22 @@ from benchmark.results.significance import LEVEL
 
 
 def agreement(run: Run) -> str:
-    """Which of the paper's orderings the scores show, and how large each difference is."""
-    verdicts = run.verdicts
-    found = [verdict.margin for verdict in verdicts if verdict.margin.subjects]
-    text = [f"## Does it agree with the paper? {under(run)}\n"]
-    if not found:
-        return "\n".join([*text, "None of the paper's comparisons is in this run.\n"])
+    """Which of the paper's orderings the scores show, and how large each difference is.
+
+    Nothing of a run that has the methods of none.
+    """
+    verdicts = [verdict for verdict in run.verdicts if verdict.margin.subjects]
+    if not verdicts:
+        return ""
     counts = Counter(verdict.words for verdict in verdicts)
     summary = "; ".join(f"{words}: {number}" for words, number in counts.most_common())
+    of_all = f"{len(verdicts)} comparisons"
+    if len(verdicts) < len(run.verdicts):
+        of_all = f"the paper's {len(run.verdicts)} comparisons {len(verdicts)} are in this run"
     header = ["ordering", "metric", "verdict", "here", "p", "paper", "source"]
-    text += [
-        f"Of {len(verdicts)} comparisons, {summary}.\n",
+    text = [
+        f"## Does it agree with the paper? {under(run)}\n",
+        f"Of {of_all}, {summary}.\n",
         markdown_table(
             header, [_ordering_row(run, verdict) for verdict in verdicts], text=text_columns(header)
         ),
@@ -40,13 +45,13 @@ def agreement(run: Run) -> str:
         "(max-T of Westfall and Young). An ordering *holds* if its interval lies on the claimed "
         f"side of 0, or within the bound, and p < {LEVEL}; *holds in the mean, not shown* if only "
         "the mean does.\n",
-        *few_subjects(found),
+        *few_subjects([verdict.margin for verdict in verdicts]),
     ]
     return "\n".join(text)
 
 
 def _ordering_row(run: Run, verdict: Verdict) -> list[str]:
-    ordering, found = verdict.ordering, verdict.margin
+    ordering = verdict.ordering
     claim = ordering.claim
     if ordering.at_most is not None:
         claim += f" by at most {ordering.at_most:g}"
@@ -57,8 +62,8 @@ def _ordering_row(run: Run, verdict: Verdict) -> list[str]:
         f"{ordering.id}. {escape(claim)}",
         metric_label(run, ordering.metric),
         verdict.words,
-        signed(verdict.mean, verdict.low, verdict.high) if found.subjects else NOTHING,
-        probability(found.p),
+        signed(verdict.mean, verdict.low, verdict.high),
+        probability(verdict.margin.p),
         NOTHING if paper is None else f"{paper:+.3f}",
         escape(ordering.source) or NOTHING,
     ]

@@ -11,7 +11,7 @@ from benchmark.data.manifest import some
 from benchmark.report.markdown import count, escape, markdown_table
 from benchmark.results.completeness import (
     missing_jobs,
-    uneven_prompts,
+    uneven_in_words,
     unfinished,
     unscored_counts,
     unscored_jobs,
@@ -88,11 +88,10 @@ def incomplete(run: Run) -> list[str]:
         planned = count(len(missing), "planned job")
         text.append(f"**Not finished**: {planned}: {escape(some(missing))}.\n")
     text += without_scores(run, (run.protocol,))
-    uneven = uneven_prompts(run)
-    if uneven:
+    if uneven := uneven_in_words(run):
         text.append(
-            f"**Not every method drew the same prompts** of {', '.join(map(escape, uneven))}: "
-            "their means do not compare. Differences do: they are taken image by image.\n"
+            f"**Not every method drew the same prompts**: {escape(uneven)}. Their means "
+            "do not compare. Differences do: they are taken image by image.\n"
         )
     return text
 

@@ -41,7 +41,7 @@ def headline(run: Run) -> list[str]:
 
 
 def differences_section(run: Run, significant: dict[str, float]) -> str:
-    """Every method against one. `significant`: metric -> what the paper says matters to people.
+    """Every method against one. `significant`: metric -> the difference that matters to people.
 
     p-values are corrected within a table: over the methods, for one metric.
     """
@@ -56,11 +56,6 @@ def differences_section(run: Run, significant: dict[str, float]) -> str:
         "flips over subjects, corrected for the methods of a table (max-T of Westfall and Young). "
         f"*Better* and *worse* need p < {LEVEL} and an interval on one side of 0.\n",
     ]
-    significant = {
-        name: limit * run.factor(name)
-        for name, limit in significant.items()
-        if name in run.scoring.metrics
-    }
     if significant:
         limits = ", ".join(
             f"{limit:g} in {escape(run.metric(name).label)}" for name, limit in significant.items()

@@ -135,8 +135,11 @@ def _images(row: dict[str, Any], methods: Sequence[str]) -> int:
 
 
 def _small(html: str) -> str:
-    """Intervals in small print, so that the means stand out."""
-    return re.sub(r" (\[[-+]?\d+\.\d+, [-+]?\d+\.\d+\])", r" <small>\1</small>", html)
+    """Intervals in small print, so that the means stand out; names in first cells may break."""
+    small = re.sub(r" (\[[-+]?\d+\.\d+, [-+]?\d+\.\d+\])", r" <small>\1</small>", html)
+    return re.sub(
+        r"(?<=<tr>\n<td>)[^<]+", lambda name: re.sub(r"(?=\[)|(?<=,)", "<wbr>", name[0]), small
+    )
 
 
 @dataclass

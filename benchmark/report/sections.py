@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from benchmark.api import ABOUT
 from benchmark.config.tables import AblationTable
 from benchmark.report.agreement import agreement
 from benchmark.report.caveats import (
@@ -18,6 +19,7 @@ from benchmark.report.caveats import (
     unscored,
     without_scores,
 )
+from benchmark.report.columns import explained
 from benchmark.report.cost import cost_section
 from benchmark.report.differences import differences_section, seed_to_seed
 from benchmark.report.in_short import copiers, in_short
@@ -25,6 +27,7 @@ from benchmark.report.markdown import count, escape
 from benchmark.report.table_formats import markdown
 from benchmark.report.tables import (
     COPYING,
+    FIDELITY,
     PRESERVATION,
     Topic,
     ablation,
@@ -32,6 +35,7 @@ from benchmark.report.tables import (
     about_table,
     by_prompt_group,
     comparison,
+    noticed,
     other_metrics,
     paper_of,
 )
@@ -68,7 +72,7 @@ def _of_scores(run: Run, figures: Collection[str]) -> Iterator[str]:
     yield in_short(run)
     yield _fidelity(run, own)
     yield agreement(run)
-    yield differences_section(run, paper_of(run)["user_significance"])
+    yield differences_section(run, noticed(run))
     yield _about(run, PRESERVATION)
     yield from (_ablation(run, table) for table in ablations_of(run))
     yield _about(run, COPYING)
@@ -89,6 +93,7 @@ def _fidelity(run: Run, figures: dict[str, str]) -> str:
     table = comparison(run)
     if table.rows:
         text.append(markdown(table))
+        text.append(explained(run, run.about(*FIDELITY)))
     text.append(_about_intervals(run))
     if any(row.published for row in table.rows):
         paper = paper_of(run)
@@ -138,7 +143,9 @@ def _about(run: Run, topic: Topic) -> str:
     table = about_table(run, topic)
     if not table.rows:
         return ""
-    return f"## {topic.title} {under(run)}\n\n{markdown(table)}\n{topic.note}\n"
+    columns = explained(run, run.about(*topic.about))
+    parts = (f"## {topic.title} {under(run)}\n", markdown(table), columns, f"{topic.note}\n")
+    return "\n".join(part for part in parts if part)
 
 
 def _ablation(run: Run, declared: AblationTable) -> str:
@@ -155,7 +162,10 @@ def _ablation(run: Run, declared: AblationTable) -> str:
 
 def _other_metrics(run: Run) -> str:
     table = other_metrics(run)
-    return f"## {table.caption} {under(run)}\n\n{markdown(table)}" if table.rows else ""
+    if not table.rows:
+        return ""
+    columns = explained(run, [name for name in run.metrics if run.metric(name).about not in ABOUT])
+    return "\n".join([f"## {table.caption} {under(run)}\n", markdown(table), columns])
 
 
 def _by_prompt_group(run: Run) -> str:
@@ -186,7 +196,7 @@ def _steps(run: Run, figures: dict[str, str]) -> str:
         f"## Training steps {under(run)}\n\n"
         f"![Scores by training steps](figures/{figures['steps']}.png)\n\n"
         "Methods that differ only in their steps. Each point is a training of its own, not a "
-        "checkpoint of a longer one.\n"
+        "checkpoint of a longer one. Shaded: 95 % interval over subjects.\n"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -30,6 +31,7 @@ def rendered(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = _breakable
     own_style, own_script = _ours(package, *styles), _ours(package, script)
     return environment.get_template(template).render(
         **content,
@@ -45,6 +47,13 @@ def _ours(package: str, *names: str) -> Any:
     from markupsafe import Markup
 
     return Markup("".join((files(package) / FOLDER / name).read_text("utf-8") for name in names))
+
+
+def _breakable(name: str) -> Any:
+    """A name that breaks before a bracket and after a comma, not only at its hyphens."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?=\[)|(?<=,)", name))
 
 
 def _hash(text: str) -> str:

@@ -66,6 +66,22 @@ def paper_of(run: Run) -> dict[str, Any]:
     return {key: [] if isinstance(rows, list) else rows for key, rows in paper.items()}
 
 
+def noticed(run: Run) -> dict[str, float]:
+    """metric -> the difference that the paper's authors call significant to users, as scored here.
+
+    Of the metrics that look through the encoder that this was measured with.
+    """
+    paper = published()
+    found = {}
+    for name, limit in paper["user_significance"].items():
+        metric = run.scoring.metrics.get(name)
+        if metric is not None:
+            models = {run.scoring.encoders[encoder].get("model") for encoder in metric.encoders}
+            if models == {paper["user_significance_model"][name]}:
+                found[name] = limit * metric.factor
+    return found
+
+
 def ablations_of(run: Run) -> list[AblationTable]:
     """The declared tables of which `run` has two members, controls aside, and a metric."""
     return [

@@ -9,11 +9,13 @@ No model is needed: a report can be written again anywhere, from a copy of the f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.api import PRIOR_PROMPT, Prompt
+from benchmark.api import PRIOR_PROMPT, Prompt, UserError
 from benchmark.report.cost import cost
+from benchmark.report.figures.drawing import FORMATS, SCREEN, Style, figure_files
 from benchmark.report.image_grid import GridBlock, GridRow, grid_png
 from benchmark.report.references import reference_images
 from benchmark.report.sections import report_text
@@ -30,19 +32,41 @@ from benchmark.store.names import folder_name
 from benchmark.store.reading import read_contents
 
 _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
-_OURS = (".png", ".svg", ".csv", ".tex")  #: the files that a report writes to its folders
+_OURS = (
+    *(f".{suffix}" for suffix in FORMATS),
+    ".csv",
+    ".tex",
+)  #: the files that a report writes to its folders
 
 
-def write_report(run_directory: Path, *, partial: bool = True, as_found: bool = False) -> Path:
+@dataclass(frozen=True)
+class Figures:
+    """How a report's figures are drawn."""
+
+    style: Style = SCREEN
+    metrics: tuple[str, ...] = ()  #: those that they show; none: all
+
+
+_ALL = Figures()
+
+
+def write_report(
+    run_directory: Path,
+    *,
+    partial: bool = True,
+    as_found: bool = False,
+    figures: Figures = _ALL,
+) -> Path:
     """Write index.html, report.md, summary.csv, tables/ and figures/; returns report.md's path.
 
     Raises UserError if it is no run directory, if no job has finished, if `partial` is not set
-    and a job is missing, or if `as_found` is not set and a file was altered.
+    and a job is missing, if `as_found` is not set and a file was altered, or if `figures` have a
+    metric without scores.
     """
     run = _read(run_directory, as_found)
     if not partial:
         check_complete(run)
-    return write_report_of(run)
+    return write_report_of(run, figures)
 
 
 def write_joint_report(
@@ -51,6 +75,7 @@ def write_joint_report(
     *,
     partial: bool = False,
     as_found: bool = False,
+    figures: Figures = _ALL,
 ) -> Path:
     """Write the report of several runs to `directory`, with their scores.csv and sources.toml.
 
@@ -63,7 +88,7 @@ def write_joint_report(
     remove_leftovers(directory)
     write_atomically(directory / SOURCES, sources_toml(run))
     write_atomically(directory / "scores.csv", scores_csv(run.scores, run.unscored))
-    return write_report_of(run)
+    return write_report_of(run, figures)
 
 
 def _read(run_directory: Path, as_found: bool) -> Run:
@@ -73,9 +98,8 @@ def _read(run_directory: Path, as_found: bool) -> Run:
     return run_of(contents)
 
 
-def write_report_of(run: Run) -> Path:
+def write_report_of(run: Run, figures: Figures = _ALL) -> Path:
     """As `write_report`, of a run that was read."""
-    from benchmark.report.figures.drawing import png_of, svg_of
     from benchmark.report.gallery import gallery
     from benchmark.report.page_html import page_html
 
@@ -88,35 +112,46 @@ def write_report_of(run: Run) -> Path:
         tables |= {f"{folder}/{folder_name(t.name)}": t for t in score_tables(view)}
     for name, table in tables.items():
         files |= {f"tables/{name}.csv": csv_text(table), f"tables/{name}.tex": latex(table)}
-    figures = _figures(run, views)
-    vectors = {name: svg_of(figure) for name, figure in figures.items()}
-    for name, figure in figures.items():
-        files |= {f"figures/{name}.png": png_of(figure), f"figures/{name}.svg": vectors[name]}
+    drawn = _figures(run, views, figures)
+    pictures: dict[str, bytes] = {}
+    for name, figure in drawn.items():
+        pictures |= figure_files(f"figures/{name}", figure, figures.style.formats)
+    files |= pictures
     if grid := _grid(run):
         files["figures/grid.png"] = grid
-    text = report_text(run, figures={*figures, *(["grid"] if grid else [])})
+    text = report_text(run, figures={*drawn, *(["grid"] if grid else [])})
+    vectors = {name: pictures[f"figures/{name}.svg"] for name in drawn}
     files[PAGE] = page_html(text, figures=vectors, content=gallery(run))
     with writing(run.directory):
         _replace(run.directory, files | {REPORT: text})
     return run.directory / REPORT
 
 
-def _figures(run: Run, views: dict[str, Run]) -> dict[str, Any]:
-    """The matplotlib figures that there are scores for, by their files' names in figures/."""
+def _figures(run: Run, views: dict[str, Run], figures: Figures) -> dict[str, Any]:
+    """The matplotlib figures that there are scores for, by their files' names in figures/.
+
+    Raises UserError for a metric that no protocol has scores in.
+    """
     from benchmark.report.figures.bars import draw_bars
     from benchmark.report.figures.heat_map import draw_heat_map
     from benchmark.report.figures.learning import draw_learning
     from benchmark.report.figures.scatter import draw_fidelity
     from benchmark.report.figures.steps import draw_steps
 
-    drawn = {"learning": draw_learning(run)}
+    there = {metric: None for view in views.values() for metric in view.metrics}
+    for metric in figures.metrics:
+        if metric not in there:
+            raise UserError(f"{run.directory} has no metric '{metric}'; it has {', '.join(there)}")
+    style = figures.style
+    drawn = {"learning": draw_learning(run, style)}
     for label, view in views.items():
         folder = folder_name(label)
+        chosen = view.of_metrics(figures.metrics) if figures.metrics else view
         drawn |= {
-            f"{folder}/fidelity": draw_fidelity(view),
-            f"{folder}/bars": draw_bars(view),
-            f"{folder}/subjects": draw_heat_map(view),
-            f"{folder}/steps": draw_steps(view),
+            f"{folder}/fidelity": draw_fidelity(chosen, style),
+            f"{folder}/bars": draw_bars(chosen, style),
+            f"{folder}/subjects": draw_heat_map(chosen, style),
+            f"{folder}/steps": draw_steps(chosen, style),
         }
     return {name: figure for name, figure in drawn.items() if figure is not None}
 

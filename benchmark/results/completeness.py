@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,13 @@ from benchmark.api import PRIOR, UserError
 from benchmark.data.manifest import some
 from benchmark.results.run import Run
 from benchmark.store.directory import job_path, protocol_path
-from benchmark.store.records import JobRecord
+from benchmark.store.records import Job, JobRecord
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_NAMED = 4  #: prompts or subjects; further ones are counted
 
 
 @dataclass(frozen=True)
@@ -117,18 +120,52 @@ def incomparable(run: Run, methods: Collection[str]) -> str:
     return " and ".join(reasons)
 
 
-def uneven_prompts(run: Run, methods: Collection[str] | None = None) -> list[str]:
-    """The subjects whose jobs asked for different prompts, or numbers of images of them.
+def uneven_prompts(run: Run, methods: Collection[str] | None = None) -> dict[str, list[str]]:
+    """method -> what it lacks of what others drew of the same subject: prompts, images of them.
 
     Of the jobs of `methods`, or of all.
     """
-    jobs = [r.job for r in run.records if methods is None or r.job.method in methods]
-    asked: dict[str, set[str]] = {}
-    for job in (job for job in jobs if job.prompted):
-        prompts = [tuple(asdict(prompt).values()) for prompt in job.prompts]
-        wanted = (prompts, job.images_per_prompt, job.prior_prompt_images)
-        asked.setdefault(job.subject, set()).add(str(wanted))
-    return sorted(subject for subject, wanted in asked.items() if len(wanted) > 1)
+    jobs = [r.job for r in run.records if r.job.prompted]
+    jobs = [job for job in jobs if methods is None or job.method in methods]
+    by_subject: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_subject.setdefault(job.subject, []).append(job)
+    lacking: dict[str, dict[str, dict[str, None]]] = {}
+    for subject, own in by_subject.items():
+        for job in own:
+            for what in _lacking(job, own):
+                lacking.setdefault(job.method, {}).setdefault(what, {})[subject] = None
+    found: dict[str, list[str]] = {}
+    for method, whats in lacking.items():
+        by_subjects: dict[tuple[str, ...], list[str]] = {}
+        for what, subjects in whats.items():
+            by_subjects.setdefault(tuple(subjects), []).append(what)
+        found[method] = [f"{_few(what)} of {_few(own)}" for own, what in by_subjects.items()]
+    return found
+
+
+def _lacking(job: Job, beside: Collection[Job]) -> list[str]:
+    """What `job` lacks of what others of its subject asked for, in words."""
+    prompts = dict.fromkeys(prompt for other in beside for prompt in other.prompts)
+    found = [f"'{prompt.template}'" for prompt in prompts if prompt not in job.prompts]
+    most = max(other.images_per_prompt for other in beside)
+    if job.images_per_prompt < most:
+        found.append(f"{most - job.images_per_prompt} of {most} images a prompt")
+    most = max(other.prior_prompt_images for other in beside)
+    if job.prior_prompt_images < most:
+        found.append(f"{most - job.prior_prompt_images} of {most} images of the prior prompt")
+    return found
+
+
+def uneven_in_words(run: Run) -> str:
+    """Which methods lack what others drew; nothing if none does."""
+    lacking = uneven_prompts(run)
+    return "; ".join(f"{method} lacks {', and '.join(what)}" for method, what in lacking.items())
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def unscored_counts(run: Run) -> pd.DataFrame:
@@ -169,6 +206,6 @@ def check_complete(run: Run) -> None:
 def lacking_of(run: Run) -> list[str]:
     """In words, what some methods have and others lack."""
     lacking = [f"{m} lacks {', '.join(what)}" for m, what in missing_jobs(run).items()]
-    if uneven := uneven_prompts(run):
-        lacking.append(f"not every method drew the same prompts of {', '.join(uneven)}")
+    if uneven := uneven_in_words(run):
+        lacking.append(f"not every method drew the same prompts: {uneven}")
     return lacking

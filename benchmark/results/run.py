@@ -10,7 +10,7 @@ is needed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +97,14 @@ class Run:
             records=tuple(r for r in self.records if r.job.name in names),
             drawn=tuple(r for r in self.drawn if r.job.name in names),
             scored=tuple(r for r in self.scored if r.name in names),
+        )
+
+    def of_metrics(self, names: Collection[str]) -> Run:
+        """What there is in these metrics."""
+        return replace(
+            self,
+            scores=self.scores[self.scores["metric"].isin(names)],
+            unscored=self.unscored[self.unscored["metric"].isin(names)],
         )
 
     # Methods ---------------------------------------------------------------------------------

@@ -74,6 +74,30 @@ class Existing:
         """Take from the directory what was altered, so that it is made anew. Raises UserError."""
         forget(self.contents, self.jobs)
 
+    def tell_versions(self, protocol: Protocol) -> None:
+        """Say which scores are by another version of `protocol`, which is not scored by again."""
+        for label in self.plan.protocols if self.plan else ():
+            name, _, version = label.rpartition("-")
+            if name == protocol.name and version != protocol.version:
+                print(
+                    f"version     scores under {label} stay as they are, beside those under "
+                    f"{protocol.label}: they do not compare",
+                    flush=True,
+                )
+
+    def tell_unkept(self, jobs: Collection[Job]) -> None:
+        """Say which of `jobs` are done and kept no weights, which are not fitted again for that."""
+        done = [
+            self.jobs[job.name] for job in jobs if job.role == "method" and job.name in self.jobs
+        ]
+        unkept = sum(not missing(r.job, r) and r.weights is None for r in done)
+        if unkept:
+            print(
+                f"weights     {unkept} of {len(done)} finished fits kept none, and --keep-weights "
+                "fits nothing again: to have theirs, choose another --out",
+                flush=True,
+            )
+
     def tell_altered(self, jobs: Collection[Job], protocol: str) -> None:
         """Say what was altered, and what becomes of it in a run of `jobs` under `protocol`."""
         for line in told(self.contents, self.jobs, jobs, protocol):

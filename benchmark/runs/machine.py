@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from benchmark.api import UserError
+from benchmark.models.precision import on_cuda
 
 if TYPE_CHECKING:
     from benchmark.config.suite import Suite
@@ -73,19 +74,12 @@ def in_words(slots: Sequence[Slot]) -> str:
     return f"{len(slots)} worker{'s' * (len(slots) > 1)}{where}"
 
 
-def on_cuda() -> bool:
-    """Whether jobs run on GPUs."""
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def visible_gpus() -> tuple[Slot, ...]:
     """The GPUs that this process may use, as VISIBLE names them; none without CUDA."""
-    import torch
-
     if not on_cuda():
         return ()
+    import torch
+
     count = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
     return tuple(named or map(str, range(count)))[:count]

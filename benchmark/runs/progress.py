@@ -98,10 +98,16 @@ def print_away(model: str) -> None:
 
 
 def _phases(left: Sequence[Work]) -> str:
-    """`2 sets of prior images (128), 6 fits, 54 images to draw, 60 to score`."""
+    """`2 sets of prior images (128), 6 fits, 54 images to draw, 60 to score`.
+
+    Controls learn nothing, so that theirs are no fits.
+    """
     priors = [work for work in left if isinstance(work.task, Prior)]
     jobs = [work for work in left if isinstance(work.task, Job)]
-    fits, draws = sum(work.fits for work in jobs), sum(work.draws for work in jobs)
+    fits = sum(
+        work.fits and work.task.role == "method" for work in left if isinstance(work.task, Job)
+    )
+    draws = sum(work.draws for work in jobs)
     count, scores = sum(work.draws for work in priors), sum(work.scores for work in jobs)
     parts = [
         f"{len(priors)} set{'s' * (len(priors) > 1)} of prior images ({count})" if priors else "",

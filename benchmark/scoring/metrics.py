@@ -142,7 +142,8 @@ CLIP_T = PromptFidelity(
 PRES = SubjectFidelity(
     "PRES",
     "prior preservation",
-    "DINO cosine of the prior prompt's images to the subject's real images",
+    "DINO cosine of the prior prompt's images to the subject's real images; a method that trains "
+    "nothing has the untuned model's",
     encoder="dino",
     prior=True,
     higher_is_better=False,
@@ -151,7 +152,8 @@ DIV = Diversity("DIV", "diversity", "LPIPS between images of the same prompt", e
 PRIOR_DIV = Diversity(
     "prior DIV",
     "prior preservation",
-    "LPIPS between the prior prompt's images",
+    "LPIPS between the prior prompt's images; low where the class has become one picture, which "
+    "PRES need not show",
     encoder="lpips",
     prior=True,
 )
@@ -166,7 +168,7 @@ DINO_NEAREST = SubjectFidelity(
 DINO_UNSEEN = SubjectFidelity(
     "unseen DINO",
     "copying",
-    "DINO cosine to the real images that the method did not look at",
+    "DINO cosine to the real images that the method did not look at, if it looked at some",
     encoder="dino",
     unseen=True,
     higher_is_better=None,

@@ -110,7 +110,7 @@ def write_checkpoint_curve(run: Run, unit: str) -> Path | None:
     none.
     """
     from benchmark.report.figures.curve import draw_curve
-    from benchmark.report.figures.drawing import png_of, svg_of
+    from benchmark.report.figures.drawing import figure_files, plain
 
     if not run.protocols:
         return None
@@ -121,15 +121,15 @@ def write_checkpoint_curve(run: Run, unit: str) -> Path | None:
     table = curve_table(run, points)
     text = _text(run, table, points, unit)
     title = "each point a checkpoint; shaded: 95 % interval over prompts"
-    figure = draw_curve(run, table, setting=unit, title=title, published=[])
+    figure = draw_curve(run, table, setting=unit, published=[])
+    figure.suptitle(plain(title), fontsize=10)
     contents: dict[str, Any] = {
-        "csv": table.to_csv(index=False, float_format="%.6f", lineterminator="\n"),
-        "md": text,
-        "svg": svg_of(figure),
-        "png": png_of(figure),
+        "curve.csv": table.to_csv(index=False, float_format="%.6f", lineterminator="\n"),
+        "curve.md": text,
+        **figure_files("curve", figure),
     }
-    for suffix, content in contents.items():
-        write_atomically(run.directory / f"curve.{suffix}", content)
+    for name, content in contents.items():
+        write_atomically(run.directory / name, content)
     print(text)
     return run.directory / "curve.png"
 

@@ -131,13 +131,13 @@ def run_curve(
 
 
 def write_curve(run_directory: Path, curve: Curve, jobs: Sequence[Job]) -> Path:
-    """Write curve.csv, curve.md, curve.png and curve.svg of a run; returns the PNG's path.
+    """Write curve.csv, curve.md and curve.png, .svg and .pdf of a run; returns the PNG's path.
 
     Of `jobs` and their images alone, so that points and level lines are of the same prompts,
     seeds and subjects. If the run has several protocols, under the first.
     """
     from benchmark.report.figures.curve import draw_curve
-    from benchmark.report.figures.drawing import png_of, svg_of
+    from benchmark.report.figures.drawing import figure_files, plain
 
     run = read_run(run_directory)
     run = run.under(run.protocols[0]).only(jobs)
@@ -147,15 +147,15 @@ def write_curve(run_directory: Path, curve: Curve, jobs: Sequence[Job]) -> Path:
     alike = all(run.factor(metric) == 1 for metric in table["metric"].unique())
     rows = [row for row in paper["curve"] if alike and row["setting"] == curve.setting]
     text = _text(run, table, curve, rows, source=paper["source"])
-    figure = draw_curve(run, table, setting=curve.setting, title=_title(run), published=rows)
+    figure = draw_curve(run, table, setting=curve.setting, published=rows)
+    figure.suptitle(plain(_title(run)), fontsize=10)
     contents = {
-        "csv": table.to_csv(index=False, float_format="%.6f", lineterminator="\n"),
-        "md": text,
-        "svg": svg_of(figure),
-        "png": png_of(figure),
+        "curve.csv": table.to_csv(index=False, float_format="%.6f", lineterminator="\n"),
+        "curve.md": text,
+        **figure_files("curve", figure),
     }
-    for suffix, content in contents.items():
-        write_atomically(run_directory / f"curve.{suffix}", content)
+    for name, content in contents.items():
+        write_atomically(run_directory / name, content)
     print(text)
     return run_directory / "curve.png"
 

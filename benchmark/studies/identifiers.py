@@ -27,7 +27,7 @@ class Vocabulary(Protocol):
     """What a kind of backbone may know beside `api.BackboneKind`: the words of its models."""
 
     def rare_words(self, model: str) -> Mapping[str, int]:
-        """Words of one token that can stand for a subject, rarest first, and their tokens' ids."""
+        """Words of one token that can stand for a subject, and their tokens' ids."""
         ...
 
     def token(self, model: str, word: str) -> int | None:
@@ -45,7 +45,9 @@ class Candidate:
 
 
 def find_candidates(backbone: BackboneChoice, count: int) -> list[Candidate]:
-    """The `count` rarest words of a model's vocabulary that can be an identifier, rarest first.
+    """The first `count` words of a model's vocabulary that can be an identifier.
+
+    The rarest first, or those that the model names itself in its order.
 
     Raises UserError if there are none, or its kind does not tell.
     """

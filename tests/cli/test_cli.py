@@ -14,6 +14,7 @@ from benchmark.cli.data_commands import Kind
 from benchmark.config.protocol import protocol_names
 from benchmark.config.registry import available
 from benchmark.config.suite import suite_names
+from benchmark.models.files.identity import known_names
 from benchmark.store.directory import RunDirectory
 from benchmark.store.seals import sealed, unsealed
 from tests import toy
@@ -431,7 +432,7 @@ def test_lists_have_one_name_and_description_a_line(shell: Shell, kind: str) -> 
         "suites": suite_names(),
         "subjects": list(toy.SUBJECTS),
         "prompts": ["1", "2", "3"],
-        "backbones": list(available("backbones")),
+        "backbones": [*available("backbones"), *known_names()],
         "encoders": list(available("encoders")),
         "assets": list(available("assets")),
     }[kind]

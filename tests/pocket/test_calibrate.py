@@ -137,7 +137,8 @@ LOOKS = {"dino": "shapes", "clip_i": "words", "clip_t": "words"}
 
 
 def found(encoders, looks=LOOKS, *, subjects=60, seed=0):
-    findings = calibrate(encoders, looks, subjects=subjects, seed=seed, progress=lambda seen: None)
+    parts = calibrate(encoders, looks, subjects=subjects, seed=seed, progress=lambda seen: None)
+    findings = [finding for _, found in parts for finding in found]
     assert len({(f.metric, f.axis, f.quantity) for f in findings}) == len(findings)
     return {(f.metric, f.axis, f.quantity): f for f in findings}
 
@@ -343,7 +344,9 @@ def test_pictures_are_counted_and_no_two_photographs_share_a_scene(toy, monkeypa
         return draw_truth(identities, scenes)
 
     monkeypatch.setattr(module, "render", render)
-    findings = calibrate(TRUTHFUL, LOOKS, subjects=13, seed=0, progress=seen.append)
+    parts = dict(calibrate(TRUTHFUL, LOOKS, subjects=13, seed=0, progress=seen.append))
+    assert len(parts) == 4
+    findings = [finding for found in parts.values() for finding in found]
     assert sum(seen) == sum(map(len, poses)) == pictures_of(13)
     assert {f.n for f in findings} == {13, 7}  # 4 live classes of 10, then dog, cat and duck again
     changed = 13 * (1 + len(FIELDS) + len(INSTEAD))

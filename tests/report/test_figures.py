@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmark.report.figures.drawing import styles
+from benchmark.report.figures.bars import draw_bars
+from benchmark.report.figures.drawing import PAPER, columns_of, name_lines, pdf_of, styles
+from benchmark.report.figures.heat_map import draw_heat_map
 from benchmark.report.figures.scatter import draw_fidelity
 from benchmark.results.run import read_run
 from tests.made_up_run import write_run
@@ -70,3 +72,58 @@ def test_every_name_is_nearest_its_own_point_and_covers_no_other_name(run):
             away[other] = np.hypot(*(nearest - [x, y]))
         assert min(away, key=away.__getitem__) == method
         assert not [m for m, other in boxes.items() if m != method and box.overlaps(other)]
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "lines"),
+    [
+        ("dreambooth[steps=20]", 12, ["dreambooth", "[steps=20]"]),
+        ("dreambooth[steps=20]", 20, ["dreambooth[steps=20]"]),
+        ("dreambooth-wrong-class", 16, ["dreambooth-", "wrong-class"]),
+        ("dreambooth-wrong-class", 1, ["dreambooth-", "wrong-", "class"]),
+        ("mine[a=1,b=20]", 8, ["mine", "[a=1,", "b=20]"]),
+        ("a dog\nin $5 snow", 6, ["a dog", "in \\$5", "snow"]),
+        ("textual-inversion", 3, ["textual-", "inversion"]),
+        ("a-[rate=1e-4]", 1, ["a-", "[rate=1e-4]"]),
+        ("", 3, [""]),
+    ],
+)
+def test_names_break_between_words_alone(name, width, lines):
+    assert name_lines(name, width).split("\n") == lines
+
+
+def test_no_panel_is_alone_in_its_line():
+    laid_out = {panels: columns_of(panels) for panels in range(1, 40)}
+    assert all(columns <= panels for panels, columns in laid_out.items())
+    alone = [n for n, columns in laid_out.items() if n > columns and n % columns == 1]
+    assert not alone
+    assert laid_out[3] == laid_out[6] == laid_out[9] == 3 and laid_out[7] == 4
+
+
+def test_one_subject_has_no_heat_map(run):
+    assert draw_heat_map(run) is not None
+    dog = run.only([record.job for record in run.records if record.job.subject == "dog"])
+    assert draw_heat_map(dog) is None
+
+
+def test_a_heat_map_writes_numbers_where_they_fit(tmp_path):
+    subjects = [f"subject{i}" for i in range(20)]
+    path = write_run(
+        tmp_path / "run", lambda *_: 0.5, methods=("dreambooth", "untuned"), subjects=subjects
+    )
+    run = read_run(path).under("toy-1")
+    screen, paper = draw_heat_map(run), draw_heat_map(run, PAPER)
+    assert len(screen.axes) == 2 and len(screen.axes[0].texts) == 40
+    assert len(paper.axes) == 4, "two panels with a colour bar each"
+    assert not paper.axes[0].texts
+
+
+def test_a_paper_has_small_text_and_the_same_bytes_each_time(run):
+    pdf = pdf_of(draw_bars(run, PAPER))
+    assert pdf == pdf_of(draw_bars(run, PAPER))
+    assert b"CreationDate" not in pdf
+    figure = draw_bars(run, PAPER)
+    figure.draw_without_rendering()
+    texts = [t for axes in figure.axes for t in (axes.title, *axes.get_xticklabels())]
+    sizes = {text.get_fontsize() for text in texts}
+    assert sizes == {7.5, 6.75}

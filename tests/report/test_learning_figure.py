@@ -81,6 +81,13 @@ def test_lines_can_be_told_apart_in_grey():
     assert axes.get_ylim()[0] == 0
 
 
+def test_steps_are_counted_in_whole_numbers():
+    (axes,) = draw_learning(
+        Recorded([record("dreambooth", "dog", instance=[[1, 0.4], [2, 0.3]])])
+    ).axes
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
 def test_nothing_is_drawn_of_records_without_losses():
     assert draw_learning(Recorded(RECORDS[-1:])) is None
     assert draw_learning(Recorded([])) is None

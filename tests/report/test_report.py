@@ -9,9 +9,10 @@ from PIL import Image
 
 from benchmark.api import Unscored, UserError
 from benchmark.cli.app import main
+from benchmark.report.figures.drawing import PAPER
 from benchmark.report.image_grid import GridBlock, GridRow, grid_png
 from benchmark.report.markdown import escape, markdown_table
-from benchmark.report.write import write_report
+from benchmark.report.write import Figures, write_report
 from benchmark.results.gate import load_runs
 from benchmark.store.files import png_bytes, write_atomically
 from tests.made_up_run import (
@@ -164,12 +165,30 @@ def test_what_was_run(run):
 
 def test_writing_it_again_gives_the_same_bytes(run):
     files = ["summary.csv", "report.md"] + [
-        f"figures/{n}.png" for n in ("toy-1/fidelity", "toy-1/bars", "grid", "toy-1/subjects")
+        f"figures/{n}" for n in ("toy-1/fidelity.png", "toy-1/bars.svg", "grid.png")
     ]
     before = [(run / file).read_bytes() for file in files]
     write_report(run)
     assert [(run / file).read_bytes() for file in files] == before
     assert not list(run.rglob("*.tmp"))
+
+
+def test_figures_for_a_paper_show_what_was_chosen(run):
+    write_report(run, figures=Figures(PAPER, ("dino", "clip_t")))
+    bars = (run / "figures/toy-1/bars.svg").read_text()
+    titles = [label for label in ("DINO ↑", "CLIP-T ↑", "CLIP-I ↑", "PRES ↓") if label in bars]
+    assert titles == ["DINO ↑", "CLIP-T ↑"]
+    for name, inches in (("bars", 6.875), ("fidelity", 3.28)):
+        pdf = (run / f"figures/toy-1/{name}.pdf").read_bytes()
+        width = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", pdf)[1]
+        assert float(width) == pytest.approx(72 * inches)
+        assert b"/FontFile2" in pdf and b"/Type3" not in pdf
+    whole = (run / "figures/toy-1/bars.svg").read_text()
+    write_report(run)
+    assert not list(run.rglob("*.pdf"))
+    assert "PRES ↓" in (run / "figures/toy-1/bars.svg").read_text() not in whole
+    with pytest.raises(UserError, match=r"has no metric 'dinov3'; it has dino, clip_i, clip_t, "):
+        write_report(run, figures=Figures(metrics=("dino", "dinov3")))
 
 
 def test_every_link_leads_to_a_picture(run):

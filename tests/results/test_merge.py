@@ -17,6 +17,7 @@ from benchmark.report import write as report
 from benchmark.report.caveats import in_a_row
 from benchmark.report.differences import differences_section
 from benchmark.report.gallery import gallery
+from benchmark.report.markdown import escape
 from benchmark.report.write import write_joint_report, write_report
 from benchmark.results.completeness import unfinished
 from benchmark.results.merge import join
@@ -196,11 +197,12 @@ def test_the_scale_of_the_parts_is_that_of_the_whole(tmp_path):
     runs = [make(tmp_path / name, seeds=(seed,)) for seed, name in enumerate("ab")]
     assert "paper: " in write_joint_report(runs, tmp_path / "raw").read_text()
     metrics = {"dino": replace(METRICS["dino"], factor=100.0), "clip_t": METRICS["clip_t"]}
-    scaled = world(scoring={"metrics": metrics})
+    papers = {"dino": {"model": "vit_small_patch16_224.dino"}}
+    scaled = world(scoring={"metrics": metrics, "encoders": papers})
     runs = [make(tmp_path / name, seeds=(s,), world=scaled) for s, name in enumerate("cd")]
     text = write_joint_report(runs, tmp_path / "scaled").read_text()
     assert "paper: " not in text
-    assert "about 10 in DINO, 0.05 in CLIP-T" in text
+    assert "about 10 in DINO large enough" in text
     assert "Prior preservation" not in text, "the protocol defines neither PRES nor DIV"
 
 
@@ -267,11 +269,22 @@ def test_other_prompts_are_an_incomplete_grid_too(tmp_path):
         make(tmp_path / "a", methods=METHODS[:2]),
         make(tmp_path / "b", methods=METHODS[2:], world=fewer),
     ]
-    said = "not every method drew the same prompts of cat, dog, owl"
+    lacking = "untuned lacks 'a {} in the snow' of cat, dog, owl"
+    said = re.escape(f"not every method drew the same prompts: {lacking}; run")
     with pytest.raises(UserError, match=said):
         write_joint_report(runs, tmp_path / "out")
     text = write_joint_report(runs, tmp_path / "out", partial=True).read_text()
-    assert "**Not every method drew the same prompts** of cat, dog, owl: " in text
+    assert f"**Not every method drew the same prompts**: {escape(lacking)}. Their means" in text
+
+
+def test_fewer_images_of_a_prompt_are_named_too(tmp_path):
+    few = World(job={"images_per_prompt": 1})
+    runs = [
+        make(tmp_path / "a", methods=METHODS[:2]),
+        make(tmp_path / "b", methods=METHODS[2:], world=few),
+    ]
+    text = write_joint_report(runs, tmp_path / "out", partial=True).read_text()
+    assert "untuned lacks 1 of 2 images a prompt of cat, dog, owl. Their means" in text
 
 
 def test_a_run_with_failed_jobs_keeps_its_own_report(tmp_path):

@@ -117,6 +117,23 @@ def test_protocols_stand_side_by_side(suite: Suite, tmp_path: Path) -> None:
         assert (tmp_path / "both/protocols" / f"{part}.toml").is_file()
 
 
+def test_another_version_and_weights_that_were_not_kept_are_told_of(
+    suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choice = {"subjects": ["dog-red"], "seeds": [0], "prompts": ["1"]}
+    run(suite, tmp_path / "run", PAINT, **choice)
+    run(suite, tmp_path / "run", PAINT, **choice)
+    out = capsys.readouterr().out
+    assert "version  " not in out and "weights  " not in out
+    newer = suite.protocol.model_copy(update={"version": "2"})
+    newer_suite = suite.model_copy(update={"protocol": newer})
+    run(newer_suite, tmp_path / "run", PAINT, keep_weights=True, **choice)
+    out = capsys.readouterr().out
+    assert "version     scores under toy-1 stay as they are, beside those under toy-2" in out
+    assert "weights     1 of 1 finished fits kept none" in out
+    assert not list(tmp_path.glob("run/weights/**/*.safetensors"))
+
+
 def test_the_default_directory_is_the_same_for_every_selection(suite: Suite) -> None:
     place = plan(suite, [PAINT]).directory
     for choice in (

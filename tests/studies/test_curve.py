@@ -327,7 +327,7 @@ def test_points_are_variants_in_the_order_of_their_values() -> None:
 def drawn(tmp_path: Path) -> Any:
     """What draws a curve of made-up scores: the mean 0.1 x place of the run, and 0.05 about it."""
 
-    def draw(curve: Curve, *, title: str = "", published: Any = ()) -> Any:
+    def draw(curve: Curve, *, published: Any = ()) -> Any:
         names = [*curve.runs, "real-images", "untuned"]
 
         def value(job: Any, request: Any, metric: str) -> float:
@@ -340,9 +340,8 @@ def drawn(tmp_path: Path) -> Any:
             world=world(scoring={"metrics": metrics}),
         )  # fmt: skip
         run = read_run(path).under("toy-1")
-        return draw_curve(
-            run, curve_table(run, curve), setting=curve.setting, title=title, published=published
-        )
+        table = curve_table(run, curve)
+        return draw_curve(run, table, setting=curve.setting, published=published)
 
     return draw
 
@@ -393,7 +392,8 @@ HOSTILE = "_x:<script>alert('&')</script>$a$"
 
 def test_names_are_text_in_the_svg_and_stay_text(drawn: Any) -> None:
     curve = read_curve(["dreambooth", HOSTILE], "n=1,2")
-    figure = drawn(curve, title="<b>")
+    figure = drawn(curve)
+    figure.suptitle("<b>")
     svg = svg_of(figure)
     assert svg == svg_of(figure)
     root = ElementTree.fromstring(svg)

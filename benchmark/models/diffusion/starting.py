@@ -6,15 +6,17 @@ pipeline = beginning_with_latents(pipeline)
 from __future__ import annotations
 
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoPipelineForImage2Image, DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Generator, Tensor
 
 from benchmark.api import EDITING, Sampler, Start, UserError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 def check_start(start: Start, texts: int, sampler: Sampler) -> None:
@@ -39,6 +41,8 @@ def check_start(start: Start, texts: int, sampler: Sampler) -> None:
 
 def beginning_with_latents(pipeline: DiffusionPipeline) -> DiffusionPipeline:
     """The pipeline of these parts that begins with `image`, and takes latents for that."""
+    from diffusers import AutoPipelineForImage2Image  # it imports some forty pipelines
+
     found = AutoPipelineForImage2Image.from_pipe(pipeline)
     found.set_progress_bar_config(disable=True)
     if hasattr(found, "unet"):  # these take nothing but four channels for latents

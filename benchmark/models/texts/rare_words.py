@@ -24,8 +24,9 @@ IDENTIFIERS = "identifiers.txt"
 
 
 def rare_words(model: str) -> dict[str, int]:
-    """Word -> its one token's id: the words that the model names itself, or `rarest`.
+    """Word -> its one token's id: the words that the model names itself, else `rarest`.
 
+    A model's own are in its order: put into its vocabulary to stand for subjects, none is rarer.
     Each is one token in all vocabularies that words are learned in; the ids are those of the first.
     """
     tokenizer, *others = read_tokenizers(model, of_words=True)

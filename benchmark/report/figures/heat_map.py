@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmark.report.figures.drawing import new_figure, plain
+from benchmark.report.figures.drawing import SCREEN, Style, name_lines, plain
 from benchmark.report.markdown import heading
 from benchmark.results.run import Run
 
@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 
 # Its lightness only rises, so it can be read in grey and with any colour vision.
 _COLOURS = "cividis"
+_NAME = 26  #: letters of a line of a method's name
+_CELL = 0.4  #: inches that a value takes on a screen; in narrower cells colours alone are shown
 _LIGHT = 0.5  #: above this share of the range, black text is easier to read than white
 
 
-def draw_heat_map(run: Run) -> Any | None:
-    """Means over each subject's images and seeds, in the first metric of each fidelity, if any."""
+def draw_heat_map(run: Run, style: Style = SCREEN) -> Any | None:
+    """Means over each subject's images and seeds, in the first metric of each fidelity.
+
+    None without such a metric, and of a single subject, whose means are all in the tables.
+    """
     wanted = [*run.about("subject fidelity")[:1], *run.about("prompt fidelity")[:1]]
     metrics = [metric for metric in wanted if metric in run.by_image]
     if not metrics:
@@ -31,16 +36,25 @@ def draw_heat_map(run: Run) -> Any | None:
     scored = set(scores["method"])
     methods = [method for method in run.methods if method in scored]
     subjects = sorted(scores["subject"].unique())
+    if len(subjects) < 2:
+        return None
     height = 0.9 + len(metrics) * (0.65 + 0.3 * len(methods))
-    figure = new_figure(2.6 + 0.46 * max(6, len(subjects)), height)
+    figure = style.figure(2.6 + 0.46 * max(6, len(subjects)), height)
     panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False).flatten()
+    written = figure.get_figwidth() - style.scale * 2.6 >= style.scale * _CELL * len(subjects)
     for axes, metric in zip(panels, metrics, strict=True):
         values = _values(scores[scores["metric"] == metric], methods, subjects)
-        _draw_panel(axes, values)
-        axes.set_title(plain(heading(run.metric(metric))), fontsize=10, loc="left")
-        axes.set_yticks(range(len(methods)), [plain(method) for method in methods], fontsize=9)
+        _draw_panel(axes, values, style if written else None)
+        axes.set_title(plain(heading(run.metric(metric))), fontsize=style.points(10), loc="left")
+        names = [name_lines(method, _NAME) for method in methods]
+        axes.set_yticks(range(len(methods)), names, fontsize=style.points(9))
+        if not written:
+            bar = figure.colorbar(axes.images[0], ax=axes, pad=0.01, aspect=12)
+            bar.ax.tick_params(labelsize=style.points(9))
+            bar.outline.set_visible(False)
     panels[-1].set_xticks(
-        range(len(subjects)), [plain(subject) for subject in subjects], fontsize=9,
+        range(len(subjects)), [plain(subject) for subject in subjects],
+        fontsize=style.points(9),
         rotation=40, ha="right", rotation_mode="anchor",
     )  # fmt: skip
     return figure
@@ -52,16 +66,20 @@ def _values(scores: pd.DataFrame, methods: Sequence[str], subjects: Sequence[str
     return means.unstack("subject").reindex(index=methods, columns=subjects).to_numpy()
 
 
-def _draw_panel(axes: Any, values: np.ndarray) -> None:
+def _draw_panel(axes: Any, values: np.ndarray, style: Style | None) -> None:
+    """`style`: of the values that are written out; None: none is."""
     import numpy as np
 
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     axes.imshow(values, cmap=_COLOURS, vmin=low, vmax=high, aspect="auto")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if style is None:
+        return
     for (row, column), value in np.ndenumerate(values):
         light = np.isnan(value) or value - low >= _LIGHT * (high - low)
         axes.text(
             column, row, "none" if np.isnan(value) else f"{value:.2f}",
-            ha="center", va="center", fontsize=7.5, color="black" if light else "white",
+            ha="center", va="center", fontsize=style.points(7.5),
+            color="black" if light else "white",
         )  # fmt: skip
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)

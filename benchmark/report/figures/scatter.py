@@ -7,8 +7,10 @@ from functools import partial
 from typing import Any
 
 from benchmark.report.figures.drawing import (
+    SCREEN,
+    Style,
     error_bar,
-    new_figure,
+    name_lines,
     plain,
     rows_by_method,
     styles,
@@ -18,6 +20,7 @@ from benchmark.results.run import Run
 
 # In points from a method's point, the best first.
 _NEAR = 11  #: further away, a line leads from the point to its name
+_NAME = 26  #: letters of a line of a name
 _LABEL_PLACES = [
     (dx, dy)
     for reach in (_NEAR, 20, 34, 50)
@@ -26,7 +29,7 @@ _LABEL_PLACES = [
 ]
 
 
-def draw_fidelity(run: Run) -> Any | None:
+def draw_fidelity(run: Run, style: Style = SCREEN) -> Any | None:
     """The first metric of subject fidelity against the first of prompt fidelity.
 
     An upper bound without a prompt is a line. None if no method has both scores.
@@ -40,7 +43,7 @@ def draw_fidelity(run: Run) -> Any | None:
     if not points:
         return None
     colours = styles(run)
-    figure = new_figure(6.4, 4.6)
+    figure = style.figure(6.4, 4.6)
     axes = figure.subplots()
     for method, (x, y) in points.items():
         colour, marker = colours[method]
@@ -51,19 +54,19 @@ def draw_fidelity(run: Run) -> Any | None:
             yerr=error_bar(y),
             color=colour,
             marker=marker,
-            markersize=9,
-            capsize=3,
-            elinewidth=1.2,
+            markersize=style.points(9),
+            capsize=style.points(3),
+            elinewidth=style.points(1.2),
         )
-    axes.set_xlabel(_axis_label(run, across))
-    axes.set_ylabel(_axis_label(run, up))
+    axes.set_xlabel(_axis_label(run, across), fontsize=style.points(10))
+    axes.set_ylabel(_axis_label(run, up), fontsize=style.points(10))
     axes.margins(0.12)
-    tidy(axes)
+    tidy(axes, style)
     bound = run.bound("upper bound")
     line = None if bound in points else rows.get(str(bound), {}).get(across)
     if line is not None:
-        _draw_bound(axes, line, str(bound))
-    _label(axes, points, None if line is None else line.mean, colours)
+        _draw_bound(axes, line, str(bound), style)
+    _label(axes, points, None if line is None else line.mean, colours, style)
     return figure
 
 
@@ -73,8 +76,8 @@ def _axis_label(run: Run, name: str) -> str:
     return plain(f"{metric.about}: {metric.label}{better[metric.higher_is_better]}")
 
 
-def _draw_bound(axes: Any, row: Any, name: str) -> None:
-    axes.axvline(row.mean, color="black", linestyle="--", linewidth=1)
+def _draw_bound(axes: Any, row: Any, name: str, style: Style) -> None:
+    axes.axvline(row.mean, color="black", linestyle="--", linewidth=style.points(1))
     if not math.isnan(row.low):
         axes.axvspan(row.low, row.high, color="black", alpha=0.08, linewidth=0)
     axes.annotate(
@@ -83,7 +86,7 @@ def _draw_bound(axes: Any, row: Any, name: str) -> None:
         xycoords=("data", "axes fraction"),
         ha="right",
         va="bottom",
-        fontsize=9,
+        fontsize=style.points(9),
     )
 
 
@@ -92,6 +95,7 @@ def _label(
     points: dict[str, tuple[Any, Any]],
     line: float | None,
     colours: dict[str, tuple[str, str]],
+    style: Style,
 ) -> None:
     """Write each name beside its point: nearest to it, across the fewest marks and labels."""
     from matplotlib.colors import to_rgb
@@ -120,30 +124,35 @@ def _label(
         dark = [0.7 * part for part in to_rgb(colours[method][0])]  # legible on white
         texts = [
             axes.annotate(
-                plain(method),
+                name_lines(method, _NAME),
                 (x.mean, y.mean),
-                xytext=place,
+                xytext=tuple(map(style.points, place)),
                 textcoords="offset points",
                 ha="left" if place[0] > 0 else "right",
                 va="center",
-                fontsize=9.5,
+                fontsize=style.points(9.5),
                 color=dark,
             )
             for place in _LABEL_PLACES
         ]
         chosen = min(texts, key=partial(cost, method=method))
         labels.append(chosen.get_window_extent(renderer))
-        _lead_to(axes, chosen, (x.mean, y.mean))
+        _lead_to(axes, chosen, (x.mean, y.mean), style)
         for text in texts:
             if text is not chosen:
                 text.remove()
 
 
-def _lead_to(axes: Any, label: Any, point: tuple[float, float]) -> None:
+def _lead_to(axes: Any, label: Any, point: tuple[float, float], style: Style) -> None:
     """A line from a label to its point, if they lie apart."""
-    if max(map(abs, label.xyann)) <= _NEAR:
+    if max(map(abs, label.xyann)) <= style.points(_NEAR):
         return
-    line = {"arrowstyle": "-", "color": label.get_color(), "linewidth": 0.7, "shrinkB": 4}
+    line = {
+        "arrowstyle": "-",
+        "color": label.get_color(),
+        "linewidth": style.points(0.7),
+        "shrinkB": 4,
+    }
     axes.annotate("", point, xytext=label.xyann, textcoords="offset points", arrowprops=line)
 
 

@@ -14,18 +14,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.report.figures.curve import draw_curve
+from benchmark.report.figures.drawing import SCREEN, Style
 from benchmark.results.run import Run
 from benchmark.store.records import JobRecord
 
 
-def draw_steps(run: Run) -> Any | None:
+def draw_steps(run: Run, style: Style = SCREEN) -> Any | None:
     """A panel per metric, a line per method, with the controls. None without a line to draw."""
     import pandas as pd
 
     lines = [
         (line, str(steps), name) for line, points in _lines(run.records) for steps, name in points
     ]
-    if not lines:
+    if not lines or not run.metrics:
         return None
     rows = [
         (line, steps, row.metric, row.mean, row.low, row.high)
@@ -33,9 +34,7 @@ def draw_steps(run: Run) -> Any | None:
         for row in run.summary[run.summary["method"] == name].itertuples()
     ]
     table = pd.DataFrame(rows, columns=["method", "value", "metric", "mean", "low", "high"])
-    return draw_curve(
-        run, table, setting="steps", title="shaded: 95 % interval over subjects", published=[]
-    )
+    return draw_curve(run, table, setting="steps", published=[], style=style)
 
 
 def _lines(records: Sequence[JobRecord]) -> list[tuple[str, list[tuple[int, str]]]]:

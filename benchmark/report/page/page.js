@@ -20,6 +20,8 @@
     element.append(...children);
     return element;
   }
+  // Names break before a bracket and after a comma, beside hyphens, where a browser breaks them anyway.
+  const named = (name) => name.split(/(?=\[)|(?<=,)/).flatMap((part, i) => (i ? [make("wbr"), part] : [part]));
   const textOf = (row) => prompts[row.prompt].template.replaceAll("{}", subjects[row.subject].noun);
   const number = (value) => value.toFixed(2);
   const scoresOf = (cell) => metrics.flatMap((m, i) => (cell[3][i] === null ? [] : [[m.name, cell[3][i], i]]));
@@ -67,8 +69,9 @@
     const wide = (gallery.clientWidth - 220) / shownColumns.length > 84;
     gallery.classList.toggle("wall", shownColumns.length === 1);
     gallery.classList.toggle("stacked", !wide && shownColumns.length > 1);
+    gallery.classList.toggle("few", wide && [2, 3].includes(shownColumns.length) && gallery.clientWidth > 1200);
     gallery.style.setProperty("--columns", shownColumns.length);
-    at("heads").replaceChildren(make("span", {}, "prompt"), ...shownColumns.map((c) => make("span", {}, methods[c])));
+    at("heads").replaceChildren(make("span", {}, "prompt"), ...shownColumns.map((c) => make("span", {}, ...named(methods[c]))));
   }
 
   function draw() {
@@ -118,7 +121,7 @@
     const brief = scores.filter(([, , i]) => i === chosen || i < 3 || prompts[row.prompt].kind === "prior").slice(0, 4);
     const said = scores.map(([name, value]) => `${name} ${number(value)}`).join(", ");
     const button = make("button", { type: "button", className: "cell", tabIndex: -1 },
-      make("span", { className: "method" }, methods[column]),
+      make("span", { className: "method" }, ...named(methods[column])),
       cell[1] ? picture(cell[1], "") : make("span", { className: "none" }, "image not here"),
       make("span", { className: "scores" }, ...brief.map(([name, value, i]) =>
         make("span", { className: i === chosen ? "sorted" : "" }, make("small", {}, name), number(value)))));
@@ -194,7 +197,7 @@
     const words = [...job.command, prompts[row.prompt].option].filter(Boolean);
     at("command").replaceChildren(...words.flatMap((part, i) => [i ? " " : "", make("span", {}, part)]));
     at("siblings").replaceChildren(...columns().filter((c) => row.cells[c]?.[1]).map((c) => {
-      const button = make("button", { type: "button" }, picture(row.cells[c][1], ""), methods[c]);
+      const button = make("button", { type: "button" }, picture(row.cells[c][1], ""), ...named(methods[c]));
       if (c === where.column) button.setAttribute("aria-current", "true");
       button.addEventListener("click", () => show({ place: where.place, column: c }));
       return button;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from benchmark.models.diffusion.sampling import SCHEDULERS
 from benchmark.models.files.identity import backbone_id, locate
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
-from benchmark.models.precision import resolve_device, resolve_precision
+from benchmark.models.precision import _has_device, resolve_device, resolve_precision
 from tests.reference import finetuning
 from tests.tiny_pipeline import LATENT_UNET, LENGTH, save_tiny_pipeline
 
@@ -301,6 +302,30 @@ def test_auto_is_resolved_for_the_device():
     assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
     assert resolve_precision("auto", "auto") in ("fp32", "bf16", "fp16")
     assert resolve_precision("fp16", "cpu") == "fp16"
+
+
+def test_the_device_is_known_without_torch():
+    code = (
+        "import sys\n"
+        "from benchmark.models.precision import _has_device, resolve_device, resolve_precision\n"
+        "found = resolve_device('auto'), resolve_precision('auto', 'cpu')\n"
+        "print(*found, 'torch' in sys.modules)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    device, precision, loaded = told.stdout.split()
+    assert device == ("cuda" if torch.cuda.is_available() else "cpu")
+    quick = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert precision == ("bf16" if quick else "fp32")
+    if sys.platform == "linux" and platform.machine() == "x86_64" and device == "cpu":
+        assert loaded == "False"
+
+
+@pytest.mark.parametrize("name", ["nvidia0", "nvhost-gpu", "nvmap", "dxg", "kfd"])
+def test_torch_is_asked_where_there_is_a_device(tmp_path, name):
+    (tmp_path / "nvme0").touch()  # a disk
+    assert not _has_device(tmp_path)
+    (tmp_path / name).touch()
+    assert _has_device(tmp_path)
 
 
 def test_bad_input_is_named(backbone, directory, tmp_path):
