@@ -8,6 +8,7 @@ from benchmark.config.tables import AblationTable
 from benchmark.report.agreement import agreement
 from benchmark.report.caveats import (
     altered_files,
+    befallen,
     counted,
     in_a_row,
     incomplete,
@@ -77,6 +78,7 @@ def _of_scores(run: Run, figures: Collection[str]) -> Iterator[str]:
     yield seed_to_seed(run)
     yield _steps(run, own)
     yield unscored(run)
+    yield befallen(run)
 
 
 def _subject_count(run: Run) -> str:

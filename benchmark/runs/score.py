@@ -21,6 +21,7 @@ from benchmark.config.protocol import Protocol
 from benchmark.config.suite import DataChoice, Suite
 from benchmark.data.images import read_image
 from benchmark.data.manifest import read_toml
+from benchmark.data.masks import masks_digest
 from benchmark.runs.box import boxed
 from benchmark.store.directory import RunDirectory, score_rows
 from benchmark.store.files import sha256
@@ -155,6 +156,7 @@ class Examiner:
             rows="",
             provenance=provenance() | device_provenance(),
             partial=_partial(record, before, scoring),
+            masks=masks_digest(subject) if scoring.uses_masks else None,
         )
         scores = _in_order([*kept, *scores], requests)
         self.directory.write_scores(scored, score_rows(scores))

@@ -12,7 +12,7 @@ from typing import Any
 from benchmark.api import PIXELS, REFERENCES, TEXTS, Metric, UserError
 from benchmark.config import registry
 from benchmark.config.protocol import MetricChoice, Protocol
-from benchmark.scoring.kinds import ABILITIES, EMBEDDINGS, kind_of
+from benchmark.scoring.kinds import ABILITIES, DISTANCES, EMBEDDINGS, kind_of
 from benchmark.store.records import MetricRecord
 
 
@@ -93,6 +93,12 @@ def _check_need(name: str, need: str, protocol: Protocol) -> None:
         raise UserError(
             f"metric '{name}' needs {ability} of encoder '{encoder}', which an encoder of kind "
             f"'{table['kind']}' does not have: choose another encoder in [metrics.{name}]"
+        )
+    if ability == DISTANCES and "view" in table:
+        raise UserError(
+            f"metric '{name}' compares images with each other through encoder '{encoder}', which "
+            f"sees view '{table['view']}': in some, no subject is found; choose an encoder without "
+            f"a view in [metrics.{name}]"
         )
 
 
