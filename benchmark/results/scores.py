@@ -40,8 +40,9 @@ NO_ROWS = sha256(HEADER.encode())  #: `ScoreRecord.rows` where no metric applies
 def read_scores(text: bytes, where: str) -> tuple[DataFrame, DataFrame]:
     """The rows with a value (SCORE_COLUMNS), and those without one, whose `reason` says why.
 
-    That of a row with a value says what befell its image. `text`: that of a scores.csv. Texts are categories, `sample` and `seed` int64, `value` float64.
-    Raises UserError naming `where` if there are none, or one is no score.
+    That of a row with a value says what befell its image. `text`: that of a scores.csv. Texts are
+    categories, `sample` and `seed` int64, `value` float64. Raises UserError naming `where` if there
+    are none, or one is no score.
     """
     import numpy as np
     import pandas as pd
