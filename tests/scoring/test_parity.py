@@ -34,7 +34,11 @@ TEXTS = ["a dog in the snow", "a backpack with the Eiffel Tower in the backgroun
 
 @pytest.fixture(scope="module")
 def images() -> list[np.ndarray]:
-    """Photographs if there are any here, else pictures of odd sizes: uint8 (height, width, 3)."""
+    return photographs()
+
+
+def photographs() -> list[np.ndarray]:
+    """Three, if there are any here, else pictures of odd sizes: uint8 (height, width, 3)."""
     data = os.environ.get("DREAMBENCH_DATA")
     if data:
         found = sorted(Path(data).rglob("dog*/0[01].jpg"))[:2] + sorted(
@@ -258,9 +262,27 @@ def clip() -> tuple[Any, dict[str, Tensor]]:
     return model, from_clip(dict(model.state_dict()))
 
 
-@pytest.mark.parametrize("protocol", ["paper", "custom-diffusion", "dreambench++", "kosmos-g"])
-def test_every_protocol_has_the_same_clip(protocol: str) -> None:
+@pytest.mark.parametrize(
+    "protocol",
+    ["paper", "custom-diffusion", "dreambench++", "kosmos-g", "dsh", "break-a-scene-clipseg"],
+)
+def test_most_protocols_have_the_same_clip(protocol: str) -> None:
     assert load_protocol(protocol).encoders["clip"] == load_protocol("paper").encoders["clip"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "of"),
+    [
+        ("dsh", "dreambench++"),
+        ("clip-l14", "paper"),
+        ("xverse-clipseg", "paper"),
+        ("break-a-scene-clipseg", "paper"),
+    ],
+)
+def test_these_protocols_have_the_dino_of_another(protocol: str, of: str) -> None:
+    table = dict(load_protocol(protocol).encoders["dino"])
+    table.pop("view", None)
+    assert table == load_protocol(of).encoders["dino"]
 
 
 def test_clip_equals_transformers_clip(

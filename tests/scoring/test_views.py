@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmark.api import REAL_PROMPT, Prompt, Request, Subject, UserError
 from benchmark.config.protocol import Protocol, View, load_protocol, protocol_names
 from benchmark.data.images import as_pixels
 from benchmark.pocket.true_masks import true_masks
-from benchmark.pocket.world import plain_scenes, render, sample_identities
+from benchmark.pocket.world import CLASSES, plain_scenes, render, sample_identities
 from benchmark.scoring.scorer import load_scorer, scoring_of
 from benchmark.scoring.views import check_nouns, identified_views, isolated, viewers_of
 from tests.reference import isolation as reference
@@ -241,7 +242,9 @@ def test_messages_say_whose_segmenter_it_is() -> None:
     with pytest.raises(UserError, match="protocol 'red-1': assets.segmenter.kind: .*'sam'"):
         scoring_of(unknown)
     missing = load_protocol("xverse-clipseg")
-    with pytest.raises(UserError, match="protocol 'xverse-clipseg-1': assets.segm.*hf download CID"):
+    with pytest.raises(
+        UserError, match="protocol 'xverse-clipseg-1': assets.segm.*hf download CID"
+    ):
         identified_views(missing, "nowhere")
     with pytest.raises(UserError, match="protocol 'red-1': .*knows no 'ghost'"):
         check_nouns(protocol_of(MASKED), ["dog", "ghost"])
@@ -261,15 +264,11 @@ def test_a_protocol_that_finds_subjects_says_by_what(name: str) -> None:
 
 
 def test_the_pocket_segmenter_shows_next_to_what_true_masks_show() -> None:
-    import torch
-
     generator = torch.Generator().manual_seed(5)
-    identities = sample_identities(24, generator)
+    identities = sample_identities(6, generator)
     scenes = plain_scenes(identities, generator)
     images = as_pixels(render(identities, scenes))
     truth = true_masks(identities, scenes).numpy()
-    from benchmark.pocket.world import CLASSES
-
     viewer = viewers_of(load_protocol("pocket-masked"))["dino_masked"]
     overlaps = []
     for image, mask, kind in zip(images, truth, identities.kind.tolist(), strict=True):
