@@ -225,7 +225,7 @@ def _scoring_differences(before: Scoring, after: Scoring) -> Iterable[tuple[str,
             yield f"the {key} of encoder '{name}'", encoder.get(key), other.get(key)
     for name, metric in before.metrics.items():
         if name in after.metrics and before.key(name) != after.key(name):
-            for key in ("version", "encoders", "factor", "minimum", "metric"):
+            for key in ("version", "encoders", "factor", "minimum", "metric", "gallery"):
                 was, now = getattr(metric, key), getattr(after.metrics[name], key)
                 if was != now:
                     yield f"the {key} of metric '{name}'", was, now

@@ -69,7 +69,9 @@ def check_captions(assessment: Assessment, jobs: Iterable[Job]) -> None:
         phrase = protocol.phrase(job.fit.class_noun, identifier)
         prompts = (*job.prompts, *([PRIOR_PROMPT] if job.prior_prompt_images else []))
         captions |= dict.fromkeys(prompt.text(phrase) for prompt in prompts)
-    check_nouns(protocol, list(nouns), assessment.encoders)
+    if nouns:
+        check_nouns(protocol, list(nouns), assessment.encoders)
+        assessment.check_gallery()
     if not captions:
         return
     try:

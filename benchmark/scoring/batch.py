@@ -12,11 +12,13 @@ from functools import cached_property
 import numpy as np
 
 from benchmark.api import (
+    GALLERY,
     PIXELS,
     PRIOR,
     REAL,
     REFERENCES,
     TEXTS,
+    Gallery,
     Prompt,
     Request,
     Subject,
@@ -24,6 +26,7 @@ from benchmark.api import (
 )
 from benchmark.data.masks import read_mask
 from benchmark.scoring.features import Encoders
+from benchmark.scoring.gallery import References
 from benchmark.scoring.kinds import DISTANCES, EMBEDDINGS, TEXT_EMBEDDINGS
 from benchmark.scoring.views import Seen, Viewer
 
@@ -46,6 +49,7 @@ class ImageBatch:
     encoders: Encoders
     looked_at: Collection[int] | None = None  #: real images that the method looked at; None: all
     viewers: Mapping[str, Viewer] = field(default_factory=dict)  #: of encoders with a view
+    all_references: References | None = None  #: every subject's, where a metric ranks among them
     _found: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     _seen: dict[tuple[str, str], Seen] = field(default_factory=dict)
 
@@ -104,6 +108,20 @@ class ImageBatch:
     def distances(self, encoder: str) -> np.ndarray:
         """(n, n) float32 >= 0, between the images of a prompt; NaN elsewhere, and of real ones."""
         return self._once("distances", encoder, lambda: self._distances_through(encoder))
+
+    def gallery(self, encoder: str) -> Gallery:
+        """The references of every subject of the data set. Raises UserError if there is none."""
+        if self.all_references is None:
+            raise UserError(
+                "there is no data set here among whose subjects a metric could rank: leave the "
+                "metric out"
+            )
+        owners = self.all_references.owners
+        own = [i for i, owner in enumerate(owners) if owner.name == self.subject.name]
+        same = np.zeros((len(self.images), len(owners)), bool)
+        same[:, own] = self.same
+        same.flags.writeable = False
+        return Gallery(tuple(owners), self.all_references.seen_by(encoder), same)
 
     def without_subject(self, encoder: str) -> list[int]:
         """The images in which the view of `encoder` did not find the subject."""
@@ -229,6 +247,9 @@ class DeclaredBatch:
 
     def distances(self, encoder: str) -> np.ndarray:
         return self._declared(need(encoder, DISTANCES)).distances(encoder)
+
+    def gallery(self, encoder: str) -> Gallery:
+        return self._declared(need(encoder, GALLERY)).gallery(encoder)
 
     def pixels(self) -> Sequence[np.ndarray]:
         return self._declared(PIXELS).pixels()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from benchmark.api import PIXELS, REFERENCES, TEXTS, Metric, UserError
+from benchmark.api import GALLERY, PIXELS, REFERENCES, TEXTS, Metric, UserError
 from benchmark.config import registry
 from benchmark.config.protocol import MetricChoice, Protocol
 from benchmark.scoring.kinds import ABILITIES, DISTANCES, EMBEDDINGS, kind_of
@@ -84,11 +84,12 @@ def _check_need(name: str, need: str, protocol: Protocol) -> None:
             f"name another by `encoder` in [metrics.{name}]"
         )
     ability = ability or EMBEDDINGS
-    if ability not in ABILITIES:
-        raise UserError(
-            f"metric '{name}' needs '{need}'; of an encoder it can have {', '.join(ABILITIES)}"
-        )
+    if ability not in (*ABILITIES, GALLERY):
+        known = ", ".join((*ABILITIES, GALLERY))
+        raise UserError(f"metric '{name}' needs '{need}'; of an encoder it can have {known}")
     table = protocol.encoders[encoder]
+    if ability == GALLERY:
+        ability = EMBEDDINGS
     if ability not in kind_of(encoder, table).can:
         raise UserError(
             f"metric '{name}' needs {ability} of encoder '{encoder}', which an encoder of kind "

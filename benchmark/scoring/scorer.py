@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
@@ -23,6 +23,7 @@ from benchmark.scoring.batch import DeclaredBatch, ImageBatch, need
 from benchmark.scoring.chosen_metrics import chosen_metrics, encoders_of, record_of
 from benchmark.scoring.encoder_tables import completed, protocol_tables
 from benchmark.scoring.features import Encoders, load_encoders
+from benchmark.scoring.gallery import References, in_gallery, uses_gallery
 from benchmark.scoring.kinds import TEXT_EMBEDDINGS, identify, kind_of
 from benchmark.scoring.views import Viewer, identified_views, viewers_of
 from benchmark.store.directory import Name
@@ -108,6 +109,17 @@ class Scorer:
     metrics: dict[str, Metric]
     encoders: Encoders
     viewers: Mapping[str, Viewer]
+    references: References | None = None  #: of every subject, where a metric ranks among them
+
+    def among(self, subjects: Sequence[Subject]) -> Scorer:
+        """The same scorer, with the subjects of the data set for metrics that rank among them."""
+        if not any(map(uses_gallery, self.metrics.values())):
+            return self
+        return replace(
+            self,
+            scoring=in_gallery(self.scoring, self.metrics, subjects),
+            references=References(subjects, self.protocol, self.encoders, self.viewers),
+        )
 
     def score(
         self,
@@ -180,6 +192,7 @@ class Scorer:
             encoders=self.encoders,
             looked_at=looked_at,
             viewers=self.viewers,
+            all_references=self.references,
         )
 
     def _values(self, metric: str, batch: ImageBatch, name: Name) -> dict[int, Found]:
@@ -221,8 +234,11 @@ class Scorer:
             for i in batch.without_subject(encoder):
                 if i in scored:
                     lost[i] = (scored[i] if counts else None), f"no '{noun}' was found"
-            for file in batch.references_without_subject(encoder)[:1]:
-                why = f"in reference {file} no '{noun}' was found: draw masks of your own"
+            without = list(batch.references_without_subject(encoder))
+            if uses_gallery(self.metrics[metric]) and self.references is not None:
+                without += self.references.without_subject(encoder)
+            for file in without[:1]:
+                why = f"in reference {file} no subject was found: draw masks of your own"
                 lost |= dict.fromkeys(scored, (None, why))
         return lost
 

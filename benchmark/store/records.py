@@ -299,6 +299,7 @@ class MetricRecord:
     factor: float  #: the protocol's scale: factor * max(minimum, score)
     minimum: float | None = None
     metric: str = ""  #: the plugin's name, where the protocol gives it another
+    gallery: str | None = None  #: digest of the subjects among which it ranks, if it does
 
 
 @dataclass(frozen=True)
@@ -322,7 +323,8 @@ class Scoring:
         encoders = {name: self.encoders[name] for name in own.encoders}
         scale = [own.metric, own.version, own.factor, own.minimum]
         rules = [self.protocol, self.declaration, self.identifier]
-        return digest([rules, encoders, metric, scale])
+        among = [] if own.gallery is None else [own.gallery]
+        return digest([rules, encoders, metric, scale, *among])
 
 
 @dataclass(frozen=True)

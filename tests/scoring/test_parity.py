@@ -23,7 +23,7 @@ from benchmark.data.images import read_image
 from benchmark.models.asset_files import Source
 from benchmark.scoring import encoder_loading as loader
 from benchmark.scoring.encoder_files import ALEXNET
-from benchmark.scoring.encoder_tables import ClipTable, EncoderTable, parsed
+from benchmark.scoring.encoder_tables import ClipTable, TimmTable, parsed
 from benchmark.scoring.encoders import ClipEncoder, LpipsEncoder, Preprocessing, TimmEncoder
 from benchmark.scoring.features import load_encoders
 from tests.reference import metrics as reference
@@ -136,7 +136,7 @@ def loaded(
     """The encoder of a protocol's table as a run loads it, its weights' file being `state`."""
     monkeypatch.setattr(loader, "load_file", lambda _: dict(state))
     load, model = {
-        "timm": (loader.load_timm, EncoderTable),
+        "timm": (loader.load_timm, TimmTable),
         "open_clip": (loader.load_clip, ClipTable),
     }[table["kind"]]
     return load(name, parsed(name, table, model), Source(None, Path("weights")), "cpu")

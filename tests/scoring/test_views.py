@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,9 @@ def protocol_of(view: dict[str, Any], **change: Any) -> Protocol:
     return Protocol(**table | change)
 
 
-def subject_of(folder: Path, pictures: list[np.ndarray], masks: list[np.ndarray] = []) -> Subject:
+def subject_of(
+    folder: Path, pictures: list[np.ndarray], masks: Sequence[np.ndarray] = ()
+) -> Subject:
     paths = {"": pictures, "-mask": masks}
     files: dict[str, list[Path]] = {}
     for ending, images in paths.items():
@@ -161,7 +164,7 @@ def test_what_is_not_found_is_0_and_said_or_has_no_score(tmp_path) -> None:
 def test_without_a_reference_there_is_no_score_at_all(tmp_path, view) -> None:
     subject = subject_of(tmp_path, [picture(0), picture(1, red=False)])
     found = scores(protocol_of(view), subject, [picture(2), picture(3, red=False)])
-    why = "in reference 1.png no 'dog' was found: draw masks of your own"
+    why = "in reference 1.png no subject was found: draw masks of your own"
     assert found["dino", 0] == found["dino", 1] == (None, why)
     assert found["clip_t", 0][1] == ""
     one = protocol_of(view, references="one")  # the other image does not count
