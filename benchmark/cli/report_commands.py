@@ -29,6 +29,12 @@ def report(
             "--as-found", help="Report what there is even if files were altered, and name these."
         ),
     ] = False,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published", help="With what other papers print: others' measurements, no verdicts."
+        ),
+    ] = False,
 ) -> None:
     """Write a run's summary, tables and figures anew, or put several runs into one report.
 
@@ -41,15 +47,18 @@ def report(
       python -m benchmark report runs/pocket-1a2b3c4d
 
       python -m benchmark report runs/seed-0 runs/seed-1 --out reports/both
+
+      python -m benchmark report runs/dreambench-1a2b3c4d --published
     """
     from benchmark.report.write import write_joint_report, write_report
 
     if out is None and len(runs) > 1:
         raise UserError(f"{len(runs)} runs make a report of their own: say where with --out DIR")
+    asked = {"partial": partial, "as_found": as_found, "published": published}
     if out is None:
-        print(write_report(runs[0], partial=partial, as_found=as_found))
+        print(write_report(runs[0], **asked))
     else:
-        print(write_joint_report(runs, out, partial=partial, as_found=as_found))
+        print(write_joint_report(runs, out, **asked))
 
 
 def keep(

@@ -33,8 +33,12 @@ _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
 _OURS = (".png", ".svg", ".csv", ".tex")  #: the files that a report writes to its folders
 
 
-def write_report(run_directory: Path, *, partial: bool = True, as_found: bool = False) -> Path:
+def write_report(
+    run_directory: Path, *, partial: bool = True, as_found: bool = False, published: bool = False
+) -> Path:
     """Write index.html, report.md, summary.csv, tables/ and figures/; returns report.md's path.
+
+    `published`: with rows of other papers.
 
     Raises UserError if it is no run directory, if no job has finished, if `partial` is not set
     and a job is missing, or if `as_found` is not set and a file was altered.
@@ -42,7 +46,7 @@ def write_report(run_directory: Path, *, partial: bool = True, as_found: bool = 
     run = _read(run_directory, as_found)
     if not partial:
         check_complete(run)
-    return write_report_of(run)
+    return write_report_of(run, published=published)
 
 
 def write_joint_report(
@@ -51,6 +55,7 @@ def write_joint_report(
     *,
     partial: bool = False,
     as_found: bool = False,
+    published: bool = False,
 ) -> Path:
     """Write the report of several runs to `directory`, with their scores.csv and sources.toml.
 
@@ -63,7 +68,7 @@ def write_joint_report(
     remove_leftovers(directory)
     write_atomically(directory / SOURCES, sources_toml(run))
     write_atomically(directory / "scores.csv", scores_csv(run.scores, run.unscored))
-    return write_report_of(run)
+    return write_report_of(run, published=published)
 
 
 def _read(run_directory: Path, as_found: bool) -> Run:
@@ -73,7 +78,7 @@ def _read(run_directory: Path, as_found: bool) -> Run:
     return run_of(contents)
 
 
-def write_report_of(run: Run) -> Path:
+def write_report_of(run: Run, *, published: bool = False) -> Path:
     """As `write_report`, of a run that was read."""
     from benchmark.report.figures.drawing import png_of, svg_of
     from benchmark.report.gallery import gallery
@@ -94,7 +99,8 @@ def write_report_of(run: Run) -> Path:
         files |= {f"figures/{name}.png": png_of(figure), f"figures/{name}.svg": vectors[name]}
     if grid := _grid(run):
         files["figures/grid.png"] = grid
-    text = report_text(run, figures={*figures, *(["grid"] if grid else [])})
+    drawn = {*figures, *(["grid"] if grid else [])}
+    text = report_text(run, figures=drawn, published=published)
     files[PAGE] = page_html(text, figures=vectors, content=gallery(run))
     with writing(run.directory):
         _replace(run.directory, files | {REPORT: text})
