@@ -22,6 +22,7 @@ from benchmark.report.figures.drawing import new_figure, png_of, tidy
 LOOKS = {
     "dino": ("DINO", "#0072B2", "", "o"),
     "clip_i": ("CLIP-I", "#E69F00", "///", "s"),
+    "dino_masked": ("masked DINO", "#56B4E9", "xxx", "^"),
     "clip_t": ("CLIP-T", "#F0E442", "...", "D"),
 }
 
@@ -45,7 +46,7 @@ def calibration_png(findings: Sequence[Finding]) -> bytes:
         Patch(facecolor=colour, hatch=hatch, edgecolor="black", linewidth=0.6, label=name)
         for name, colour, hatch, _ in LOOKS.values()
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
     return png_of(figure)
 
 
