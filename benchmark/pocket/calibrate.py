@@ -5,8 +5,8 @@
 In the pocket world the truth about a picture is known. Here a subject's pictures stand against
 those of others, subjects turn into others step by step, and one thing at a time changes while all
 else stays. DINO and CLIP-I are a run's: the mean cosine to five real images of the subject, each in
-a scene of its own. Masked DINO sees the subject alone, by its true mask: the best that masking can do,
-without the faults of a segmenter.
+a scene of its own. Masked DINO sees the subject alone, by its true mask: the best that masking can
+do, without the faults of a segmenter.
 """
 
 from __future__ import annotations

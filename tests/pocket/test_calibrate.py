@@ -379,7 +379,8 @@ def test_pictures_are_masked_by_the_truth():
     scenes = plain_scenes(identities, generator)
     pictures = list(np.random.default_rng(0).integers(1, 256, (3, 64, 64, 3), np.uint8))
     truth = true_masks(identities, scenes).numpy()
-    for before, after, mask in zip(pictures, masked(pictures, identities, scenes), truth):
+    alone = masked(pictures, identities, scenes)
+    for before, after, mask in zip(pictures, alone, truth, strict=True):
         assert 0 < mask.mean() < 1
         np.testing.assert_array_equal(after[mask], before[mask])
         assert not after[~mask].any() and after.dtype == np.uint8
