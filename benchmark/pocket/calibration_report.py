@@ -82,7 +82,7 @@ def write_calibration(findings: Sequence[Finding], directory: Path, *, command: 
 def print_calibration(findings: Sequence[Finding]) -> None:
     """The tables of calibration.md."""
     # Off a terminal rich assumes 80 columns, and would break the rows.
-    console = Console(highlight=False, width=None if Console().is_terminal else 160)
+    console = Console(highlight=False, width=None if Console().is_terminal else 200)
     for section in sections(findings):
         table = Table(title=section.title, title_justify="left", box=None, pad_edge=False)
         for i, name in enumerate(section.header):

@@ -346,8 +346,8 @@ def test_an_encoder_that_sees_the_background_alone_is_found_out(toy):
 def test_masking_takes_the_background_away_and_nothing_else(toy):
     """The blind encoder sees nothing but the background, and what of it is faint tells nobody."""
     findings = found(BLIND)
-    change = ("only the background", "score move")
-    assert findings["dino", *change].value > 0.5
+    change = ("only the background", "drop")
+    assert findings["dino", *change].value == pytest.approx(1, abs=1e-4)
     assert findings["dino_masked", *change].value == pytest.approx(0, abs=1e-9)
     same = found(TRUTHFUL)
     for (metric, axis, quantity), finding in same.items():

@@ -13,7 +13,7 @@ from benchmark.report.sections import report_text
 from benchmark.report.write import write_report
 from benchmark.results.other_papers import OtherPapers, other_papers, rows_under
 from benchmark.results.run import read_run
-from tests.made_up_run import METRICS, SCORING, metric, write_run
+from tests.made_up_run import METRICS, SCORING, World, metric, write_run
 
 TITLE = "## Printed elsewhere"
 
@@ -27,7 +27,8 @@ def run_under(path: Path, name: str, factor: float = 1.0) -> Path:
         metrics=metrics,
     )
     grid = {"methods": ("dreambooth", "untuned"), "subjects": ("cat", "dog", "owl")}
-    return write_run(path, lambda job, request, name: 0.5, scorings=(scoring,), **grid)
+    world = World(scorings=(scoring,))
+    return write_run(path, lambda job, request, name: 0.5, world=world, **grid)
 
 
 def section(text: str) -> str:
