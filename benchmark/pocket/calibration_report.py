@@ -29,7 +29,7 @@ from benchmark.pocket.calibration_scenes import (
     OF_SUBJECTS,
     STANDARD,
 )
-from benchmark.report.markdown import NOTHING, markdown_table, with_interval
+from benchmark.report.markdown import NOTHING, markdown_table, signed, with_interval
 from benchmark.store.directory import write_atomically
 
 FILES = ("calibration.csv", "calibration.md", "calibration.png")
@@ -204,7 +204,7 @@ def _what_masking_does(found: Found, metric: str, axis: str) -> str:
     whole = found[MASKED[metric], axis, "mAP"].value
     return (
         f"**{NAMES[metric]}**, {axis}: from {NAMES[MASKED[metric]]}'s mAP of {whole:.3f}, masking "
-        f"{said}, by {with_interval(*_numbers(gain))}."
+        f"{said}: {signed(*_numbers(gain))}."
     )
 
 
