@@ -87,9 +87,10 @@ class Protocol(Table):
     @model_validator(mode="after")
     def _views_are_known(self) -> Self:
         for name, table in self.encoders.items():
-            if "view" in table and table["view"] not in self.views:
+            view = table.get("view")
+            if "view" in table and not (isinstance(view, str) and view in self.views):
                 raise ValueError(
-                    f"encoders.{name}.view is {table['view']!r}; views are declared as "
+                    f"encoders.{name}.view is {view!r}; views are declared as "
                     f"[views.NAME], and there are: {', '.join(self.views) or 'none'}"
                 )
         if self.views and self.segmenter is None:

@@ -230,6 +230,7 @@ def test_distances_between_images_are_not_taken_of_a_view() -> None:
     [
         ({"segmenter": None}, "views need a segmenter"),
         ({"views": {}}, "encoders.dino.view is 'alone'.*there are: none"),
+        ({"encoders": {"dino": COLOURS | {"view": ["alone"]}}}, r"view is \['alone'\]; views are"),
         ({"views": {"alone": CUT_OUT | {"smallest": 1.0}}}, "less than 1"),
         ({"views": {"alone": {"background": "grey", "not_found": "zero"}}}, "'black' or 'white'"),
         ({"views": {"alone": {"background": "black"}}}, "not_found"),
