@@ -109,7 +109,7 @@ class Scorer:
     metrics: dict[str, Metric]
     encoders: Encoders
     viewers: Mapping[str, Viewer]
-    references: References | None = None  #: of every subject, where a metric ranks among them
+    all_references: References | None = None  #: every subject's, where a metric ranks among them
 
     def among(self, subjects: Sequence[Subject]) -> Scorer:
         """The same scorer, with the subjects of the data set for metrics that rank among them."""
@@ -118,7 +118,7 @@ class Scorer:
         return replace(
             self,
             scoring=in_gallery(self.scoring, self.metrics, subjects),
-            references=References(subjects, self.protocol, self.encoders, self.viewers),
+            all_references=References(subjects, self.protocol, self.encoders, self.viewers),
         )
 
     def score(
@@ -192,7 +192,7 @@ class Scorer:
             encoders=self.encoders,
             looked_at=looked_at,
             viewers=self.viewers,
-            all_references=self.references,
+            all_references=self.all_references,
         )
 
     def _values(self, metric: str, batch: ImageBatch, name: Name) -> dict[int, Found]:
@@ -235,8 +235,8 @@ class Scorer:
                 if i in scored:
                     lost[i] = (scored[i] if counts else None), f"no '{noun}' was found"
             without = list(batch.references_without_subject(encoder))
-            if uses_gallery(self.metrics[metric]) and self.references is not None:
-                without += self.references.without_subject(encoder)
+            if uses_gallery(self.metrics[metric]) and self.all_references is not None:
+                without += self.all_references.without_subject(encoder)
             for file in without[:1]:
                 why = f"in reference {file} no subject was found: draw masks of your own"
                 lost |= dict.fromkeys(scored, (None, why))
