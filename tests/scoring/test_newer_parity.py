@@ -64,13 +64,8 @@ def dinov2(size: str) -> Any:
     return randomised(Dinov2Model(config))
 
 
-@pytest.mark.parametrize(
-    ("protocol", "size"),
-    [
-        ("peft", "base"),
-        pytest.param("dsh", "large", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("protocol", "size"), [("peft", "base"), ("dsh", "large")])
 def test_larger_dinov2_equals_transformers(
     monkeypatch: pytest.MonkeyPatch, protocol: str, size: str
 ) -> None:
