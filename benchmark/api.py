@@ -767,6 +767,7 @@ ABOUT = (
 )
 #: What a metric may need beside encoders, by name.
 PIXELS, TEXTS, REFERENCES = "pixels", "texts", "references"
+GALLERY = "gallery"  #: of an encoder: "ENCODER:gallery"
 
 
 @dataclass(frozen=True)
@@ -774,6 +775,15 @@ class Unscored:
     """In a score's place: why there is none."""
 
     reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """The k references of all subjects of the data set, through one encoder."""
+
+    owners: tuple[Subject, ...]  #: (k,) whose each is; the images' own subject is among them
+    embeddings: np.ndarray  #: (k, d) float32 of unit length
+    same: np.ndarray  #: (n, k) bool: real image i is this reference itself
 
 
 class Batch(Protocol):
@@ -816,6 +826,10 @@ class Batch(Protocol):
 
         Real images have none. Needs "ENCODER:distances".
         """
+        ...
+
+    def gallery(self, encoder: str) -> Gallery:
+        """The references of every subject of the data set. Needs "ENCODER:gallery"."""
         ...
 
     def pixels(self) -> Sequence[np.ndarray]:

@@ -187,7 +187,7 @@ def _beside(ready: Ready, party: Party) -> Ready:
         existing.contents.check()
         check_beside(ready.grid, existing)
     check_images(ready.jobs, ready.grid.settled, existing)
-    check_scoring(ready.assessment.scoring, existing)
+    check_scoring(ready.assessment, existing)
     return replace(ready, existing=existing)
 
 
@@ -198,7 +198,7 @@ def _report_shards(ready: Ready, party: Party, failed: Sequence[str], logbook: L
     party.claims.tidy()
     existing = read_existing(directory)
     check_images(ready.jobs, ready.grid.settled, existing)
-    check_scoring(ready.assessment.scoring, existing)
+    check_scoring(ready.assessment, existing)
     return report(directory, failed, len(ready.jobs), existing.contents, logbook)
 
 
@@ -231,7 +231,7 @@ def score_run(
         metrics=extra_metrics(chosen, existing, metrics),
         encoders=str(encoders) if encoders else assessment.encoders,
     )
-    check_scoring(assessment.scoring, existing)
+    check_scoring(assessment, existing)
     jobs = [record.job for record in existing.jobs.values()]
     check_captions(assessment, jobs)
     if chosen.label not in existing.plan.protocols:  # else that was looked at when it was planned

@@ -114,8 +114,10 @@ DRAWN = PriorRecord(
     provenance={},
 )
 
-#: (job, request, metric) -> the score, or why there is none
-Value = Callable[[Job, Request, str], float | Unscored]
+#: A score, or why there is none, or one with what befell its image.
+Given = float | Unscored | tuple[float, str]
+#: (job, request, metric) -> what is given
+Value = Callable[[Job, Request, str], Given]
 
 
 def text_of(run: Path) -> str:
@@ -247,8 +249,10 @@ def write_scores(
     directory.write_scores(scored, rows)
 
 
-def _score(job: Job, request: Request, name: str, found: float | Unscored, protocol: str) -> Score:
-    unscored = isinstance(found, Unscored)
+def _score(job: Job, request: Request, name: str, given: Given, protocol: str) -> Score:
+    if isinstance(given, Unscored):
+        given = (None, given.reason)
+    value, reason = given if isinstance(given, tuple) else (given, "")
     return Score(
         method=job.method,
         subject=job.subject,
@@ -257,9 +261,9 @@ def _score(job: Job, request: Request, name: str, found: float | Unscored, proto
         sample=request.index,
         seed=job.seed,
         metric=name,
-        value=None if unscored else found,
+        value=value,
         protocol=protocol,
-        reason=found.reason if unscored else "",
+        reason=reason,
     )
 
 

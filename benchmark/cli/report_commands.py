@@ -41,6 +41,12 @@ def report(
         str,
         typer.Option(metavar="METRIC[,...]", help="What the figures show; else every metric."),
     ] = "",
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published", help="With what other papers print: others' measurements, no verdicts."
+        ),
+    ] = False,
 ) -> None:
     """Write a run's summary, tables and figures anew, or put several runs into one report.
 
@@ -54,6 +60,8 @@ def report(
 
       python -m benchmark report runs/seed-0 runs/seed-1 --out reports/both
 
+      python -m benchmark report runs/dreambench-1a2b3c4d --published
+
       python -m benchmark report runs/pocket-1a2b3c4d --style paper --plot dino,clip_t
     """
     from benchmark.report.figures.drawing import STYLES
@@ -62,10 +70,11 @@ def report(
     figures = Figures(STYLES[style], tuple(items(plot)))
     if out is None and len(runs) > 1:
         raise UserError(f"{len(runs)} runs make a report of their own: say where with --out DIR")
+    asked = {"partial": partial, "as_found": as_found, "published": published}
     if out is None:
-        print(write_report(runs[0], partial=partial, as_found=as_found, figures=figures))
+        print(write_report(runs[0], **asked, figures=figures))
     else:
-        print(write_joint_report(runs, out, partial=partial, as_found=as_found, figures=figures))
+        print(write_joint_report(runs, out, **asked, figures=figures))
 
 
 def check(

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from benchmark.api import PIXELS, REFERENCES, TEXTS, Subject, UserError
 from benchmark.data.manifest import Table, Text, read_known, toml_names
@@ -37,6 +37,25 @@ class MetricChoice(Table):
         return self.factor * (value if self.minimum is None else max(self.minimum, value))
 
 
+class View(Table):
+    """What an encoder sees in place of a whole image: the subject alone, where it was found.
+
+    The subject's images have the user's own masks, if there are any; else the protocol's segmenter
+    looks for the class noun, as it does in every other image.
+    """
+
+    background: Literal["black", "white"]  #: what everything but the subject becomes
+    #: To the subject's box, padded to a square with the background: the subject in the middle.
+    crop: bool = False
+    references: bool = True  #: whether they are seen so, too; else they are seen whole
+    #: A share of the image's width: a box of a smaller area than that length squared, or with a
+    #: side below a quarter of it, was not found.
+    smallest: float = Field(default=0.0, ge=0, lt=1)
+    #: An image in which the subject is not found has the embedding 0, whose cosine to any other is
+    #: 0, and is counted; or it has no score.
+    not_found: Literal["zero", "unscored"]
+
+
 class Protocol(Table):
     """Everything that a score's meaning hangs on besides the images."""
 
@@ -50,8 +69,11 @@ class Protocol(Table):
     caption: Literal["class-noun", "identifier-and-class-noun"]
     aggregation: Literal["subjects"]  #: the mean over a subject's images, then over subjects
     metrics: dict[str, MetricChoice]  #: the scores that it defines, by name
-    #: By names of your choice. Each has a `kind`; its other keys are for the kind to check.
+    #: By names of your choice. Each has a `kind`, and may have a `view`, one of `views`; its other
+    #: keys are for the kind to check.
     encoders: dict[str, dict[str, Any]]
+    views: dict[str, View] = {}  #: by names of your choice
+    segmenter: dict[str, Any] | None = None  #: for the views: a table as a suite's assets have it
 
     @field_validator("encoders")
     @classmethod
@@ -61,6 +83,19 @@ class Protocol(Table):
             if not re.fullmatch(_NAME, name) or name in (PIXELS, TEXTS, REFERENCES):
                 raise ValueError(f"an encoder cannot be called '{name}': choose another name")
         return encoders
+
+    @model_validator(mode="after")
+    def _views_are_known(self) -> Self:
+        for name, table in self.encoders.items():
+            view = table.get("view")
+            if "view" in table and not (isinstance(view, str) and view in self.views):
+                raise ValueError(
+                    f"encoders.{name}.view is {view!r}; views are declared as "
+                    f"[views.NAME], and there are: {', '.join(self.views) or 'none'}"
+                )
+        if self.views and self.segmenter is None:
+            raise ValueError("views need a segmenter that finds the subject: declare [segmenter]")
+        return self
 
     @property
     def label(self) -> str:

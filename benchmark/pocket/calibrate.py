@@ -5,15 +5,15 @@
 In the pocket world the truth about a picture is known. Here a subject's pictures stand against
 those of others, subjects turn into others step by step, and one thing at a time changes while all
 else stays. DINO and CLIP-I are a run's: the mean cosine to five real images of the subject, each in
-a scene of its own.
+a scene of its own. Masked DINO sees the subject alone, by its true mask: the best that masking can
+do, without the faults of a segmenter.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +22,25 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmark.config.protocol import load_protocol
-from benchmark.data.images import as_pixels
 from benchmark.pocket.calibration_arithmetic import (
     Finding,
     graded,
     mean,
+    ranked,
     separation,
     share,
     shift,
 )
 from benchmark.pocket.calibration_report import check_free, print_calibration, write_calibration
 from benchmark.pocket.calibration_scenes import (
+    AMONG_ALL,
+    AMONG_MATES,
     AMOUNTS,
     CLASSMATE,
     FIELDS,
     INSTEAD,
+    LOOK_ALIKES,
+    MASKED,
     MATCHED,
     MORPHS,
     OF_PROMPTS,
@@ -52,6 +56,7 @@ from benchmark.pocket.calibration_scenes import (
     placed,
     wearing,
 )
+from benchmark.pocket.calibration_studio import Seen, Studio, Subjects
 from benchmark.pocket.individuals import IMAGES_PER_SUBJECT
 from benchmark.pocket.training import step_generator
 from benchmark.pocket.world import (
@@ -60,64 +65,15 @@ from benchmark.pocket.world import (
     COLOURS,
     LIVE,
     Identities,
-    Scenes,
     classmates,
     morph,
     plain_scenes,
-    render,
     sample_identities,
     sample_scenes,
 )
 from benchmark.scoring.features import Encoders
 from benchmark.scoring.scorer import load_scorer
 from benchmark.store.records import Scoring
-
-RUN = 512  #: pictures drawn and encoded at a time: many, since the renderer is slow at few
-#: Metric -> what its encoder sees in n pictures: (n, d), rows of unit length.
-Seen = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Studio:
-    """Draws pictures and looks at them as each metric does."""
-
-    encoders: Encoders
-    looks: Mapping[str, str]  #: metric -> the encoder that it looks through
-    generator: torch.Generator
-    progress: Callable[[int], None]  #: told of how many more pictures were seen
-
-    def see(self, identities: Identities, scenes: Scenes) -> Seen:
-        """What each metric sees of each subject in its scene."""
-        parts: dict[str, list[np.ndarray]] = {encoder: [] for encoder in self.looks.values()}
-        for rows in torch.arange(len(identities)).split(RUN):
-            pictures = as_pixels(render(identities[rows], scenes[rows]))
-            for encoder, seen in parts.items():
-                seen.append(self.encoders.embeddings(encoder, pictures))
-            self.progress(len(rows))
-        return {metric: wide(parts[encoder]) for metric, encoder in self.looks.items()}
-
-    def photograph(self, identities: Identities) -> Seen:
-        """The same in new scenes of ordinary photographs, as a subject's real images have them."""
-        return self.see(identities, plain_scenes(identities, self.generator))
-
-    def read(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, d) what the metric that reads prompts makes of the texts."""
-        return wide([self.encoders.text_embeddings(self.looks[OF_PROMPTS], texts)])
-
-
-@dataclass(frozen=True)
-class Subjects:
-    """n subjects, and what each metric of OF_SUBJECTS sees in their r real images: (n, r, d)."""
-
-    identities: Identities
-    references: Seen
-
-    def scores(self, seen: Seen) -> Seen:
-        """{metric: (n,)} of a picture for each subject: the mean cosine to its real images."""
-        return {
-            metric: (seen[metric][:, None] * references).sum(axis=2).mean(axis=1)
-            for metric, references in self.references.items()
-        }
 
 
 def pictures_of(subjects: int) -> int:
@@ -127,7 +83,8 @@ def pictures_of(subjects: int) -> int:
     in_prompts = 2
     on_morphs = len(MORPHS) * len(AMOUNTS)
     changed = 1 + len(FIELDS) + len(INSTEAD)
-    return subjects * (told_apart + in_prompts + on_morphs + changed) + live
+    ranked = 1 + LOOK_ALIKES * IMAGES_PER_SUBJECT
+    return subjects * (told_apart + in_prompts + on_morphs + changed + ranked) + live
 
 
 def run_calibration(*, subjects: int, seed: int, out: Path, overwrite: bool) -> None:
@@ -162,7 +119,8 @@ def run_calibration(*, subjects: int, seed: int, out: Path, overwrite: bool) -> 
 
 def looks_of(scoring: Scoring) -> dict[str, str]:
     """The encoder of each metric that is calibrated."""
-    return {metric: scoring.metrics[metric].encoders[0] for metric in STANDARD}
+    plain = {metric: MASKED.get(metric, metric) for metric in STANDARD}
+    return {metric: scoring.metrics[whole].encoders[0] for metric, whole in plain.items()}
 
 
 def calibrate(
@@ -192,6 +150,7 @@ def calibrate(
     yield "telling prompts apart", tell_prompts_apart(studio, identities)
     yield "following one subject into another", follow_morphs(studio, known)
     yield "changing one thing at a time", change_one_thing(studio, known)
+    yield "ranking look-alikes", rank_look_alikes(studio, known)
 
 
 def tell_subjects_apart(studio: Studio, subjects: Subjects) -> list[Finding]:
@@ -293,11 +252,38 @@ def change_one_thing(studio: Studio, subjects: Subjects) -> list[Finding]:
     return findings
 
 
+def rank_look_alikes(studio: Studio, subjects: Subjects) -> list[Finding]:
+    """Where a new picture's subject stands among all, and among colour-matched classmates.
+
+    As the metrics of look-alikes rank: `top-1` and `MRR` by the mean cosine to a subject's real
+    images, `mAP` by each. What is masked has a `mAP gain` over what is not.
+    """
+    n, shape = len(subjects.identities), (len(subjects.identities), IMAGES_PER_SUBJECT, -1)
+    seen = studio.photograph(subjects.identities)
+    mates: dict[str, list[np.ndarray]] = {metric: [] for metric in subjects.references}
+    rows = torch.arange(n).repeat_interleave(IMAGES_PER_SUBJECT)
+    for _ in range(LOOK_ALIKES):
+        others = classmates(subjects.identities, studio.generator, same_colours=True)
+        photographs = studio.photograph(others[rows])
+        for metric, found in mates.items():
+            found.append(photographs[metric].reshape(shape))
+    ranks: dict[tuple[str, str], np.ndarray] = {}
+    for metric, own in subjects.references.items():
+        small = np.stack([own, *mates[metric]], axis=1)
+        cosines_of = [np.einsum("d,spd->sp", seen[metric][i], small[i]) for i in range(n)]
+        ranks[metric, AMONG_MATES] = np.array([ranked(near, 0) for near in cosines_of])
+        near = np.einsum("nd,spd->nsp", seen[metric], own)
+        ranks[metric, AMONG_ALL] = np.array([ranked(near[i], i) for i in range(n)])
+    findings = []
+    for (metric, axis), values in ranks.items():
+        named = zip(("top-1", "MRR", "mAP"), values.T, strict=True)
+        findings += [mean(metric, axis, quantity, column) for quantity, column in named]
+        if metric in MASKED:
+            gain = values[:, 2] - ranks[MASKED[metric], axis][:, 2]
+            findings.append(mean(metric, axis, "mAP gain", gain))
+    return findings
+
+
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(n, d), (n, d) -> (n,) for rows of unit length."""
     return (a * b).sum(axis=1)
-
-
-def wide(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Features one under the other, in float64, as the metrics reckon."""
-    return np.concatenate(parts).astype(np.float64)

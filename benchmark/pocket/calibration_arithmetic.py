@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats import bootstrap, mannwhitneyu, spearmanr
 
 from benchmark.results.statistics import CONFIDENCE
+from benchmark.scoring.look_alikes import average_precision, subject_rank
 
 RESAMPLES = 2_000  #: fewer than a run's, since there are many intervals and many subjects
 
@@ -54,6 +55,16 @@ def rank_correlation(scores: np.ndarray, distances: np.ndarray) -> np.ndarray:
     if np.any(np.ptp(scores, axis=1) == 0):
         raise ValueError("a subject's scores are all the same: they have no rank correlation")
     return np.array([spearmanr(row, distances).statistic for row in scores])
+
+
+def ranked(near: np.ndarray, own: int) -> tuple[float, float, float]:
+    """Top-1, reciprocal rank and average precision of subject `own`.
+
+    `near`: (subjects, images) cosines of one picture.
+    """
+    places = np.repeat(np.arange(len(near)), near.shape[1])
+    rank = subject_rank(near.ravel(), places, own)
+    return float(rank == 1), 1 / rank, average_precision(near.ravel(), places == own)
 
 
 def separation(metric: str, axis: str, right: np.ndarray, wrong: np.ndarray) -> list[Finding]:

@@ -22,6 +22,7 @@ from benchmark.report.figures.drawing import SCREEN, png_of, tidy
 LOOKS = {
     "dino": ("DINO", "#0072B2", "", "o"),
     "clip_i": ("CLIP-I", "#E69F00", "///", "s"),
+    "dino_masked": ("masked DINO", "#56B4E9", "xxx", "^"),
     "clip_t": ("CLIP-T", "#F0E442", "...", "D"),
 }
 
@@ -37,7 +38,9 @@ def calibration_png(findings: Sequence[Finding]) -> bytes:
     shares = [f for f in findings if f.quantity == "share" and f.axis != STANDARD[f.metric]]
     _draw_bars(subject, [f for f in shares if f.metric != OF_PROMPTS], origin=0)
     _mark(subject, 1, "a colour-matched\nclassmate")
-    subject.set_title("What moves DINO and CLIP-I\n(share of a classmate's drop)", fontsize=10)
+    subject.set_title(
+        "What moves DINO, masked or not, and CLIP-I\n(share of a classmate's drop)", fontsize=10
+    )
     _draw_bars(prompt, [f for f in shares if f.metric == OF_PROMPTS], origin=0)
     _mark(prompt, 1, "another\nplace ", side="right")
     prompt.set_title("What moves CLIP-T\n(share of another place's move)", fontsize=10)
@@ -45,7 +48,7 @@ def calibration_png(findings: Sequence[Finding]) -> bytes:
         Patch(facecolor=colour, hatch=hatch, edgecolor="black", linewidth=0.6, label=name)
         for name, colour, hatch, _ in LOOKS.values()
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
     return png_of(figure)
 
 
@@ -76,7 +79,7 @@ def _draw_morphs(axes: Any, findings: Sequence[Finding]) -> None:
             axes.fill_between(AMOUNTS, *bounds, color=colour, alpha=0.15, linewidth=0)
     axes.set_xlabel("amount of the other subject")
     axes.set_ylabel("mean score")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=7, framealpha=0.85, edgecolor="none", loc="lower left")
     axes.set_title("The score as the subject turns into another", fontsize=10)
     tidy(axes, SCREEN)
 

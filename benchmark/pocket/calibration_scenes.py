@@ -40,7 +40,12 @@ FIELDS = {
 INSTEAD = {f"only the subject: {MATCHED}": True, f"only the subject: {CLASSMATE}": False}
 
 #: The metrics that are calibrated: those that compare subjects, and the one that reads prompts.
-OF_SUBJECTS, OF_PROMPTS = ("dino", "clip_i"), "clip_t"
+OF_SUBJECTS, OF_PROMPTS = ("dino", "clip_i", "dino_masked"), "clip_t"
+#: Metrics that see the subject alone, on black, by its true mask -> those that see all.
+MASKED = {"dino_masked": "dino"}
+#: How many colour-matched classmates stand beside a subject in its smallest gallery.
+LOOK_ALIKES = 4
+AMONG_ALL, AMONG_MATES = "among all subjects", f"among {LOOK_ALIKES} colour-matched classmates"
 #: The change that a metric is there to notice: the others are told as shares of it.
 STANDARD = {
     **dict.fromkeys(OF_SUBJECTS, f"only the subject: {MATCHED}"),

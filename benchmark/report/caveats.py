@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark.api import CUSTOM
 from benchmark.data.manifest import some
 from benchmark.report.markdown import count, escape, markdown_table
 from benchmark.results.completeness import (
+    befallen_counts,
     missing_jobs,
     uneven_in_words,
     unfinished,
@@ -20,6 +21,9 @@ from benchmark.results.merge import run_names
 from benchmark.results.run import Run
 from benchmark.store.contents import in_words
 from benchmark.store.records import JobRecord, Model
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FILES = 20  #: so many altered files are named; further ones are counted
 _REASONS = 20  #: the table of images without a score has so many rows; further ones are counted
@@ -148,22 +152,39 @@ def unscored(run: Run) -> str:
         labels = ", ".join(escape(run.metric(name).label) for name in nowhere)
         text.append(f"No image of this run has a score in: {labels}.\n")
     if len(counts):
-        rows = [
-            [
-                escape(str(row.method)),
-                escape(run.metric(str(row.metric)).label),
-                escape(str(row.reason)),
-                str(row.images),
-            ]
-            for row in counts.head(_REASONS).itertuples()
-        ]
-        text.append(markdown_table(["method", "metric", "why", "images"], rows, text=(0, 1, 2)))
+        text.append(_reasons(run, counts, "why"))
         more = counts["images"].iloc[_REASONS:].sum()
         also = f" {more} more have none for further reasons." if more else ""
         text.append(f"Means are over the images that have a score.{also}\n")
     if not text:
         return ""
     return "\n".join([f"## Without a score {under(run)}\n", *text])
+
+
+def befallen(run: Run) -> str:
+    """How many images are scored although something befell them, in what; nothing if none are."""
+    counts = befallen_counts(run)
+    if counts.empty:
+        return ""
+    more = counts["images"].iloc[_REASONS:].sum()
+    also = f" {more} more are scored so for further reasons." if more else ""
+    return (
+        f"## Scored all the same {under(run)}\n\n{_reasons(run, counts, 'what befell them')}\n"
+        f"Such an image has the score that the protocol gives it, and counts in the means.{also}\n"
+    )
+
+
+def _reasons(run: Run, counts: pd.DataFrame, heading: str) -> str:
+    rows = [
+        [
+            escape(str(row.method)),
+            escape(run.metric(str(row.metric)).label),
+            escape(str(row.reason)),
+            str(row.images),
+        ]
+        for row in counts.head(_REASONS).itertuples()
+    ]
+    return markdown_table(["method", "metric", heading, "images"], rows, text=(0, 1, 2))
 
 
 def counted(run: Run) -> list[str]:

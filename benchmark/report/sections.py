@@ -9,6 +9,7 @@ from benchmark.config.tables import AblationTable
 from benchmark.report.agreement import agreement
 from benchmark.report.caveats import (
     altered_files,
+    befallen,
     counted,
     custom_prompts,
     in_a_row,
@@ -24,6 +25,7 @@ from benchmark.report.cost import cost_section
 from benchmark.report.differences import differences_section, seed_to_seed
 from benchmark.report.in_short import copiers, in_short
 from benchmark.report.markdown import count, escape
+from benchmark.report.other_papers import printed_section
 from benchmark.report.table_formats import markdown
 from benchmark.report.tables import (
     COPYING,
@@ -46,8 +48,11 @@ from benchmark.results.statistics import MINIMUM_SUBJECTS
 from benchmark.store.names import folder_name
 
 
-def report_text(run: Run, *, figures: Collection[str]) -> str:
-    """report.md. `figures`: the names of those that were drawn, as files in figures/, no suffix."""
+def report_text(run: Run, *, figures: Collection[str], published: bool = False) -> str:
+    """report.md. `figures`: the names of those that were drawn, as files in figures/, no suffix.
+
+    `published`: with rows of other papers.
+    """
     methods = count(len(run.methods), "method")
     sections = [
         f"# {escape(run.suite['name'])}: {methods} on {_subject_count(run)}\n",
@@ -57,8 +62,9 @@ def report_text(run: Run, *, figures: Collection[str]) -> str:
     ]
     for place, label in enumerate(run.protocols):
         first, second, *others = _of_scores(run.under(label), figures)
+        printed = [printed_section(run.under(label))] if published else []
         images = [_images(run, figures)] if place == 0 else []
-        sections += [first, second, *images, *others]
+        sections += [first, second, *printed, *images, *others]
     sections += [cost_section(run), _learning(figures), runs(run), what_was_run(run)]
     return "\n".join(section for section in sections if section.strip())
 
@@ -82,6 +88,7 @@ def _of_scores(run: Run, figures: Collection[str]) -> Iterator[str]:
     yield seed_to_seed(run)
     yield _steps(run, own)
     yield unscored(run)
+    yield befallen(run)
 
 
 def _subject_count(run: Run) -> str:

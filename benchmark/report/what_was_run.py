@@ -46,6 +46,12 @@ def what_was_run(run: Run) -> str:
             for scoring in run.scorings.values()
             for name, table in scoring.encoders.items()
         ],
+        "what finds the subject for encoders": [
+            table["view"]["segmenter"]
+            for scoring in run.scorings.values()
+            for table in scoring.encoders.values()
+            if "view" in table
+        ],
         "backbone": found(run, "backbone"),
         "backbone kind": found(run, "backbone kind"),
         "sampler": [
@@ -64,6 +70,8 @@ def what_was_run(run: Run) -> str:
         "processor": [origin.get("processor") for origin in origins],
         "commit": [origin.get("commit") for origin in origins],
     }
+    if not facts["what finds the subject for encoders"]:
+        del facts["what finds the subject for encoders"]
     lines = [
         f"- {name}: {', '.join(dict.fromkeys(escape(str(v)) for v in values if v)) or 'unknown'}"
         for name, values in facts.items()

@@ -56,8 +56,11 @@ def write_report(
     partial: bool = True,
     as_found: bool = False,
     figures: Figures = _ALL,
+    published: bool = False,
 ) -> Path:
     """Write index.html, report.md, summary.csv, tables/ and figures/; returns report.md's path.
+
+    `published`: with rows of other papers.
 
     Raises UserError if it is no run directory, if no job has finished, if `partial` is not set
     and a job is missing, if `as_found` is not set and a file was altered, or if `figures` have a
@@ -66,7 +69,7 @@ def write_report(
     run = _read(run_directory, as_found)
     if not partial:
         check_complete(run)
-    return write_report_of(run, figures)
+    return write_report_of(run, figures, published=published)
 
 
 def write_joint_report(
@@ -76,6 +79,7 @@ def write_joint_report(
     partial: bool = False,
     as_found: bool = False,
     figures: Figures = _ALL,
+    published: bool = False,
 ) -> Path:
     """Write the report of several runs to `directory`, with their scores.csv and sources.toml.
 
@@ -88,7 +92,7 @@ def write_joint_report(
     remove_leftovers(directory)
     write_atomically(directory / SOURCES, sources_toml(run))
     write_atomically(directory / "scores.csv", scores_csv(run.scores, run.unscored))
-    return write_report_of(run, figures)
+    return write_report_of(run, figures, published=published)
 
 
 def _read(run_directory: Path, as_found: bool) -> Run:
@@ -98,7 +102,7 @@ def _read(run_directory: Path, as_found: bool) -> Run:
     return run_of(contents)
 
 
-def write_report_of(run: Run, figures: Figures = _ALL) -> Path:
+def write_report_of(run: Run, figures: Figures = _ALL, *, published: bool = False) -> Path:
     """As `write_report`, of a run that was read."""
     from benchmark.report.gallery import gallery
     from benchmark.report.page_html import page_html
@@ -119,7 +123,8 @@ def write_report_of(run: Run, figures: Figures = _ALL) -> Path:
     files |= pictures
     if grid := _grid(run):
         files["figures/grid.png"] = grid
-    text = report_text(run, figures={*drawn, *(["grid"] if grid else [])})
+    told = {*drawn, *(["grid"] if grid else [])}
+    text = report_text(run, figures=told, published=published)
     vectors = {name: pictures[f"figures/{name}.svg"] for name in drawn}
     files[PAGE] = page_html(text, figures=vectors, content=gallery(run))
     with writing(run.directory):

@@ -37,6 +37,7 @@ class MetricBasis(Table):
     better: Literal["higher", "lower"]
     factor: float  #: the protocol's scale, as in MetricRecord
     minimum: float | None = None
+    gallery: str | None = None  #: the subjects among which it ranks, as in MetricRecord
 
 
 class Basis(Table):
@@ -99,6 +100,7 @@ def basis_of(run: Run) -> Basis:
                 better="higher" if run.metric(name).higher_is_better else "lower",
                 factor=run.metric(name).factor,
                 minimum=run.metric(name).minimum,
+                gallery=run.metric(name).gallery,
             )
             for name in gated_metrics(run)
         },

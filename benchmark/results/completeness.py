@@ -170,8 +170,17 @@ def _few(names: Sequence[str]) -> str:
 
 def unscored_counts(run: Run) -> pd.DataFrame:
     """Columns method, metric, reason, images: how many images have no score, and why."""
+    return _counts(run, run.unscored)
+
+
+def befallen_counts(run: Run) -> pd.DataFrame:
+    """The same of images that have a score all the same: what befell them."""
+    return _counts(run, run.scores[run.scores["reason"] != ""])
+
+
+def _counts(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
     keys = ["method", "metric", "reason"]
-    found = run.unscored.groupby(keys, observed=True).size().reset_index(name="images")
+    found = rows.groupby(keys, observed=True).size().reset_index(name="images")
     place = {name: i for i, name in enumerate([*run.methods, *run.metrics])}
     return found.sort_values(
         keys, key=lambda column: column.map(lambda text: place.get(text, text)), ignore_index=True

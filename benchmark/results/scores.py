@@ -40,8 +40,9 @@ NO_ROWS = sha256(HEADER.encode())  #: `ScoreRecord.rows` where no metric applies
 def read_scores(text: bytes, where: str) -> tuple[DataFrame, DataFrame]:
     """The rows with a value (SCORE_COLUMNS), and those without one, whose `reason` says why.
 
-    `text`: that of a scores.csv. Texts are categories, `sample` and `seed` int64, `value` float64.
-    Raises UserError naming `where` if there are none, or one is no score.
+    That of a row with a value says what befell its image. `text`: that of a scores.csv. Texts are
+    categories, `sample` and `seed` int64, `value` float64. Raises UserError naming `where` if there
+    are none, or one is no score.
     """
     import numpy as np
     import pandas as pd
@@ -58,7 +59,7 @@ def read_scores(text: bytes, where: str) -> tuple[DataFrame, DataFrame]:
         raise UserError(f"{where} has no scores: no job has finished; run the same command again")
     numbers = {name: pd.to_numeric(rows[name], errors="coerce") for name in (*_NUMBERS, "value")}
     without = (rows["value"] == "") & (rows["reason"] != "")
-    bad = ~without & (~np.isfinite(numbers["value"].astype(float)) | (rows["reason"] != ""))
+    bad = ~without & ~np.isfinite(numbers["value"].astype(float))
     for name in _NUMBERS:
         bad |= ~rows[name].str.fullmatch("[0-9]{1,19}")
     for row in np.flatnonzero(bad)[:1]:

@@ -20,9 +20,10 @@ from typing import Any
 from benchmark.api import Prompt, Request, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.config.registry import load_metric
+from benchmark.data.masks import masks_digest
 from benchmark.runs.plan import Grid
 from benchmark.runs.repair import forget, rebuilt_plan, told, whole_jobs, whole_priors, whole_scores
-from benchmark.runs.score import unscored
+from benchmark.runs.score import Assessment, unscored
 from benchmark.store.claims import check_alone
 from benchmark.store.contents import Contents
 from benchmark.store.directory import (
@@ -201,8 +202,11 @@ def _by_slug(prompts: Iterable[Prompt]) -> dict[str, str]:
     return {slug: ", ".join(sorted(named)) for slug, named in found.items()}
 
 
-def check_scoring(scoring: Scoring, existing: Existing) -> None:
-    """Refuse to score under `scoring` if it would change a score that is there."""
+def check_scoring(assessment: Assessment, existing: Existing) -> None:
+    """Refuse to score as `assessment` says if it would change a score that is there."""
+    scoring = assessment.scoring
+    if scoring.uses_masks:
+        _check_masks(assessment, existing)
     for (protocol, _), record in existing.scores.items():
         if protocol != scoring.protocol or record.scoring == scoring:
             continue
@@ -211,6 +215,20 @@ def check_scoring(scoring: Scoring, existing: Existing) -> None:
                 f"{existing.directory.path} holds scores under protocol '{protocol}' with {what} "
                 f"{was}, and now it is {now}: {_WAY_OUT}, or remove "
                 f"{existing.directory.path}/scores/{protocol} to score everything again"
+            )
+
+
+def _check_masks(assessment: Assessment, existing: Existing) -> None:
+    label = assessment.protocol.label
+    subjects = {subject.name: subject for subject in assessment.data.load().subjects}
+    for (protocol, (_, name, _)), record in existing.scores.items():
+        if protocol != label or name not in subjects:
+            continue
+        if masks_digest(subjects[name]) != record.masks:
+            raise UserError(
+                f"{existing.directory.path} holds scores under protocol '{label}' with other masks "
+                f"of subject '{name}' than there are now: {_WAY_OUT}, or remove "
+                f"{existing.directory.path}/scores/{label} to score everything again"
             )
 
 
@@ -228,7 +246,7 @@ def _scoring_differences(before: Scoring, after: Scoring) -> Iterable[tuple[str,
             yield f"the {key} of encoder '{name}'", encoder.get(key), other.get(key)
     for name, metric in before.metrics.items():
         if name in after.metrics and before.key(name) != after.key(name):
-            for key in ("version", "encoders", "factor", "minimum", "metric"):
+            for key in ("version", "encoders", "factor", "minimum", "metric", "gallery"):
                 was, now = getattr(metric, key), getattr(after.metrics[name], key)
                 if was != now:
                     yield f"the {key} of metric '{name}'", was, now

@@ -48,7 +48,7 @@ class Ready:
         jobs = joined(grid, existing)
         check_images(jobs, grid.settled, existing)
         assessment = Assessment.of(grid.suite, extra_metrics(grid.suite.protocol, existing))
-        check_scoring(assessment.scoring, existing)
+        check_scoring(assessment, existing)
         left = work_left(jobs, grid.priors, assessment.scoring, existing)
         check_captions(assessment, [work.task for work in left if isinstance(work.task, Job)])
         return cls(grid, existing, jobs, assessment, left, _forecast(grid, existing))

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from benchmark.api import Request, Subject, UserError
+from benchmark.api import Metric, Request, Subject, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.config.suite import DataChoice, Suite
+from benchmark.data.dataset import verify
 from benchmark.data.images import read_image
 from benchmark.data.manifest import read_toml
+from benchmark.data.masks import masks_digest
 from benchmark.runs.box import boxed
 from benchmark.store.directory import RunDirectory, score_rows
 from benchmark.store.files import sha256
@@ -75,14 +77,38 @@ class Assessment:
     @functools.cached_property
     def scoring(self) -> Scoring:
         """What decides the scores. Raises UserError if they cannot be made."""
+        from benchmark.scoring.gallery import in_gallery
         from benchmark.scoring.scorer import scoring_of
 
-        return scoring_of(
+        scoring = scoring_of(
             self.protocol,
             metrics=self.metrics,
             directory=self.encoders,
             identifier=self.identifier,
         )
+        subjects = self.data.load().subjects if self.uses_gallery else ()
+        return in_gallery(scoring, self._chosen, subjects)
+
+    @functools.cached_property
+    def _chosen(self) -> Mapping[str, Metric]:
+        from benchmark.scoring.chosen_metrics import chosen_metrics
+
+        return chosen_metrics(self.protocol, self.metrics)
+
+    @property
+    def uses_gallery(self) -> bool:
+        """Whether a metric ranks among all subjects of the data set."""
+        from benchmark.scoring.gallery import uses_gallery
+
+        return any(map(uses_gallery, self._chosen.values()))
+
+    def check_gallery(self) -> None:
+        """Refuse a data set whose images, of any subject, are missing or others than its own.
+
+        Only if a metric ranks among its subjects. Raises UserError.
+        """
+        if self.uses_gallery:
+            verify(self.data.load())
 
 
 class _Identifier(BaseModel):
@@ -115,13 +141,14 @@ class Examiner:
     def scorer(self) -> Scorer:
         from benchmark.scoring.scorer import load_scorer
 
-        return load_scorer(
+        scorer = load_scorer(
             self.assessment.protocol,
             metrics=self.assessment.metrics,
             directory=self.assessment.encoders,
             identifier=self.assessment.identifier,
             device=self.device,
         )
+        return scorer.among(list(self.subjects.values()))
 
     def score(self, record: JobRecord) -> list[Score]:
         """The scores of a job: those that are missing are computed, and written with the others.
@@ -155,6 +182,7 @@ class Examiner:
             rows="",
             provenance=provenance() | device_provenance(),
             partial=_partial(record, before, scoring),
+            masks=masks_digest(subject) if scoring.uses_masks else None,
         )
         scores = _in_order([*kept, *scores], requests)
         self.directory.write_scores(scored, score_rows(scores))

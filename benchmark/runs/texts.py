@@ -54,15 +54,24 @@ def _listed(what: str, job: Job, method: Method, *about: Any) -> list[str]:
 
 
 def check_captions(assessment: Assessment, jobs: Iterable[Job]) -> None:
-    """Refuse what an encoder of the protocol cannot read of the captions. Raises UserError."""
+    """Refuse what an encoder of the protocol cannot read of the captions. Raises UserError.
+
+    And class nouns that its segmenter does not know.
+    """
     from benchmark.scoring.scorer import check_texts
+    from benchmark.scoring.views import check_nouns
 
     protocol, identifier = assessment.protocol, assessment.identifier
     captions: dict[str, None] = {}
+    nouns: dict[str, None] = {}
     for job in jobs:
+        nouns[job.fit.class_noun] = None
         phrase = protocol.phrase(job.fit.class_noun, identifier)
         prompts = (*job.prompts, *([PRIOR_PROMPT] if job.prior_prompt_images else []))
         captions |= dict.fromkeys(prompt.text(phrase) for prompt in prompts)
+    if nouns:
+        check_nouns(protocol, list(nouns), assessment.encoders)
+        assessment.check_gallery()
     if not captions:
         return
     try:

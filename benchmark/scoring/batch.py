@@ -5,25 +5,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from benchmark.api import (
+    GALLERY,
     PIXELS,
     PRIOR,
     REAL,
     REFERENCES,
     TEXTS,
+    Gallery,
     Prompt,
     Request,
     Subject,
     UserError,
 )
+from benchmark.data.masks import read_mask
 from benchmark.scoring.features import Encoders
+from benchmark.scoring.gallery import References
 from benchmark.scoring.kinds import DISTANCES, EMBEDDINGS, TEXT_EMBEDDINGS
+from benchmark.scoring.views import Seen, Viewer
 
 
 def need(encoder: str, ability: str) -> str:
@@ -43,7 +48,10 @@ class ImageBatch:
     counted: Sequence[int]  #: which of these are the m references
     encoders: Encoders
     looked_at: Collection[int] | None = None  #: real images that the method looked at; None: all
+    viewers: Mapping[str, Viewer] = field(default_factory=dict)  #: of encoders with a view
+    all_references: References | None = None  #: every subject's, where a metric ranks among them
     _found: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    _seen: dict[tuple[str, str], Seen] = field(default_factory=dict)
 
     @cached_property
     def same(self) -> np.ndarray:
@@ -86,8 +94,8 @@ class ImageBatch:
         return [i for i, kind in enumerate(kinds) if kind != PRIOR and (real or kind != REAL)]
 
     def embeddings(self, encoder: str) -> np.ndarray:
-        """(n, d) float32 of unit length, of the images."""
-        return self._once("images", encoder, lambda: self.encoders.embeddings(encoder, self.images))
+        """(n, d) float32 of unit length, of the images; 0 where a view did not find the subject."""
+        return self._once("images", encoder, lambda: self._images_through(encoder))
 
     def reference_embeddings(self, encoder: str) -> np.ndarray:
         """(m, d) float32 of unit length, of the references."""
@@ -100,6 +108,29 @@ class ImageBatch:
     def distances(self, encoder: str) -> np.ndarray:
         """(n, n) float32 >= 0, between the images of a prompt; NaN elsewhere, and of real ones."""
         return self._once("distances", encoder, lambda: self._distances_through(encoder))
+
+    def gallery(self, encoder: str) -> Gallery:
+        """The references of every subject of the data set. Raises UserError if there is none."""
+        if self.all_references is None:
+            raise UserError(
+                "there is no data set here among whose subjects a metric could rank: leave the "
+                "metric out"
+            )
+        owners = self.all_references.owners
+        own = [i for i, owner in enumerate(owners) if owner.name == self.subject.name]
+        same = np.zeros((len(self.images), len(owners)), bool)
+        same[:, own] = self.same
+        same.flags.writeable = False
+        return Gallery(tuple(owners), self.all_references.seen_by(encoder), same)
+
+    def without_subject(self, encoder: str) -> list[int]:
+        """The images in which the view of `encoder` did not find the subject."""
+        return np.flatnonzero(~self._drawn(encoder).found).tolist()
+
+    def references_without_subject(self, encoder: str) -> list[str]:
+        """The same of references, by the names of their files."""
+        found = self._real(encoder).found
+        return [self.subject.images[index].name for index in self.counted if not found[index]]
 
     def pixels(self) -> Sequence[np.ndarray]:
         """The images."""
@@ -120,9 +151,41 @@ class ImageBatch:
             self._found[key].flags.writeable = False
         return self._found[key]
 
+    def _images_through(self, encoder: str) -> np.ndarray:
+        if encoder not in self.viewers:
+            return self.encoders.embeddings(encoder, self.images)
+        seen = self._drawn(encoder)
+        rows = self.encoders.embeddings(encoder, seen.images).copy()
+        rows[~seen.found] = 0
+        return rows
+
     def _references_through(self, encoder: str) -> np.ndarray:
+        shown: Sequence[np.ndarray] = self.real_images
+        if encoder in self.viewers:
+            shown = self._real(encoder).images
         # All are encoded, whichever count: last digits depend on the whole list.
-        return self.encoders.remembered_embeddings(encoder, self.real_images)[list(self.counted)]
+        return self.encoders.remembered_embeddings(encoder, shown)[list(self.counted)]
+
+    def _drawn(self, encoder: str) -> Seen:
+        """The images, as the encoder's view shows them."""
+        viewer, key = self.viewers[encoder], ("images", self.viewers[encoder].name)
+        if key not in self._seen:
+            real = [r.index if r.prompt.kind == REAL else None for r in self.requests]
+            own = [None if index is None else self._own_mask(index) for index in real]
+            self._seen[key] = viewer.see(self.images, self.subject.class_noun, own)
+        return self._seen[key]
+
+    def _real(self, encoder: str) -> Seen:
+        """The subject's images, as the encoder's view shows references."""
+        viewer, key = self.viewers[encoder], ("references", self.viewers[encoder].name)
+        if key not in self._seen:
+            own = [self._own_mask(index) for index in range(len(self.real_images))]
+            self._seen[key] = viewer.see_references(self.real_images, self.subject.class_noun, own)
+        return self._seen[key]
+
+    def _own_mask(self, index: int) -> np.ndarray | None:
+        """The user's mask of one of the subject's images."""
+        return read_mask(self.subject.masks[index]) if self.subject.masks else None
 
     def _texts_through(self, encoder: str) -> np.ndarray:
         unique = [text for text in dict.fromkeys(self.captions) if text is not None]
@@ -184,6 +247,9 @@ class DeclaredBatch:
 
     def distances(self, encoder: str) -> np.ndarray:
         return self._declared(need(encoder, DISTANCES)).distances(encoder)
+
+    def gallery(self, encoder: str) -> Gallery:
+        return self._declared(need(encoder, GALLERY)).gallery(encoder)
 
     def pixels(self) -> Sequence[np.ndarray]:
         return self._declared(PIXELS).pixels()

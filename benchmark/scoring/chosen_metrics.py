@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from benchmark.api import PIXELS, REFERENCES, TEXTS, Metric, UserError
+from benchmark.api import GALLERY, PIXELS, REFERENCES, TEXTS, Metric, UserError
 from benchmark.config import registry
 from benchmark.config.protocol import MetricChoice, Protocol
-from benchmark.scoring.kinds import ABILITIES, EMBEDDINGS, kind_of
+from benchmark.scoring.kinds import ABILITIES, DISTANCES, EMBEDDINGS, kind_of
 from benchmark.store.records import MetricRecord
 
 
@@ -84,15 +84,22 @@ def _check_need(name: str, need: str, protocol: Protocol) -> None:
             f"name another by `encoder` in [metrics.{name}]"
         )
     ability = ability or EMBEDDINGS
-    if ability not in ABILITIES:
-        raise UserError(
-            f"metric '{name}' needs '{need}'; of an encoder it can have {', '.join(ABILITIES)}"
-        )
+    if ability not in (*ABILITIES, GALLERY):
+        known = ", ".join((*ABILITIES, GALLERY))
+        raise UserError(f"metric '{name}' needs '{need}'; of an encoder it can have {known}")
     table = protocol.encoders[encoder]
+    if ability == GALLERY:
+        ability = EMBEDDINGS
     if ability not in kind_of(encoder, table).can:
         raise UserError(
             f"metric '{name}' needs {ability} of encoder '{encoder}', which an encoder of kind "
             f"'{table['kind']}' does not have: choose another encoder in [metrics.{name}]"
+        )
+    if ability == DISTANCES and "view" in table:
+        raise UserError(
+            f"metric '{name}' compares images with each other through encoder '{encoder}', which "
+            f"sees view '{table['view']}': in some, no subject is found; choose an encoder without "
+            f"a view in [metrics.{name}]"
         )
 
 

@@ -21,6 +21,7 @@ from benchmark.scoring.encoder_tables import (
     EncoderTable,
     IntermediateTable,
     LpipsTable,
+    TimmTable,
 )
 from benchmark.scoring.encoders import (
     ClipEncoder,
@@ -33,9 +34,10 @@ from benchmark.scoring.encoders import (
 from benchmark.store.files import file_digest, json_of, read_bytes, short
 
 
-def load_timm(name: str, table: EncoderTable, source: Source, device: str) -> TimmEncoder:
+def load_timm(name: str, table: TimmTable, source: Source, device: str) -> TimmEncoder:
     """The vision transformer of a table."""
-    model = _vision_transformer(name, table, source)
+    options = {} if table.pool is None else {"global_pool": table.pool}
+    model = _vision_transformer(name, table, source, **options)
     return TimmEncoder(model, _preprocessing(table), torch.device(device))
 
 
@@ -53,12 +55,12 @@ def load_intermediate(
     return IntermediateEncoder(model, _preprocessing(table), torch.device(device), table.layers)
 
 
-def _vision_transformer(name: str, table: EncoderTable, source: Source) -> Any:
+def _vision_transformer(name: str, table: EncoderTable, source: Source, **options: Any) -> Any:
     import timm
 
     model_name = table.model if source.directory is None else f"local-dir:{source.directory}"
     with load_errors(f"encoders.{name}", table):
-        model: Any = timm.create_model(model_name, num_classes=0, img_size=table.crop)
+        model: Any = timm.create_model(model_name, num_classes=0, img_size=table.crop, **options)
         state = load_file(source.weights)
         if "pos_embed" in state:
             state["pos_embed"] = _resampled(state["pos_embed"], model)

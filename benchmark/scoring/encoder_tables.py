@@ -4,10 +4,11 @@
     [encoders.clip]    kind = "open_clip", model, pretrained (named models only), resize, crop, ...
     [encoders.lpips]   kind = "lpips", model = "alex", resize, crop, ...
     [encoders.layers]  kind = "intermediate", model, layers, like = "dino"
+    [encoders.alone]   kind = "timm", model, like = "dino", view = "masked"
 
 `model` is "pocket" (shipped), a directory (written with a slash), or a name that the library knows;
 then `hub` and `revision` say which weights. `like` names another encoder: what the table does not
-say of preprocessing is that one's.
+say of preprocessing is that one's. `view` names a view of the protocol: what it sees of an image.
 """
 
 from __future__ import annotations
@@ -40,6 +41,13 @@ class EncoderTable(ModelTable):
         return self
 
 
+class TimmTable(EncoderTable):
+    """A timm vision transformer."""
+
+    #: Its class token, of a model that timm would have averaged over patches.
+    pool: Literal["token"] | None = None
+
+
 class ClipTable(EncoderTable):
     """An open_clip model."""
 
@@ -68,15 +76,28 @@ def parsed(name: str, table: Mapping[str, Any], model: type[_Table]) -> _Table:
 
 def protocol_tables(protocol: Protocol, directory: str | None = None) -> dict[str, dict[str, Any]]:
     """The protocol's tables, their weights in `directory` if it is given, else in the caches."""
-    place = {} if directory is None else {"directory": directory}
-    return {name: table | place for name, table in protocol.encoders.items()}
+    return {name: table | _place(directory) for name, table in protocol.encoders.items()}
+
+
+def segmenter_table(protocol: Protocol, directory: str | None = None) -> dict[str, Any]:
+    """The table of the protocol's segmenter, which has to have one."""
+    if protocol.segmenter is None:
+        raise ValueError(f"protocol '{protocol.label}' has no segmenter")
+    return protocol.segmenter | _place(directory)
+
+
+def _place(directory: str | None) -> dict[str, Any]:
+    return {} if directory is None else {"directory": directory}
 
 
 def completed(tables: Tables) -> dict[str, dict[str, Any]]:
-    """The tables with the preprocessing that they take from others. Raises UserError."""
+    """The tables as kinds check them, with the preprocessing that they take from others.
+
+    Raises UserError.
+    """
     found = {}
     for name, table in tables.items():
-        found[name] = {key: value for key, value in table.items() if key != "like"}
+        found[name] = {k: value for k, value in table.items() if k not in ("like", "view")}
         if "like" not in table:
             continue
         other = table["like"]

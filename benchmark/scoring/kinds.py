@@ -30,6 +30,7 @@ from benchmark.scoring.encoder_tables import (
     IntermediateTable,
     LpipsTable,
     Tables,
+    TimmTable,
     completed,
     parsed,
 )
@@ -138,7 +139,7 @@ class Lpips:
 
 _LOADERS = "benchmark.scoring.encoder_loading"
 _TIMM = Layout(("config.json", "model.safetensors"), "model.safetensors", shipped="dino")
-TIMM = LibraryModel(frozenset({EMBEDDINGS}), f"{_LOADERS}:load_timm", _TIMM)
+TIMM = LibraryModel(frozenset({EMBEDDINGS}), f"{_LOADERS}:load_timm", _TIMM, TimmTable)
 INTERMEDIATE = LibraryModel(
     frozenset({DISTANCES}), f"{_LOADERS}:load_intermediate", _TIMM, IntermediateTable
 )

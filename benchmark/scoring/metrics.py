@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from benchmark.api import Batch, Unscored
+from benchmark.scoring.look_alikes import LookAlikes
 
 
 @dataclass(frozen=True)
@@ -172,4 +173,37 @@ DINO_UNSEEN = SubjectFidelity(
     encoder="dino",
     unseen=True,
     higher_is_better=None,
+)
+RANK_TOP1 = LookAlikes(
+    "top-1", "whether its subject is the nearest by DINO of all in the data set", "top-1", "dino"
+)
+RANK_MRR = LookAlikes(
+    "MRR", "1 over its subject's rank by DINO among all in the data set", "reciprocal rank", "dino"
+)
+RANK_MAP = LookAlikes(
+    "mAP",
+    "average precision by DINO of its subject's real images among all in the data set",
+    "average precision",
+    "dino",
+)
+CLASSMATES_TOP1 = LookAlikes(
+    "classmates top-1",
+    "whether its subject is the nearest by DINO of those with its class noun",
+    "top-1",
+    "dino",
+    classmates=True,
+)
+CLASSMATES_MRR = LookAlikes(
+    "classmates MRR",
+    "1 over its subject's rank by DINO among those with its class noun",
+    "reciprocal rank",
+    "dino",
+    classmates=True,
+)
+CLASSMATES_MAP = LookAlikes(
+    "classmates mAP",
+    "average precision by DINO of its subject's real images among its classmates'",
+    "average precision",
+    "dino",
+    classmates=True,
 )

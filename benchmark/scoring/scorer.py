@@ -10,8 +10,8 @@ No torch is imported until a scorer is loaded.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
@@ -20,15 +20,19 @@ from benchmark.api import REAL, Metric, Request, Subject, Unscored, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.data.images import read_image
 from benchmark.scoring.batch import DeclaredBatch, ImageBatch, need
-from benchmark.scoring.chosen_metrics import chosen_metrics, record_of
+from benchmark.scoring.chosen_metrics import chosen_metrics, encoders_of, record_of
 from benchmark.scoring.encoder_tables import completed, protocol_tables
 from benchmark.scoring.features import Encoders, load_encoders
+from benchmark.scoring.gallery import References, in_gallery, uses_gallery
 from benchmark.scoring.kinds import TEXT_EMBEDDINGS, identify, kind_of
+from benchmark.scoring.views import Viewer, identified_views, viewers_of
 from benchmark.store.directory import Name
 from benchmark.store.records import Score, Scoring
 
+#: A score, if there is one, and what is to be said of it: why there is none, or why it is 0.
+Found = tuple[float | None, str]
 #: What a `Scoring` says elsewhere, or what decides no score.
-_NOT_DECLARED = {"metrics", "encoders", "description"}
+_NOT_DECLARED = {"metrics", "encoders", "description", "views", "segmenter"}
 
 
 def scoring_of(
@@ -51,10 +55,13 @@ def scoring_of(
             "it in the suite, or choose another protocol"
         )
     chosen = chosen_metrics(protocol, metrics)
+    encoders = identify(protocol_tables(protocol, directory))
+    for name, view in identified_views(protocol, directory).items():
+        encoders[name]["view"] = view
     return Scoring(
         protocol=protocol.label,
         declaration=protocol.model_dump(mode="json", exclude=_NOT_DECLARED),
-        encoders=identify(protocol_tables(protocol, directory)),
+        encoders=encoders,
         metrics={name: record_of(name, metric, protocol) for name, metric in chosen.items()},
         identifier=identifier if protocol.names_identifier else None,
     )
@@ -89,17 +96,30 @@ def load_scorer(
     """
     scoring = scoring_of(protocol, metrics=metrics, directory=directory, identifier=identifier)
     encoders = load_encoders(protocol_tables(protocol, directory), device=device, names=())
-    return Scorer(protocol, scoring, chosen_metrics(protocol, metrics), encoders)
+    viewers = viewers_of(protocol, directory=directory, device=device)
+    return Scorer(protocol, scoring, chosen_metrics(protocol, metrics), encoders, viewers)
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A protocol with its metrics and its encoders."""
+    """A protocol with its metrics, its encoders, and what shows them images."""
 
     protocol: Protocol
     scoring: Scoring
     metrics: dict[str, Metric]
     encoders: Encoders
+    viewers: Mapping[str, Viewer]
+    all_references: References | None = None  #: every subject's, where a metric ranks among them
+
+    def among(self, subjects: Sequence[Subject]) -> Scorer:
+        """The same scorer, with the subjects of the data set for metrics that rank among them."""
+        if not any(map(uses_gallery, self.metrics.values())):
+            return self
+        return replace(
+            self,
+            scoring=in_gallery(self.scoring, self.metrics, subjects),
+            all_references=References(subjects, self.protocol, self.encoders, self.viewers),
+        )
 
     def score(
         self,
@@ -133,9 +153,9 @@ class Scorer:
             if i in values
         ]
 
-    def _row(self, name: Name, request: Request, metric: str, found: float | Unscored) -> Score:
+    def _row(self, name: Name, request: Request, metric: str, found: Found) -> Score:
         method, subject, seed = name
-        value, reason = (None, found.reason) if isinstance(found, Unscored) else (found, "")
+        value, reason = found
         return Score(
             method=method,
             subject=subject,
@@ -171,12 +191,14 @@ class Scorer:
             counted=self.protocol.reference_indices(subject),
             encoders=self.encoders,
             looked_at=looked_at,
+            viewers=self.viewers,
+            all_references=self.all_references,
         )
 
-    def _values(self, metric: str, batch: ImageBatch, name: Name) -> dict[int, float | Unscored]:
-        """What the metric says, on the protocol's scale."""
+    def _values(self, metric: str, batch: ImageBatch, name: Name) -> dict[int, Found]:
+        """What the metric says, on the protocol's scale, and what views did not find."""
         declared = DeclaredBatch(batch, metric, frozenset(self.metrics[metric].needs))
-        values: dict[int, float | Unscored] = {}
+        values: dict[int, Found] = {}
         for i, value in self.metrics[metric](declared).items():
             if i not in range(len(batch.requests)):
                 raise ValueError(
@@ -188,12 +210,37 @@ class Scorer:
                     raise ValueError(
                         f"metric '{metric}' gave no score and no reason for {_told(batch, i, name)}"
                     )
+                values[i] = None, value.reason
             else:
                 if not isinstance(value, Real) or not math.isfinite(value):
                     raise ValueError(f"metric '{metric}' gave {value} for {_told(batch, i, name)}")
-                value = self.protocol.scaled(metric, float(value))
-            values[i] = value
-        return values
+                values[i] = self.protocol.scaled(metric, float(value)), ""
+        return values | self._lost(metric, batch, values)
+
+    def _lost(
+        self, metric: str, batch: ImageBatch, values: Mapping[int, Found]
+    ) -> dict[int, Found]:
+        """Those of `values` that a view decides: it did not find the subject.
+
+        In an image, for that one; in a reference, for all: no score is made of what is left.
+        """
+        lost: dict[int, Found] = {}
+        noun = batch.subject.class_noun
+        scored = {i: value for i, (value, _) in values.items() if value is not None}
+        for encoder in encoders_of(self.metrics[metric]):
+            if encoder not in self.viewers:
+                continue
+            counts = self.viewers[encoder].view.not_found == "zero"
+            for i in batch.without_subject(encoder):
+                if i in scored:
+                    lost[i] = (scored[i] if counts else None), f"no '{noun}' was found"
+            without = list(batch.references_without_subject(encoder))
+            if uses_gallery(self.metrics[metric]) and self.all_references is not None:
+                without += self.all_references.without_subject(encoder)
+            for file in without[:1]:
+                why = f"in reference {file} no subject was found: draw masks of your own"
+                lost |= dict.fromkeys(scored, (None, why))
+        return lost
 
 
 def read_only(images: Sequence[np.ndarray]) -> list[np.ndarray]:

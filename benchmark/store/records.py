@@ -300,6 +300,7 @@ class MetricRecord:
     factor: float  #: the protocol's scale: factor * max(minimum, score)
     minimum: float | None = None
     metric: str = ""  #: the plugin's name, where the protocol gives it another
+    gallery: str | None = None  #: digest of the subjects among which it ranks, if it does
 
 
 @dataclass(frozen=True)
@@ -312,13 +313,19 @@ class Scoring:
     metrics: dict[str, MetricRecord]
     identifier: str | None = None  #: the suite's; None: no caption of the protocol has it
 
+    @property
+    def uses_masks(self) -> bool:
+        """Whether an encoder sees the subject alone: the user's own masks may decide what it is."""
+        return any("view" in table for table in self.encoders.values())
+
     def key(self, metric: str) -> str:
         """What decides the scores of one metric: not how it is called in tables."""
         own = self.metrics[metric]
         encoders = {name: self.encoders[name] for name in own.encoders}
         scale = [own.metric, own.version, own.factor, own.minimum]
         rules = [self.protocol, self.declaration, self.identifier]
-        return digest([rules, encoders, metric, scale])
+        among = [] if own.gallery is None else [own.gallery]
+        return digest([rules, encoders, metric, scale, *among])
 
 
 @dataclass(frozen=True)
@@ -335,6 +342,7 @@ class ScoreRecord:
     rows: str  #: SHA-256 of the scores' file, as it was written
     provenance: dict[str, Any]
     partial: tuple[str, ...] = ()  #: metrics that lack scores of images which came later
+    masks: str | None = None  #: of the subject's own masks, if an encoder's view uses them
 
     @property
     def name(self) -> tuple[str, str, int]:
@@ -345,7 +353,8 @@ class ScoreRecord:
 class Score:
     """One row per image and metric (long form); field order is the column order on disk.
 
-    Where there is none, `value` is None and `reason` says why.
+    Where there is none, `value` is None and `reason` says why. With a value, it says what befell
+    the image, which is scored all the same: under some protocols, that no subject was found in it.
     """
 
     method: str

@@ -135,7 +135,7 @@ def score_images(found: OutsideImages, path: Path) -> int:
     check_images(jobs, {}, existing)
     protocol = found.suite.protocol
     assessment = Assessment.of(found.suite, extra_metrics(protocol, existing, found.metrics))
-    check_scoring(assessment.scoring, existing)
+    check_scoring(assessment, existing)
     check_captions(assessment, jobs)
     examiner = Examiner(assessment, existing.directory, resolve_device("auto"))
     one_thread()

@@ -228,7 +228,7 @@ def scoring_race(
         directory=suite.encoders,
         identifier=suite.backbone.identifier,
         device=backbone.device.type,
-    )
+    ).among(suite.data.load().subjects)
     asked = suite.evaluation
     repeated = [
         Request(request.prompt, index, 0)

@@ -10,9 +10,11 @@ import pytest
 from benchmark.api import Subject, UserError
 from benchmark.config.protocol import Protocol, load_protocol, protocol_names
 from benchmark.config.suite import load_suite
+from benchmark.scoring.encoder_tables import completed
 
 ROOT = Path(__file__).parent.parent.parent
 POCKET = ROOT / "benchmark/config/protocols/pocket.toml"
+OF_PHOTOGRAPHS = [name for name in protocol_names() if not name.startswith("pocket")]
 DOG = Subject("dog", "dog", True, tuple(Path(f"{i:02}.jpg") for i in range(5)), "digest")
 ELSEWHERE = Subject("mine", "dog", True, (Path("a.png"), Path("b.png")), "digest")
 
@@ -30,11 +32,11 @@ def test_every_encoder_on_the_hub_is_pinned_to_a_commit(name: str) -> None:
             assert re.fullmatch(r"[0-9a-f]{40}", table["revision"]), table["hub"]
 
 
-@pytest.mark.parametrize("name", [name for name in protocol_names() if name != "pocket"])
+@pytest.mark.parametrize("name", OF_PHOTOGRAPHS)
 def test_no_protocol_takes_a_librarys_own_crop(name: str) -> None:
-    for encoder, table in load_protocol(name).encoders.items():
+    for encoder, table in completed(load_protocol(name).encoders).items():
         if encoder != "lpips":
-            resize = 224 if encoder == "clip" else 256
+            resize = 256 if encoder.startswith("dino") else 224
             assert (table["resize"], table["crop"]) == (resize, 224), encoder
 
 
@@ -50,6 +52,10 @@ def test_no_protocol_takes_a_librarys_own_crop(name: str) -> None:
         ("dreambench++", "clip_t", -0.25, -25.0),
         ("kosmos-g", "clip_i", 0.5, 50.0),
         ("kosmos-g", "somebody's", 0.5, 0.5),
+        ("dsh", "clip_t_l", 0.25, 25.0),
+        ("xverse-clipseg", "dino", 0.5, 50.0),
+        ("break-a-scene-clipseg", "dino", 0.5, 0.5),
+        ("peft", "dinov2", 0.5, 0.5),
     ],
 )
 def test_the_scale_of_each_protocol(name: str, metric: str, raw: float, expected: float) -> None:
@@ -63,6 +69,9 @@ def test_the_scale_of_each_protocol(name: str, metric: str, raw: float, expected
         ("custom-diffusion", [0, 1, 2, 3, 4], [0, 1]),
         ("dreambench++", [0], [0]),
         ("kosmos-g", [2], [0]),
+        ("dsh", [0], [0]),
+        ("xverse-clipseg", [0], [0]),
+        ("peft", [0, 1, 2, 3, 4], [0, 1]),
     ],
 )
 def test_the_references_of_each_protocol(name: str, of_dog: list[int], of_mine: list[int]) -> None:
@@ -89,12 +98,12 @@ def test_the_caption_of_each_protocol() -> None:
     assert load_protocol("paper").phrase("dog", None) == "dog"
 
 
-@pytest.mark.parametrize("name", [name for name in protocol_names() if name != "pocket"])
+@pytest.mark.parametrize("name", OF_PHOTOGRAPHS)
 def test_the_hubs_repositories_are_those_of_the_libraries(name: str) -> None:
     from open_clip.pretrained import get_pretrained_cfg as of_open_clip
     from timm.models import get_pretrained_cfg as of_timm
 
-    for table in load_protocol(name).encoders.values():
+    for table in completed(load_protocol(name).encoders).values():
         if table["kind"] == "timm":
             known = of_timm(table["model"])
             assert known is not None

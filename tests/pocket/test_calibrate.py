@@ -12,11 +12,13 @@ import torch
 from benchmark.cli import app as cli
 from benchmark.config.protocol import load_protocol
 from benchmark.pocket import calibrate as module
-from benchmark.pocket.calibrate import Studio, calibrate, looks_of, pictures_of
+from benchmark.pocket import calibration_studio as studio_module
+from benchmark.pocket.calibrate import calibrate, looks_of, pictures_of
 from benchmark.pocket.calibration_arithmetic import (
     auc,
     graded,
     rank_correlation,
+    ranked,
     ratio,
     separation,
     share,
@@ -24,6 +26,8 @@ from benchmark.pocket.calibration_arithmetic import (
 )
 from benchmark.pocket.calibration_report import FILES, NAMES
 from benchmark.pocket.calibration_scenes import (
+    AMONG_ALL,
+    AMONG_MATES,
     AMOUNTS,
     FIELDS,
     INSTEAD,
@@ -35,6 +39,8 @@ from benchmark.pocket.calibration_scenes import (
     did_change,
     in_a_place,
 )
+from benchmark.pocket.calibration_studio import Studio, masked
+from benchmark.pocket.true_masks import true_masks
 from benchmark.pocket.world import (
     ACCESSORIES,
     BACKGROUND_PHRASES,
@@ -81,6 +87,13 @@ def draw_truth(identities, scenes):
 def piece(pictures, *names):
     cut = dict(zip(WIDTHS, pictures.split(list(WIDTHS.values()), dim=1), strict=True))
     return torch.cat([cut[name] for name in names], dim=1).numpy()
+
+
+def without_background(pictures):
+    start = IDENTITY + len(CLASSES)
+    pictures = pictures.clone()
+    pictures[:, start : start + len(BACKGROUNDS)] = 0
+    return pictures
 
 
 def unit(rows):
@@ -133,7 +146,7 @@ class Background:
 
 TRUTHFUL = Encoders({"shapes": Identity(), "words": Sayable()})
 BLIND = Encoders({"shapes": Background(), "words": Sayable()})
-LOOKS = {"dino": "shapes", "clip_i": "words", "clip_t": "words"}
+LOOKS = {"dino": "shapes", "clip_i": "words", "dino_masked": "shapes", "clip_t": "words"}
 
 
 def found(encoders, looks=LOOKS, *, subjects=60, seed=0):
@@ -146,8 +159,9 @@ def found(encoders, looks=LOOKS, *, subjects=60, seed=0):
 @pytest.fixture
 def toy(monkeypatch):
     """Pictures that are the truth in numbers."""
-    monkeypatch.setattr(module, "render", draw_truth)
-    monkeypatch.setattr(module, "as_pixels", lambda pictures: pictures)
+    monkeypatch.setattr(studio_module, "render", draw_truth)
+    monkeypatch.setattr(studio_module, "as_pixels", lambda pictures: pictures)
+    monkeypatch.setattr(studio_module, "masked", lambda pictures, *_: without_background(pictures))
 
 
 # Arithmetic
@@ -330,6 +344,49 @@ def test_an_encoder_that_sees_the_background_alone_is_found_out(toy):
     assert findings["dino", "only the pose", "drop"].value == pytest.approx(0, abs=1e-4)
 
 
+def test_masking_takes_the_background_away_and_nothing_else(toy):
+    """The blind encoder sees nothing but the background, and what of it is faint tells nobody."""
+    findings = found(BLIND)
+    change = ("only the background", "drop")
+    assert findings["dino", *change].value == pytest.approx(1, abs=1e-4)
+    assert findings["dino_masked", *change].value == pytest.approx(0, abs=1e-9)
+    same = found(TRUTHFUL)
+    for (metric, axis, quantity), finding in same.items():
+        if metric == "dino_masked" and quantity != "mAP gain":
+            assert finding.value == same["dino", axis, quantity].value
+
+
+def test_identity_finds_every_subject_and_the_background_none(toy):
+    right, blind = found(TRUTHFUL), found(BLIND)
+    for quantity in ("top-1", "MRR", "mAP"):
+        for axis in (AMONG_ALL, AMONG_MATES):
+            assert right["dino", axis, quantity].value == 1
+        assert right["dino_masked", AMONG_ALL, "mAP gain"].value == 0
+    assert blind["dino", AMONG_ALL, "top-1"].value < 0.15
+    assert blind["dino", AMONG_MATES, "top-1"].value == pytest.approx(1 / 5, abs=0.15)
+
+
+def test_ranks_by_hand():
+    # Means 0.5, 0.6, 0.2; by image 0.9 0.8 0.4 0.3 0.1 0.1.
+    near = np.array([[0.9, 0.1], [0.8, 0.4], [0.3, 0.1]])
+    assert ranked(near, 0) == pytest.approx((0, 1 / 2, (1 + 2 / 6) / 2))
+    assert ranked(near, 1) == pytest.approx((1, 1, (1 / 2 + 2 / 3) / 2))
+    assert ranked(near, 2)[:2] == pytest.approx((0, 1 / 3))
+
+
+def test_pictures_are_masked_by_the_truth():
+    generator = torch.Generator().manual_seed(2)
+    identities = sample_identities(3, generator)
+    scenes = plain_scenes(identities, generator)
+    pictures = list(np.random.default_rng(0).integers(1, 256, (3, 64, 64, 3), np.uint8))
+    truth = true_masks(identities, scenes).numpy()
+    alone = masked(pictures, identities, scenes)
+    for before, after, mask in zip(pictures, alone, truth, strict=True):
+        assert 0 < mask.mean() < 1
+        np.testing.assert_array_equal(after[mask], before[mask])
+        assert not after[~mask].any() and after.dtype == np.uint8
+
+
 def test_numbers_repeat_and_another_seed_draws_other_subjects(toy):
     first, again, other = (found(BLIND, subjects=20, seed=seed) for seed in (3, 3, 4))
     assert first == again
@@ -343,15 +400,16 @@ def test_pictures_are_counted_and_no_two_photographs_share_a_scene(toy, monkeypa
         poses.append(scenes.pose)
         return draw_truth(identities, scenes)
 
-    monkeypatch.setattr(module, "render", render)
+    monkeypatch.setattr(studio_module, "render", render)
     parts = dict(calibrate(TRUTHFUL, LOOKS, subjects=13, seed=0, progress=seen.append))
-    assert len(parts) == 4
+    assert len(parts) == 5
     findings = [finding for found in parts.values() for finding in found]
     assert sum(seen) == sum(map(len, poses)) == pictures_of(13)
     assert {f.n for f in findings} == {13, 7}  # 4 live classes of 10, then dog, cat and duck again
-    changed = 13 * (1 + len(FIELDS) + len(INSTEAD))
+    changed, ranked = 13 * (1 + len(FIELDS) + len(INSTEAD)), 13 * (1 + 4 * 5)
     every = torch.cat(poses)
-    photographs, scenes_changed = every[:-changed], every[-changed:]
+    photographs = torch.cat([every[: -changed - ranked], every[-ranked:]])
+    scenes_changed = every[-changed - ranked : -ranked]
     assert len(photographs.unique(dim=0)) == len(photographs)
     assert len(scenes_changed.unique(dim=0)) == 2 * 13  # the subjects' scenes, and their new poses
 
@@ -362,7 +420,7 @@ def test_how_many_are_drawn_at_a_time_changes_nothing(toy, monkeypatch):
     scenes = plain_scenes(identities, generator)
     studio = Studio(TRUTHFUL, LOOKS, generator, lambda seen: None)
     whole = studio.see(identities, scenes)
-    monkeypatch.setattr(module, "RUN", 7)
+    monkeypatch.setattr(studio_module, "RUN", 7)
     parts = studio.see(identities, scenes)
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
 
@@ -371,7 +429,7 @@ def test_how_many_are_drawn_at_a_time_changes_nothing(toy, monkeypatch):
 def test_the_shipped_encoders_know_classes_and_places():
     scorer = load_scorer(load_protocol("pocket"))
     looks = looks_of(scorer.scoring)
-    assert looks == {"dino": "dino", "clip_i": "clip", "clip_t": "clip"}
+    assert looks == {"dino": "dino", "clip_i": "clip", "dino_masked": "dino", "clip_t": "clip"}
     findings = found(scorer.encoders, looks, subjects=10)
     for metric in ("dino", "clip_i"):
         assert findings[metric, "subject or other class", "auc"].value > 0.95

@@ -236,8 +236,27 @@ def test_images_without_a_score_are_counted_and_never_averaged(tmp_path):
     assert "nan" not in text.lower()
 
 
+def test_images_that_are_scored_all_the_same_are_counted_and_averaged(tmp_path):
+    def value(job, request, name):
+        first = request.prompt == job.prompts[0] and request.index == 0
+        if (job.method, name) == ("dreambooth", "dino") and first:
+            return 0.0, f"no '{job.fit.class_noun}' was found"
+        return 0.5
+
+    run = make_run(tmp_path / "toy", methods=["dreambooth", "untuned"], value=value)
+    text = text_of(run)
+    assert cells(table_of(section(text, "Scored all the same")))[1:] == [
+        ["dreambooth", "DINO", "no 'dog' was found", "4"]
+    ]
+    assert "Without a score" not in text
+    fidelity = table_of(section(text, "Subject and prompt fidelity"))
+    # Of four subjects, one of four images each.
+    assert "0.375" in {row[0]: row for row in cells(fidelity)}["dreambooth"][1]
+
+
 def test_a_report_says_nothing_of_scores_where_all_are_there(run):
     assert "Without a score" not in (run / "report.md").read_text()
+    assert "Scored all the same" not in (run / "report.md").read_text()
 
 
 def test_methods_with_different_subjects_are_told_apart(tmp_path):

@@ -135,7 +135,7 @@ UNSCORED = "m,s,a {},property,1,0,dino,,p-1,the judge gave no number\n"
         (HEADER + ROW % "", "line 2: '' is no score"),
         (HEADER + ROW % "inf", "is no score"),
         (HEADER + ROW.replace("0,0", "0.5,0") % "0.5", "line 2: '0.5' is no score"),
-        (HEADER + UNSCORED.replace("dino,,", "dino,0.5,"), "line 2: '0.5' is no score"),
+        (HEADER + UNSCORED.replace("dino,,", "dino,much,"), "line 2: 'much' is no score"),
         (HEADER + UNSCORED, "no image has a score: the judge gave no number"),
     ],
 )
@@ -162,6 +162,17 @@ def test_what_has_no_score_stands_apart_and_is_written_back_in_its_place():
     scores, unscored = read_scores(text.encode(), "scores.csv")
     assert scores["value"].tolist() == [0.5, -0.25]
     assert unscored[["sample", "reason"]].to_numpy().tolist() == [[1, "the judge gave no number"]]
+    assert scores_csv(scores, unscored) == text
+
+
+def test_a_score_keeps_what_befell_its_image():
+    text = HEADER + UNSCORED.replace("dino,,p-1", "dino,0.000000,p-1") + ROW % "0.500000"
+    scores, unscored = read_scores(text.encode(), "scores.csv")
+    assert unscored.empty
+    assert scores[["value", "reason"]].to_numpy().tolist() == [
+        [0.0, "the judge gave no number"],
+        [0.5, ""],
+    ]
     assert scores_csv(scores, unscored) == text
 
 

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from benchmark.api import UserError
 from benchmark.config.suite import Suite, load_suite
@@ -277,3 +279,82 @@ def test_a_metric_that_is_gone_has_no_scores_of_images_that_came_later_until_it_
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere has no finished job to score"):
         score_run(tmp_path / "nowhere")
+
+
+# Views, and ranks among look-alikes
+
+
+def masked_protocol(folder: Path) -> str:
+    """One whose DINO sees red alone."""
+    path = toy.write_protocol(folder, "masked")
+    text = path.read_text().replace(f'file = "{folder}/eye.txt"', 'view = "alone"')
+    view = '\n[views.alone]\nbackground = "black"\nnot_found = "zero"\n'
+    path.write_text(
+        text.replace("pres = {}", "")
+        + view
+        + '[segmenter]\nkind = "tests.scoring.reds:REDS"\nmodel = "reds"\n'
+    )
+    return str(path)
+
+
+def masks(folder: Path, subject: str, white: slice) -> None:
+    pixels = np.zeros((toy.SIZE, toy.SIZE), np.uint8)
+    pixels[white] = 255
+    (folder / "data" / subject / "masks").mkdir(exist_ok=True)
+    for i in range(2):
+        Image.fromarray(pixels).save(folder / "data" / subject / "masks" / f"{i:02}.png")
+
+
+def test_masks_of_ones_own_decide_scores_and_are_not_changed_unnoticed(
+    finished: Path, tmp_path: Path
+) -> None:
+    protocol = masked_protocol(tmp_path)
+    for subject in toy.SUBJECTS:
+        masks(tmp_path, subject, slice(2, 9))
+    assert score_run(finished, protocol=protocol) == 0
+    with (finished / "scores.csv").open() as file:
+        rows = [r for r in csv.DictReader(file) if r["protocol"] == "masked-1"]
+    found = {r["method"]: (r["value"], r["reason"]) for r in rows if r["metric"] == "dino"}
+    assert float(found["real-images"][0]) > 0.5 and found["real-images"][1] == ""
+    value, reason = found["tests.toy:PAINT"]  # nothing it paints is pure red
+    assert float(value) == 0 and reason.endswith("was found")
+    assert score_run(finished, protocol=protocol) == 0
+    masks(tmp_path, "dog-red", slice(2, 10))
+    with pytest.raises(UserError, match="'masked-1' with other masks of subject 'dog-red'"):
+        score_run(finished, protocol=protocol)
+    assert score_run(finished) == 0  # the run's own protocol looks at no mask
+
+
+def test_a_noun_that_the_protocols_segmenter_lacks_is_said_first(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_dogs(self: object, table: object, nouns: list[str]) -> None:
+        raise UserError(f"it knows no {nouns[0]}")
+
+    monkeypatch.setattr("tests.scoring.reds.Reds.check_nouns", no_dogs)
+    with pytest.raises(UserError, match="protocol 'masked-1': it knows no dog"):
+        score_run(finished, protocol=masked_protocol(tmp_path))
+    assert not (finished / "scores/masked-1").exists()
+
+
+def test_ranks_join_a_run_and_need_every_photograph_of_the_data_set(
+    finished: Path, tmp_path: Path
+) -> None:
+    before = values(finished, "toy-1")
+    assert score_run(finished, metrics=["rank_top1", "classmates_mrr"]) == 0
+    after = values(finished, "toy-1")
+    assert before.items() <= after.items()
+    ranks = {key: value for key, value in after.items() if "rank_top1" in key}
+    assert {float(value) for value in ranks.values()} <= {0.0, 1.0} and ranks
+    with (finished / "scores.csv").open() as file:
+        reasons = {
+            row["subject"]: row["reason"]
+            for row in csv.DictReader(file)
+            if row["metric"] == "classmates_mrr"
+        }
+    assert reasons["vase-green"] == "the data set has no other 'vase'"
+    assert reasons["dog-red"] == ""
+    one = tmp_path / "data" / "vase-green" / "00.png"
+    one.write_bytes(b"another photograph")
+    with pytest.raises(UserError, match=r"vase-green/00\.png"):
+        score_run(finished, metrics=["rank_map"])

@@ -23,7 +23,7 @@ from benchmark.data.images import read_image
 from benchmark.models.assets.asset_files import Source
 from benchmark.scoring import encoder_loading as loader
 from benchmark.scoring.encoder_files import ALEXNET
-from benchmark.scoring.encoder_tables import ClipTable, EncoderTable, parsed
+from benchmark.scoring.encoder_tables import ClipTable, TimmTable, parsed
 from benchmark.scoring.encoders import ClipEncoder, LpipsEncoder, Preprocessing, TimmEncoder
 from benchmark.scoring.features import load_encoders
 from tests.reference import metrics as reference
@@ -34,7 +34,11 @@ TEXTS = ["a dog in the snow", "a backpack with the Eiffel Tower in the backgroun
 
 @pytest.fixture(scope="module")
 def images() -> list[np.ndarray]:
-    """Photographs if there are any here, else pictures of odd sizes: uint8 (height, width, 3)."""
+    return photographs()
+
+
+def photographs() -> list[np.ndarray]:
+    """Three, if there are any here, else pictures of odd sizes: uint8 (height, width, 3)."""
     data = os.environ.get("DREAMBENCH_DATA")
     if data:
         found = sorted(Path(data).rglob("dog*/0[01].jpg"))[:2] + sorted(
@@ -132,7 +136,7 @@ def loaded(
     """The encoder of a protocol's table as a run loads it, its weights' file being `state`."""
     monkeypatch.setattr(loader, "load_file", lambda _: dict(state))
     load, model = {
-        "timm": (loader.load_timm, EncoderTable),
+        "timm": (loader.load_timm, TimmTable),
         "open_clip": (loader.load_clip, ClipTable),
     }[table["kind"]]
     return load(name, parsed(name, table, model), Source(None, Path("weights")), "cpu")
@@ -258,9 +262,27 @@ def clip() -> tuple[Any, dict[str, Tensor]]:
     return model, from_clip(dict(model.state_dict()))
 
 
-@pytest.mark.parametrize("protocol", ["paper", "custom-diffusion", "dreambench++", "kosmos-g"])
-def test_every_protocol_has_the_same_clip(protocol: str) -> None:
+@pytest.mark.parametrize(
+    "protocol",
+    ["paper", "custom-diffusion", "dreambench++", "kosmos-g", "dsh", "break-a-scene-clipseg"],
+)
+def test_most_protocols_have_the_same_clip(protocol: str) -> None:
     assert load_protocol(protocol).encoders["clip"] == load_protocol("paper").encoders["clip"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "of"),
+    [
+        ("dsh", "dreambench++"),
+        ("clip-l14", "paper"),
+        ("xverse-clipseg", "paper"),
+        ("break-a-scene-clipseg", "paper"),
+    ],
+)
+def test_these_protocols_have_the_dino_of_another(protocol: str, of: str) -> None:
+    table = dict(load_protocol(protocol).encoders["dino"])
+    table.pop("view", None)
+    assert table == load_protocol(of).encoders["dino"]
 
 
 def test_clip_equals_transformers_clip(
