@@ -28,7 +28,6 @@ from benchmark.runs.existing_run import (
     check_images,
     check_scoring,
     extra_metrics,
-    is_scored,
     joined_plan,
     read_existing,
 )
@@ -38,7 +37,7 @@ from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid
 from benchmark.runs.progress import Display, print_memory, print_plan, print_scale
 from benchmark.runs.ready import Ready
-from benchmark.runs.score import Assessment, Examiner, one_thread
+from benchmark.runs.score import Assessment, Examiner, one_thread, to_score
 from benchmark.runs.shared import (
     Party,
     Shard,
@@ -249,7 +248,7 @@ def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
         job = record.job
         done = f"[{number:>{len(str(len(records)))}}/{len(records)}] {job.label}"
         scored = examiner.directory.score_record(label, job.name)
-        if is_scored(record, scored, examiner.assessment.scoring):
+        if not to_score(record, scored, examiner.assessment.scoring):
             print(f"{done}  scored before")
             continue
         try:

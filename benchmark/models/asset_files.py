@@ -65,7 +65,7 @@ class Source:
     weights: Path
 
 
-_Table = TypeVar("_Table", bound=AssetTable)
+_Table = TypeVar("_Table", bound=Table)
 
 
 def checked_table(where: str, table: Mapping[str, Any], model: type[_Table]) -> _Table:

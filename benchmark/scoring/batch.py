@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,15 +20,26 @@ from benchmark.api import (
     Prompt,
     Request,
     Subject,
+    Unscored,
     UserError,
 )
 from benchmark.scoring.features import Encoders
-from benchmark.scoring.kinds import DISTANCES, EMBEDDINGS, TEXT_EMBEDDINGS
+from benchmark.scoring.kinds import ANSWERS, DISTANCES, EMBEDDINGS, TEXT_EMBEDDINGS
+from benchmark.scoring.questions import Question
+from benchmark.store.answers import Answer
 
 
 def need(encoder: str, ability: str) -> str:
     """What a metric's `needs` say to ask `encoder` for one of `kinds.ABILITIES`."""
     return encoder if ability == EMBEDDINGS else f"{encoder}:{ability}"
+
+
+@dataclass
+class Consulted:
+    """What judges have answered to one metric."""
+
+    answers: set[str] = field(default_factory=set)  #: by key
+    complete: bool = True  #: no answer is wanting that may yet come
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,8 @@ class ImageBatch:
     counted: Sequence[int]  #: which of these are the m references
     encoders: Encoders
     looked_at: Collection[int] | None = None  #: real images that the method looked at; None: all
+    #: metric -> what judges answered to it, and whether all of them did
+    consulted: dict[str, Consulted] = field(default_factory=dict)
     _found: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
     @cached_property
@@ -100,6 +113,19 @@ class ImageBatch:
     def distances(self, encoder: str) -> np.ndarray:
         """(n, n) float32 >= 0, between the images of a prompt; NaN elsewhere, and of real ones."""
         return self._once("distances", encoder, lambda: self._distances_through(encoder))
+
+    def answers(
+        self, metric: str, judge: str, questions: Mapping[int, Question]
+    ) -> dict[int, Answer | Unscored]:
+        """What the judge answers to `metric`, image by image, or why there is no answer now."""
+        answers = self.encoders.answers(judge, [*questions.values()])
+        consulted = self.consulted.setdefault(metric, Consulted())
+        for answer in answers:
+            if isinstance(answer, Answer):
+                consulted.answers.add(answer.key)
+            else:
+                consulted.complete = False
+        return dict(zip(questions, answers, strict=True))
 
     def pixels(self) -> Sequence[np.ndarray]:
         """The images."""
@@ -184,6 +210,11 @@ class DeclaredBatch:
 
     def distances(self, encoder: str) -> np.ndarray:
         return self._declared(need(encoder, DISTANCES)).distances(encoder)
+
+    def answers(
+        self, judge: str, questions: Mapping[int, Question]
+    ) -> dict[int, Answer | Unscored]:
+        return self._declared(need(judge, ANSWERS)).answers(self.metric, judge, questions)
 
     def pixels(self) -> Sequence[np.ndarray]:
         return self._declared(PIXELS).pixels()

@@ -11,6 +11,7 @@
         weights/<method>/<subject>-s<seed>.safetensors             with --keep-weights
         weights/<method>/<subject>-s<seed>/                        the same for other tools
         prior/<key>.safetensors, .json               prior images, shared by all jobs
+        answers/<two digits>/<key>.json              what judges answered, word for word
         scores.csv                                   all scores, in the plan's order
         report.md, index.html, tables/, figures/     the report
         report.sha256                                whether it is of what is here
@@ -41,6 +42,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Prompt, Request, UserError
+from benchmark.store.answers import Answer, answer_path
 from benchmark.store.claims import FOLDER as CLAIMS
 from benchmark.store.files import (
     WriteError,
@@ -56,6 +58,7 @@ from benchmark.store.names import folder_name
 from benchmark.store.records import (
     FORMAT,
     SCORE_COLUMNS,
+    AnyRecord,
     JobRecord,
     PriorRecord,
     Record,
@@ -323,6 +326,20 @@ class RunDirectory:
         """Write the record of prior images, after their file."""
         write_atomically(self.path / f"{prior_path(record.prior.key)}.json", _json_text(record))
 
+    # Answers ---------------------------------------------------------------------------------
+
+    def answer(self, key: str) -> Answer | None:
+        """What was answered under `key`, by `Question.key`; None if nothing was."""
+        path = self.path / answer_path(key)
+        record = _read_record(Answer, path)
+        if record is not None:
+            _check_place(record.key, key, path)
+        return record
+
+    def write_answer(self, answer: Answer) -> None:
+        """Keep an answer, at once: it may have been paid for."""
+        write_atomically(self.path / answer_path(answer.key), _json_text(answer))
+
     # Scores ----------------------------------------------------------------------------------
 
     def score_record(self, protocol: str, name: Name) -> ScoreRecord | None:
@@ -381,7 +398,7 @@ def _score(row: dict[str, str], path: Path) -> Score:
         raise UserError(f"{path} has a row that is no score ({error}): remove the file") from error
 
 
-def _json_text(record: JobRecord | PriorRecord | ScoreRecord) -> str:
+def _json_text(record: AnyRecord) -> str:
     return json.dumps(to_json(record), indent=1) + "\n"
 
 

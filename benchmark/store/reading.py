@@ -4,8 +4,9 @@
 
 Checked are: the seals of run.json and of each record; by the digests in these, every image, every
 job's scores, weights, prior images, suite.toml, protocols/, scores.csv and, of a kept run,
-records.jsonl. That is against accidents and edits by hand, not against someone who computes the
-digests anew. A record that is removed is no alteration: its job is not done.
+records.jsonl; and that the answers are there which scores were read from. That is against accidents
+and edits by hand, not against someone who computes the digests anew. A record that is removed is no
+alteration: its job is not done.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from benchmark.api import UserError
+from benchmark.store.answers import Answer, answer_path
 from benchmark.store.contents import Altered, Contents
 from benchmark.store.directory import (
     ABSENT,
@@ -35,6 +37,7 @@ from benchmark.store.directory import (
 )
 from benchmark.store.files import file_digest, json_of, read_bytes, read_json, sha256
 from benchmark.store.records import (
+    AnyRecord,
     JobRecord,
     PriorRecord,
     ScoreRecord,
@@ -45,12 +48,12 @@ from benchmark.store.records import (
 )
 from benchmark.store.seals import is_sealed
 
-AnyRecord = JobRecord | ScoreRecord | PriorRecord
 #: Where the records of each kind lie.
 _FILES: dict[type[AnyRecord], str] = {
     JobRecord: "jobs/*/*.json",
     ScoreRecord: "scores/*/*/*.json",
     PriorRecord: "prior/*.json",
+    Answer: "answers/*/*.json",
 }
 _CHANGED, _MISSING = "changed", "missing"
 _PATIENCE = 1.5  #: seconds until it is shown how far the checking is
@@ -87,6 +90,7 @@ class _Reading:
         for path, record in self._kept() if found.kept else self._records():
             self._take(path, record)
         self._rows()
+        self._answers()
         for path, digests in listed.items():
             self._compare(path, digests)
         for path, digest in _shown([*self._vouched_for()], f"checking {self._root}"):
@@ -172,6 +176,8 @@ class _Reading:
                 self._check_planned(path, record.name)
             case PriorRecord():
                 found.priors[record.prior.key] = record
+            case Answer():
+                found.answers[record.key] = record
 
     def _check_planned(self, path: str, name: Name) -> None:
         plan = self._found.plan
@@ -192,6 +198,14 @@ class _Reading:
                 self._note(place, _CHANGED)
         if found.kept and not found.rows.keys() <= found.scores.keys():
             self._note(SCORES, _CHANGED)
+
+    def _answers(self) -> None:
+        """Note the answers that scores were read from and that are not there."""
+        for record in self._found.scores.values():
+            if _place(record) not in self._doubtful:
+                for key in (key for keys in record.answers.values() for key in keys):
+                    if key not in self._found.answers:
+                        self._note(RECORDS if self._found.kept else answer_path(key), _MISSING)
 
     def _own_rows(self) -> Iterator[tuple[tuple[str, Name], bytes]]:
         for key in self._found.scores:
@@ -260,6 +274,8 @@ def _place(record: AnyRecord) -> str:
             return f"{scores_path(record.scoring.protocol, record.name)}.json"
         case PriorRecord():
             return f"{prior_path(record.prior.key)}.json"
+        case Answer():
+            return answer_path(record.key)
 
 
 def _content_of(path: Path) -> object:

@@ -32,6 +32,7 @@ from benchmark.api import (
     UserError,
     noise_seed,
 )
+from benchmark.store.answers import Answer
 from benchmark.store.seals import sealed
 
 if TYPE_CHECKING:
@@ -334,6 +335,9 @@ class ScoreRecord:
     rows: str  #: SHA-256 of the scores' file, as it was written
     provenance: dict[str, Any]
     partial: tuple[str, ...] = ()  #: metrics that lack scores of images which came later
+    #: metric -> the keys of the answers that its scores were read from, sorted
+    answers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unanswered: tuple[str, ...] = ()  #: metrics that lack answers which may yet come
 
     @property
     def name(self) -> tuple[str, str, int]:
@@ -369,11 +373,12 @@ def with_images(record: JobRecord, images: dict[str, ImageRecord]) -> JobRecord:
     return replace(record, images=images)
 
 
-Record = TypeVar("Record", JobRecord, PriorRecord, ScoreRecord)
+AnyRecord = JobRecord | PriorRecord | ScoreRecord | Answer
+Record = TypeVar("Record", JobRecord, PriorRecord, ScoreRecord, Answer)
 _Checked = TypeVar("_Checked")
 
 
-def to_json(record: JobRecord | PriorRecord | ScoreRecord) -> dict[str, Any]:
+def to_json(record: AnyRecord) -> dict[str, Any]:
     """`record` as JSON, with its format, its kind and its seal."""
     return sealed({"format": FORMAT, "kind": type(record).__name__} | asdict(record))
 

@@ -2,9 +2,9 @@
 
     keep_run(Path("runs/reference"), Path("reports/pocket/reference"))
 
-The copy has run.json, suite.toml, protocols/, scores.csv, all records as lines of records.jsonl,
-and some images: those of the report's grid, and one prompt of every subject. Its report is made
-from these alone, so `report` writes the same bytes again from any copy.
+The copy has run.json, suite.toml, protocols/, scores.csv, all records as lines of records.jsonl
+(judges' answers too), and some images: those of the report's grid, and one prompt of every subject.
+Its report is made from these alone, so `report` writes the same bytes again from any copy.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def keep_run(run_directory: Path, directory: Path) -> Path:
     kept = [_kept(run, record) for record in run.records]
     records = [to_json(r) for r in kept] + [to_json(r) for r in run.scored]
     records += [to_json(r) for r in run.priors]
+    used = {k for r in run.scored for keys in r.answers.values() for k in keys}
+    records += [to_json(contents.answers[key]) for key in sorted(used)]
     lines = [json.dumps(record) + "\n" for record in records]
     files = {SCORES: HEADER.encode() + contents.all_rows, RECORDS: "".join(lines).encode()}
     for name in (SUITE, *(protocol_path(label) for label in run.protocols)):

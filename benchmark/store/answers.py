@@ -1,0 +1,49 @@
+"""What a judge answered, kept word for word: one sealed file an answer, under what was asked.
+
+    answers/<two digits>/<key>.json
+
+The key is a digest over all that decides the answer: the judge and how it samples, the rubric's
+text, the images' pixels, and which asking it was. So what was answered once is never asked again,
+by whichever job, metric or protocol; and another judge's answer is never taken for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back."""
+
+    text: str  #: word for word
+    refused: str = ""  #: why the judge would not answer, if so; then `text` is what it said
+    cut: bool = False  #: it reached the limit of its length, so that its end is missing
+    probability: float | None = None  #: in [0, 1], of the word that was asked about
+    model: str = ""  #: as who answered calls itself
+    fingerprint: str = ""  #: of a server's build, if it tells
+    tokens_in: int | None = None  #: images included; None where nobody counted
+    tokens_out: int | None = None
+    seconds: float = 0.0  #: waits for a busy server left out
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question's answer, and what was asked of whom."""
+
+    key: str
+    judge: dict[str, Any]  #: its table in the protocol, as `Scoring.encoders` has it
+    rubric: str  #: name, version, and 12 hexadecimal digits over its declaration
+    values: dict[str, str]  #: what stood in the rubric's placeholders
+    images: tuple[str, ...]  #: SHA-256 over shape and pixels of each that was shown, in order
+    attempt: int  #: 1: asked once more, since the first answer could not be read
+    repeat: int  #: asked again to see whether the answer stays
+    swapped: bool  #: the images stood in the other order
+    reply: Reply
+    time: str  #: when it came
+
+
+def answer_path(key: str) -> str:
+    """Where the answer lies, relative to the run directory."""
+    return f"answers/{key[:2]}/{key}.json"
