@@ -1,7 +1,7 @@
 """A judge behind a server that speaks OpenAI's chat completions (POST <url>/chat/completions).
 
 Every question ends in a `Reply`, or in `Unanswered` with the reason: what is wrong with one
-question, or with the moment. What is wrong with all of them (the key, the address, the model) is a UserError.
+question, or with the moment. What is wrong with all of them (key, address, model) is a UserError.
 
 The key is read from the environment when a question is sent, and stands nowhere else: what a server
 says is cleared of it before it is kept or shown.

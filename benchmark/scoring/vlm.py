@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from benchmark.models.asset_files import loading
 from benchmark.scoring.answering import Keep
@@ -107,7 +108,8 @@ class VlmJudge:
         text = self.processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False
         )
-        images = [within(image, self.table.longest_side) for image in question.images]
+        longest = self.table.longest_side
+        images = [Image.fromarray(within(image, longest)) for image in question.images]
         inputs = self.processor(text=[text], images=images or None, return_tensors="pt")
         return inputs.to(self.model.device, self.model.dtype)
 
