@@ -103,7 +103,7 @@ def save_tiny_vlm(folder: Path, seed: int = 0) -> Path:
         pad_token_id=ids["<|endoftext|>"],
     )
     model.save_pretrained(folder)
-    sizes = {"min_pixels": 56 * 56, "max_pixels": 112 * 112}
+    sizes = {"min_pixels": 28 * 28, "max_pixels": 112 * 112}
     Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**sizes),
         tokenizer=tokenizer,

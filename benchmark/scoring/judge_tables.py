@@ -20,7 +20,7 @@ class VlmTable(AssetTable):
     """A vision-language model, run here by transformers. It answers greedily."""
 
     precision: Literal["bf16", "fp32"] = "bf16"
-    longest_side: int = Field(default=512, ge=16)  #: larger images are made smaller, in pixels
+    longest_side: int = Field(default=512, ge=8)  #: larger images are made smaller, in pixels
     max_tokens: int = Field(default=512, ge=1)  #: of an answer
 
     @model_validator(mode="after")
@@ -39,7 +39,7 @@ class ServerTable(Table):
     kind: str
     model: str = Field(min_length=1)
     answers_as: str | None = None  #: what the server calls the model, if not `model`
-    longest_side: int = Field(default=512, ge=16)  #: larger images are made smaller, in pixels
+    longest_side: int = Field(default=512, ge=8)  #: larger images are made smaller, in pixels
     max_tokens: int | None = Field(default=512, ge=1)
     temperature: float | None = Field(default=0.0, ge=0, allow_inf_nan=False)  #: None: not sent
     seed: int | None = 0

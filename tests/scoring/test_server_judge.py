@@ -58,7 +58,11 @@ def table(server: Server, behaviour: str, **changes: Any) -> dict[str, Any]:
 
 
 def ask(
-    server: Server, behaviour: str, *questions: Question, memory: Notes | None = None, **changes: Any
+    server: Server,
+    behaviour: str,
+    *questions: Question,
+    memory: Notes | None = None,
+    **changes: Any,
 ) -> list[Answer | Unscored]:
     tables = {"judge": table(server, behaviour, **changes)}
     judge = OPENAI_COMPATIBLE.load("judge", tables["judge"], "cpu")
@@ -67,7 +71,7 @@ def ask(
 
 
 def test_what_is_sent_is_the_rubric_and_the_images(server: Server) -> None:
-    (answer,) = ask(server, "well", longest_side=15, seed=7, options={"top_k": 1})
+    (answer,) = ask(server, "well", longest_side=20, seed=7, options={"top_k": 1})
     assert isinstance(answer, Answer) and answer.reply.text.startswith("It is alike.\nScore: ")
     assert (answer.reply.tokens_in, answer.reply.tokens_out) == (100, 7)
     assert (answer.reply.model, answer.reply.fingerprint) == (MODEL, "fp_1")
@@ -87,7 +91,7 @@ def test_what_is_sent_is_the_rubric_and_the_images(server: Server) -> None:
     assert "particular dog" in message["content"][0]["text"]
     sent = message["content"][4]["image_url"]["url"].removeprefix("data:image/png;base64,")
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(sent))))
-    expected = Image.fromarray(image(0)).resize((15, 10), Image.Resampling.LANCZOS)
+    expected = Image.fromarray(image(0)).resize((20, 13), Image.Resampling.LANCZOS)
     assert np.array_equal(shown, np.asarray(expected))
 
 
@@ -188,7 +192,7 @@ def test_nobody_there(server: Server) -> None:
 
 def test_a_busy_server_is_waited_for(server: Server) -> None:
     started = time.monotonic()
-    (found,) = ask(server, "busy")
+    (found,) = ask(server, "busy", question(77))
     assert isinstance(found, Answer) and time.monotonic() - started >= 1.0
     assert len(server.asked()) == 2
 

@@ -1,0 +1,309 @@
+"""A run that a judge looks at: what it answered is kept, never lost and never asked for twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmark.api import UserError
+from benchmark.config.suite import Suite, load_suite
+from benchmark.grid import run_grid, score_run
+from benchmark.runs.plan import plan
+from benchmark.store.directory import RunDirectory
+from benchmark.store.reading import read_contents
+from benchmark.store.records import ScoreRecord
+from benchmark.studies.archive import keep_run
+from tests import toy
+from tests.judge_server import KEY, MODEL, Server, serving
+from tests.toy import ONE
+
+ROOT = Path(__file__).parent.parent.parent
+#: Three subjects with two real images each, and of each of these the method's images.
+REAL = 6
+PER_PROMPT = 2
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("judge")) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def quick(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.forget()
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    monkeypatch.setattr("benchmark.scoring.server._FIRST_WAIT", 0.01)
+    monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
+    monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    return load_suite(str(toy.write_world(tmp_path)))
+
+
+@pytest.fixture
+def run(suite: Suite, tmp_path: Path) -> Path:
+    assert (
+        run_grid(plan(suite, ["tests.toy:PAINT", "real-images"]), tmp_path / "run", resources=ONE)
+        == 0
+    )
+    return tmp_path / "run"
+
+
+def protocol(
+    folder: Path, server: Server, behaviour: str, name: str = "judged", more: str = ""
+) -> Path:
+    text = toy.write_protocol(folder, name).read_text()
+    text = text.replace("pres = {}", "pres = {}\njudge_identity = {}\njudge_prompt = {}")
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f'{text}\n[encoders.judge]\nkind = "openai-compatible"\nmodel = "{MODEL}"\n'
+        f'url = "{server.url(behaviour)}"\nkey_from = "JUDGE_KEY"\ntimeout = 0.8\nattempts = 2\n{more}'
+    )
+    return path
+
+
+def rows(run: Path, metric: str, label: str = "judged-1") -> list[dict[str, str]]:
+    with (run / "scores.csv").open() as file:
+        found = [*csv.DictReader(file)]
+    return [row for row in found if (row["metric"], row["protocol"]) == (metric, label)]
+
+
+def records(run: Path, label: str = "judged-1") -> list[ScoreRecord]:
+    return [r for (found, _), r in read_contents(run).scores.items() if found == label]
+
+
+def test_every_image_is_judged_once(run: Path, server: Server, tmp_path: Path) -> None:
+    path = protocol(tmp_path, server, "well")
+    assert score_run(run, protocol=str(path)) == 0
+    drawn = sum(len(job.images) for job in read_contents(run).jobs.values()) - REAL
+    evaluated = drawn - 3 * PER_PROMPT  # but for the prior prompt's
+    identity, prompt = rows(run, "judge_identity"), rows(run, "judge_prompt")
+    assert (len(identity), len(prompt)) == (evaluated + REAL, evaluated)
+    assert all(row["value"] in [f"{n:.6f}" for n in range(5)] for row in identity + prompt)
+    asked = Counter(one["question"] for one in server.asked())
+    assert max(asked.values()) == 1
+    contents = read_contents(run)
+    assert not contents.altered
+    used = {k for r in records(run) for keys in r.answers.values() for k in keys}
+    assert used == {*contents.answers} and len(used) == len(asked)
+    assert not any(r.unanswered for r in records(run))
+    # Neither again, nor under another protocol, nor when it lies elsewhere.
+    other = protocol(tmp_path, server, "down", name="second")
+    assert score_run(run, protocol=str(path)) == 0
+    assert score_run(run, protocol=str(other)) == 0
+    assert len(server.asked()) == len(asked)
+    values = [row["value"] for row in rows(run, "judge_identity", "second-1")]
+    assert values == [row["value"] for row in identity]
+
+
+def test_a_score_is_what_the_kept_answer_says(run: Path, server: Server, tmp_path: Path) -> None:
+    score_run(run, protocol=str(protocol(tmp_path, server, "well")))
+    contents = read_contents(run)
+    for record in records(run):
+        kept = Counter(
+            f"{int(contents.answers[key].reply.text[-1]):.6f}"
+            for key in record.answers["judge_identity"]
+        )
+        own = [
+            row["value"]
+            for row in rows(run, "judge_identity")
+            if (row["method"], row["subject"]) == (record.method, record.subject)
+        ]
+        assert {*own} == {*kept}
+
+
+def test_what_was_not_answered_is_counted_and_asked_for_by_the_next_command(
+    run: Path, server: Server, tmp_path: Path
+) -> None:
+    assert score_run(run, protocol=str(protocol(tmp_path, server, "down"))) == 0
+    found = rows(run, "judge_identity") + rows(run, "judge_prompt")
+    assert found and all(row["value"] == "" for row in found)
+    assert {row["reason"].partition(": ")[2] or row["reason"] for row in found} <= {
+        "HTTP 503, 2 times",
+        "HTTP 503",
+        "others before it had no answer",
+    }
+    assert all("judge_identity" in record.unanswered for record in records(run))
+    assert not read_contents(run).answers
+    others = rows(run, "clip_t")
+    assert score_run(run, protocol=str(protocol(tmp_path, server, "well"))) == 0
+    assert all(row["value"] for row in rows(run, "judge_identity") + rows(run, "judge_prompt"))
+    assert not any(record.unanswered for record in records(run))
+    assert rows(run, "clip_t") == others
+
+
+def test_a_run_asks_again_too(suite: Suite, server: Server, tmp_path: Path) -> None:
+    def go(behaviour: str) -> None:
+        judged = suite.under(str(protocol(tmp_path, server, behaviour)))
+        grid = plan(judged, ["tests.toy:PAINT"])
+        assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
+
+    go("down")
+    assert not any(row["value"] for row in rows(tmp_path / "run", "judge_identity"))
+    go("well")
+    assert all(row["value"] for row in rows(tmp_path / "run", "judge_identity"))
+    asked = len(server.asked())
+    go("down")
+    assert len(server.asked()) == asked
+
+
+def test_what_cannot_be_read_is_asked_once_more(run: Path, server: Server, tmp_path: Path) -> None:
+    path = protocol(tmp_path, server, "unclear_at_first")
+    assert score_run(run, protocol=str(path)) == 0
+    assert {row["value"] for row in rows(run, "judge_identity")} == {"3.000000"}
+    again = [one["body"]["messages"] for one in server.asked() if len(one["body"]["messages"]) == 3]
+    assert len(again) == len(server.asked()) / 2
+    assert {messages[1]["content"] for messages in again} == {"Score: 2 or 3"}
+    assert {*Counter(answer.attempt for answer in read_contents(run).answers.values())} == {0, 1}
+
+
+def test_what_cannot_be_read_twice_is_unjudged(run: Path, server: Server, tmp_path: Path) -> None:
+    path = protocol(tmp_path, server, "mumbling")
+    assert score_run(run, protocol=str(path)) == 0
+    found = rows(run, "judge_prompt")
+    reason = "the judge's answer could not be read: 'I would give it a good mark.'"
+    assert {(row["value"], row["reason"]) for row in found} == {("", reason)}
+    asked = len(server.asked())
+    assert score_run(run, protocol=str(path)) == 0
+    assert len(server.asked()) == asked  # that is what it answered
+
+
+@pytest.mark.parametrize("behaviour", ["shut", "another"])
+def test_a_wrong_key_or_model_fails_each_job_at_once(
+    run: Path, server: Server, tmp_path: Path, behaviour: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = protocol(tmp_path, server, behaviour, more="parallel = 1\n")
+    assert score_run(run, protocol=str(path)) == 1
+    assert "encoders.judge" in capsys.readouterr().out
+    assert len(server.asked()) <= len(read_contents(run).jobs) * 2
+
+
+@pytest.mark.parametrize("behaviour", ["shut", "particular", "refusing", "well"])
+def test_the_key_is_in_no_file(
+    run: Path, server: Server, tmp_path: Path, behaviour: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    score_run(run, protocol=str(protocol(tmp_path, server, behaviour)))
+    assert any(KEY in str(one["authorization"]) for one in server.asked())
+    for file in run.rglob("*"):
+        assert not file.is_file() or KEY.encode() not in file.read_bytes(), file
+    assert KEY not in "".join(capfd.readouterr())
+
+
+def test_without_a_key_nothing_begins(
+    suite: Suite, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JUDGE_KEY")
+    judged = suite.under(str(protocol(tmp_path, server, "well")))
+    with pytest.raises(UserError, match="the environment has no JUDGE_KEY"):
+        run_grid(plan(judged, ["tests.toy:PAINT"]), tmp_path / "run", resources=ONE)
+    assert not (tmp_path / "run").exists() and not server.asked()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "what"),
+    [
+        (f'model = "{MODEL}"', 'model = "other"', "the model of encoder 'judge'"),
+        ("attempts = 2", "attempts = 2\ntemperature = 1.0", "the temperature of encoder 'judge'"),
+    ],
+)
+def test_another_judge_needs_another_protocol(
+    run: Path, server: Server, tmp_path: Path, before: str, after: str, what: str
+) -> None:
+    path = protocol(tmp_path, server, "well")
+    score_run(run, protocol=str(path))
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(UserError, match=what):
+        score_run(run, protocol=str(path))
+
+
+def test_an_answer_that_was_edited_is_told_and_asked_anew(
+    suite: Suite, server: Server, tmp_path: Path
+) -> None:
+    path, run = protocol(tmp_path, server, "well"), tmp_path / "run"
+    grid = plan(suite.under(str(path)), ["tests.toy:PAINT"])
+    assert run_grid(grid, run, resources=ONE) == 0
+    before = rows(run, "judge_identity")
+    one, other = sorted(run.glob("answers/*/*.json"))[:2]
+    one.write_text(one.read_text().replace("alike", "alikE"))
+    other.unlink()
+    names = {f.relative_to(run).as_posix() for f in (one, other)}
+    assert {(a.path, a.what) for a in read_contents(run).altered} == {
+        *zip(sorted(names), ("changed", "missing"), strict=True)
+    }
+    with pytest.raises(UserError, match=f"{one.name} \\(changed\\)"):
+        score_run(run)
+    server.forget()
+    assert run_grid(grid, run, resources=ONE) == 0
+    assert len(server.asked()) == 2
+    assert rows(run, "judge_identity") == before and not read_contents(run).altered
+
+
+def test_an_answer_under_another_name_is_refused(run: Path, server: Server, tmp_path: Path) -> None:
+    score_run(run, protocol=str(protocol(tmp_path, server, "well")))
+    one, other = sorted(run.glob("answers/*/*.json"))[:2]
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(UserError, match="is the record of"):
+        RunDirectory(run).answer(one.stem)
+    assert ("of another job") in [a.what for a in read_contents(run).altered]
+
+
+def test_a_kept_run_has_the_answers(
+    suite: Suite, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, run, kept = protocol(tmp_path, server, "well"), tmp_path / "run", tmp_path / "kept"
+    grid = plan(suite.under(str(path)), ["tests.toy:PAINT", "real-images"])
+    assert run_grid(grid, run, resources=ONE) == 0
+    monkeypatch.setattr("benchmark.studies.archive.write_report", lambda path: path)
+    keep_run(run, kept)
+    assert read_contents(kept).answers == read_contents(run).answers
+    assert not read_contents(kept).altered
+    lines = (kept / "records.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["kind"] == "Answer"
+    (kept / "records.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    assert [str(a) for a in read_contents(kept).altered]
+
+
+def test_nothing_that_was_answered_is_lost_at_a_kill(
+    run: Path, server: Server, tmp_path: Path
+) -> None:
+    path = protocol(tmp_path, server, "slow", more="parallel = 2\n")
+    command = [sys.executable, "-m", "benchmark", "score", str(run), "--protocol", str(path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JUDGE_KEY": KEY}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while len([*run.glob("answers/*/*.json")]) < 5:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {file.stem for file in run.glob("answers/*/*.json")}
+    contents = read_contents(run)
+    assert not [one for one in contents.altered if one.path.startswith("answers")]
+    assert kept == {*contents.answers}
+    time.sleep(0.5)  # what is under way
+    before = Counter(one["question"] for one in server.asked())
+    assert (
+        score_run(run, protocol=str(protocol(tmp_path, server, "slow", more="parallel = 8\n"))) == 0
+    )
+    total = Counter(one["question"] for one in server.asked())
+    twice = [question for question, times in total.items() if times > 1]
+    assert len(twice) <= 2  # those that were under way
+    assert len(total) == len([*run.glob("answers/*/*.json")])
+    assert sum(before.values()) >= len(kept) and all(
+        row["value"] for row in rows(run, "judge_identity")
+    )
