@@ -24,6 +24,7 @@ from benchmark.runs.backbones import check_backbones
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.devices import check_devices, gradient_checkpointing
 from benchmark.runs.existing_run import (
+    Existing,
     check_beside,
     check_images,
     check_scoring,
@@ -190,6 +191,35 @@ def _report_shards(ready: Ready, party: Party, failed: Sequence[str]) -> int:
     return report(directory, failed, len(ready.jobs), existing.contents)
 
 
+def finished_run(path: Path) -> Existing:
+    """What a run directory with finished jobs holds. Raises UserError, also if it was altered."""
+    existing = read_existing(RunDirectory(path))
+    existing.contents.check()
+    if existing.plan is None or not existing.jobs:
+        raise UserError(f"{path} has no finished job to score: run it first")
+    return existing
+
+
+def assessment_of(
+    existing: Existing,
+    *,
+    protocol: str,
+    metrics: Sequence[str] = (),
+    encoders: Path | None = None,
+    data: Path | None = None,
+) -> Assessment:
+    """What scoring a finished run under `protocol` needs, as `score_run` takes it."""
+    assessment = Assessment.read(existing.directory.path / SUITE)
+    chosen = load_protocol(protocol) if protocol else assessment.protocol
+    return replace(
+        assessment,
+        data=assessment.data.at(data),
+        protocol=chosen,
+        metrics=extra_metrics(chosen, existing, metrics),
+        encoders=str(encoders) if encoders else assessment.encoders,
+    )
+
+
 def score_run(
     path: Path,
     *,
@@ -206,23 +236,17 @@ def score_run(
     altered, if the subjects' images are others, if a score that is there would change, or if what
     images were made with would score them.
     """
-    existing = read_existing(RunDirectory(path))
-    existing.contents.check()
-    if existing.plan is None or not existing.jobs:
-        raise UserError(f"{path} has no finished job to score: run it first")
-    assessment = Assessment.read(path / SUITE)
-    chosen = load_protocol(protocol) if protocol else assessment.protocol
-    assessment = replace(
-        assessment,
-        data=assessment.data.at(data),
-        protocol=chosen,
-        metrics=extra_metrics(chosen, existing, metrics),
-        encoders=str(encoders) if encoders else assessment.encoders,
+    existing = finished_run(path)
+    assessment = assessment_of(
+        existing, protocol=protocol, metrics=metrics, encoders=encoders, data=data
     )
+    chosen = assessment.protocol
     check_scoring(assessment.scoring, existing)
     jobs = [record.job for record in existing.jobs.values()]
     check_captions(assessment, jobs)
-    if chosen.label not in existing.plan.protocols:  # else that was looked at when it was planned
+    if (
+        existing.plan and chosen.label not in existing.plan.protocols
+    ):  # else that was looked at when it was planned
         check_declared(assessment.assets, jobs)
         used = {role: job.method for job in jobs for role in job.fit.assets}
         check_no_judge(assessment.assets, used, chosen, assessment.encoders)

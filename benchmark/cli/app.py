@@ -16,6 +16,7 @@ from benchmark.api import UserError
 from benchmark.cli.checkpoints_command import checkpoints
 from benchmark.cli.data_commands import fetch, list_, manifest
 from benchmark.cli.grid_commands import curve, overhead, run, sweep
+from benchmark.cli.judge_command import judge
 from benchmark.cli.model_commands import calibrate, draw_subjects, identifier, pretrain, speed
 from benchmark.cli.report_commands import check, keep, report
 from benchmark.cli.score_command import score
@@ -39,6 +40,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "list": list_,
     "score": score,
+    "judge": judge,
     "fetch": fetch,
     "manifest": manifest,
     "report": report,

@@ -20,6 +20,7 @@ from benchmark.store.directory import (
     Name,
     Plan,
     PlannedJob,
+    agreement_path,
     job_path,
     prior_path,
     protocol_path,
@@ -157,6 +158,9 @@ def forget(contents: Contents, jobs: Mapping[Name, JobRecord]) -> None:
             if any(map(contents.is_altered, _answer_files(scored))):
                 for ending in _TOGETHER["scores"]:
                     (root / (scores_path(*key) + ending)).unlink(missing_ok=True)
+        for label, agreement in contents.agreements.items():
+            if any(contents.is_altered(answer_path(key)) for key in agreement.answers):
+                (root / agreement_path(label)).unlink(missing_ok=True)
         for one in contents.altered:
             folder = one.path.partition("/")[0]
             if folder == "weights":

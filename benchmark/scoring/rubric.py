@@ -139,7 +139,7 @@ class Rubric(Table):
         turns, other = question.turns, question.other_order
         if self.reminder:
             said = (Turn("assistant", (reply.text,)), Turn("user", (self.reminder,)))
-            turns, other = (*turns, *said), None
+            turns, other = (*turns, *said), other and (*other, *said)
         return replace(question, turns=turns, other_order=other, attempt=question.attempt + 1)
 
     def read(self, reply: Reply) -> float | None:

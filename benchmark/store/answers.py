@@ -44,6 +44,36 @@ class Answer:
     time: str  #: when it came
 
 
+@dataclass(frozen=True)
+class Repeatability:
+    """How far a judge agrees with itself on one metric, on the metric's scale.
+
+    Of images to which every asking gave a score; numbers are None where there is no such image.
+    """
+
+    images: int  #: that were asked about
+    read: int  #: to which every asking gave a score
+    spread: float | None  #: standard deviation of the first scores from image to image
+    change: float | None  #: mean absolute difference between the first asking and a later one
+    same: float | None  #: the share of later scores that equal the first
+    #: The same of the images in the other order; None where a rubric fixes their order too.
+    swapped_change: float | None = None
+    swapped_same: float | None = None
+    swapped_shift: float | None = None  #: mean difference, the other order's minus the first
+
+
+@dataclass(frozen=True)
+class SelfAgreement:
+    """What was measured of a protocol's judges. It lies beside the protocol's scores."""
+
+    protocol: str  #: its label
+    judges: dict[str, dict[str, Any]]  #: their tables, as `Scoring.encoders` has them
+    repeats: int  #: askings of each question in the first order
+    metrics: dict[str, Repeatability]
+    answers: tuple[str, ...]  #: keys of all that were read, sorted
+    provenance: dict[str, Any]
+
+
 def answer_path(key: str) -> str:
     """Where the answer lies, relative to the run directory."""
     return f"answers/{key[:2]}/{key}.json"

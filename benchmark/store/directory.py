@@ -8,6 +8,7 @@
         jobs/<method>/<subject>-s<seed>.json         its record: there <=> its images are drawn
         jobs/<method>/<subject>-s<seed>.error.txt    why it failed, when it was last tried
         scores/<protocol>/<method>/<subject>-s<seed>.csv, .json    its scores and their record
+        scores/<protocol>/judges.json                how far its judges agree with themselves
         weights/<method>/<subject>-s<seed>.safetensors             with --keep-weights
         weights/<method>/<subject>-s<seed>/                        the same for other tools
         prior/<key>.safetensors, .json               prior images, shared by all jobs
@@ -42,7 +43,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Prompt, Request, UserError
-from benchmark.store.answers import Answer, answer_path
+from benchmark.store.answers import Answer, SelfAgreement, answer_path
 from benchmark.store.claims import FOLDER as CLAIMS
 from benchmark.store.files import (
     WriteError,
@@ -139,6 +140,11 @@ def job_path(name: Name) -> str:
 def scores_path(protocol: str, name: Name) -> str:
     """Where a job's scores lie, relative to the run directory, without their suffix."""
     return f"scores/{folder_name(protocol)}/{_place(name)}"
+
+
+def agreement_path(protocol: str) -> str:
+    """Where it lies how far a protocol's judges agree with themselves, likewise."""
+    return f"scores/{folder_name(protocol)}/judges.json"
 
 
 def weights_path(name: Name) -> str:
@@ -339,6 +345,10 @@ class RunDirectory:
     def write_answer(self, answer: Answer) -> None:
         """Keep an answer, at once: it may have been paid for."""
         write_atomically(self.path / answer_path(answer.key), _json_text(answer))
+
+    def write_agreement(self, found: SelfAgreement) -> None:
+        """Write how far a protocol's judges agree with themselves, after the answers."""
+        write_atomically(self.path / agreement_path(found.protocol), _json_text(found))
 
     # Scores ----------------------------------------------------------------------------------
 

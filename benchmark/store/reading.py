@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from benchmark.api import UserError
-from benchmark.store.answers import Answer, answer_path
+from benchmark.store.answers import Answer, SelfAgreement, answer_path
 from benchmark.store.contents import Altered, Contents
 from benchmark.store.directory import (
     ABSENT,
@@ -31,6 +31,7 @@ from benchmark.store.directory import (
     Name,
     Plan,
     RunDirectory,
+    agreement_path,
     job_path,
     prior_path,
     scores_path,
@@ -54,6 +55,7 @@ _FILES: dict[type[AnyRecord], str] = {
     ScoreRecord: "scores/*/*/*.json",
     PriorRecord: "prior/*.json",
     Answer: "answers/*/*.json",
+    SelfAgreement: "scores/*/judges.json",
 }
 _CHANGED, _MISSING = "changed", "missing"
 _PATIENCE = 1.5  #: seconds until it is shown how far the checking is
@@ -178,6 +180,8 @@ class _Reading:
                 found.priors[record.prior.key] = record
             case Answer():
                 found.answers[record.key] = record
+            case SelfAgreement():
+                found.agreements[record.protocol] = record
 
     def _check_planned(self, path: str, name: Name) -> None:
         plan = self._found.plan
@@ -200,12 +204,17 @@ class _Reading:
             self._note(SCORES, _CHANGED)
 
     def _answers(self) -> None:
-        """Note the answers that scores were read from and that are not there."""
-        for record in self._found.scores.values():
+        """Note the answers that something was read from and that are not there."""
+        found = self._found
+        keys: list[str] = []
+        for record in found.scores.values():
             if _place(record) not in self._doubtful:
-                for key in (key for keys in record.answers.values() for key in keys):
-                    if key not in self._found.answers:
-                        self._note(RECORDS if self._found.kept else answer_path(key), _MISSING)
+                keys += [key for own in record.answers.values() for key in own]
+        for agreement in found.agreements.values():
+            keys += agreement.answers if _place(agreement) not in self._doubtful else ()
+        for key in keys:
+            if key not in found.answers:
+                self._note(RECORDS if found.kept else answer_path(key), _MISSING)
 
     def _own_rows(self) -> Iterator[tuple[tuple[str, Name], bytes]]:
         for key in self._found.scores:
@@ -276,6 +285,8 @@ def _place(record: AnyRecord) -> str:
             return f"{prior_path(record.prior.key)}.json"
         case Answer():
             return answer_path(record.key)
+        case SelfAgreement():
+            return agreement_path(record.protocol)
 
 
 def _content_of(path: Path) -> object:

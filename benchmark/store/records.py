@@ -32,7 +32,7 @@ from benchmark.api import (
     UserError,
     noise_seed,
 )
-from benchmark.store.answers import Answer
+from benchmark.store.answers import Answer, SelfAgreement
 from benchmark.store.seals import sealed
 
 if TYPE_CHECKING:
@@ -373,8 +373,8 @@ def with_images(record: JobRecord, images: dict[str, ImageRecord]) -> JobRecord:
     return replace(record, images=images)
 
 
-AnyRecord = JobRecord | PriorRecord | ScoreRecord | Answer
-Record = TypeVar("Record", JobRecord, PriorRecord, ScoreRecord, Answer)
+AnyRecord = JobRecord | PriorRecord | ScoreRecord | Answer | SelfAgreement
+Record = TypeVar("Record", JobRecord, PriorRecord, ScoreRecord, Answer, SelfAgreement)
 _Checked = TypeVar("_Checked")
 
 

@@ -51,8 +51,8 @@ def keep_run(run_directory: Path, directory: Path) -> Path:
     kept = [_kept(run, record) for record in run.records]
     records = [to_json(r) for r in kept] + [to_json(r) for r in run.scored]
     records += [to_json(r) for r in run.priors]
-    used = {k for r in run.scored for keys in r.answers.values() for k in keys}
-    records += [to_json(contents.answers[key]) for key in sorted(used)]
+    records += [to_json(r) for r in run.agreements]
+    records += [to_json(run.answers[key]) for key in sorted(run.answers)]
     lines = [json.dumps(record) + "\n" for record in records]
     files = {SCORES: HEADER.encode() + contents.all_rows, RECORDS: "".join(lines).encode()}
     for name in (SUITE, *(protocol_path(label) for label in run.protocols)):
