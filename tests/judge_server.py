@@ -205,6 +205,28 @@ def serving(folder: Path) -> Iterator[Server]:
         process.stdout.close()
 
 
+def write_judged(
+    folder: Path, server: Server, behaviour: str, name: str = "judged", more: str = ""
+) -> Path:
+    """The toy world's protocol with two metrics that ask the server. Returns its file."""
+    from tests import toy
+
+    path = toy.write_protocol(folder, name)
+    text = path.read_text()
+    text = text.replace("pres = {}", "pres = {}\njudge_identity = {}\njudge_prompt = {}")
+    table = f"""
+[encoders.judge]
+kind = "openai-compatible"
+model = "{MODEL}"
+url = "{server.url(behaviour)}"
+key_from = "JUDGE_KEY"
+timeout = 0.8
+attempts = 2
+{more}"""
+    path.write_text(text + table)
+    return path
+
+
 if __name__ == "__main__":
     Handler.log_to = Path(sys.argv[1])
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -62,6 +62,6 @@ def _agreements(run: Run) -> str:
 
 
 def _numbers(found: Repeatability) -> list[str]:
-    shown = (found.spread, found.change, found.same)
-    shown += (found.swapped_change, found.swapped_same, found.swapped_shift)
+    shown = [found.spread, found.change, found.same]
+    shown += [found.swapped_change, found.swapped_same, found.swapped_shift]
     return [NOTHING if number is None else f"{number:.3f}" for number in shown]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from benchmark.store.reading import read_contents
 from benchmark.store.records import ScoreRecord
 from benchmark.studies.archive import keep_run
 from tests import toy
-from tests.judge_server import KEY, MODEL, Server, serving
+from tests.judge_server import KEY, MODEL, Server, serving, write_judged
 from tests.toy import ONE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -62,19 +61,6 @@ def run(suite: Suite, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def protocol(
-    folder: Path, server: Server, behaviour: str, name: str = "judged", more: str = ""
-) -> Path:
-    text = toy.write_protocol(folder, name).read_text()
-    text = text.replace("pres = {}", "pres = {}\njudge_identity = {}\njudge_prompt = {}")
-    path = folder / f"{name}.toml"
-    path.write_text(
-        f'{text}\n[encoders.judge]\nkind = "openai-compatible"\nmodel = "{MODEL}"\n'
-        f'url = "{server.url(behaviour)}"\nkey_from = "JUDGE_KEY"\ntimeout = 0.8\nattempts = 2\n{more}'
-    )
-    return path
-
-
 def rows(run: Path, metric: str, label: str = "judged-1") -> list[dict[str, str]]:
     with (run / "scores.csv").open() as file:
         found = [*csv.DictReader(file)]
@@ -86,7 +72,7 @@ def records(run: Path, label: str = "judged-1") -> list[ScoreRecord]:
 
 
 def test_every_image_is_judged_once(run: Path, server: Server, tmp_path: Path) -> None:
-    path = protocol(tmp_path, server, "well")
+    path = write_judged(tmp_path, server, "well")
     assert score_run(run, protocol=str(path)) == 0
     drawn = sum(len(job.images) for job in read_contents(run).jobs.values()) - REAL
     evaluated = drawn - 3 * PER_PROMPT  # but for the prior prompt's
@@ -101,7 +87,7 @@ def test_every_image_is_judged_once(run: Path, server: Server, tmp_path: Path) -
     assert used == {*contents.answers} and len(used) == len(asked)
     assert not any(r.unanswered for r in records(run))
     # Neither again, nor under another protocol, nor when it lies elsewhere.
-    other = protocol(tmp_path, server, "down", name="second")
+    other = write_judged(tmp_path, server, "down", name="second")
     assert score_run(run, protocol=str(path)) == 0
     assert score_run(run, protocol=str(other)) == 0
     assert len(server.asked()) == len(asked)
@@ -110,7 +96,7 @@ def test_every_image_is_judged_once(run: Path, server: Server, tmp_path: Path) -
 
 
 def test_a_score_is_what_the_kept_answer_says(run: Path, server: Server, tmp_path: Path) -> None:
-    score_run(run, protocol=str(protocol(tmp_path, server, "well")))
+    score_run(run, protocol=str(write_judged(tmp_path, server, "well")))
     contents = read_contents(run)
     for record in records(run):
         kept = Counter(
@@ -128,7 +114,7 @@ def test_a_score_is_what_the_kept_answer_says(run: Path, server: Server, tmp_pat
 def test_what_was_not_answered_is_counted_and_asked_for_by_the_next_command(
     run: Path, server: Server, tmp_path: Path
 ) -> None:
-    assert score_run(run, protocol=str(protocol(tmp_path, server, "down"))) == 0
+    assert score_run(run, protocol=str(write_judged(tmp_path, server, "down"))) == 0
     found = rows(run, "judge_identity") + rows(run, "judge_prompt")
     assert found and all(row["value"] == "" for row in found)
     assert {row["reason"].partition(": ")[2] or row["reason"] for row in found} <= {
@@ -139,7 +125,7 @@ def test_what_was_not_answered_is_counted_and_asked_for_by_the_next_command(
     assert all("judge_identity" in record.unanswered for record in records(run))
     assert not read_contents(run).answers
     others = rows(run, "clip_t")
-    assert score_run(run, protocol=str(protocol(tmp_path, server, "well"))) == 0
+    assert score_run(run, protocol=str(write_judged(tmp_path, server, "well"))) == 0
     assert all(row["value"] for row in rows(run, "judge_identity") + rows(run, "judge_prompt"))
     assert not any(record.unanswered for record in records(run))
     assert rows(run, "clip_t") == others
@@ -147,7 +133,7 @@ def test_what_was_not_answered_is_counted_and_asked_for_by_the_next_command(
 
 def test_a_run_asks_again_too(suite: Suite, server: Server, tmp_path: Path) -> None:
     def go(behaviour: str) -> None:
-        judged = suite.under(str(protocol(tmp_path, server, behaviour)))
+        judged = suite.under(str(write_judged(tmp_path, server, behaviour)))
         grid = plan(judged, ["tests.toy:PAINT"])
         assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
 
@@ -161,7 +147,7 @@ def test_a_run_asks_again_too(suite: Suite, server: Server, tmp_path: Path) -> N
 
 
 def test_what_cannot_be_read_is_asked_once_more(run: Path, server: Server, tmp_path: Path) -> None:
-    path = protocol(tmp_path, server, "unclear_at_first")
+    path = write_judged(tmp_path, server, "unclear_at_first")
     assert score_run(run, protocol=str(path)) == 0
     assert {row["value"] for row in rows(run, "judge_identity")} == {"3.000000"}
     again = [one["body"]["messages"] for one in server.asked() if len(one["body"]["messages"]) == 3]
@@ -171,7 +157,7 @@ def test_what_cannot_be_read_is_asked_once_more(run: Path, server: Server, tmp_p
 
 
 def test_what_cannot_be_read_twice_is_unjudged(run: Path, server: Server, tmp_path: Path) -> None:
-    path = protocol(tmp_path, server, "mumbling")
+    path = write_judged(tmp_path, server, "mumbling")
     assert score_run(run, protocol=str(path)) == 0
     found = rows(run, "judge_prompt")
     reason = "the judge's answer could not be read: 'I would give it a good mark.'"
@@ -185,7 +171,7 @@ def test_what_cannot_be_read_twice_is_unjudged(run: Path, server: Server, tmp_pa
 def test_a_wrong_key_or_model_fails_each_job_at_once(
     run: Path, server: Server, tmp_path: Path, behaviour: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = protocol(tmp_path, server, behaviour, more="parallel = 1\n")
+    path = write_judged(tmp_path, server, behaviour, more="parallel = 1\n")
     assert score_run(run, protocol=str(path)) == 1
     assert "encoders.judge" in capsys.readouterr().out
     assert len(server.asked()) <= len(read_contents(run).jobs) * 2
@@ -195,7 +181,7 @@ def test_a_wrong_key_or_model_fails_each_job_at_once(
 def test_the_key_is_in_no_file(
     run: Path, server: Server, tmp_path: Path, behaviour: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    score_run(run, protocol=str(protocol(tmp_path, server, behaviour)))
+    score_run(run, protocol=str(write_judged(tmp_path, server, behaviour)))
     assert any(KEY in str(one["authorization"]) for one in server.asked())
     for file in run.rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes(), file
@@ -206,7 +192,7 @@ def test_without_a_key_nothing_begins(
     suite: Suite, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("JUDGE_KEY")
-    judged = suite.under(str(protocol(tmp_path, server, "well")))
+    judged = suite.under(str(write_judged(tmp_path, server, "well")))
     with pytest.raises(UserError, match="the environment has no JUDGE_KEY"):
         run_grid(plan(judged, ["tests.toy:PAINT"]), tmp_path / "run", resources=ONE)
     assert not (tmp_path / "run").exists() and not server.asked()
@@ -222,7 +208,7 @@ def test_without_a_key_nothing_begins(
 def test_another_judge_needs_another_protocol(
     run: Path, server: Server, tmp_path: Path, before: str, after: str, what: str
 ) -> None:
-    path = protocol(tmp_path, server, "well")
+    path = write_judged(tmp_path, server, "well")
     score_run(run, protocol=str(path))
     path.write_text(path.read_text().replace(before, after))
     with pytest.raises(UserError, match=what):
@@ -232,7 +218,7 @@ def test_another_judge_needs_another_protocol(
 def test_an_answer_that_was_edited_is_told_and_asked_anew(
     suite: Suite, server: Server, tmp_path: Path
 ) -> None:
-    path, run = protocol(tmp_path, server, "well"), tmp_path / "run"
+    path, run = write_judged(tmp_path, server, "well"), tmp_path / "run"
     grid = plan(suite.under(str(path)), ["tests.toy:PAINT"])
     assert run_grid(grid, run, resources=ONE) == 0
     before = rows(run, "judge_identity")
@@ -252,7 +238,7 @@ def test_an_answer_that_was_edited_is_told_and_asked_anew(
 
 
 def test_an_answer_under_another_name_is_refused(run: Path, server: Server, tmp_path: Path) -> None:
-    score_run(run, protocol=str(protocol(tmp_path, server, "well")))
+    score_run(run, protocol=str(write_judged(tmp_path, server, "well")))
     one, other = sorted(run.glob("answers/*/*.json"))[:2]
     one.write_bytes(other.read_bytes())
     with pytest.raises(UserError, match="is the record of"):
@@ -263,7 +249,7 @@ def test_an_answer_under_another_name_is_refused(run: Path, server: Server, tmp_
 def test_a_kept_run_has_the_answers(
     suite: Suite, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, run, kept = protocol(tmp_path, server, "well"), tmp_path / "run", tmp_path / "kept"
+    path, run, kept = write_judged(tmp_path, server, "well"), tmp_path / "run", tmp_path / "kept"
     grid = plan(suite.under(str(path)), ["tests.toy:PAINT", "real-images"])
     assert run_grid(grid, run, resources=ONE) == 0
     monkeypatch.setattr("benchmark.studies.archive.write_report", lambda path: path)
@@ -276,34 +262,43 @@ def test_a_kept_run_has_the_answers(
     assert [str(a) for a in read_contents(kept).altered]
 
 
-def test_nothing_that_was_answered_is_lost_at_a_kill(
-    run: Path, server: Server, tmp_path: Path
-) -> None:
-    path = protocol(tmp_path, server, "slow", more="parallel = 2\n")
-    command = [sys.executable, "-m", "benchmark", "score", str(run), "--protocol", str(path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JUDGE_KEY": KEY}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while len([*run.glob("answers/*/*.json")]) < 5:
+#: Asks a judge ten questions, as a run does, without what else a run loads.
+ASKING = """
+import sys
+from pathlib import Path
+import numpy as np
+from benchmark.scoring.answering import Asking
+from benchmark.scoring.judge_kinds import OPENAI_COMPATIBLE
+from benchmark.scoring.kinds import identify
+from benchmark.scoring.rubric import load_rubric
+from benchmark.store.directory import RunDirectory
+
+table = {"kind": "openai-compatible", "model": sys.argv[3], "url": sys.argv[2], "parallel": 2}
+images = [np.full((8, 8, 3), i, np.uint8) for i in range(10)]
+questions = [load_rubric("likeness").question(i, [255 - i], {"noun": "dog"}) for i in images]
+asking = Asking(identify({"judge": table}), RunDirectory(Path(sys.argv[1])))
+judge = OPENAI_COMPATIBLE.load("judge", table, "cpu")
+found = asking.ask("judge", lambda: judge, questions)
+print(*(answer.reply.text.split()[-1] for answer in found))
+"""
+
+
+def test_nothing_that_was_answered_is_lost_at_a_kill(server: Server, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ASKING, str(tmp_path), server.url("slow"), MODEL]
+    process = subprocess.Popen(command, cwd=ROOT)
+    deadline = time.monotonic() + 100
+    while len(kept := [*tmp_path.glob("answers/*/*.json")]) < 3:
         assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = {file.stem for file in run.glob("answers/*/*.json")}
-    contents = read_contents(run)
-    assert not [one for one in contents.altered if one.path.startswith("answers")]
-    assert kept == {*contents.answers}
-    time.sleep(0.5)  # what is under way
-    before = Counter(one["question"] for one in server.asked())
-    assert (
-        score_run(run, protocol=str(protocol(tmp_path, server, "slow", more="parallel = 8\n"))) == 0
-    )
-    total = Counter(one["question"] for one in server.asked())
-    twice = [question for question, times in total.items() if times > 1]
-    assert len(twice) <= 2  # those that were under way
-    assert len(total) == len([*run.glob("answers/*/*.json")])
-    assert sum(before.values()) >= len(kept) and all(
-        row["value"] for row in rows(run, "judge_identity")
-    )
+    written = {path: path.read_bytes() for path in tmp_path.glob("answers/*/*.json")}
+    assert {*kept} <= {*written} and len(written) < 10
+    time.sleep(0.5)  # those that were under way
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    times = Counter(one["question"] for one in server.asked())
+    assert len(times) == 10 and sorted(times.values())[-3] == 1  # two were under way
+    assert {path: path.read_bytes() for path in written} == written
+    answers = [RunDirectory(tmp_path).answer(p.stem) for p in tmp_path.glob("answers/*/*.json")]
+    scores = sorted(answer.reply.text[-1] for answer in answers if answer is not None)
+    assert scores == sorted(done.stdout.split()) and len(scores) == 10
