@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
     def is_moody(self, body: dict[str, Any], times: int) -> None:
         with _LOCK:
             mood = sum(_TIMES.values())
-        self._say(200, completion(f"Score: {mood % 5}"))
+        self._say(200, completion(f"Score: {mood % 3}"))
 
     def is_sure(self, body: dict[str, Any], times: int) -> None:
         self._say(200, with_words({"No": -2.0, "Yes": -0.25, " Yes": -5.0}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,27 +39,39 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield found
 
 
+def no_report(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
+    patch.setattr("benchmark.grid.print_table", lambda run: None)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy world, and in it a finished run that no judge has looked at."""
+    folder = tmp_path_factory.mktemp("world")
+    suite = load_suite(str(toy.write_world(folder)))
+    with pytest.MonkeyPatch.context() as patch:
+        no_report(patch)
+        grid = plan(suite, ["tests.toy:PAINT", "real-images"])
+        assert run_grid(grid, folder / "finished", resources=ONE) == 0
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def quick(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.forget()
+    no_report(monkeypatch)
     monkeypatch.setenv("JUDGE_KEY", KEY)
     monkeypatch.setattr("benchmark.scoring.server._FIRST_WAIT", 0.01)
-    monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
-    monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Suite:
-    return load_suite(str(toy.write_world(tmp_path)))
+def suite(world: Path) -> Suite:
+    return load_suite(str(world / "toy.toml"))
 
 
 @pytest.fixture
-def run(suite: Suite, tmp_path: Path) -> Path:
-    assert (
-        run_grid(plan(suite, ["tests.toy:PAINT", "real-images"]), tmp_path / "run", resources=ONE)
-        == 0
-    )
-    return tmp_path / "run"
+def run(world: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(world / "finished", tmp_path / "run")
 
 
 def rows(run: Path, metric: str, label: str = "judged-1") -> list[dict[str, str]]:
@@ -71,8 +84,8 @@ def records(run: Path, label: str = "judged-1") -> list[ScoreRecord]:
     return [r for (found, _), r in read_contents(run).scores.items() if found == label]
 
 
-def test_every_image_is_judged_once(run: Path, server: Server, tmp_path: Path) -> None:
-    path = write_judged(tmp_path, server, "well")
+def test_every_image_is_judged_once(run: Path, server: Server, world: Path) -> None:
+    path = write_judged(world, server, "well")
     assert score_run(run, protocol=str(path)) == 0
     drawn = sum(len(job.images) for job in read_contents(run).jobs.values()) - REAL
     evaluated = drawn - 3 * PER_PROMPT  # but for the prior prompt's
@@ -87,7 +100,7 @@ def test_every_image_is_judged_once(run: Path, server: Server, tmp_path: Path) -
     assert used == {*contents.answers} and len(used) == len(asked)
     assert not any(r.unanswered for r in records(run))
     # Neither again, nor under another protocol, nor when it lies elsewhere.
-    other = write_judged(tmp_path, server, "down", name="second")
+    other = write_judged(world, server, "down", name="second")
     assert score_run(run, protocol=str(path)) == 0
     assert score_run(run, protocol=str(other)) == 0
     assert len(server.asked()) == len(asked)
@@ -95,8 +108,8 @@ def test_every_image_is_judged_once(run: Path, server: Server, tmp_path: Path) -
     assert values == [row["value"] for row in identity]
 
 
-def test_a_score_is_what_the_kept_answer_says(run: Path, server: Server, tmp_path: Path) -> None:
-    score_run(run, protocol=str(write_judged(tmp_path, server, "well")))
+def test_a_score_is_what_the_kept_answer_says(run: Path, server: Server, world: Path) -> None:
+    score_run(run, protocol=str(write_judged(world, server, "well")))
     contents = read_contents(run)
     for record in records(run):
         kept = Counter(
@@ -112,9 +125,9 @@ def test_a_score_is_what_the_kept_answer_says(run: Path, server: Server, tmp_pat
 
 
 def test_what_was_not_answered_is_counted_and_asked_for_by_the_next_command(
-    run: Path, server: Server, tmp_path: Path
+    run: Path, server: Server, world: Path
 ) -> None:
-    assert score_run(run, protocol=str(write_judged(tmp_path, server, "down"))) == 0
+    assert score_run(run, protocol=str(write_judged(world, server, "down"))) == 0
     found = rows(run, "judge_identity") + rows(run, "judge_prompt")
     assert found and all(row["value"] == "" for row in found)
     assert {row["reason"].partition(": ")[2] or row["reason"] for row in found} <= {
@@ -125,15 +138,15 @@ def test_what_was_not_answered_is_counted_and_asked_for_by_the_next_command(
     assert all("judge_identity" in record.unanswered for record in records(run))
     assert not read_contents(run).answers
     others = rows(run, "clip_t")
-    assert score_run(run, protocol=str(write_judged(tmp_path, server, "well"))) == 0
+    assert score_run(run, protocol=str(write_judged(world, server, "well"))) == 0
     assert all(row["value"] for row in rows(run, "judge_identity") + rows(run, "judge_prompt"))
     assert not any(record.unanswered for record in records(run))
     assert rows(run, "clip_t") == others
 
 
-def test_a_run_asks_again_too(suite: Suite, server: Server, tmp_path: Path) -> None:
+def test_a_run_asks_again_too(suite: Suite, server: Server, world: Path, tmp_path: Path) -> None:
     def go(behaviour: str) -> None:
-        judged = suite.under(str(write_judged(tmp_path, server, behaviour)))
+        judged = suite.under(str(write_judged(world, server, behaviour)))
         grid = plan(judged, ["tests.toy:PAINT"])
         assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
 
@@ -146,8 +159,8 @@ def test_a_run_asks_again_too(suite: Suite, server: Server, tmp_path: Path) -> N
     assert len(server.asked()) == asked
 
 
-def test_what_cannot_be_read_is_asked_once_more(run: Path, server: Server, tmp_path: Path) -> None:
-    path = write_judged(tmp_path, server, "unclear_at_first")
+def test_what_cannot_be_read_is_asked_once_more(run: Path, server: Server, world: Path) -> None:
+    path = write_judged(world, server, "unclear_at_first")
     assert score_run(run, protocol=str(path)) == 0
     assert {row["value"] for row in rows(run, "judge_identity")} == {"3.000000"}
     again = [one["body"]["messages"] for one in server.asked() if len(one["body"]["messages"]) == 3]
@@ -156,8 +169,8 @@ def test_what_cannot_be_read_is_asked_once_more(run: Path, server: Server, tmp_p
     assert {*Counter(answer.attempt for answer in read_contents(run).answers.values())} == {0, 1}
 
 
-def test_what_cannot_be_read_twice_is_unjudged(run: Path, server: Server, tmp_path: Path) -> None:
-    path = write_judged(tmp_path, server, "mumbling")
+def test_what_cannot_be_read_twice_is_unjudged(run: Path, server: Server, world: Path) -> None:
+    path = write_judged(world, server, "mumbling")
     assert score_run(run, protocol=str(path)) == 0
     found = rows(run, "judge_prompt")
     reason = "the judge's answer could not be read: 'I would give it a good mark.'"
@@ -169,9 +182,9 @@ def test_what_cannot_be_read_twice_is_unjudged(run: Path, server: Server, tmp_pa
 
 @pytest.mark.parametrize("behaviour", ["shut", "another"])
 def test_a_wrong_key_or_model_fails_each_job_at_once(
-    run: Path, server: Server, tmp_path: Path, behaviour: str, capsys: pytest.CaptureFixture[str]
+    run: Path, server: Server, world: Path, behaviour: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_judged(tmp_path, server, behaviour, more="parallel = 1\n")
+    path = write_judged(world, server, behaviour, more="parallel = 1\n")
     assert score_run(run, protocol=str(path)) == 1
     assert "encoders.judge" in capsys.readouterr().out
     assert len(server.asked()) <= len(read_contents(run).jobs) * 2
@@ -179,9 +192,9 @@ def test_a_wrong_key_or_model_fails_each_job_at_once(
 
 @pytest.mark.parametrize("behaviour", ["shut", "particular", "refusing", "well"])
 def test_the_key_is_in_no_file(
-    run: Path, server: Server, tmp_path: Path, behaviour: str, capfd: pytest.CaptureFixture[str]
+    run: Path, server: Server, world: Path, behaviour: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    score_run(run, protocol=str(write_judged(tmp_path, server, behaviour)))
+    score_run(run, protocol=str(write_judged(world, server, behaviour)))
     assert any(KEY in str(one["authorization"]) for one in server.asked())
     for file in run.rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes(), file
@@ -189,10 +202,10 @@ def test_the_key_is_in_no_file(
 
 
 def test_without_a_key_nothing_begins(
-    suite: Suite, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suite: Suite, server: Server, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("JUDGE_KEY")
-    judged = suite.under(str(write_judged(tmp_path, server, "well")))
+    judged = suite.under(str(write_judged(world, server, "well")))
     with pytest.raises(UserError, match="the environment has no JUDGE_KEY"):
         run_grid(plan(judged, ["tests.toy:PAINT"]), tmp_path / "run", resources=ONE)
     assert not (tmp_path / "run").exists() and not server.asked()
@@ -206,9 +219,9 @@ def test_without_a_key_nothing_begins(
     ],
 )
 def test_another_judge_needs_another_protocol(
-    run: Path, server: Server, tmp_path: Path, before: str, after: str, what: str
+    run: Path, server: Server, world: Path, before: str, after: str, what: str
 ) -> None:
-    path = write_judged(tmp_path, server, "well")
+    path = write_judged(world, server, "well")
     score_run(run, protocol=str(path))
     path.write_text(path.read_text().replace(before, after))
     with pytest.raises(UserError, match=what):
@@ -216,9 +229,9 @@ def test_another_judge_needs_another_protocol(
 
 
 def test_an_answer_that_was_edited_is_told_and_asked_anew(
-    suite: Suite, server: Server, tmp_path: Path
+    suite: Suite, server: Server, world: Path, tmp_path: Path
 ) -> None:
-    path, run = write_judged(tmp_path, server, "well"), tmp_path / "run"
+    path, run = write_judged(world, server, "well"), tmp_path / "run"
     grid = plan(suite.under(str(path)), ["tests.toy:PAINT"])
     assert run_grid(grid, run, resources=ONE) == 0
     before = rows(run, "judge_identity")
@@ -237,8 +250,8 @@ def test_an_answer_that_was_edited_is_told_and_asked_anew(
     assert rows(run, "judge_identity") == before and not read_contents(run).altered
 
 
-def test_an_answer_under_another_name_is_refused(run: Path, server: Server, tmp_path: Path) -> None:
-    score_run(run, protocol=str(write_judged(tmp_path, server, "well")))
+def test_an_answer_under_another_name_is_refused(run: Path, server: Server, world: Path) -> None:
+    score_run(run, protocol=str(write_judged(world, server, "well")))
     one, other = sorted(run.glob("answers/*/*.json"))[:2]
     one.write_bytes(other.read_bytes())
     with pytest.raises(UserError, match="is the record of"):
@@ -247,9 +260,9 @@ def test_an_answer_under_another_name_is_refused(run: Path, server: Server, tmp_
 
 
 def test_a_kept_run_has_the_answers(
-    suite: Suite, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suite: Suite, server: Server, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, run, kept = write_judged(tmp_path, server, "well"), tmp_path / "run", tmp_path / "kept"
+    path, run, kept = write_judged(world, server, "well"), tmp_path / "run", tmp_path / "kept"
     grid = plan(suite.under(str(path)), ["tests.toy:PAINT", "real-images"])
     assert run_grid(grid, run, resources=ONE) == 0
     monkeypatch.setattr("benchmark.studies.archive.write_report", lambda path: path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,17 +35,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def world(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy world, and in it a run that the judge has scored."""
+    folder = tmp_path_factory.mktemp("world")
+    suite = load_suite(str(toy.write_world(folder)))
+    judged = suite.under(str(write_judged(folder, server, "well", more=PRICES)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUDGE_KEY", KEY)
+        patch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
+        patch.setattr("benchmark.grid.print_table", lambda run: None)
+        grid = plan(judged, ["tests.toy:PAINT"])
+        assert run_grid(grid, folder / "finished", resources=ONE) == 0
+    return folder
+
+
 @pytest.fixture
-def run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that the judge has scored; its report is written by who looks at it."""
+def run(world: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     server.forget()
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
-    monkeypatch.setattr("benchmark.grid.print_table", lambda run: None)
-    suite = load_suite(str(toy.write_world(tmp_path)))
-    judged = suite.under(str(write_judged(tmp_path, server, "well", more=PRICES)))
-    assert run_grid(plan(judged, ["tests.toy:PAINT"]), tmp_path / "run", resources=ONE) == 0
-    return tmp_path / "run"
+    return shutil.copytree(world / "finished", tmp_path / "run")
 
 
 def test_the_numbers_by_hand() -> None:
@@ -66,7 +76,7 @@ def test_the_numbers_by_hand() -> None:
     assert nothing == Repeatability(images=1, read=0, spread=None, change=None, same=None)
 
 
-def test_a_steady_judge_that_minds_the_order(run: Path, server: Server, tmp_path: Path) -> None:
+def test_a_steady_judge_that_minds_the_order(run: Path, server: Server, world: Path) -> None:
     """It answers by a hash of all that it is sent, so that only another order changes anything."""
     server.forget()
     found = measure(run, SOME)
@@ -93,8 +103,8 @@ def test_a_steady_judge_that_minds_the_order(run: Path, server: Server, tmp_path
     assert measure(run, SOME).metrics == found.metrics and not server.asked()
 
 
-def test_a_moody_judge(run: Path, server: Server, tmp_path: Path) -> None:
-    moody = write_judged(tmp_path, server, "moody", name="moody", more="parallel = 1\nseed = 5\n")
+def test_a_moody_judge(run: Path, server: Server, world: Path) -> None:
+    moody = write_judged(world, server, "moody", name="moody", more="parallel = 1\nseed = 5\n")
     found = measure(run, SOME, protocol=str(moody)).metrics["judge_identity"]
     assert found.change is not None and found.change > 0 and found.same is not None
     assert found.same < 1
@@ -103,23 +113,24 @@ def test_a_moody_judge(run: Path, server: Server, tmp_path: Path) -> None:
 def test_it_stands_in_the_report(
     run: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.undo()
-    monkeypatch.setenv("JUDGE_KEY", KEY)
+    monkeypatch.setattr("benchmark.report.write._figures", lambda run, views: {})
+    monkeypatch.setattr("benchmark.report.write._grid", lambda run: None)
     assert "was not measured: `python -m benchmark judge RUN`" in _report(run)
     done = CliRunner().invoke(app, ["judge", str(run), "--images", "5", "--repeats", "2"])
     assert done.exit_code == 0, done.output
     assert "judge_identity: 5 of 5 images read" in done.output
     text = (run / "report.md").read_text()
-    (row,) = (line for line in text.splitlines() if line.startswith("| judged identity | judged"))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    (row,) = (line for line in lines if line.startswith("| judged identity | judged-1"))
     assert "| 5 of 5 |" in row and "| 0.000 | 1.000 |" in row
     (used,) = usage(read_run(run))
     asked = used.answers
     assert (used.tokens_in, used.tokens_out) == (100 * asked, 7 * asked)
     assert used.price == pytest.approx((100 * asked * 3 + 7 * asked * 15) / 1e6)
-    assert f"| judge: {MODEL} | judged-1 | {asked} |" in " ".join(text.split())
+    assert f"| judge: {MODEL} | judged-1 | {asked} |" in "\n".join(lines)
     keep_run(run, tmp_path / "kept")
     assert read_contents(tmp_path / "kept").agreements == read_contents(run).agreements
-    assert row in (tmp_path / "kept/report.md").read_text()
+    assert (tmp_path / "kept/report.md").read_text() == text
 
 
 def _report(run: Path) -> str:
@@ -128,10 +139,10 @@ def _report(run: Path) -> str:
     return write_report(run).read_text()
 
 
-def test_what_cannot_be_measured_is_refused(run: Path, server: Server, tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_refused(run: Path, server: Server, world: Path) -> None:
     with pytest.raises(UserError, match="no metric of protocol 'other-1' asks a judge"):
-        measure(run, SOME, protocol=str(toy.write_protocol(tmp_path)))
-    down = write_judged(tmp_path, server, "down", name="down", more="seed = 9\n")
+        measure(run, SOME, protocol=str(toy.write_protocol(world)))
+    down = write_judged(world, server, "down", name="down", more="seed = 9\n")
     down.write_text(down.read_text().replace("attempts = 2", "attempts = 1"))
     with pytest.raises(UserError, match="a judge gives no answer now .*HTTP 503"):
         measure(run, SOME, protocol=str(down))
