@@ -53,9 +53,16 @@ def judge(
                 f"  other order: change {_shown(one.swapped_change)}, "
                 f"same {_shown(one.swapped_same)}, shift {_shown(one.swapped_shift)}"
             )
-    print(f"answers read: {len(found.answers)}, kept in {run / 'answers'}")
+    print(f"answers: {len(found.answers)}, kept in {run / 'answers'}")
+    print(f"tokens: {_counted(found.tokens_in)} in, {_counted(found.tokens_out)} out")
+    if found.price is not None:
+        print(f"price: {found.price:.4f}")
     print(f"report: {write_report(run, partial=True)}")
 
 
 def _shown(number: float | None) -> str:
     return "-" if number is None else f"{number:.3f}"
+
+
+def _counted(number: int | None) -> str:
+    return "not counted" if number is None else str(number)

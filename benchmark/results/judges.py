@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.results.run import Run
-from benchmark.store.answers import Answer
-
-_MILLION = 1e6  #: prices are of so many tokens
+from benchmark.store.answers import Answer, price_of, tokens_of
 
 
 @dataclass(frozen=True)
@@ -46,12 +44,7 @@ def usage(run: Run) -> Iterator[Usage]:
 
 
 def _usage(label: str, name: str, answers: list[Answer], prices: dict[str, Any]) -> Usage:
-    tokens_in = _sum([answer.reply.tokens_in for answer in answers])
-    tokens_out = _sum([answer.reply.tokens_out for answer in answers])
-    price = None
-    if {"price_in", "price_out"} <= prices.keys() and None not in (tokens_in, tokens_out):
-        price = (tokens_in or 0) * prices["price_in"] + (tokens_out or 0) * prices["price_out"]
-        price /= _MILLION
+    tokens_in, tokens_out = tokens_of(answers)
     return Usage(
         protocol=label,
         judge=name,
@@ -61,10 +54,5 @@ def _usage(label: str, name: str, answers: list[Answer], prices: dict[str, Any])
         again=sum(answer.attempt > 0 for answer in answers),
         tokens_in=tokens_in,
         tokens_out=tokens_out,
-        price=price,
+        price=price_of(answers, prices),
     )
-
-
-def _sum(counts: list[int | None]) -> int | None:
-    known = [one for one in counts if one is not None]
-    return sum(known) if len(known) == len(counts) else None

@@ -9,8 +9,11 @@ by whichever job, metric or protocol; and another judge's answer is never taken 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+_MILLION = 1e6  #: prices are of so many tokens
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,30 @@ class SelfAgreement:
     repeats: int  #: askings of each question in the first order
     metrics: dict[str, Repeatability]
     answers: tuple[str, ...]  #: keys of all that were read, sorted
+    tokens_in: int | None  #: of all of them; None if nobody counted
+    tokens_out: int | None
+    price: float | None  #: None if the protocol has no prices
     provenance: dict[str, Any]
+
+
+def tokens_of(answers: Sequence[Answer]) -> tuple[int | None, int | None]:
+    """What the judge read and wrote for `answers`; None if one was not counted."""
+    replies = [answer.reply for answer in answers]
+    return _sum([r.tokens_in for r in replies]), _sum([r.tokens_out for r in replies])
+
+
+def price_of(answers: Sequence[Answer], table: Mapping[str, Any]) -> float | None:
+    """What `answers` cost by the prices of a judge's table; None if they cannot be told."""
+    count_in, count_out = tokens_of(answers)
+    price_in, price_out = table.get("price_in"), table.get("price_out")
+    if count_in is None or count_out is None or price_in is None or price_out is None:
+        return None
+    return float(count_in * price_in + count_out * price_out) / _MILLION
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    known = [one for one in counts if one is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def answer_path(key: str) -> str:

@@ -18,13 +18,14 @@ from benchmark.data.images import read_image
 from benchmark.grid import assessment_of, finished_run
 from benchmark.models.precision import resolve_device
 from benchmark.runs.existing_run import check_scoring
-from benchmark.runs.score import Examiner, one_thread
+from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.scoring.answering import as_it_is
 from benchmark.scoring.features import Encoders
 from benchmark.scoring.kinds import ANSWERS
 from benchmark.scoring.questions import Question
 from benchmark.scoring.scorer import Scorer
-from benchmark.store.answers import Repeatability, SelfAgreement
+from benchmark.store.answers import Repeatability, SelfAgreement, price_of, tokens_of
+from benchmark.store.directory import RunDirectory
 from benchmark.store.files import sha256
 from benchmark.store.provenance import provenance
 from benchmark.store.records import ImageRecord, JobRecord
@@ -87,27 +88,50 @@ def measure(
     ways.append(Question.swap)
     with existing.locked():
         asked = [_ask(chosen, _varied(examiner.scorer, way), asking, examiner) for way in ways]
-        first, *again, swapped = asked
-        found = SelfAgreement(
-            protocol=scoring.protocol,
-            judges={e: scoring.encoders[e] for m in asking for e in scoring.metrics[m].encoders},
-            repeats=sample.repeats,
-            metrics={
-                metric: repeatability(
-                    first.scores[metric],
-                    [one.scores[metric] for one in again],
-                    # Where the order is fixed, it was the same question.
-                    swapped.scores[metric]
-                    if swapped.answers[metric] != first.answers[metric]
-                    else None,
-                )
-                for metric in sorted(asking)
-            },
-            answers=tuple(sorted({k for a in asked for keys in a.answers.values() for k in keys})),
-            provenance=provenance(),
-        )
+        found = _agreement(asked, asking, assessment, existing.directory)
         existing.directory.write_agreement(found)
     return found
+
+
+def _agreement(
+    asked: Sequence[_Asked],
+    metrics: Sequence[str],
+    assessment: Assessment,
+    directory: RunDirectory,
+) -> SelfAgreement:
+    """What the ways of asking gave: as it is, again, and in the other order."""
+    first, *again, swapped = asked
+    scoring = assessment.scoring
+    keys = sorted({key for one in asked for own in one.answers.values() for key in own})
+    answers = [answer for answer in map(directory.answer, keys) if answer is not None]
+    judges = sorted({name for metric in metrics for name in scoring.metrics[metric].encoders})
+    prices = [
+        price_of([a for a in answers if a.judge == scoring.encoders[name]], table)
+        for name, table in assessment.protocol.encoders.items()
+        if name in judges
+    ]
+    tokens_in, tokens_out = tokens_of(answers)
+    return SelfAgreement(
+        protocol=scoring.protocol,
+        judges={name: scoring.encoders[name] for name in judges},
+        repeats=len(asked) - 1,
+        metrics={
+            metric: repeatability(
+                first.scores[metric],
+                [one.scores[metric] for one in again],
+                # Where the order is fixed, it was the same question.
+                swapped.scores[metric]
+                if swapped.answers[metric] != first.answers[metric]
+                else None,
+            )
+            for metric in sorted(metrics)
+        },
+        answers=tuple(keys),
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        price=None if None in prices else sum(price for price in prices if price is not None),
+        provenance=provenance(),
+    )
 
 
 def repeatability(

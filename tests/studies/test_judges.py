@@ -85,6 +85,13 @@ def test_a_steady_judge_that_minds_the_order(run: Path, server: Server, world: P
         assert (one.images, one.read, one.change, one.same) == (5, 5, 0.0, 1.0)
     assert prompt.swapped_change is prompt.swapped_same is prompt.swapped_shift is None
     assert identity.swapped_same is not None
+    count = 5 * (2 * 3 + 1)  # with those that were answered for the scores
+    assert (len(found.answers), found.tokens_in, found.tokens_out) == (
+        count,
+        100 * count,
+        7 * count,
+    )
+    assert found.price == pytest.approx(count * (100 * 3 + 7 * 15) / 1e6)
     times = Counter(one["question"] for one in server.asked())
     assert sum(times.values()) == 5 * (2 + 2 + 1)  # repeats of both, the other order of one
     contents = read_contents(run)
