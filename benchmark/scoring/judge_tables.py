@@ -40,9 +40,10 @@ class ServerTable(Table):
     model: str = Field(min_length=1)
     answers_as: str | None = None  #: what the server calls the model, if not `model`
     longest_side: int = Field(default=512, ge=8)  #: larger images are made smaller, in pixels
-    max_tokens: int | None = Field(default=512, ge=1)
-    temperature: float | None = Field(default=0.0, ge=0, allow_inf_nan=False)  #: None: not sent
-    seed: int | None = 0
+    max_tokens: int = Field(default=512, ge=1)  #: of an answer
+    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    seed: int = 0
+    omit: list[Literal["max_tokens", "temperature", "seed"]] = []  #: what the model does not take
     options: dict[str, Any] = {}  #: sent as they are, such as reasoning_effort
     # What decides no answer:
     url: str  #: up to and without /chat/completions

@@ -125,12 +125,12 @@ class ServerJudge:
             "model": table.model,
             "messages": [self._message(turn) for turn in question.turns],
         }
-        if table.temperature is not None:
-            body["temperature"] = table.temperature
-        if table.seed is not None:
-            body["seed"] = table.seed + question.attempt
-        if table.max_tokens is not None:
-            body["max_tokens"] = 1 if question.word else table.max_tokens
+        sampling = {
+            "temperature": table.temperature,
+            "seed": table.seed + question.attempt,
+            "max_tokens": 1 if question.word else table.max_tokens,
+        }
+        body |= {key: value for key, value in sampling.items() if key not in table.omit}
         if question.word:
             body |= {"logprobs": True, "top_logprobs": _TOP}
         return body | table.options

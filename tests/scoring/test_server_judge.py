@@ -95,6 +95,13 @@ def test_what_is_sent_is_the_rubric_and_the_images(server: Server) -> None:
     assert np.array_equal(shown, np.asarray(expected))
 
 
+def test_what_a_model_does_not_take_is_not_sent(server: Server) -> None:
+    omit = ["temperature", "max_tokens"]
+    ask(server, "well", omit=omit, options={"max_completion_tokens": 900})
+    body = server.asked()[0]["body"]
+    assert {*body} == {"model", "messages", "seed", "max_completion_tokens"}
+
+
 def test_what_was_answered_is_not_asked_again(server: Server) -> None:
     memory = Notes()
     first = ask(server, "well", question(1), question(2), question(1), memory=memory)
@@ -112,6 +119,7 @@ def test_what_was_answered_is_not_asked_again(server: Server) -> None:
         {"max_tokens": 9},
         {"longest_side": 100},
         {"options": {"top_p": 0.5}},
+        {"omit": ["seed"]},
     ],
 )
 def test_another_judge_is_asked_anew(server: Server, change: dict[str, Any]) -> None:
