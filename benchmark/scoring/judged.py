@@ -111,7 +111,7 @@ VQASCORE = Judged(
     "VQAScore",
     "prompt fidelity",
     "how probably a judge says that the image shows the prompt, 0 to 1",
-    rubric="vqascore",
+    rubric="probability-of-yes",
 )
 DREAMBENCH_PLUS_CONCEPT = Judged(
     "DreamBench++ CP",

@@ -262,7 +262,7 @@ def test_an_answer_that_is_no_score_is_kept(server: Server, behaviour: str, reas
 
 
 def test_the_probability_of_a_word(server: Server) -> None:
-    rubric = load_rubric("vqascore")
+    rubric = load_rubric("probability-of-yes")
     asked = rubric.question(image(0), [], {"prompt": "a dog in the snow"})
     (answer,) = ask(server, "sure", asked)
     assert isinstance(answer, Answer)

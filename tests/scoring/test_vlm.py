@@ -85,7 +85,7 @@ def test_it_says_what_is_likeliest_at_each_step(folder: Path) -> None:
 
 
 def test_the_probability_is_that_of_the_word(folder: Path) -> None:
-    rubric = load_rubric("vqascore")
+    rubric = load_rubric("probability-of-yes")
     question = rubric.question(PIXELS[0], [], {"prompt": "a dog"})
     (reply,) = answers(folder, question)
     tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
@@ -95,7 +95,9 @@ def test_the_probability_is_that_of_the_word(folder: Path) -> None:
 
 
 def test_a_word_of_several_tokens_is_their_product(folder: Path) -> None:
-    question = Question("r", load_rubric("vqascore").question(PIXELS[0], [], {"prompt": "a"}).turns)
+    question = Question(
+        "r", load_rubric("probability-of-yes").question(PIXELS[0], [], {"prompt": "a"}).turns
+    )
     question = Question("r", question.turns, word="No")
     (reply,) = answers(folder, question)
     tokenizer = AutoProcessor.from_pretrained(folder).tokenizer

@@ -121,6 +121,7 @@ def test_it_stands_in_the_report(
     run: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmark.report.write._figures", lambda run, views: {})
+    monkeypatch.setattr("benchmark.report.page_html.page_html", lambda text, **_: "")
     monkeypatch.setattr("benchmark.report.write._grid", lambda run: None)
     assert "was not measured: `python -m benchmark judge RUN`" in _report(run)
     done = CliRunner().invoke(app, ["judge", str(run), "--images", "5", "--repeats", "2"])
