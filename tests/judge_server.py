@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
         self._say(200, with_words({"Maybe": -0.1}))
 
     def is_mumbling(self, body: dict[str, Any], times: int) -> None:
-        self._say(200, completion("I would give it a good mark."))
+        self._say(200, completion("I would give\nit a good mark.\x00\ud800"))
 
     def is_unclear_at_first(self, body: dict[str, Any], times: int) -> None:
         asked_again = len(body["messages"]) > 1
@@ -116,6 +116,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def is_shut(self, body: dict[str, Any], times: int) -> None:
         self._say(401, {"error": {"message": f"wrong key {self.headers['Authorization']}"}})
+
+    def is_terse(self, body: dict[str, Any], times: int) -> None:
+        self._say(422, None)
 
     def is_particular(self, body: dict[str, Any], times: int) -> None:
         said = f"image too small for {self.headers['Authorization']}"

@@ -78,8 +78,12 @@ class Asking:
             if isinstance(reply, Unanswered):
                 found[key] = Unscored(str(reply))
                 return
-            found[key] = answer = _answer(key, table, left[key], reply)
-            self.memory.write_answer(answer)
+            # Another process may have asked the same meanwhile: one answer is kept, and counts.
+            answer = self.memory.answer(key)
+            if answer is None:
+                answer = _answer(key, table, left[key], reply)
+                self.memory.write_answer(answer)
+            found[key] = answer
 
         if left:
             judge().answers([*left.values()], keep)

@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 from benchmark.api import UserError
 from benchmark.data.manifest import Table, Text, read_known
 from benchmark.scoring.questions import Part, Question, Turn
-from benchmark.store.answers import Reply
+from benchmark.store.answers import Reply, shown
 from benchmark.store.files import expanded, read_bytes, sha256, text_of
 
 RUBRICS = Path(__file__).parent / "rubrics"
@@ -157,14 +157,13 @@ class Rubric(Table):
     def why_unread(self, reply: Reply) -> str:
         """Why a reply gives no score, and what it was."""
         if reply.refused:
-            return f"the judge refused: {reply.refused}"
-        text = " ".join(reply.text.split())
-        short = repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+            return f"the judge refused: {shown(reply.refused, _SHOWN)}"
+        text = shown(reply.text, _SHOWN)
         if self.word:
-            return f"the judge's server does not tell how probable '{self.word}' is: {short}"
+            return f"the judge's server does not tell how probable '{self.word}' is: '{text}'"
         if reply.cut:
-            return f"the judge's answer was cut off at its limit of length: {short}"
-        return f"the judge's answer could not be read: {short}"
+            return f"the judge's answer was cut off at its limit of length: '{text}'"
+        return f"the judge's answer could not be read: '{text}'"
 
     def _scores(self, text: str) -> list[float]:
         found = []

@@ -28,12 +28,13 @@ from benchmark.api import UserError
 from benchmark.scoring.answering import Keep
 from benchmark.scoring.judge_tables import ServerTable
 from benchmark.scoring.questions import Question, Turn, Unanswered, within
-from benchmark.store.answers import Reply
+from benchmark.store.answers import Reply, shown
 from benchmark.store.files import json_of, png_bytes
 
 _LARGEST = 2**24  #: bytes of an answer
 _TOP = 20  #: so many likely words a server tells
 _FIRST_WAIT = 0.5  #: seconds after the first failure; doubled after each
+_SHOWN = 200  #: characters of what a server says that a reason shows
 _IN_A_ROW = 3  #: so many questions are given up one after the other, until no more are asked
 _WRONG = {
     401: "refuses the key",
@@ -158,10 +159,10 @@ class ServerJudge:
         except requests.RequestException as error:
             raise _Failed(f"no connection ({type(error).__name__})") from None
         text = content.decode("utf-8", "replace")
-        text = text.replace(key, "[key]") if key else text
+        found = _cleared(_parsed(text), key)
         if status != 200:
-            return self._refusal(status, headers, text)
-        reply = self._reply(text, word)
+            return self._refusal(status, headers, found)
+        reply = self._reply(found, word)
         return Reply(**vars(reply) | {"seconds": round(time.monotonic() - started, 3)})
 
     def _post(self, body: str, key: str) -> tuple[int, Any, bytes]:
@@ -193,12 +194,12 @@ class ServerJudge:
                     raise requests.exceptions.ContentDecodingError
             return response.status_code, response.headers, bytes(content)
 
-    def _refusal(self, status: int, headers: Any, text: str) -> Reply:
+    def _refusal(self, status: int, headers: Any, found: Any) -> Reply:
         """What an answer that is none means. Raises _Failed, Unanswered or UserError."""
         where = f"encoders.{self.name}: {self.table.url}"
-        error = _part(_parsed(text), "error")
-        code, said = str(_part(error, "code") or ""), str(_part(error, "message") or text)
-        said = " ".join(said.split())[:200]
+        error = _part(found, "error")
+        code, said = str(_part(error, "code") or ""), str(_part(error, "message") or found or "")
+        said = shown(said, _SHOWN)
         if status in _WRONG:  # what it says is not shown: it may hold part of the key
             raise UserError(f"{where} {_WRONG[status]} (HTTP {status}; model {self.table.model})")
         if 300 <= status < 400:
@@ -211,9 +212,8 @@ class ServerJudge:
             raise _Failed(f"HTTP {status}", _asked_wait(headers.get("Retry-After", "")))
         raise Unanswered(f"the server takes no such question (HTTP {status}): {said}")
 
-    def _reply(self, text: str, word: str) -> Reply:
+    def _reply(self, found: Any, word: str) -> Reply:
         """The answer that stands in a chat completion. Raises _Failed where there is none."""
-        found = _parsed(text)
         choices = _part(found, "choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = _part(choice, "message")
@@ -253,6 +253,18 @@ def _parsed(text: str) -> Any:
         return json_of(text)
     except ValueError:
         return None
+
+
+def _cleared(found: Any, key: str) -> Any:
+    """What a server said, without the key, and without what is no text (halves of characters)."""
+    if isinstance(found, dict):
+        return {_cleared(name, key): _cleared(value, key) for name, value in found.items()}
+    if isinstance(found, list):
+        return [_cleared(value, key) for value in found]
+    if not isinstance(found, str):
+        return found
+    whole = found.encode("utf-8", "replace").decode()
+    return whole.replace(key, "[key]") if key else whole
 
 
 def _part(table: Any, key: str) -> Any:

@@ -80,6 +80,13 @@ class SelfAgreement:
     provenance: dict[str, Any]
 
 
+def shown(text: str, most: int) -> str:
+    """`text` on one line, at most so many characters of it, and none that cannot be printed."""
+    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
 def tokens_of(answers: Sequence[Answer]) -> tuple[int | None, int | None]:
     """What the judge read and wrote for `answers`; None if one was not counted."""
     replies = [answer.reply for answer in answers]

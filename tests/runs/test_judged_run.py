@@ -18,7 +18,9 @@ import pytest
 from benchmark.api import UserError
 from benchmark.config.suite import Suite, load_suite
 from benchmark.grid import run_grid, score_run
+from benchmark.runs.parcel import made_in, needed_by, packed, unpack
 from benchmark.runs.plan import plan
+from benchmark.store.answers import answer_path
 from benchmark.store.directory import RunDirectory
 from benchmark.store.reading import read_contents
 from benchmark.store.records import ScoreRecord
@@ -173,7 +175,7 @@ def test_what_cannot_be_read_twice_is_unjudged(run: Path, server: Server, world:
     path = write_judged(world, server, "mumbling")
     assert score_run(run, protocol=str(path)) == 0
     found = rows(run, "judge_prompt")
-    reason = "the judge's answer could not be read: 'I would give it a good mark.'"
+    reason = "the judge's answer could not be read: 'I would give it a good mark.??'"
     assert {(row["value"], row["reason"]) for row in found} == {("", reason)}
     asked = len(server.asked())
     assert score_run(run, protocol=str(path)) == 0
@@ -248,6 +250,22 @@ def test_an_answer_that_was_edited_is_told_and_asked_anew(
     assert run_grid(grid, run, resources=ONE) == 0
     assert len(server.asked()) == 2
     assert rows(run, "judge_identity") == before and not read_contents(run).altered
+
+
+def test_a_node_that_does_not_see_the_run_gets_its_answers(
+    run: Path, server: Server, world: Path, tmp_path: Path
+) -> None:
+    score_run(run, protocol=str(write_judged(world, server, "well")))
+    directory, record = RunDirectory(run), records(run)[0]
+    job = read_contents(run).jobs[record.name].job
+    sent = packed(directory, needed_by(job, directory, "judged-1"))
+    keys = {key for own in record.answers.values() for key in own}
+    assert {answer_path(key) for key in keys} == {p for p in sent if p.startswith("answers/")}
+    unpack(sent, RunDirectory(tmp_path / "node"))
+    assert all(RunDirectory(tmp_path / "node").answer(key) for key in keys)
+    back = [*made_in(RunDirectory(tmp_path / "node"), {})]
+    assert back[-1].startswith("scores/")  # the record, after the answers that it vouches for
+    assert back.index(back[-1]) > max(back.index(answer_path(key)) for key in keys)
 
 
 def test_an_answer_under_another_name_is_refused(run: Path, server: Server, world: Path) -> None:

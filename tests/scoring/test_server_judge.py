@@ -7,7 +7,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 
 from benchmark.api import Unscored, UserError
-from benchmark.scoring.answering import Asking, Notes
+from benchmark.scoring.answering import Asking, Keep, Notes
 from benchmark.scoring.judge_kinds import OPENAI_COMPATIBLE
 from benchmark.scoring.kinds import identify
 from benchmark.scoring.questions import Question
 from benchmark.scoring.rubric import load_rubric
 from benchmark.scoring.server import _asked_wait
-from benchmark.store.answers import Answer
+from benchmark.store.answers import Answer, Reply
 from tests.judge_server import KEY, MODEL, Server, serving
 
 LIKENESS = load_rubric("likeness")
@@ -178,6 +178,7 @@ def test_other_pixels_words_askings_and_orders_are_other_questions() -> None:
         ("empty", "the server's answer is no chat completion, 2 times"),
         ("cut", "no connection (ChunkedEncodingError), 2 times"),
         ("overrun", "HTTP 429, and the server asks to wait 86400 s"),
+        ("terse", "the server takes no such question (HTTP 422): "),
         ("particular", "the server takes no such question (HTTP 400): image too small for Bearer"),
     ],
 )
@@ -249,7 +250,7 @@ def test_what_is_under_way_when_it_stops_is_kept(server: Server) -> None:
     [
         ("refusing", "the judge refused: I cannot look at people. [key]"),
         ("filtering", "the judge refused: content_policy_violation"),
-        ("mumbling", "the judge's answer could not be read: 'I would give it a good mark.'"),
+        ("mumbling", "the judge's answer could not be read: 'I would give it a good mark.??'"),
         ("longwinded", "the judge's answer was cut off at its limit of length: 'Score: 1'"),
     ],
 )
@@ -259,6 +260,30 @@ def test_an_answer_that_is_no_score_is_kept(server: Server, behaviour: str, reas
     assert isinstance(answer, Answer) and LIKENESS.why_unread(answer.reply) == reason
     assert KEY not in json.dumps(vars(answer), default=vars)
     assert [*memory.answers] == [answer.key]
+
+
+class Saying:
+    """A judge that always says the same; before that, somebody else may ask."""
+
+    def __init__(self, text: str, before: Callable[[], object] = lambda: None) -> None:
+        self.text, self.before = text, before
+
+    def answers(self, questions: Sequence[Question], keep: Keep) -> None:
+        self.before()
+        for index, _ in enumerate(questions):
+            keep(index, Reply(self.text))
+
+
+def test_of_two_that_ask_at_once_one_answer_is_kept_and_counts() -> None:
+    asking = Asking({"judge": {"model": MODEL}}, Notes())
+    found: list[Answer | Unscored] = []
+
+    def other() -> None:
+        found.extend(asking.ask("judge", lambda: Saying("Score: 1"), [question()]))
+
+    found += asking.ask("judge", lambda: Saying("Score: 4", other), [question()])
+    texts = [one.reply.text for one in found if isinstance(one, Answer)]
+    assert texts == ["Score: 1", "Score: 1"]
 
 
 def test_the_probability_of_a_word(server: Server) -> None:
