@@ -10,15 +10,12 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.options import DataOption, EncodersOption, ProtocolOption, items
+from benchmark.cli.options import DataOption, EncodersOption, ProtocolOption
 
 
 def judge(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run directory.")],
     protocol: ProtocolOption = "",
-    metrics: Annotated[
-        str, typer.Option(metavar="NAME[,...]", help="Beside the protocol's: from `list metrics`.")
-    ] = "",
     images: Annotated[int, typer.Option(min=2, help="So many of the run's images.")] = 40,
     repeats: Annotated[int, typer.Option(min=2, help="So often each question is asked.")] = 3,
     encoders: EncodersOption = None,
@@ -41,7 +38,6 @@ def judge(
         run,
         Sample(images, repeats),
         protocol=protocol,
-        metrics=items(metrics),
         encoders=encoders,
         data=data,
     )

@@ -17,7 +17,14 @@ Part = str | np.ndarray  #: text, or an image: uint8 (height, width, 3)
 
 
 class Unanswered(Exception):
-    """There is no answer now, and there may be one later: the reason, in words."""
+    """There is no answer now, and there may be one later: the reason, in words.
+
+    `alone`: it is this question that has none, and others may have one.
+    """
+
+    def __init__(self, why: str, *, alone: bool = False) -> None:
+        super().__init__(why)
+        self.alone = alone
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,7 +97,10 @@ class ServerJudge:
         for future in as_completed([*asked]):
             reply = future.result()
             keep(asked.pop(future), reply)
-            given_up = given_up + 1 if isinstance(reply, Unanswered) else 0
+            if isinstance(reply, Reply):
+                given_up = 0
+            elif not reply.alone:
+                given_up += 1
             if given_up >= _IN_A_ROW:
                 stop.set()
 
@@ -210,7 +213,8 @@ class ServerJudge:
             return Reply(said, refused=code)
         if status in _PASSING or status >= 500:
             raise _Failed(f"HTTP {status}", _asked_wait(headers.get("Retry-After", "")))
-        raise Unanswered(f"the server takes no such question (HTTP {status}): {said}")
+        why = f"the server takes no such question (HTTP {status}): {said}"
+        raise Unanswered(why, alone=True)
 
     def _reply(self, found: Any, word: str) -> Reply:
         """The answer that stands in a chat completion. Raises _Failed where there is none."""

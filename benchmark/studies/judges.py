@@ -56,7 +56,6 @@ def measure(
     sample: Sample,
     *,
     protocol: str = "",
-    metrics: Sequence[str] = (),
     encoders: Path | None = None,
     data: Path | None = None,
 ) -> SelfAgreement:
@@ -65,9 +64,7 @@ def measure(
     Raises UserError as `score_run`; if no metric asks a judge; and if a question has no answer now.
     """
     existing = finished_run(path)
-    assessment = assessment_of(
-        existing, protocol=protocol, metrics=metrics, encoders=encoders, data=data
-    )
+    assessment = assessment_of(existing, protocol=protocol, encoders=encoders, data=data)
     scoring = assessment.scoring
     check_scoring(scoring, existing)
     examiner = Examiner(assessment, existing.directory, resolve_device("auto"))
@@ -78,8 +75,8 @@ def measure(
     ]
     if not asking:
         raise UserError(
-            f"no metric of protocol '{scoring.protocol}' asks a judge: choose another --protocol, "
-            "or name one by --metrics (docs/judges.md)"
+            f"no metric of protocol '{scoring.protocol}' asks a judge: choose another --protocol "
+            "(docs/judges.md)"
         )
     one_thread()
     chosen = _chosen(existing.jobs.values(), sample.images)

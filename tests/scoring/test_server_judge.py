@@ -213,6 +213,11 @@ def test_after_three_in_a_row_no_more_are_asked(server: Server) -> None:
     assert found[-1].reason.startswith("not asked: ")
 
 
+def test_questions_that_are_not_taken_stop_no_others(server: Server) -> None:
+    found = ask(server, "particular", *map(question, range(12)), parallel=1)
+    assert len(server.asked()) == len(found) == 12
+
+
 @pytest.mark.parametrize(
     ("behaviour", "message"),
     [
