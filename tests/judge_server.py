@@ -80,6 +80,9 @@ class Handler(BaseHTTPRequestHandler):
     def is_unsure(self, body: dict[str, Any], times: int) -> None:
         self._say(200, with_words({"Maybe": -0.1}))
 
+    def is_lost(self, body: dict[str, Any], times: int) -> None:
+        self._say(200, with_words({"Yes": float("nan")}))
+
     def is_mumbling(self, body: dict[str, Any], times: int) -> None:
         self._say(200, completion("I would give\nit a good mark.\x00\ud800"))
 

@@ -286,8 +286,9 @@ def _probability(choice: Any, word: str) -> float | None:
     top = _part(first[0], "top_logprobs") if isinstance(first, list) and first else None
     for one in top if isinstance(top, list) else ():
         logarithm = _part(one, "logprob")
-        if _part(one, "token") == word and isinstance(logarithm, int | float):
-            return min(1.0, math.exp(min(logarithm, 0.0)))
+        known = isinstance(logarithm, int | float) and not math.isnan(logarithm)
+        if known and _part(one, "token") == word:
+            return math.exp(min(logarithm, 0.0))
     return None
 
 

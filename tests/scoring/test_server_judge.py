@@ -301,7 +301,7 @@ def test_the_probability_of_a_word(server: Server) -> None:
     assert (body["logprobs"], body["max_tokens"]) == (True, 1)
     text = body["messages"][0]["content"][1]["text"]
     assert text == 'Does this figure show "a dog in the snow"? Please answer yes or no.'
-    for behaviour in ("unsure", "well"):
+    for behaviour in ("unsure", "lost", "well"):
         (answer,) = ask(server, behaviour, asked)
         assert isinstance(answer, Answer) and rubric.read(answer.reply) is None
         assert "does not tell how probable 'Yes' is" in rubric.why_unread(answer.reply)
