@@ -26,7 +26,7 @@ from benchmark.models.asset_files import (
 from benchmark.models.diffusers_layout import SUFFIXES
 from benchmark.scoring.judge_tables import APART, ServerTable, VlmTable
 from benchmark.scoring.kinds import ANSWERS, FIRST, Encoder
-from benchmark.store.files import read_json
+from benchmark.store.files import expanded, read_json
 
 _CONFIG, _INDEX, _WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
 _LAYOUT = Layout((_CONFIG,), _WEIGHTS, shipped="")
@@ -53,26 +53,37 @@ class Vlm:
         """Where the model lies, all of its weights there. Raises UserError."""
         checked, where = _vlm(name, table), f"encoders.{name}"
         folder = own_directory(where, checked, _LAYOUT)
-        whole = MissingFiles(
-            f"{where}: the weights of '{checked.hub or checked.model}' are not all here; fetch "
-            f"them: hf download {checked.hub} --revision {checked.revision}"
-            + (f" --local-dir {checked.directory}/{checked.model}" if checked.directory else "")
-        )
-        if folder is None:
-            try:
-                folder = hub_files(where, checked, [_CONFIG])[0].parent
-            except MissingFiles:
-                raise whole from None
-        shards = {_WEIGHTS}
-        if (folder / _INDEX).is_file():
-            index = read_json(folder / _INDEX)
-            shards = {*index["weight_map"].values()} if "weight_map" in index else shards
-        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
-        if missing and checked.hub is None:
-            raise UserError(f"{where}.model: {folder} has no {', '.join(missing)}")
-        if missing:
-            raise whole
+        if folder is not None:
+            if missing := _missing(folder):
+                raise UserError(f"{where}.model: {folder} has no {', '.join(missing)}")
+            return folder
+        try:
+            folder = hub_files(where, checked, [_CONFIG])[0].parent
+            hub_files(where, checked, _missing(folder))
+        except MissingFiles:  # with the command for these files alone
+            place = f" --local-dir {expanded(checked.directory)}" if checked.directory else ""
+            place += f"/{str(checked.hub).rpartition('/')[2]}" if checked.directory else ""
+            raise MissingFiles(
+                f"{where}: the files of '{checked.hub}' are not all here; fetch them: "
+                f"hf download {checked.hub} --revision {checked.revision}{place}"
+            ) from None
         return folder
+
+
+def _missing(folder: Path) -> list[str]:
+    """The files of weights that a model's folder lacks."""
+    return [shard for shard in _shards(folder) if not (folder / shard).is_file()]
+
+
+def _shards(folder: Path) -> list[str]:
+    """The files that the weights are in."""
+    if not (folder / _INDEX).is_file():
+        return [_WEIGHTS]
+    index = read_json(folder / _INDEX)
+    weights = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weights, dict):
+        raise UserError(f"{folder / _INDEX} is no index of weights: fetch it anew")
+    return sorted({str(shard) for shard in weights.values()})
 
 
 def _vlm(name: str, table: Mapping[str, Any]) -> VlmTable:
