@@ -134,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
         self._say(302, {}, {"Location": "/well/chat/completions"})
 
     def is_late(self, body: dict[str, Any], times: int) -> None:
-        time.sleep(1.5)
+        time.sleep(2.5)
         self._say(200, completion("Score: 4"))
 
     def is_dripping(self, body: dict[str, Any], times: int) -> None:
@@ -226,7 +226,7 @@ kind = "openai-compatible"
 model = "{MODEL}"
 url = "{server.url(behaviour)}"
 key_from = "JUDGE_KEY"
-timeout = 0.8
+timeout = 20
 attempts = 2
 {more}"""
     path.write_text(text + table)

@@ -54,7 +54,7 @@ def question(seed: int = 0, **changes: Any) -> Question:
 
 def table(server: Server, behaviour: str, **changes: Any) -> dict[str, Any]:
     own = {"kind": "openai-compatible", "model": MODEL, "url": server.url(behaviour)}
-    return own | {"key_from": "JUDGE_KEY", "timeout": 0.8, "attempts": 2} | changes
+    return own | {"key_from": "JUDGE_KEY", "timeout": 20.0, "attempts": 2} | changes
 
 
 def ask(
@@ -186,7 +186,7 @@ def test_no_answer_has_a_reason_and_may_yet_come(
     server: Server, behaviour: str, reason: str
 ) -> None:
     memory = Notes()
-    (found,) = ask(server, behaviour, memory=memory)
+    (found,) = ask(server, behaviour, memory=memory, timeout=0.8)
     assert isinstance(found, Unscored) and found.reason.startswith(reason)
     assert KEY not in found.reason
     assert not memory.answers
