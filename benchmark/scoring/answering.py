@@ -56,6 +56,7 @@ class Asking:
     judges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: tables, identified
     memory: Memory = field(default_factory=Notes)
     vary: Callable[[Question], Question] = as_it_is  #: how each is asked, to measure what it does
+    reads_only: bool = False  #: no judge is asked: what is remembered is all there is
 
     def ask(self, name: str, judge: Any, questions: Sequence[Question]) -> list[Answer | Unscored]:
         """What the judge `name` answers to each question.
@@ -85,7 +86,9 @@ class Asking:
                 self.memory.write_answer(answer)
             found[key] = answer
 
-        if left:
+        if self.reads_only:
+            found |= dict.fromkeys(left, Unscored("no answer to this question is kept"))
+        elif left:
             judge().answers([*left.values()], keep)
         return [found[key] for key in keys]
 

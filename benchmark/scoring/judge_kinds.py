@@ -24,6 +24,7 @@ from benchmark.models.assets.asset_files import (
     own_directory,
 )
 from benchmark.models.files.diffusers_layout import SUFFIXES
+from benchmark.models.files.downloads import HubFiles
 from benchmark.scoring.judge_tables import APART, ServerTable, VlmTable
 from benchmark.scoring.kinds import ANSWERS, FIRST, Encoder
 from benchmark.store.files import expanded, read_json
@@ -61,13 +62,21 @@ class Vlm:
             folder = hub_files(where, checked, [_CONFIG])[0].parent
             hub_files(where, checked, _missing(folder))
         except MissingFiles:  # with the command for these files alone
-            place = f" --local-dir {expanded(checked.directory)}" if checked.directory else ""
-            place += f"/{str(checked.hub).rpartition('/')[2]}" if checked.directory else ""
+            download = _download(checked)
+            place = f" --local-dir {download.folder}" if download.folder else ""
             raise MissingFiles(
                 f"{where}: the files of '{checked.hub}' are not all here; fetch them: "
-                f"hf download {checked.hub} --revision {checked.revision}{place}"
+                f"hf download {checked.hub} --revision {checked.revision}{place}",
+                download,
             ) from None
         return folder
+
+
+def _download(table: VlmTable) -> HubFiles:
+    """What is read of the hub's repository, all of it."""
+    hub, patterns = str(table.hub), tuple(f"*{suffix}" for suffix in _READ)
+    folder = expanded(table.directory) / hub.rpartition("/")[2] if table.directory else None
+    return HubFiles(hub, table.revision, patterns, folder)
 
 
 def _missing(folder: Path) -> list[str]:

@@ -20,8 +20,8 @@ from benchmark.models.precision import resolve_device
 from benchmark.runs.existing_run import check_scoring
 from benchmark.runs.score import Assessment, Examiner, one_thread
 from benchmark.scoring.answering import as_it_is
+from benchmark.scoring.chosen_metrics import asks_judge
 from benchmark.scoring.features import Encoders
-from benchmark.scoring.kinds import ANSWERS
 from benchmark.scoring.questions import Question
 from benchmark.scoring.scorer import Scorer
 from benchmark.store.answers import Repeatability, SelfAgreement, price_of, tokens_of
@@ -68,11 +68,7 @@ def measure(
     scoring = assessment.scoring
     check_scoring(assessment, existing)
     examiner = Examiner(assessment, existing.directory, resolve_device("auto"))
-    asking = [
-        name
-        for name, metric in examiner.scorer.metrics.items()
-        if any(need.endswith(f":{ANSWERS}") for need in metric.needs)
-    ]
+    asking = [name for name, metric in examiner.scorer.metrics.items() if asks_judge(metric)]
     if not asking:
         raise UserError(
             f"no metric of protocol '{scoring.protocol}' asks a judge: choose another --protocol "

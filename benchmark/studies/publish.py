@@ -176,6 +176,11 @@ def told(run: Run, wanted: Wanted) -> list[str]:
         f"becomes public: scores and records of {len(run.records)} jobs, with settings, prompts, "
         f"names of subjects, machine and the paths in {SUITE}; {some[wanted.images]}"
     ]
+    if run.answers:
+        lines.append(
+            f"becomes public: {len(run.answers)} answers of judges, word for word, and their "
+            "servers' addresses in protocols/"
+        )
     if not (own := own_subjects(run)):
         return lines
     names = ", ".join(sorted(own))
