@@ -11,20 +11,24 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmark.api import UserError
+from benchmark.config.registry import available
 from benchmark.config.suite import Suite, load_suite
 from benchmark.grid import run_grid, score_run
+from benchmark.results.run import Run, read_run
 from benchmark.runs.parcel import made_in, needed_by, packed, unpack
 from benchmark.runs.plan import plan
 from benchmark.store.answers import answer_path
 from benchmark.store.directory import RunDirectory
 from benchmark.store.reading import read_contents
 from benchmark.store.records import ScoreRecord
-from benchmark.studies.publish import publish_run
+from benchmark.studies.publish import Wanted, publish_run
+from benchmark.studies.rescoring import Again, Rescored, rescored
 from tests import toy
 from tests.judge_server import KEY, MODEL, Server, serving, write_judged
 from tests.toy import ONE
@@ -291,6 +295,42 @@ def test_a_kept_run_has_the_answers(
     assert json.loads(lines[-1])["kind"] == "Answer"
     (kept / "records.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     assert [str(a) for a in read_contents(kept).altered]
+
+
+def test_who_verifies_reads_the_answers_and_asks_nobody(
+    suite: Suite, server: Server, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, run, out = write_judged(world, server, "well"), tmp_path / "run", tmp_path / "out"
+    assert run_grid(plan(suite.under(str(path)), ["tests.toy:PAINT"]), run, resources=ONE) == 0
+    monkeypatch.setattr("benchmark.studies.publish.write_report", lambda path: path)
+    said: list[str] = []
+    publish_run(run, out, Wanted(images="all", with_subjects=True), tell=said.append)
+    published = read_run(out)
+    assert f"{len(published.answers)} answers of judges, word for word" in said[1]
+    server.forget()
+    monkeypatch.delenv("JUDGE_KEY")
+    # The toy's encoder, as if a package that is installed brought it.
+    points = dict(available("encoders")) | {"tests.toy:EYE": None}
+    monkeypatch.setattr(
+        "benchmark.studies.rescoring.available",
+        lambda group: points if group == "encoders" else available(group),
+    )
+
+    def verified(run: Run) -> Rescored:
+        (found,) = [one for one in rescored(run, Again()) if one.metric == "judge_identity"]
+        assert found.by_answers and not found.why and found.images == found.all_images > 0
+        return found
+
+    assert not verified(published).unlike
+    forged = {
+        key: replace(answer, reply=replace(answer.reply, text="Score: 4"))
+        for key, answer in published.answers.items()
+    }
+    values = [row["value"] for row in rows(run, "judge_identity")]
+    others = sum(value != "4.000000" for value in values)
+    assert len(verified(replace(published, answers=forged)).unlike) == others > 0
+    assert len(verified(replace(published, answers={})).unlike) == len(values)
+    assert server.asked() == []
 
 
 #: Asks a judge ten questions, as a run does, without what else a run loads.

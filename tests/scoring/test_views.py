@@ -225,6 +225,12 @@ def test_distances_between_images_are_not_taken_of_a_view() -> None:
         scoring_of(protocol_of(MASKED, metrics={"div": {"encoder": "dino"}}))
 
 
+def test_a_judge_is_shown_whole_images() -> None:
+    judge = {"kind": "vlm", "model": "./any", "view": "alone"}
+    with pytest.raises(UserError, match="encoders.judge.view is 'alone', and a judge is shown"):
+        scoring_of(protocol_of(MASKED, encoders={"judge": judge}, metrics={"judge_identity": {}}))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from benchmark.api import UserError
 from benchmark.models.assets.asset_files import MissingFiles
+from benchmark.models.files.downloads import HubFiles
 from benchmark.scoring.judge_kinds import VLM
 from benchmark.scoring.kinds import identify
 from benchmark.scoring.questions import Question
@@ -145,6 +146,10 @@ def test_a_model_of_the_hub_is_pinned(tmp_path: Path) -> None:
     with pytest.raises(MissingFiles) as error:
         VLM.files("judge", pinned)
     assert str(error.value).endswith(command)
+    (download,) = error.value.downloads
+    assert isinstance(download, HubFiles) and download.folder == tmp_path / "some-vlm"
+    assert (download.repository, download.revision) == ("some/some-vlm", "0" * 40)
+    assert {"*.safetensors", "*.json", "*.jinja"} <= {*download.names}
     save_tiny_vlm(tmp_path / "some-vlm")
     assert VLM.files("judge", pinned)
 
