@@ -47,7 +47,7 @@ class ServerTable(Table):
     options: dict[str, Any] = {}  #: sent as they are, such as reasoning_effort
     # What decides no answer:
     url: str  #: up to and without /chat/completions
-    key_from: str | None = Field(default=None, pattern=r"^[A-Z][A-Z0-9_]*$")
+    key_from: str | None = None  #: the environment's variable that holds the key
     timeout: float = Field(default=120.0, gt=0, allow_inf_nan=False)  #: seconds for an answer
     attempts: int = Field(default=5, ge=1)  #: until an answer is given up for now
     patience: float = Field(default=120.0, ge=0, allow_inf_nan=False)  #: seconds to wait, at most
@@ -65,6 +65,16 @@ class ServerTable(Table):
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise ValueError("it may hold no user, password or query: give a key by key_from")
         return url.rstrip("/")
+
+    @field_validator("key_from")
+    @classmethod
+    def _is_no_key(cls, name: str | None) -> str | None:
+        # Nor is this, which may be the key itself.
+        if name is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
+            raise ValueError(
+                "it should name a variable of the environment, in capitals, such as JUDGE_KEY"
+            )
+        return name
 
 
 #: The keys of a ServerTable that decide no answer.

@@ -314,7 +314,7 @@ def test_the_probability_of_a_word(server: Server) -> None:
         ({"url": "localhost:8000"}, "encoders.judge.url: it should begin with http"),
         ({"url": "https://me:secret-word@host/v1"}, "encoders.judge.url: it may hold no user"),
         ({"url": "https://host/v1?key=secret-word"}, "encoders.judge.url: it may hold no user"),
-        ({"key_from": "sk-secret-word"}, "encoders.judge.key_from: String should match"),
+        ({"key_from": "sk-secret-word"}, "encoders.judge.key_from: it should name a variable"),
         ({"key_from": "NO_SUCH_KEY"}, "the environment has no NO_SUCH_KEY"),
         ({"key_from": "ODD_KEY"}, "ODD_KEY holds no key of a server"),
         ({"attempts": 0}, "encoders.judge.attempts"),
