@@ -69,7 +69,7 @@ class ServerTable(Table):
     @field_validator("key_from")
     @classmethod
     def _is_no_key(cls, name: str | None) -> str | None:
-        # Nor is this, which may be the key itself.
+        # The value may be the key itself, and is not repeated either.
         if name is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
             raise ValueError(
                 "it should name a variable of the environment, in capitals, such as JUDGE_KEY"

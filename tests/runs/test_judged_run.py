@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def no_report(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
-    patch.setattr("benchmark.grid.print_table", lambda run: None)
+    patch.setattr("benchmark.report.terminal.print_table", lambda run: None)
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def world(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUDGE_KEY", KEY)
         patch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
-        patch.setattr("benchmark.grid.print_table", lambda run: None)
+        patch.setattr("benchmark.report.terminal.print_table", lambda run: None)
         grid = plan(judged, ["tests.toy:PAINT"])
         assert run_grid(grid, folder / "finished", resources=ONE) == 0
     return folder
