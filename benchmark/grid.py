@@ -255,9 +255,7 @@ def score_run(
     check_scoring(assessment, existing)
     jobs = [record.job for record in existing.jobs.values()]
     check_captions(assessment, jobs)
-    if (
-        existing.plan and chosen.label not in existing.plan.protocols
-    ):  # else that was looked at when it was planned
+    if existing.plan and chosen.label not in existing.plan.protocols:  # else the plan looked
         check_declared(assessment.assets, jobs)
         used = {role: job.method for job in jobs for role in job.fit.assets}
         check_no_encoder(assessment.assets, used, chosen, assessment.encoders)
