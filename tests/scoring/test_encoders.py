@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torchvision import transforms
 
 from benchmark.api import UserError
-from benchmark.models.assets.assets import asset_files
+from benchmark.models.assets import asset_files
 from benchmark.models.memory import halving
 from benchmark.scoring.encoders import (
     BATCH,
