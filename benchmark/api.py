@@ -832,6 +832,14 @@ class Batch(Protocol):
         """The references of every subject of the data set. Needs "ENCODER:gallery"."""
         ...
 
+    def answers(self, judge: str, questions: Mapping[int, Any]) -> dict[int, Any]:
+        """Image index -> what a judge answers, or Unscored. Needs "JUDGE:answers".
+
+        Questions are `benchmark.scoring.questions.Question`, answers are
+        `benchmark.store.answers.Answer`; each is asked once in the life of a run directory.
+        """
+        ...
+
     def pixels(self) -> Sequence[np.ndarray]:
         """The images: n uint8 (height, width, 3). Needs "pixels"."""
         ...
@@ -879,8 +887,8 @@ class Metric(Protocol):
         """Encoders by their names in the protocol, and PIXELS, TEXTS, REFERENCES.
 
         A bare name asks for embeddings of images: "clip"; what else an encoder is asked for is
-        named after it: "clip:text_embeddings", "lpips:distances". A protocol's `encoder` goes to
-        the field of that name, if the metric has one.
+        named after it: "clip:text_embeddings", "lpips:distances", "judge:answers". A protocol's
+        `encoder` goes to the field of that name, if the metric has one.
         """
         ...
 

@@ -20,11 +20,11 @@ from benchmark.runs.backbones import check_backbones, is_here
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.devices import check_devices, gradient_checkpointing
 from benchmark.runs.existing_run import (
+    Existing,
     check_beside,
     check_images,
     check_scoring,
     extra_metrics,
-    is_scored,
     read_existing,
 )
 from benchmark.runs.joining import joined_plan
@@ -34,7 +34,7 @@ from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import Grid
 from benchmark.runs.progress import Display, print_away, print_memory, print_plan, print_scale
 from benchmark.runs.ready import Ready
-from benchmark.runs.score import Assessment, Examiner, means_of, one_thread
+from benchmark.runs.score import Assessment, Examiner, means_of, one_thread, to_score
 from benchmark.runs.shared import (
     Party,
     Shard,
@@ -202,6 +202,35 @@ def _report_shards(ready: Ready, party: Party, failed: Sequence[str], logbook: L
     return report(directory, failed, len(ready.jobs), existing.contents, logbook)
 
 
+def finished_run(path: Path) -> Existing:
+    """What a run directory with finished jobs holds. Raises UserError, also if it was altered."""
+    existing = read_existing(RunDirectory(path))
+    existing.contents.check()
+    if existing.plan is None or not existing.jobs:
+        raise UserError(f"{path} has no finished job to score: run it first")
+    return existing
+
+
+def assessment_of(
+    existing: Existing,
+    *,
+    protocol: str,
+    metrics: Sequence[str] = (),
+    encoders: Path | None = None,
+    data: Path | None = None,
+) -> Assessment:
+    """What scoring a finished run under `protocol` needs, as `score_run` takes it."""
+    assessment = Assessment.read(existing.directory.path / SUITE)
+    chosen = load_protocol(protocol) if protocol else assessment.protocol
+    return replace(
+        assessment,
+        data=assessment.data.at(data),
+        protocol=chosen,
+        metrics=extra_metrics(chosen, existing, metrics),
+        encoders=str(encoders) if encoders else assessment.encoders,
+    )
+
+
 def score_run(
     path: Path,
     *,
@@ -218,23 +247,15 @@ def score_run(
     altered, if the subjects' images are others, if a score that is there would change, or if what
     images were made with would score them.
     """
-    existing = read_existing(RunDirectory(path))
-    existing.contents.check()
-    if existing.plan is None or not existing.jobs:
-        raise UserError(f"{path} has no finished job to score: run it first")
-    assessment = Assessment.read(path / SUITE)
-    chosen = load_protocol(protocol) if protocol else assessment.protocol
-    assessment = replace(
-        assessment,
-        data=assessment.data.at(data),
-        protocol=chosen,
-        metrics=extra_metrics(chosen, existing, metrics),
-        encoders=str(encoders) if encoders else assessment.encoders,
+    existing = finished_run(path)
+    assessment = assessment_of(
+        existing, protocol=protocol, metrics=metrics, encoders=encoders, data=data
     )
+    chosen = assessment.protocol
     check_scoring(assessment, existing)
     jobs = [record.job for record in existing.jobs.values()]
     check_captions(assessment, jobs)
-    if chosen.label not in existing.plan.protocols:  # else that was looked at when it was planned
+    if existing.plan and chosen.label not in existing.plan.protocols:  # else the plan looked
         check_declared(assessment.assets, jobs)
         used = {role: job.method for job in jobs for role in job.fit.assets}
         check_no_encoder(assessment.assets, used, chosen, assessment.encoders)
@@ -260,7 +281,7 @@ def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
         job = record.job
         done = f"[{number:>{len(str(len(records)))}}/{len(records)}] {job.label}"
         scored = examiner.directory.score_record(label, job.name)
-        if is_scored(record, scored, examiner.assessment.scoring):
+        if not to_score(record, scored, examiner.assessment.scoring):
             print(f"{done}  scored before")
             continue
         try:

@@ -147,7 +147,7 @@ def test_the_layout_of_a_run_directory_is_what_a_run_leaves(tmp_path: Path) -> N
         world=World(priors=(DRAWN,)),
     )
     write_report(run)
-    optional = {"gallery", "weights", "logged", "tensorboard", "wandb"}
+    optional = {"answers", "gallery", "weights", "logged", "tensorboard", "wandb"}
     assert {path.name for path in run.iterdir()} == named - optional
 
 

@@ -19,6 +19,7 @@ from benchmark.cli.data_commands import list_, manifest
 from benchmark.cli.fetch_command import fetch
 from benchmark.cli.grid_commands import curve, overhead, run, sweep
 from benchmark.cli.init_command import init
+from benchmark.cli.judge_command import judge
 from benchmark.cli.model_commands import calibrate, draw_subjects, identifier, pretrain, speed
 from benchmark.cli.publish_commands import leaderboard, publish, verify
 from benchmark.cli.report_commands import check, report
@@ -45,6 +46,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_,
     "init": init,
     "score": score,
+    "judge": judge,
     "fetch": fetch,
     "manifest": manifest,
     "report": report,

@@ -24,6 +24,7 @@ from benchmark.report.columns import explained
 from benchmark.report.cost import cost_section
 from benchmark.report.differences import differences_section, seed_to_seed
 from benchmark.report.in_short import copiers, in_short
+from benchmark.report.judges import judges_section
 from benchmark.report.markdown import count, escape
 from benchmark.report.other_papers import printed_section
 from benchmark.report.table_formats import markdown
@@ -65,7 +66,8 @@ def report_text(run: Run, *, figures: Collection[str], published: bool = False) 
         printed = [printed_section(run.under(label))] if published else []
         images = [_images(run, figures)] if place == 0 else []
         sections += [first, second, *printed, *images, *others]
-    sections += [cost_section(run), _learning(figures), runs(run), what_was_run(run)]
+    sections += [judges_section(run), cost_section(run), _learning(figures)]
+    sections += [runs(run), what_was_run(run)]
     return "\n".join(section for section in sections if section.strip())
 
 

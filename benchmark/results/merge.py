@@ -83,6 +83,8 @@ def join(runs: Sequence[Run], directory: Path, *, partial: bool = False) -> Run:
         scored=tuple(scored[key] for key in sorted(scored)),
         priors=_priors(parts),
         scorings={label: scorings[label] for label in labels},
+        answers={key: answer for part in parts for key, answer in part.answers.items()},
+        agreements=tuple(one for part in parts for one in part.agreements),
         parts=parts,
     )
     if not partial:

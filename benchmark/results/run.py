@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from benchmark.results.order import order_methods, order_metrics, varied
 from benchmark.results.scores import NO_ROWS, only, scores_of, union_of_scorings, usable_rows
 from benchmark.results.significance import by_image
 from benchmark.results.statistics import summarise
+from benchmark.store.answers import Answer, SelfAgreement
 from benchmark.store.contents import Altered, Contents
 from benchmark.store.directory import PLAN, SUITE, Name, Plan, protocol_path
 from benchmark.store.files import read_bytes, toml_of
@@ -63,6 +64,8 @@ class Run:
     scored: tuple[ScoreRecord, ...]
     priors: tuple[PriorRecord, ...]
     scorings: dict[str, Scoring]  #: protocol -> what decided its scores, in the plan's order
+    answers: dict[str, Answer] = field(default_factory=dict)  #: judges' answers, by key
+    agreements: tuple[SelfAgreement, ...] = ()  #: of judges with themselves
     altered: tuple[Altered, ...] = ()  #: what is not as it was written
     parts: tuple[Run, ...] = ()  #: the runs that were put together; none for a run of its own
 
@@ -83,6 +86,7 @@ class Run:
             records=tuple(r for r in self.records if r.job.name in names),
             scored=scored,
             scorings={k: scoring for k, scoring in self.scorings.items() if k == label},
+            agreements=tuple(one for one in self.agreements if one.protocol == label),
         )
 
     def only(self, jobs: Sequence[Job]) -> Run:
@@ -306,6 +310,8 @@ def run_of(contents: Contents) -> Run:
         scored=tuple(scored[key] for key in sorted(scored)),
         priors=tuple(contents.priors.values()),
         scorings={label: scorings[label] for label in labels},
+        answers=contents.answers,
+        agreements=tuple(contents.agreements[k] for k in labels if k in contents.agreements),
         altered=contents.altered,
     )
 

@@ -11,7 +11,8 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmark.runs.existing_run import Existing, is_scored, missing
+from benchmark.runs.existing_run import Existing, missing
+from benchmark.runs.score import to_score
 from benchmark.store.records import Job, JobRecord, Prior, Scoring
 
 Task = Job | Prior
@@ -43,7 +44,7 @@ def work_left(
         if key is not None and key not in existing.priors and key not in coming:
             coming.add(key)
             found.append(Work(priors[key], draws=priors[key].count))
-        if not draws and record is not None and is_scored(record, scored, scoring):
+        if not draws and record is not None and not to_score(record, scored, scoring):
             continue
         waits_for = key if draws and key in coming else None
         fits = draws > 0 and _fits(record, existing)

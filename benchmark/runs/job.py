@@ -27,9 +27,9 @@ from benchmark.data.dataset import first_images
 from benchmark.data.images import as_pixels
 from benchmark.runs.assets import check_planned_masks
 from benchmark.runs.box import boxed
-from benchmark.runs.existing_run import is_scored, missing
+from benchmark.runs.existing_run import missing
 from benchmark.runs.prior import draw, write_prior
-from benchmark.runs.score import device_provenance, means_of
+from benchmark.runs.score import device_provenance, means_of, to_score
 from benchmark.runs.tools import JobTools, Pace
 from benchmark.runs.weights import Size, read_weights, size_of, write_export, write_weights
 from benchmark.runs.workplace import Workplace
@@ -88,7 +88,7 @@ def run_job(job: Job, workplace: Workplace, *, tell: Tell) -> Done:
     label = examiner.assessment.protocol.label
     scored = workplace.directory.score_record(label, job.name)
     tell("score", 0, 1)
-    if is_scored(record, scored, examiner.assessment.scoring):
+    if not to_score(record, scored, examiner.assessment.scoring):
         scores = workplace.directory.read_scores(label, job.name)
     else:
         scores = examiner.score(record)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from benchmark.runs.agenda import Task
+from benchmark.store.answers import answer_path
 from benchmark.store.directory import RunDirectory, job_path, prior_path, scores_path
 from benchmark.store.files import write_atomically
 from benchmark.store.records import Prior
@@ -22,7 +23,7 @@ def needed_by(task: Task, directory: RunDirectory, protocol: str) -> list[str]:
     """The files in `directory` that `task` reads, but for its prior images.
 
     Those of a job that is drawn already, in part or wholly: its record, images, weights, and its
-    scores under the protocol of that label.
+    scores under the protocol of that label with the answers that they were read from.
     """
     if isinstance(task, Prior) or (record := directory.job_record(task.name)) is None:
         return []
@@ -30,6 +31,8 @@ def needed_by(task: Task, directory: RunDirectory, protocol: str) -> list[str]:
     found = [*record.images, f"{job_path(task.name)}.json", f"{scores}.csv", f"{scores}.json"]
     if record.weights:
         found.append(record.weights.file)
+    if scored := directory.score_record(protocol, task.name):
+        found += [answer_path(key) for keys in scored.answers.values() for key in keys]
     return [path for path in found if (directory.path / path).is_file()]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmark.api import UserError
 from benchmark.runs.plan import settled_by
+from benchmark.store.answers import answer_path
 from benchmark.store.contents import Contents
 from benchmark.store.directory import (
     PLAN,
@@ -19,6 +20,7 @@ from benchmark.store.directory import (
     Name,
     Plan,
     PlannedJob,
+    agreement_path,
     job_path,
     prior_path,
     protocol_path,
@@ -57,13 +59,21 @@ def _whole(record: JobRecord, contents: Contents, keep_weights: bool) -> JobReco
 def whole_scores(
     contents: Contents, jobs: Mapping[Name, JobRecord]
 ) -> dict[tuple[str, Name], ScoreRecord]:
-    """Those of `jobs` of which record and rows are as they were written."""
+    """Those of `jobs` of which record, rows and answers are as they were written."""
     return {
         key: record
         for key, record in contents.scores.items()
-        if record.name in jobs
-        and not any(contents.is_altered(scores_path(*key) + end) for end in (".json", ".csv"))
+        if record.name in jobs and not any(map(contents.is_altered, _score_files(key, record)))
     }
+
+
+def _score_files(key: tuple[str, Name], record: ScoreRecord) -> Iterator[str]:
+    yield from (scores_path(*key) + end for end in _TOGETHER["scores"])
+    yield from _answer_files(record)
+
+
+def _answer_files(record: ScoreRecord) -> Iterator[str]:
+    yield from (answer_path(key) for keys in record.answers.values() for key in keys)
 
 
 def whole_priors(contents: Contents) -> dict[str, PriorRecord]:
@@ -130,6 +140,7 @@ _TOGETHER = {
     "jobs": (".json",),
     "scores": (".json", ".csv"),
     "prior": (".json", ".safetensors"),
+    "answers": (".json",),
 }
 
 
@@ -143,6 +154,13 @@ def forget(contents: Contents, jobs: Mapping[Name, JobRecord]) -> None:
         for name, record in jobs.items():
             if record != contents.jobs[name]:
                 contents.directory.write_job(record)
+        for key, scored in contents.scores.items():
+            if any(map(contents.is_altered, _answer_files(scored))):
+                for ending in _TOGETHER["scores"]:
+                    (root / (scores_path(*key) + ending)).unlink(missing_ok=True)
+        for label, agreement in contents.agreements.items():
+            if any(contents.is_altered(answer_path(key)) for key in agreement.answers):
+                (root / agreement_path(label)).unlink(missing_ok=True)
         for one in contents.altered:
             folder = one.path.partition("/")[0]
             if folder == "weights":
@@ -167,6 +185,8 @@ def told(
     owners |= {f"{job_path(name)}.json": name for name in names}
     scored = {scores_path(protocol, name) for name in names}
     priors = {prior_path(job.fit.prior) for job in asked if job.fit.prior}
+    own = (r for key, r in contents.scores.items() if scores_path(*key) in scored)
+    answers = {path for record in own for path in _answer_files(record)}
     for one in contents.altered:
         folder, _, below = one.path.partition("/")
         stem = one.path.rpartition(".")[0]
@@ -177,6 +197,8 @@ def told(
             fate = "left as it is: only a run under that --protocol makes it anew"
         elif stem in scored:
             fate = "scored anew"
+        elif one.path in answers:
+            fate = "asked anew"
         elif owners.get(one.path) in names:
             record = jobs.get(owners[one.path])
             fate = "forgotten" if record and record.images else "its job is done anew"

@@ -147,6 +147,7 @@ class Examiner:
             directory=self.assessment.encoders,
             identifier=self.assessment.identifier,
             device=self.device,
+            answers=self.directory,
         )
         return scorer.among(list(self.subjects.values()))
 
@@ -159,20 +160,23 @@ class Examiner:
         job, scoring = record.job, self.scorer.scoring
         subject = self.subject(job)
         before = self.directory.score_record(scoring.protocol, job.name)
-        lacking = unscored(record, before, scoring)
+        lacking = to_score(record, before, scoring)
         requests = [image.request for image in record.images.values()]
         images = [self._pixels(path, image) for path, image in record.images.items()]
         with boxed():
-            scores = self.scorer.score(
+            found = self.scorer.judge(
                 job.name, subject, requests, images, looked_at=job.seen, only=lacking
             )
-        scores = [_without(score, job.unscored) for score in scores]
+        scores = [_without(score, job.unscored) for score in found.rows]
         metrics = dict(scoring.metrics)
+        answers, unanswered = found.answers, {*found.unanswered}
         kept: list[Score] = []
         if before is not None:
             metrics = before.scoring.metrics | metrics
             rows = self.directory.read_scores(scoring.protocol, job.name)
             kept = [row for row in rows if row.metric not in lacking]
+            answers = {m: k for m, k in before.answers.items() if m not in lacking} | answers
+            unanswered |= {*before.unanswered} - lacking
         scored = ScoreRecord(
             *job.name,
             scoring=replace(scoring, metrics={name: metrics[name] for name in sorted(metrics)}),
@@ -183,6 +187,8 @@ class Examiner:
             provenance=provenance() | device_provenance(),
             partial=_partial(record, before, scoring),
             masks=masks_digest(subject) if scoring.uses_masks else None,
+            answers={metric: answers[metric] for metric in sorted(answers)},
+            unanswered=tuple(sorted(unanswered)),
         )
         scores = _in_order([*kept, *scores], requests)
         self.directory.write_scores(scored, score_rows(scores))
@@ -231,6 +237,12 @@ def unscored(record: JobRecord, scored: ScoreRecord | None, scoring: Scoring) ->
         or name in scored.partial
         or scored.scoring.key(name) != scoring.key(name)
     }
+
+
+def to_score(record: JobRecord, scored: ScoreRecord | None, scoring: Scoring) -> set[str]:
+    """What is `unscored`, and the metrics of `scoring` that lack answers which may yet come."""
+    waiting = {*scored.unanswered} & {*scoring.metrics} if scored else set()
+    return unscored(record, scored, scoring) | waiting
 
 
 def _same_images(record: JobRecord, scored: ScoreRecord) -> bool:

@@ -22,18 +22,29 @@ from benchmark.api import (
     Prompt,
     Request,
     Subject,
+    Unscored,
     UserError,
 )
 from benchmark.data.masks import read_mask
 from benchmark.scoring.features import Encoders
 from benchmark.scoring.gallery import References
-from benchmark.scoring.kinds import DISTANCES, EMBEDDINGS, TEXT_EMBEDDINGS
+from benchmark.scoring.kinds import ANSWERS, DISTANCES, EMBEDDINGS, TEXT_EMBEDDINGS
+from benchmark.scoring.questions import Question
 from benchmark.scoring.views import Seen, Viewer
+from benchmark.store.answers import Answer
 
 
 def need(encoder: str, ability: str) -> str:
     """What a metric's `needs` say to ask `encoder` for one of `kinds.ABILITIES`."""
     return encoder if ability == EMBEDDINGS else f"{encoder}:{ability}"
+
+
+@dataclass
+class Consulted:
+    """What judges have answered to one metric."""
+
+    answers: set[str] = field(default_factory=set)  #: by key
+    complete: bool = True  #: no answer is wanting that may yet come
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ class ImageBatch:
     looked_at: Collection[int] | None = None  #: real images that the method looked at; None: all
     viewers: Mapping[str, Viewer] = field(default_factory=dict)  #: of encoders with a view
     all_references: References | None = None  #: every subject's, where a metric ranks among them
+    #: metric -> what judges answered to it, and whether all of them did
+    consulted: dict[str, Consulted] = field(default_factory=dict)
     _found: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     _seen: dict[tuple[str, str], Seen] = field(default_factory=dict)
 
@@ -131,6 +144,19 @@ class ImageBatch:
         """The same of references, by the names of their files."""
         found = self._real(encoder).found
         return [self.subject.images[index].name for index in self.counted if not found[index]]
+
+    def answers(
+        self, metric: str, judge: str, questions: Mapping[int, Question]
+    ) -> dict[int, Answer | Unscored]:
+        """What the judge answers to `metric`, image by image, or why there is no answer now."""
+        answers = self.encoders.answers(judge, [*questions.values()])
+        consulted = self.consulted.setdefault(metric, Consulted())
+        for answer in answers:
+            if isinstance(answer, Answer):
+                consulted.answers.add(answer.key)
+            else:
+                consulted.complete = False
+        return dict(zip(questions, answers, strict=True))
 
     def pixels(self) -> Sequence[np.ndarray]:
         """The images."""
@@ -250,6 +276,11 @@ class DeclaredBatch:
 
     def gallery(self, encoder: str) -> Gallery:
         return self._declared(need(encoder, GALLERY)).gallery(encoder)
+
+    def answers(
+        self, judge: str, questions: Mapping[int, Question]
+    ) -> dict[int, Answer | Unscored]:
+        return self._declared(need(judge, ANSWERS)).answers(self.metric, judge, questions)
 
     def pixels(self) -> Sequence[np.ndarray]:
         return self._declared(PIXELS).pixels()

@@ -12,7 +12,7 @@ from typing import Any
 from benchmark.api import GALLERY, PIXELS, REFERENCES, TEXTS, Metric, UserError
 from benchmark.config import registry
 from benchmark.config.protocol import MetricChoice, Protocol
-from benchmark.scoring.kinds import ABILITIES, DISTANCES, EMBEDDINGS, kind_of
+from benchmark.scoring.kinds import ABILITIES, ANSWERS, DISTANCES, EMBEDDINGS, kind_of
 from benchmark.store.records import MetricRecord
 
 
@@ -59,6 +59,11 @@ def encoders_of(metric: Metric) -> tuple[str, ...]:
     )
 
 
+def asks_judge(metric: Metric) -> bool:
+    """Whether `metric` asks a judge."""
+    return any(need.endswith(f":{ANSWERS}") for need in metric.needs)
+
+
 def _metric(name: str, choice: MetricChoice) -> Metric:
     plugin = choice.metric or name
     metric: Any = registry.load_metric(plugin)
@@ -94,6 +99,11 @@ def _check_need(name: str, need: str, protocol: Protocol) -> None:
         raise UserError(
             f"metric '{name}' needs {ability} of encoder '{encoder}', which an encoder of kind "
             f"'{table['kind']}' does not have: choose another encoder in [metrics.{name}]"
+        )
+    if ability == ANSWERS and "view" in table:
+        raise UserError(
+            f"encoders.{encoder}.view is '{table['view']}', and a judge is shown whole images: "
+            "leave it out"
         )
     if ability == DISTANCES and "view" in table:
         raise UserError(

@@ -13,9 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.api import Unscored
 from benchmark.models.memory.halving import BatchSize
+from benchmark.scoring.answering import Asking
 from benchmark.scoring.encoder_tables import Tables, completed
 from benchmark.scoring.kinds import BATCH, Encoder, kind_of
+from benchmark.scoring.questions import Question
+from benchmark.store.answers import Answer
 
 Pixels = Sequence[np.ndarray]  #: n uint8 (height, width, 3), of any sizes
 _WAY_OUT = "score the run with `score RUN` on a machine with more memory"
@@ -42,8 +46,8 @@ class Encoders:
     the same bytes whatever ran before. Results are read-only.
     """
 
-    def __init__(self, loaded: Mapping[str, Encoder]) -> None:
-        self.loaded = loaded
+    def __init__(self, loaded: Mapping[str, Encoder], asking: Asking | None = None) -> None:
+        self.loaded, self.asking = loaded, asking or Asking()
         self._seen: dict[str, np.ndarray] = {}
 
     def embeddings(self, name: str, pixels: Pixels) -> np.ndarray:
@@ -76,6 +80,10 @@ class Encoders:
             found[compared] = distances[compared]
         found.flags.writeable = False
         return found
+
+    def answers(self, name: str, questions: Sequence[Question]) -> list[Answer | Unscored]:
+        """What judge `name` answers to each, or why there is no answer now."""
+        return self.asking.ask(name, lambda: self.loaded[name], questions)
 
     def _remembered(
         self, asked: list[str], contents: Pixels, compute: Callable[[], np.ndarray]

@@ -38,9 +38,13 @@ from benchmark.scoring.encoder_tables import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from benchmark.scoring.answering import Keep
+    from benchmark.scoring.questions import Question
+
 #: What an encoder may be able to do: the methods of `Encoder` that it has.
 EMBEDDINGS, TEXT_EMBEDDINGS, DISTANCES = "embeddings", "text_embeddings", "distances"
-ABILITIES = (EMBEDDINGS, TEXT_EMBEDDINGS, DISTANCES)
+ANSWERS = "answers"
+ABILITIES = (EMBEDDINGS, TEXT_EMBEDDINGS, DISTANCES, ANSWERS)
 #: How many images go through a model at once: fixed while memory lasts, since results depend on it
 #: in the last digits.
 BATCH = 32
@@ -62,6 +66,13 @@ class Encoder(Protocol):
         self, pixels: Sequence[np.ndarray], groups: Sequence[Sequence[int]], /
     ) -> np.ndarray:
         """(n, n) float32 >= 0, of the pairs within one of `groups`, which are lists of indices."""
+        ...
+
+    def answers(self, questions: Sequence[Question], keep: Keep, /) -> None:
+        """Ask a judge, and call `keep` with the index of each question and its reply, at once.
+
+        Raises UserError where none of them can be answered as it is.
+        """
         ...
 
 
@@ -90,7 +101,8 @@ class EncoderKind(Protocol):
         ...
 
     # Optional: `check_texts(name, table, texts)`, which raises UserError for a text that the
-    # encoder of a table would not read to its end.
+    # encoder of a table would not read to its end. And `apart`, the keys of a table that decide
+    # no number, beside `directory`: where a server is, what it costs.
 
 
 @dataclass(frozen=True)
@@ -178,12 +190,14 @@ def identify(tables: Tables) -> dict[str, dict[str, Any]]:
     """
     identified, missing = {}, []
     for name, table in completed(tables).items():
-        identified[name] = {key: value for key, value in table.items() if key != "directory"}
         kind = kind_of(name, table)
+        apart = {"directory", *getattr(kind, "apart", ())}
+        identified[name] = {key: value for key, value in table.items() if key not in apart}
         if kind.version != FIRST:
             identified[name]["version"] = kind.version
         try:
-            identified[name]["weights"] = files_digest(kind.files(name, table))
+            if files := kind.files(name, table):  # a server has none
+                identified[name]["weights"] = files_digest(files)
         except MissingFiles as error:
             missing.append(str(error))
         except OSError as error:

@@ -19,10 +19,11 @@ import numpy as np
 from benchmark.api import REAL, Metric, Request, Subject, Unscored, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.data.images import read_image
+from benchmark.scoring.answering import Asking, Memory, Notes
 from benchmark.scoring.batch import DeclaredBatch, ImageBatch, need
 from benchmark.scoring.chosen_metrics import chosen_metrics, encoders_of, record_of
 from benchmark.scoring.encoder_tables import completed, protocol_tables
-from benchmark.scoring.features import Encoders, load_encoders
+from benchmark.scoring.features import Encoders, OnDemand
 from benchmark.scoring.gallery import References, in_gallery, uses_gallery
 from benchmark.scoring.kinds import TEXT_EMBEDDINGS, identify, kind_of
 from benchmark.scoring.views import Viewer, identified_views, viewers_of
@@ -55,6 +56,9 @@ def scoring_of(
             "it in the suite, or choose another protocol"
         )
     chosen = chosen_metrics(protocol, metrics)
+    for metric in chosen.values():
+        if check := getattr(metric, "check", None):
+            check()
     encoders = identify(protocol_tables(protocol, directory))
     for name, view in identified_views(protocol, directory).items():
         encoders[name]["view"] = view
@@ -89,15 +93,27 @@ def load_scorer(
     directory: str | None = None,
     identifier: str | None = None,
     device: str = "cpu",
+    answers: Memory | None = None,
 ) -> Scorer:
     """A scorer by `protocol`, whose encoders are loaded on `device` when a metric first needs them.
 
-    As `scoring_of` otherwise.
+    `answers`: where those of judges are kept, else for as long as the scorer. As `scoring_of`
+    otherwise.
     """
     scoring = scoring_of(protocol, metrics=metrics, directory=directory, identifier=identifier)
-    encoders = load_encoders(protocol_tables(protocol, directory), device=device, names=())
+    loaded = OnDemand(protocol_tables(protocol, directory), device)
+    encoders = Encoders(loaded, Asking(scoring.encoders, answers or Notes()))
     viewers = viewers_of(protocol, directory=directory, device=device)
     return Scorer(protocol, scoring, chosen_metrics(protocol, metrics), encoders, viewers)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The rows of some images, and what judges answered for them."""
+
+    rows: list[Score]
+    answers: dict[str, tuple[str, ...]]  #: metric -> keys, sorted; of those that asked a judge
+    unanswered: tuple[str, ...]  #: metrics that lack answers which may yet come
 
 
 @dataclass(frozen=True)
@@ -131,6 +147,19 @@ class Scorer:
         looked_at: Collection[int] | None = None,
         only: Collection[str] | None = None,
     ) -> list[Score]:
+        """The rows of `judge`, which takes the same."""
+        return self.judge(name, subject, requests, images, looked_at=looked_at, only=only).rows
+
+    def judge(
+        self,
+        name: Name,
+        subject: Subject,
+        requests: Sequence[Request],
+        images: Sequence[np.ndarray],
+        *,
+        looked_at: Collection[int] | None = None,
+        only: Collection[str] | None = None,
+    ) -> Scored:
         """The scores of `images[i]`, uint8 (height, width, 3), made for `requests[i]`.
 
         `name` is that of the method, subject and seed, and `looked_at` are the subject's images
@@ -146,12 +175,16 @@ class Scorer:
             for metric in self.metrics
             if only is None or metric in only
         }
-        return [
+        rows = [
             self._row(name, request, metric, values[i])
             for i, request in enumerate(requests)
             for metric, values in found.items()
             if i in values
         ]
+        asked = batch.consulted
+        answers = {metric: tuple(sorted(asked[metric].answers)) for metric in sorted(asked)}
+        lacking = tuple(sorted(metric for metric in asked if not asked[metric].complete))
+        return Scored(rows, answers, lacking)
 
     def _row(self, name: Name, request: Request, metric: str, found: Found) -> Score:
         method, subject, seed = name

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from benchmark.api import UserError
+from benchmark.store.answers import Answer, SelfAgreement
 from benchmark.store.directory import HEADER, SCORES, Name, Plan, RunDirectory
 from benchmark.store.records import JobRecord, PriorRecord, ScoreRecord
 
@@ -39,6 +40,8 @@ class Contents:
     jobs: dict[Name, JobRecord] = field(default_factory=dict)
     scores: dict[tuple[str, Name], ScoreRecord] = field(default_factory=dict)
     priors: dict[str, PriorRecord] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    agreements: dict[str, SelfAgreement] = field(default_factory=dict)  #: by the protocol's label
     #: (protocol, job) -> its rows as they lie on disk, without the header
     rows: dict[tuple[str, Name], bytes] = field(default_factory=dict)
     altered: tuple[Altered, ...] = ()

@@ -8,9 +8,11 @@
         jobs/<method>/<subject>-s<seed>.json         its record: there <=> its images are drawn
         jobs/<method>/<subject>-s<seed>.error.txt    why it failed, when it was last tried
         scores/<protocol>/<method>/<subject>-s<seed>.csv, .json    its scores and their record
+        scores/<protocol>/judges.json                how far its judges agree with themselves
         weights/<method>/<subject>-s<seed>.safetensors             with --keep-weights
         weights/<method>/<subject>-s<seed>/                        the same for other tools
         prior/<key>.safetensors, .json               prior images, shared by all jobs
+        answers/<two digits>/<key>.json              what judges answered, word for word
         scores.csv                                   all scores, in the plan's order
         report.md, index.html, tables/, figures/     the report
         report.sha256                                whether it is of what is here
@@ -44,6 +46,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Prompt, Request, UserError
+from benchmark.store.answers import Answer, SelfAgreement, answer_path
 from benchmark.store.claims import FOLDER as CLAIMS
 from benchmark.store.files import (
     WriteError,
@@ -59,6 +62,7 @@ from benchmark.store.names import folder_name
 from benchmark.store.records import (
     FORMAT,
     SCORE_COLUMNS,
+    AnyRecord,
     JobRecord,
     PriorRecord,
     Record,
@@ -139,6 +143,11 @@ def job_path(name: Name) -> str:
 def scores_path(protocol: str, name: Name) -> str:
     """Where a job's scores lie, relative to the run directory, without their suffix."""
     return f"scores/{folder_name(protocol)}/{_place(name)}"
+
+
+def agreement_path(protocol: str) -> str:
+    """Where it lies how far a protocol's judges agree with themselves, likewise."""
+    return f"scores/{folder_name(protocol)}/judges.json"
 
 
 def weights_path(name: Name) -> str:
@@ -331,6 +340,24 @@ class RunDirectory:
         """Write the record of prior images, after their file."""
         write_atomically(self.path / f"{prior_path(record.prior.key)}.json", _json_text(record))
 
+    # Answers ---------------------------------------------------------------------------------
+
+    def answer(self, key: str) -> Answer | None:
+        """What was answered under `key`, by `Question.key`; None if nothing was."""
+        path = self.path / answer_path(key)
+        record = _read_record(Answer, path)
+        if record is not None:
+            _check_place(record.key, key, path)
+        return record
+
+    def write_answer(self, answer: Answer) -> None:
+        """Keep an answer, at once: it may have been paid for."""
+        write_atomically(self.path / answer_path(answer.key), _json_text(answer))
+
+    def write_agreement(self, found: SelfAgreement) -> None:
+        """Write how far a protocol's judges agree with themselves, after the answers."""
+        write_atomically(self.path / agreement_path(found.protocol), _json_text(found))
+
     # Scores ----------------------------------------------------------------------------------
 
     def score_record(self, protocol: str, name: Name) -> ScoreRecord | None:
@@ -389,7 +416,7 @@ def _score(row: dict[str, str], path: Path) -> Score:
         raise UserError(f"{path} has a row that is no score ({error}): remove the file") from error
 
 
-def _json_text(record: JobRecord | PriorRecord | ScoreRecord) -> str:
+def _json_text(record: AnyRecord) -> str:
     return json.dumps(to_json(record), indent=1) + "\n"
 
 

@@ -4,8 +4,9 @@
 
 Checked are: the seals of run.json and of each record; by the digests in these, every image, every
 job's scores, weights, prior images, suite.toml, protocols/, scores.csv and, of a published run,
-records.jsonl. That is against accidents and edits by hand, not against someone who computes the
-digests anew. A record that is removed is no alteration: its job is not done.
+records.jsonl; and that the answers are there which scores were read from. That is against accidents
+and edits by hand, not against someone who computes the digests anew. A record that is removed is no
+alteration: its job is not done.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from benchmark.api import UserError
+from benchmark.store.answers import Answer, SelfAgreement, answer_path
 from benchmark.store.contents import Altered, Contents
 from benchmark.store.directory import (
     ABSENT,
@@ -29,12 +31,14 @@ from benchmark.store.directory import (
     Name,
     Plan,
     RunDirectory,
+    agreement_path,
     job_path,
     prior_path,
     scores_path,
 )
 from benchmark.store.files import file_digest, json_of, read_bytes, read_json, sha256
 from benchmark.store.records import (
+    AnyRecord,
     JobRecord,
     PriorRecord,
     ScoreRecord,
@@ -45,12 +49,13 @@ from benchmark.store.records import (
 )
 from benchmark.store.seals import is_sealed
 
-AnyRecord = JobRecord | ScoreRecord | PriorRecord
 #: Where the records of each kind lie.
 _FILES: dict[type[AnyRecord], str] = {
     JobRecord: "jobs/*/*.json",
     ScoreRecord: "scores/*/*/*.json",
     PriorRecord: "prior/*.json",
+    Answer: "answers/*/*.json",
+    SelfAgreement: "scores/*/judges.json",
 }
 _CHANGED, _MISSING = "changed", "missing"
 _PATIENCE = 1.5  #: seconds until it is shown how far the checking is
@@ -87,6 +92,7 @@ class _Reading:
         for path, record in self._kept() if found.kept else self._records():
             self._take(path, record)
         self._rows()
+        self._answers()
         for path, digests in listed.items():
             self._compare(path, digests)
         for path, digest in _shown([*self._vouched_for()], f"checking {self._root}"):
@@ -172,6 +178,10 @@ class _Reading:
                 self._check_planned(path, record.name)
             case PriorRecord():
                 found.priors[record.prior.key] = record
+            case Answer():
+                found.answers[record.key] = record
+            case SelfAgreement():
+                found.agreements[record.protocol] = record
 
     def _check_planned(self, path: str, name: Name) -> None:
         plan = self._found.plan
@@ -192,6 +202,19 @@ class _Reading:
                 self._note(place, _CHANGED)
         if found.kept and not found.rows.keys() <= found.scores.keys():
             self._note(SCORES, _CHANGED)
+
+    def _answers(self) -> None:
+        """Note the answers that something was read from and that are not there."""
+        found = self._found
+        keys: list[str] = []
+        for record in found.scores.values():
+            if _place(record) not in self._doubtful:
+                keys += [key for own in record.answers.values() for key in own]
+        for agreement in found.agreements.values():
+            keys += agreement.answers if _place(agreement) not in self._doubtful else ()
+        for key in keys:
+            if key not in found.answers:
+                self._note(RECORDS if found.kept else answer_path(key), _MISSING)
 
     def _own_rows(self) -> Iterator[tuple[tuple[str, Name], bytes]]:
         for key in self._found.scores:
@@ -260,6 +283,10 @@ def _place(record: AnyRecord) -> str:
             return f"{scores_path(record.scoring.protocol, record.name)}.json"
         case PriorRecord():
             return f"{prior_path(record.prior.key)}.json"
+        case Answer():
+            return answer_path(record.key)
+        case SelfAgreement():
+            return agreement_path(record.protocol)
 
 
 def _content_of(path: Path) -> object:

@@ -32,6 +32,7 @@ from benchmark.api import (
     UserError,
     noise_seed,
 )
+from benchmark.store.answers import Answer, SelfAgreement
 from benchmark.store.seals import sealed
 from benchmark.store.wording import in_plain_words
 
@@ -343,6 +344,9 @@ class ScoreRecord:
     provenance: dict[str, Any]
     partial: tuple[str, ...] = ()  #: metrics that lack scores of images which came later
     masks: str | None = None  #: of the subject's own masks, if an encoder's view uses them
+    #: metric -> the keys of the answers that its scores were read from, sorted
+    answers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unanswered: tuple[str, ...] = ()  #: metrics that lack answers which may yet come
 
     @property
     def name(self) -> tuple[str, str, int]:
@@ -379,11 +383,12 @@ def with_images(record: JobRecord, images: dict[str, ImageRecord]) -> JobRecord:
     return replace(record, images=images)
 
 
-Record = TypeVar("Record", JobRecord, PriorRecord, ScoreRecord)
+AnyRecord = JobRecord | PriorRecord | ScoreRecord | Answer | SelfAgreement
+Record = TypeVar("Record", JobRecord, PriorRecord, ScoreRecord, Answer, SelfAgreement)
 _Checked = TypeVar("_Checked")
 
 
-def to_json(record: JobRecord | PriorRecord | ScoreRecord) -> dict[str, Any]:
+def to_json(record: AnyRecord) -> dict[str, Any]:
     """`record` as JSON, with its format, its kind and its seal."""
     return sealed({"format": FORMAT, "kind": type(record).__name__} | asdict(record))
 

@@ -2,10 +2,10 @@
 
     publish_run(Path("runs/reference"), Path("reports/pocket/reference"))
 
-The copy has run.json, suite.toml, protocols/, scores.csv, all records as lines of records.jsonl,
-and images: all, none, or a sample, which is those of the report's grid and one prompt of every
-subject. Its report is made from these alone, so `report` writes the same bytes again from any copy,
-and `verify` can tell whether its numbers are those of its images.
+The copy has run.json, suite.toml, protocols/, scores.csv, all records as lines of records.jsonl
+(judges' answers too), and images: all, none, or a sample, which is those of the report's grid and
+one prompt of every subject. Its report is made from these alone, so `report` writes the same bytes
+again from any copy, and `verify` can tell whether its numbers are those of its images.
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ def publish_run(
     kept = [_kept(run, record, wanted, own) for record in run.records]
     records = [to_json(r) for r in kept] + [to_json(r) for r in run.scored]
     records += [to_json(r) for r in run.priors]
+    records += [to_json(r) for r in run.agreements]
+    records += [to_json(run.answers[key]) for key in sorted(run.answers)]
     lines = [json.dumps(record) + "\n" for record in records]
     files = {SCORES: HEADER.encode() + contents.all_rows, RECORDS: "".join(lines).encode()}
     for name in (SUITE, *(protocol_path(label) for label in run.protocols)):
@@ -174,6 +176,11 @@ def told(run: Run, wanted: Wanted) -> list[str]:
         f"becomes public: scores and records of {len(run.records)} jobs, with settings, prompts, "
         f"names of subjects, machine and the paths in {SUITE}; {some[wanted.images]}"
     ]
+    if run.answers:
+        lines.append(
+            f"becomes public: {len(run.answers)} answers of judges, word for word, and their "
+            "servers' addresses in protocols/"
+        )
     if not (own := own_subjects(run)):
         return lines
     names = ", ".join(sorted(own))

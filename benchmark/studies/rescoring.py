@@ -3,7 +3,8 @@
     for found in rescored(run, Again(tolerance=1e-3)): ...
 
 Images that are not there are left out. Where a job lacks some, only metrics are computed that look
-at each image by itself.
+at each image by itself. No judge is asked: the folder's answers are read anew, each by what it was
+an answer to, pixels included.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from benchmark.data.images import read_image
 from benchmark.data.manifest import MANIFEST, read_toml
 from benchmark.results.publication import SUBJECTS
 from benchmark.results.run import Run
+from benchmark.scoring.chosen_metrics import asks_judge
 from benchmark.scoring.kinds import DISTANCES
 from benchmark.store.directory import Name, protocol_path
 from benchmark.store.records import JobRecord, Scoring
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 #: Of raw scores. Encoders compute in float32, so another processor or another batch moves last
 #: digits; nobody claims a difference as small as this.
 TOLERANCE = 1e-3
+#: What an encoder's table says of the machine that scored, and not of the encoder.
+_OF_MACHINE = ("directory", "key_from")
 #: Of scores on the machine that made them: what six decimals leave off.
 _ROUNDING = 1e-6
 
@@ -61,6 +65,7 @@ class Rescored:
     largest: float = 0.0  #: the largest difference
     unlike: list[str] = field(default_factory=list)  #: which scores differ by more, in words
     why: str = ""  #: why none was, if none was
+    by_answers: bool = False  #: a judge gave the scores: its answers were read, it was not asked
     reasons: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @property
@@ -86,6 +91,7 @@ def rescored(run: Run, again: Again) -> Iterator[Rescored]:
             scorer = _scorer(view, again)
             for name, one in found.items():
                 one.why = _told_apart(view.scoring, scorer.scoring, name)
+                one.by_answers = name in scorer.metrics and asks_judge(scorer.metrics[name])
             alike = {name: one for name, one in found.items() if not one.why}
             comparing = _Comparing(scorer, photographs, stated, alike, again)
             for record in view.records:
@@ -111,23 +117,31 @@ def stated_scores(view: Run) -> Stated:
 
 
 def _scorer(view: Run, again: Again) -> Scorer:
-    """What scores as `view` says, of what is installed here. Raises UserError."""
+    """What scores as `view` says, of what is installed here. Raises UserError.
+
+    Judges are not asked: a stranger's folder would say which server gets which key of ours.
+    """
     from benchmark.models.precision import resolve_device
+    from benchmark.scoring.answering import Notes
+    from benchmark.scoring.features import Encoders
     from benchmark.scoring.scorer import load_scorer
 
     protocol = read_toml(view.directory / protocol_path(view.protocol), Protocol)
-    encoders = {
-        name: {key: value for key, value in table.items() if key != "directory"}
+    tables = {
+        name: {key: value for key, value in table.items() if key not in _OF_MACHINE}
         for name, table in protocol.encoders.items()
     }
     _check_installed(protocol, view)
-    return load_scorer(
-        protocol.model_copy(update={"encoders": encoders}),
+    scorer = load_scorer(
+        protocol.model_copy(update={"encoders": tables}),
         metrics=[name for name in view.scoring.metrics if name not in protocol.metrics],
         directory=str(again.encoders) if again.encoders else None,
         identifier=view.scoring.identifier,
         device=resolve_device("auto"),
     )
+    encoders = scorer.encoders
+    asking = replace(encoders.asking, memory=Notes(view.answers), reads_only=True)
+    return replace(scorer, encoders=Encoders(encoders.loaded, asking))
 
 
 def _told_apart(stated: Scoring, here: Scoring, name: str) -> str:

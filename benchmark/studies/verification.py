@@ -185,6 +185,8 @@ def _of_scores(found: Rescored) -> Check:
     if found.why:
         return Check(what, "could not", found.why, scores)
     text = f"{found.images} of {found.all_images} images, largest difference {found.largest:.1e}"
+    if found.by_answers:
+        text += "; by the judge's kept answers, it was not asked again"
     if found.unlike:
         return Check(what, "differs", f"{'; '.join(found.unlike[:_NAMED])}; {text}", scores)
     lacking = "" if found.images == found.all_images else f"; could not: {found.lacking}"

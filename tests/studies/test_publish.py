@@ -234,7 +234,7 @@ def mine(tmp_path_factory):
     grid = plan(load_suite(str(toy.write_world(folder))), ["tests.toy:PAINT", "real-images"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
-        patch.setattr("benchmark.grid.print_table", lambda run: None)
+        patch.setattr("benchmark.report.terminal.print_table", lambda run: None)
         assert run_grid(grid, folder / "run", resources=toy.ONE) == 0
     return folder / "run", grid.suite.data.load()
 

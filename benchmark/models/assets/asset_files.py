@@ -74,7 +74,7 @@ class Source:
     weights: Path
 
 
-_Table = TypeVar("_Table", bound=ModelTable)
+_Table = TypeVar("_Table", bound=Table)
 
 
 def checked_table(where: str, table: Mapping[str, Any], model: type[_Table]) -> _Table:
