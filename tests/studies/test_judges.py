@@ -120,7 +120,7 @@ def test_a_moody_judge(run: Path, server: Server, world: Path) -> None:
 def test_it_stands_in_the_report(
     run: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmark.report.write._figures", lambda run, views: {})
+    monkeypatch.setattr("benchmark.report.write._figures", lambda run, views, figures: {})
     monkeypatch.setattr("benchmark.report.page_html.page_html", lambda text, **_: "")
     monkeypatch.setattr("benchmark.report.write._grid", lambda run: None)
     assert "was not measured: `python -m benchmark judge RUN`" in _report(run)
