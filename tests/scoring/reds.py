@@ -19,10 +19,13 @@ class Reds:
         return (images[:, 0] > 0.9) & (images[:, 1] < 0.1) & (images[:, 2] < 0.1)
 
 
+UNKNOWN = {"ghost"}  #: class nouns
+
+
 def _check_nouns(table, nouns):
     for noun in nouns:
-        if noun == "ghost":
-            raise UserError("assets.segmenter: it knows no 'ghost'")
+        if noun in UNKNOWN:
+            raise UserError(f"assets.segmenter: it knows no '{noun}'")
 
 
 FINDS = Reds()
