@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmark.api import PRIOR_PROMPT, Prompt, UserError
 from benchmark.report.cost import cost
-from benchmark.report.figures.drawing import FORMATS, SCREEN, Style, figure_files
+from benchmark.report.figures.drawing import SCREEN, Style, figure_files
 from benchmark.report.image_grid import GridBlock, GridRow, grid_png
 from benchmark.report.references import reference_images
 from benchmark.report.sections import report_text
@@ -32,11 +32,7 @@ from benchmark.store.names import folder_name
 from benchmark.store.reading import read_contents
 
 _GRID_SUBJECTS, _GRID_PROMPTS = 4, 4
-_OURS = (
-    *(f".{suffix}" for suffix in FORMATS),
-    ".csv",
-    ".tex",
-)  #: the files that a report writes to its folders
+_OURS = (".png", ".svg", ".csv", ".tex")  #: the files that a report writes to its folders
 
 
 @dataclass(frozen=True)
@@ -166,12 +162,18 @@ def _replace(directory: Path, files: dict[str, str | bytes]) -> None:
     for name, content in files.items():
         write_atomically(directory / name, content)
     for top in ("figures", "tables"):
-        for path in (*directory.glob(f"{top}/*.*"), *directory.glob(f"{top}/*/*.*")):
-            if path.relative_to(directory).as_posix() not in files and path.suffix in _OURS:
-                path.unlink()
+        there = [*directory.glob(f"{top}/*.*"), *directory.glob(f"{top}/*/*.*")]
+        gone = [path for path in there if path.relative_to(directory).as_posix() not in files]
+        for path in [path for path in gone if _is_ours(path)]:
+            path.unlink()
         for folder in directory.glob(f"{top}/*/"):
             if not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a report wrote the file: a PDF, if it wrote the same as an image."""
+    return path.suffix in _OURS or (path.suffix == ".pdf" and path.with_suffix(".svg").exists())
 
 
 def _grid(run: Run) -> bytes | None:

@@ -127,13 +127,13 @@ def _scorer(view: Run, again: Again) -> Scorer:
     from benchmark.scoring.scorer import load_scorer
 
     protocol = read_toml(view.directory / protocol_path(view.protocol), Protocol)
-    encoders = {
+    tables = {
         name: {key: value for key, value in table.items() if key not in _OF_MACHINE}
         for name, table in protocol.encoders.items()
     }
     _check_installed(protocol, view)
     scorer = load_scorer(
-        protocol.model_copy(update={"encoders": encoders}),
+        protocol.model_copy(update={"encoders": tables}),
         metrics=[name for name in view.scoring.metrics if name not in protocol.metrics],
         directory=str(again.encoders) if again.encoders else None,
         identifier=view.scoring.identifier,

@@ -273,13 +273,13 @@ def test_each_identifier_and_name_changes_the_encoding_at_the_noun() -> None:
     assert torch.cosine_similarity(plain, marked, dim=1).max() < 0.9
 
 
-def test_the_judges_know_real_renders() -> None:
+def test_the_encoders_know_real_renders() -> None:
     from benchmark.config.suite import load_suite
-    from benchmark.pocket.evaluate import identity_on_renders, judge_on_renders
+    from benchmark.pocket.evaluate import clip_on_renders, identity_on_renders
     from benchmark.scoring.features import load_encoders
 
     encoders = load_encoders(load_suite("pocket").protocol.encoders, device="cpu")
-    values = {row.name: row.value for row in judge_on_renders(encoders, 200)}
+    values = {row.name: row.value for row in clip_on_renders(encoders, 200)}
     assert values["class right on renders"] > 0.9
     values = {row.name: row.value for row in identity_on_renders(encoders, 50)}
     assert values["same subject over classmate, cosine"] > 0.2

@@ -320,7 +320,9 @@ note = "As *declared*."
 
 def test_a_bad_table_of_a_suite_is_named(tmp_path):
     run = make_run(tmp_path / "toy", suite=SUITE + '[[tables]]\nname = "Not so"\n')
-    with pytest.raises(UserError, match=r"the suite's tables\.0\.name: String should match"):
+    with pytest.raises(
+        UserError, match=r"the suite's tables\.0\.name: it should be a name of lower-case"
+    ):
         write_report(run)
 
 

@@ -352,7 +352,7 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
 def test_an_earlier_report_is_replaced_and_one_cut_short_too(tmp_path, monkeypatch):
     runs = [make(tmp_path / "a"), make(tmp_path / "b", seeds=(1,))]
 
-    def killed(_run):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

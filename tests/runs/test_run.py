@@ -382,7 +382,7 @@ def test_a_dry_run_shows_the_phases_and_writes_nothing(
     assert not (tmp_path / "run").exists()
     output = capsys.readouterr().out
     assert "jobs        6, 30 images\n" in output
-    todo = "2 sets of prior images (40), 6 fits, 30 images to draw, 30 to score\n"
+    todo = "2 sets of prior images (40), 3 fits, 30 images to draw, 30 to score\n"
     assert f"to do       {todo}" in output
     assert "time left   unknown" in output
 

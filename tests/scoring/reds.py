@@ -5,33 +5,31 @@ kind = "tests.scoring.reds:REDS"
 
 from __future__ import annotations
 
-from benchmark.api import UserError
+from benchmark.api import AssetKind, UserError
 
 
 class Reds:
-    """Kind and segmenter in one."""
-
-    version = "1"
-    role = "segmenter"
+    """It finds red pixels, and keeps what it was asked."""
 
     def __init__(self):
         self.asked = []
-
-    def files(self, table):
-        return []
-
-    def load(self, table, device):
-        return self
-
-    def check_nouns(self, table, nouns):
-        for noun in nouns:
-            if noun == "ghost":
-                raise UserError("assets.segmenter: it knows no 'ghost'")
 
     def segment(self, images, noun):
         self.asked.append((noun, tuple(images.shape)))
         return (images[:, 0] > 0.9) & (images[:, 1] < 0.1) & (images[:, 2] < 0.1)
 
 
-REDS = Reds()
+UNKNOWN = {"ghost"}  #: class nouns
+
+
+def _check_nouns(table, nouns):
+    for noun in nouns:
+        if noun in UNKNOWN:
+            raise UserError(f"assets.segmenter: it knows no '{noun}'")
+
+
+FINDS = Reds()
+REDS = AssetKind(
+    "segmenter", lambda table: [], lambda table, device: FINDS, check_nouns=_check_nouns
+)
 TABLE = {"kind": "tests.scoring.reds:REDS", "model": "reds"}

@@ -23,8 +23,10 @@ METRIC_PAGE = (ROOT / "docs/write-a-metric.md").read_text("utf-8")
 SNOW = Prompt("a {} in the snow", "recontextualization")
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE + METRIC_PAGE, re.M | re.S)
+def block(language: str, having: str = "") -> str:
+    """The only code of the two pages in that language that has the text `having`."""
+    every = re.findall(rf"^```{language}\n(.*?)^```$", PAGE + METRIC_PAGE, re.M | re.S)
+    (found,) = (code for code in every if having in code)
     return found
 
 
@@ -74,7 +76,7 @@ def test_the_pages_tables_add_a_score_to_the_paper_protocol(tmp_path: Path) -> N
 
     path = tmp_path / "mine.toml"
     shipped = (ROOT / "benchmark/config/protocols/paper.toml").read_text("utf-8")
-    path.write_text(f"{shipped}\n{block('toml')}", "utf-8")
+    path.write_text(f"{shipped}\n{block('toml', '[encoders.big]')}", "utf-8")
     mine = load_protocol(str(path))
     (added,) = set(chosen_metrics(mine)) - set(load_protocol("paper").metrics)
     assert encoders_of(chosen_metrics(mine)[added]) == ("big",)

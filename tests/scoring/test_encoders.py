@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torchvision import transforms
 
 from benchmark.api import UserError
-from benchmark.models.assets.assets import asset_files
+from benchmark.models.assets import asset_files
 from benchmark.models.memory import halving
 from benchmark.scoring.encoders import (
     BATCH,
@@ -331,7 +331,7 @@ def changed(settings, name, **change):
         ("dino", {"std": [0.5, 0.0, 0.5]}, r"encoders.dino.std.1: it should be greater than 0"),
         ("dino", {"crop": 64}, r"encoders.dino: crop is 64, more than resize, 32"),
         ("lpips", {"layers": [7]}, r"encoders.lpips.layers has 7; .* has layers 0 to 2"),
-        ("lpips", {"layers": []}, r"encoders.lpips.layers: List should have at least 1 item"),
+        ("lpips", {"layers": []}, r"encoders.lpips.layers: it should have at least 1 item"),
         ("lpips", {"like": "dimo"}, r"encoders.lpips.like is 'dimo'.*: dino, clip$"),
         ("lpips", {"like": "lpips"}, r"encoders.lpips.like is 'lpips'.*: dino, clip$"),
         ("style", {"model": "pocket"}, r"encoders.style.kind is missing; known: .*timm"),

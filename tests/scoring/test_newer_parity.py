@@ -210,7 +210,10 @@ def test_clip_l14_equals_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
         num_attention_heads=16,
         patch_size=14,
     )
-    theirs = randomised(CLIPModel(CLIPConfig(text, vision, projection_dim=768)))
+    config = CLIPConfig(
+        text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=768
+    )
+    theirs = randomised(CLIPModel(config))
     images, table = photographs()[:2], table_of("clip-l14", "clip")
     ours = loaded(monkeypatch, "clip", table, from_clip(dict(theirs.state_dict())))
     with torch.no_grad():

@@ -22,7 +22,7 @@ from benchmark.scoring.views import check_nouns, identified_views, isolated, vie
 from tests.reference import isolation as reference
 from tests.scoring.colours import TABLE as COLOURS
 from tests.scoring.colours import Colours
-from tests.scoring.reds import REDS
+from tests.scoring.reds import FINDS
 from tests.scoring.reds import TABLE as RED
 
 SNOW = Prompt("a {} in the snow", "recontextualization")
@@ -178,15 +178,15 @@ def test_the_users_own_masks_go_before_the_segmenter(tmp_path) -> None:
     own = [np.uint8(mask) * 255 for mask in masks]
     subject = subject_of(tmp_path, real, [np.stack([m] * 3, -1) for m in own])
     alone = [reference.masked(*pair, "black") for pair in zip(real, masks, strict=True)]
-    REDS.asked.clear()
+    FINDS.asked.clear()
     found = scores(protocol_of(MASKED), subject, real, REAL_PROMPT)
-    assert REDS.asked == []
+    assert FINDS.asked == []
     assert found["dino", 0][0] == pytest.approx(expected(alone[0], alone[1:]), abs=1e-4)
     drawn = scores(protocol_of(MASKED), subject, [picture(2)])
     image = picture(2)
     red = reference.masked(image, is_red(image), "black")
     assert drawn["dino", 0][0] == pytest.approx(expected(red, alone), abs=1e-4)
-    assert REDS.asked == [("dog", (1, 3, 24, 20))]
+    assert FINDS.asked == [("dog", (1, 3, 24, 20))]
 
 
 # --- what decides such a score, and what is refused

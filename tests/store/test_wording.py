@@ -28,7 +28,7 @@ class Outer(Table):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"name": "../x"}, "name: it should be a name of letters, .* (it is '../x')"),
+        ({"name": "../x"}, "name: it should be a plain name of letters, .* (it is '../x')"),
         ({"name": 3}, 'name: it should be text, in "quotes" (it is 3)'),
         ({"live": "yes"}, "live: it should be true or false (it is 'yes')"),
         ({"one": {"step": 3}}, "one.step is unknown (did you mean 'steps'?)"),

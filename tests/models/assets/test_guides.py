@@ -89,7 +89,7 @@ def test_bad_tables_are_named() -> None:
         identify({"kind": "clipseg", "model": "a"})
     with pytest.raises(UserError, match="guide.colour is unknown; the keys are kind, model"):
         identify({"kind": "clip", "model": "a", "colour": 1})
-    with pytest.raises(UserError, match="assets.guide.sha256: String should match"):
+    with pytest.raises(UserError, match="assets.guide.sha256: it should be a SHA-256"):
         identify({"kind": "clip", "model": "a", "sha256": "abc"})
 
 
