@@ -28,7 +28,6 @@ from benchmark.scoring.encoders import (
     Preprocessing,
     TimmEncoder,
 )
-from benchmark.scoring.features import Encoders
 from benchmark.studies import flops, races, speed
 from benchmark.studies.bare_modules import recorded
 from tests.tiny_pipeline import save_tiny_pipeline
@@ -109,10 +108,10 @@ def tiny_encoders(monkeypatch) -> None:
             return IntermediateEncoder(vit(), preprocessing, cpu, [0, 1])
         return TimmEncoder(vit(), preprocessing, cpu)
 
-    def load(tables: dict[str, object], *, device: str, names: tuple[str, ...]) -> Encoders:
-        return Encoders({name: encoder(name) for name in sorted(tables)})
+    def load(tables: dict[str, object], _device: str) -> dict[str, object]:
+        return {name: encoder(name) for name in sorted(tables)}
 
-    monkeypatch.setattr(scorer, "load_encoders", load)
+    monkeypatch.setattr(scorer, "OnDemand", load)
     monkeypatch.setattr(scorer, "identify", lambda _tables: {})
 
 
@@ -241,14 +240,12 @@ def test_scoring_is_measured_with_the_encoders_of_any_protocol(
     (subject,) = dataset.subjects
     requests = [Request(prompt, 0, 0) for prompt in dataset.prompts_for(subject)]
     loaded = []
-    load = scorer.load_encoders
-    monkeypatch.setattr(
-        scorer, "load_encoders", lambda *a, **o: loaded.append(load(*a, **o)) or loaded[-1]
-    )
+    load = scorer.OnDemand
+    monkeypatch.setattr(scorer, "OnDemand", lambda *a: loaded.append(load(*a)) or loaded[-1])
     backbone = SimpleNamespace(device=torch.device("cpu"), resolution=16)
     race = races.scoring_race(suite, backbone, subject, requests)
     assert race.ours() > 0 and race.amount == 2 * len(requests) + 2
-    models = {key: encoder.model for key, encoder in loaded[0].loaded.items()}
+    models = {key: encoder.model for key, encoder in loaded[0].items()}
     assert len(models) == encoders
     with recorded(models.values()) as calls:
         [part.seconds() for part in race.bare]
