@@ -85,7 +85,7 @@ class ServerJudge:
             asked = {pool.submit(self._ask, one, stop): i for i, one in enumerate(questions)}
             try:
                 self._collect(asked, keep, stop)
-            except BaseException:
+            except BaseException:  # Ctrl-C too: what was answered was paid for, and is kept
                 stop.set()
                 _keep_the_rest(asked, keep)
                 raise
