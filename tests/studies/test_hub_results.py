@@ -15,7 +15,8 @@ GRID = {"methods": ("dreambooth", "untuned"), "subjects": ("cat", "dog")}
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with hub() as found:
         yield found
 
