@@ -1,6 +1,6 @@
 """A study's folder: the page that people answer, and what it showed.
 
-make_study(run, ["dreambooth", "textual-inversion"], Path("study"), count=25)
+make_study(run, ["mine", "theirs"], Path("study"), count=25)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which pictures a study shows: pairs of two methods' images, and checks with a known answer.
 
-    pairs = choose_pairs(run, ["dreambooth", "textual-inversion"], count=25, seed=0)
+    pairs = choose_pairs(run, ["mine", "theirs"], count=25, seed=0)
     checks = choose_checks(references, nouns, count=2, seed=0)
 
 Subjects come up equally often, and so do prompts. Which of two methods is `a` is drawn for each

@@ -1,6 +1,6 @@
 """The conditions under which a run was made, as its records tell them, and where two runs differ.
 
-    conditions_between(before, after, [("dreambooth", "dreambooth")])
+    conditions_between(before, after, [("mine", "mine")])
 
 Conditions are what a change of scores may come from: a method's version and settings, what its
 images were drawn with, the metrics' versions, libraries, commit and machine.

@@ -70,8 +70,7 @@ class HubFiles:
                 local_dir=self.folder,
                 dry_run=True,
             )
-        # Its client raises errors of another library in each version. Fetching will tell why.
-        except Exception:
+        except Exception:  # the client raises another library's in each version; `bring` says why
             return None
         sizes = [file.file_size for file in files if file.will_download]
         return sum(size or 0 for size in sizes)
@@ -89,8 +88,7 @@ class HubFiles:
                 allow_patterns=list(self.names),
                 local_dir=self.folder,
             )
-        # Whatever fails on the way to the hub, the way out is one of two.
-        except Exception as error:
+        except Exception as error:  # of any library under the client: told, with the way out
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             way_out = "what has been fetched is kept, and the same command goes on"
             if gated(error):
