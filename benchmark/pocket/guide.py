@@ -24,7 +24,13 @@ from transformers.utils.logging import disable_progress_bar
 from benchmark.pocket.captions import Mentions, caption, vocabulary
 from benchmark.pocket.individuals import named
 from benchmark.pocket.pictures import SCENE_RATES, distort, rolling
-from benchmark.pocket.training import Recipe, inner_matrices, step_generator, train_part
+from benchmark.pocket.training import (
+    Recipe,
+    inner_matrices,
+    quick_autocast,
+    step_generator,
+    train_part,
+)
 from benchmark.pocket.vocabulary import END, MAX_LENGTH, START, build_tokenizer, save_tokenizer
 from benchmark.pocket.world import (
     ACCESSORIES,
@@ -160,7 +166,7 @@ def embed(
     ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     end = tokenizer.convert_tokens_to_ids(END)
     longest = int((ids == end).int().argmax(dim=1).max()) + 1  # causal: padding adds nothing
-    with torch.autocast(device.type, torch.bfloat16):
+    with quick_autocast(device):
         seen = clip.vision_model(normalised(pictures)).pooler_output
         read = clip.text_model(ids[:, :longest].to(device)).pooler_output
         images, words = clip.visual_projection(seen), clip.text_projection(read)

@@ -37,6 +37,7 @@ from benchmark.pocket.training import (
     Recipe,
     digest,
     inner_matrices,
+    quick_autocast,
     step_generator,
     train_part,
 )
@@ -221,7 +222,7 @@ def see(frozen: Frozen, count: int, generator: torch.Generator, device: str) -> 
         part = slice(start, start + 256)
         pictures = render(identities[part], scenes[part])
         looked_at = render(identities[part], others[part])
-        with torch.autocast(device, torch.bfloat16):
+        with quick_autocast(device):
             mean = vae.encode(pictures * 2 - 1).latent_dist.mean.half()
             embeddings.append(frozen.encoder(normalised(looked_at)).image_embeds.half())
         latents.append(mean * vae.config.scaling_factor)

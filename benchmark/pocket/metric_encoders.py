@@ -26,7 +26,12 @@ from torch import Tensor, nn
 from benchmark.pocket.captions import METRIC_MENTIONS, caption, vocabulary
 from benchmark.pocket.individuals import named
 from benchmark.pocket.pictures import distort, draw
-from benchmark.pocket.training import Recipe, step_generator, train_part
+from benchmark.pocket.training import (
+    Recipe,
+    quick_autocast,
+    step_generator,
+    train_part,
+)
 from benchmark.pocket.vocabulary import MAX_LENGTH, build_tokenizer, save_tokenizer
 from benchmark.pocket.world import Identities, classmates, render, sample_identities, sample_scenes
 
@@ -77,7 +82,7 @@ def pretrain_clip(recipe: Recipe, directory: Path, output: Path, device: str) ->
         texts = caption(identities, scenes, random.Random(step), mentions=METRIC_MENTIONS)
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         pictures = distort(pictures, generator)
-        with torch.autocast(device, torch.bfloat16):
+        with quick_autocast(device):
             image, text, scale = model(pictures * 2 - 1, ids.to(device))
         logits = scale.float().clamp(max=100) * image.float() @ text.float().T
         truth = torch.arange(len(logits), device=logits.device)
@@ -100,7 +105,7 @@ def pretrain_dino(recipe: Recipe, directory: Path, output: Path, device: str) ->
         generator = step_generator("dino", step)
         first, second = two_views(recipe.batch // 2, generator, device)
         views = distort(torch.cat([first, second]), generator)
-        with torch.autocast(device, torch.bfloat16):
+        with quick_autocast(device):
             features = model(views * 2 - 1)
         a, b = F.normalize(features.float(), dim=-1).chunk(2)
         logits = a @ b.T / TEMPERATURE

@@ -21,7 +21,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from benchmark.pocket.pictures import Pool, Pools, draw_pool, say
-from benchmark.pocket.training import Recipe, inner_matrices, step_generator, train_part
+from benchmark.pocket.training import (
+    Recipe,
+    inner_matrices,
+    quick_autocast,
+    step_generator,
+    train_part,
+)
 from benchmark.pocket.world import Batch
 
 SMALL, LARGE = 32, 64  #: pixels
@@ -104,7 +110,7 @@ class PixelExamples(Batch):
         noisy = schedule.add_noise(self.clean, self.noise, self.timesteps)
         shown = torch.cat([noisy, self.enlarged], dim=1) if self.enlarged.numel() else noisy
         levels = self.levels if self.enlarged.numel() else None
-        with torch.autocast(shown.device.type, torch.bfloat16):
+        with quick_autocast(shown.device):
             given = unet(shown, self.timesteps, self.texts, class_labels=levels).sample
         noise, share = given.float().chunk(2, dim=1)
         kept = schedule.alphas_cumprod.to(self.clean.device)

@@ -18,7 +18,13 @@ from benchmark.api import Segmenter
 from benchmark.models.assets.noun_unet import NounUNetSegmenter, logits
 from benchmark.models.assets.segmenters import NOUNS
 from benchmark.pocket.pictures import SCENE_RATES, distort, rolling
-from benchmark.pocket.training import Recipe, inner_matrices, step_generator, train_part
+from benchmark.pocket.training import (
+    Recipe,
+    inner_matrices,
+    quick_autocast,
+    step_generator,
+    train_part,
+)
 from benchmark.pocket.true_masks import true_masks
 from benchmark.pocket.world import CLASSES, Batch, render, sample_identities, sample_scenes
 
@@ -85,7 +91,7 @@ def pretrain_segmenter(recipe: Recipe, directory: Path, output: Path, device: st
         pictures = distort(_mirrored(some.pictures, mirrored), generator)
         asked, present = asked_for(some.kind, generator)
         truth = _mirrored(some.masks, mirrored) & present[:, None, None]
-        with torch.autocast(device, torch.bfloat16):
+        with quick_autocast(device):
             found = logits(unet, pictures, asked)
         return binary_cross_entropy_with_logits(found, truth.float())
 

@@ -24,7 +24,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmark.pocket.captions import IDENTIFIERS, caption, vocabulary
 from benchmark.pocket.individuals import named
-from benchmark.pocket.training import Recipe, load_average, step_generator, train_part
+from benchmark.pocket.training import (
+    Recipe,
+    load_average,
+    quick_autocast,
+    step_generator,
+    train_part,
+)
 from benchmark.pocket.vocabulary import END, MAX_LENGTH, START, build_tokenizer
 from benchmark.pocket.world import (
     ACCESSORIES,
@@ -73,10 +79,10 @@ class Texts:
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> Tensor:
-        """(n, length, width) encodings, computed in bf16."""
+        """(n, length, width) encodings, computed by `quick_autocast`."""
         device = self.text_encoder.device
         ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
-        with torch.autocast(device.type, torch.bfloat16):
+        with quick_autocast(device):
             return self.text_encoder(ids.input_ids.to(device))[0]
 
 
@@ -169,7 +175,7 @@ def train_text_encoder(
         nouns = (ids == noun_ids[identities.kind][:, None]).int().argmax(dim=1)
         ids = ids[:, : int(ids.argmax(dim=1).max()) + 1]  # causal attention: padding adds nothing
         subjects, pictures = describe(identities, scenes, names)
-        with torch.autocast(device, torch.bfloat16):
+        with quick_autocast(device):
             at_noun, at_end = model.texts(ids.to(device), nouns.to(device))
         return _contrast(at_noun, model.subjects(subjects.to(device))) + _contrast(
             at_end, model.pictures(pictures.to(device))

@@ -23,6 +23,7 @@ from benchmark.pocket.training import (
     Recipe,
     digest,
     inner_matrices,
+    quick_autocast,
     step_generator,
     train_part,
 )
@@ -87,7 +88,7 @@ class Frozen:
     @torch.no_grad()
     def latents(self, pictures: Tensor) -> Tensor:
         """(n, 3, 64, 64) in [0, 1] -> their scaled latents (n, channels, h, w) float16."""
-        with torch.autocast(self.vae.device.type, torch.bfloat16):
+        with quick_autocast(self.vae.device):
             mean = self.vae.encode(pictures * 2 - 1).latent_dist.mean.half()
         return mean * self.vae.config.scaling_factor
 
@@ -103,7 +104,7 @@ class Examples(Batch):
 
     def errors(self, unet: UNet2DConditionModel) -> Tensor:
         """(n,) squared errors of v, each the mean over its latents."""
-        with torch.autocast(self.noisy.device.type, torch.bfloat16):
+        with quick_autocast(self.noisy.device):
             predicted = unet(self.noisy, self.timesteps, self.texts).sample
         return (predicted.float() - self.target).square().mean(dim=(1, 2, 3))
 

@@ -19,6 +19,7 @@ from benchmark.pocket.training import (
     Recipe,
     digest,
     inner_matrices,
+    quick_autocast,
     step_generator,
     train_part,
 )
@@ -58,7 +59,7 @@ def train_vae(recipe: Recipe, directory: Path, device: str) -> AutoencoderKL:
     def loss_at(step: int) -> Tensor:
         generator = step_generator("vae noise", step)
         target = pictures(step) * 2 - 1
-        with torch.autocast(device, torch.bfloat16):
+        with quick_autocast(device):
             moments = vae.encode(target).latent_dist
             noise = torch.randn(moments.mean.shape, generator=generator).to(device)
             decoded = vae.decode(moments.mean + moments.std * noise).sample
@@ -83,7 +84,7 @@ def train_decoder(vae: AutoencoderKL, recipe: Recipe, directory: Path, device: s
 
     def loss_at(step: int) -> Tensor:
         target = pictures(step) * 2 - 1
-        with torch.autocast(device, torch.bfloat16):
+        with quick_autocast(device):
             with torch.no_grad():
                 latents = vae.encode(target).latent_dist.mean
             decoded = decoder(latents)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from benchmark.api import UserError
 from benchmark.cli.app import app
+from benchmark.models import precision
 from benchmark.models.loading import load_backbone
 from benchmark.pocket import pictures, trial, unet, vae
 from benchmark.pocket.generator import (
@@ -30,6 +31,7 @@ from benchmark.pocket.training import (
     checkpoint_step,
     load_average,
     pack,
+    quick_autocast,
     step_generator,
     train_part,
 )
@@ -352,3 +354,11 @@ def test_the_unets_loss_is_weighted_and_its_validation_is_not(
         "validation_loss": pytest.approx(plain.item(), rel=1e-5)
     }
     assert weights.std() > 0.1
+
+
+@pytest.mark.parametrize(("quick", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_trainings_compute_in_bf16_only_where_it_is_quick(monkeypatch, quick, expected) -> None:
+    """Emulated, a step of the U-Net took twenty times as long as in float32."""
+    monkeypatch.setattr(precision, "_is_quick_at_bf16", lambda: quick)
+    with quick_autocast("cpu"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is expected
