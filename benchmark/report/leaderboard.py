@@ -44,8 +44,8 @@ _NOTES = (
     "whether two rows differ is tested below, where that can be.",
     "Prior, fit and draw: mean seconds a job on the publisher's own machine. Trained: millions of "
     "numbers that a fit learns. Peak memory: the highest of any job.",
-    "Who published an entry is what it says of itself. Verified: what `verify` computed anew; "
-    "without it scores are the publisher's word.",
+    "Who published an entry is what it says of itself. Verified: what the command verify computed "
+    "anew; without it scores are the publisher's word.",
 )
 
 

@@ -1,6 +1,7 @@
 """The leaderboard's command and its files, and the page in a real browser."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,12 @@ def test_the_text(written):
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["dreambooth (a)", "worse", "-0.050 [-0.050, -0.050]", "0.031", "6"]
     assert "With 6 subjects the smallest possible p is 0.031" in text
+
+
+def test_the_page_shows_no_marks_of_markdown(written):
+    page = (written / "index.html").read_text()
+    body = page[page.index("<body") : page.rindex("<script")]
+    assert "Who published an entry" in body and not re.search(r"`|\*\*|\]\(", body)
 
 
 def test_nothing_is_overwritten_unasked(shell, written):
