@@ -81,6 +81,27 @@ def test_every_folder_is_a_room() -> None:
     assert found - {"shipped"} == set(ROOMS)
 
 
+def test_what_is_installed_is_all_that_lies_here() -> None:
+    """A room that pyproject.toml forgets is missing wherever the suite is not installed with -e."""
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    files = subprocess.run(
+        ["git", "ls-files", "benchmark", "methods"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split("\n")
+    paths = [Path(name) for name in files if name]
+    assert paths
+    folders = {path.parent for path in paths if path.suffix == ".py"}
+    installed = {Path(*name.split(".")) for name in told["packages"]} - {Path("benchmark/shipped")}
+    assert installed == folders
+    data = {path for path in paths if path.suffix != ".py"}
+    for package, patterns in told["package-data"].items():
+        folder = Path(told["package-dir"].get(package, package.replace(".", "/")))
+        for pattern in patterns:
+            found = {path.relative_to(ROOT) for path in (ROOT / folder).glob(pattern)}
+            assert found, f"{package}: {pattern} is nothing"
+            data -= found
+    assert not data, "pyproject.toml's package-data leaves these out"
+
+
 def test_nothing_in_the_suite_imports_a_method() -> None:
     for path in ROOT.glob("benchmark/**/*.py"):
         assert not {name for name in imports(path) if name.startswith("methods")}, path

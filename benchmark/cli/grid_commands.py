@@ -72,7 +72,7 @@ def run(
       python -m benchmark run --methods my_module:METHOD --seed 0,1,2
     """
     from benchmark.api import UserError
-    from benchmark.grid import run_grid
+    from benchmark.grid.running import run_grid
 
     if gpu_memory and not where.dry_run:
         raise UserError("--gpu-memory is an estimate of a plan: give it with --dry-run")
@@ -118,7 +118,7 @@ def sweep(
 
         python -m benchmark sweep dreambooth --set learning_rate=1e-4,2e-4 --set steps=100,200
     """
-    from benchmark.grid import run_grid
+    from benchmark.grid.running import run_grid
     from benchmark.studies.sweep import development, variants, write_sweep
 
     with workers.resources(where) as resources:

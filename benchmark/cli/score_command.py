@@ -92,7 +92,7 @@ def score(
                 f"{images} is a run directory, which is scored where it lies: --method, --out, "
                 "--prompts and --skip-unmatched are for images of other tools"
             )
-        from benchmark.grid import score_run
+        from benchmark.grid.scoring import score_run
 
         code = score_run(
             images, protocol=protocol, metrics=items(metrics), encoders=encoders, data=data

@@ -53,6 +53,13 @@ class Ready:
         check_captions(assessment, [work.task for work in left if isinstance(work.task, Job)])
         return cls(grid, existing, jobs, assessment, left, _forecast(grid, existing))
 
+    def tell(self, keep_weights: bool) -> None:
+        """Print what a person should know of what is there: altered, of other versions, unkept."""
+        self.existing.tell_altered(self.jobs, self.grid.suite.protocol.label)
+        self.existing.tell_versions(self.grid.suite.protocol)
+        if keep_weights:
+            self.existing.tell_unkept(self.jobs)
+
     def write_plan(self) -> None:
         """Forget what was altered, and write what is asked for."""
         self.existing.forget_altered()

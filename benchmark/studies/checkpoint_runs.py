@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmark.api import UserError
 from benchmark.config.suite import Suite
-from benchmark.grid import report, run_grid
+from benchmark.grid.reporting import report
+from benchmark.grid.running import run_grid
 from benchmark.models.files.trained_files import trained_files
 from benchmark.results.run import read_run
 from benchmark.runs.machine import ALL, Resources

@@ -20,7 +20,7 @@ import pandas as pd
 from benchmark.api import SUBJECT_IMAGES, UserError
 from benchmark.config.registry import variant
 from benchmark.config.suite import Suite
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.report.caveats import under
 from benchmark.report.markdown import NOTHING, escape, heading, markdown_table, with_interval
 from benchmark.results.claims import published

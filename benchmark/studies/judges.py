@@ -15,7 +15,7 @@ from statistics import fmean, pstdev
 
 from benchmark.api import PRIOR, REAL, UserError
 from benchmark.data.images import read_image
-from benchmark.grid import assessment_of, finished_run
+from benchmark.grid.scoring import assessment_of, finished_run
 from benchmark.models.precision import resolve_device
 from benchmark.runs.existing_run import check_scoring
 from benchmark.runs.score import Assessment, Examiner, one_thread

@@ -20,7 +20,8 @@ from benchmark.api import PRIOR_PROMPT, REAL_PROMPT, Request, Subject, UserError
 from benchmark.config.suite import Suite
 from benchmark.data.dataset import choose_subjects, verify
 from benchmark.data.images import read_image
-from benchmark.grid import report, score_jobs
+from benchmark.grid.reporting import report
+from benchmark.grid.scoring import score_jobs
 from benchmark.models.precision import resolve_device
 from benchmark.runs.existing_run import check_images, check_scoring, extra_metrics, read_existing
 from benchmark.runs.job import make_images

@@ -161,7 +161,7 @@ def test_a_job_has_as_long_as_is_said_and_else_no_limit(
         raise KeyboardInterrupt
 
     limits: list[float | None] = []
-    monkeypatch.setattr("benchmark.grid.execute", execute)
+    monkeypatch.setattr("benchmark.grid.running.execute", execute)
     suite = (tmp_path / "toy.toml").read_text().replace("[data]", '[data]\nsplit = "development"')
     (tmp_path / "split.toml").write_text(suite)
     assert shell(*command, "--suite", "split.toml") == 130

@@ -17,7 +17,7 @@ import pytest
 
 from benchmark.api import Subject
 from benchmark.config.suite import load_suite
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.results.baseline import Baseline, read_baseline
 from benchmark.results.gate import Outcome, check_runs, check_scores, load_runs
 from benchmark.runs.machine import Resources

@@ -12,7 +12,8 @@ import pytest
 from benchmark.api import UserError
 from benchmark.cli.app import main
 from benchmark.config.suite import Suite, load_suite
-from benchmark.grid import run_grid, score_run
+from benchmark.grid.running import run_grid
+from benchmark.grid.scoring import score_run
 from benchmark.report.write import write_report
 from benchmark.results.gate import check_runs
 from benchmark.results.run import run_of
@@ -45,7 +46,7 @@ METHOD = "tests.toy:PRIMED"
 def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs are done in this process, and a report is not written."""
     monkeypatch.setattr(
-        "benchmark.grid.execute", lambda *a, **k: execute(*a, **k | {"place": None})
+        "benchmark.grid.running.execute", lambda *a, **k: execute(*a, **k | {"place": None})
     )
     monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
     monkeypatch.setattr("benchmark.report.terminal.print_table", lambda run: None)

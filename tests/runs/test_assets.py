@@ -20,7 +20,8 @@ from benchmark.api import GUIDE, AssetKind, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.config.registry import load_method
 from benchmark.config.suite import Suite, load_suite
-from benchmark.grid import run_grid, score_run
+from benchmark.grid.running import run_grid
+from benchmark.grid.scoring import score_run
 from benchmark.models.assets.asset_files import MissingFiles
 from benchmark.runs.assets import NoHollow, check_adapters, hollow
 from benchmark.runs.luggage import luggage_of

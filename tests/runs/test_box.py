@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.config.suite import load_suite
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.runs import box
 from benchmark.runs.attempt import Failed, attempt
 from benchmark.runs.box import LeftBehind, boxed

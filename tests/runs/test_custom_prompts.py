@@ -13,7 +13,7 @@ from PIL import Image
 from benchmark.api import CUSTOM, UserError
 from benchmark.config.suite import Suite, load_suite
 from benchmark.data.prompts import choices_in, read_prompts
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.runs.plan import plan
 from benchmark.store.directory import RunDirectory
 from benchmark.studies.outside_images import collect, score_images

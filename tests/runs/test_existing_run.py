@@ -10,7 +10,8 @@ import pytest
 from benchmark.api import UserError
 from benchmark.config.registry import load_method
 from benchmark.config.suite import Suite, load_suite
-from benchmark.grid import run_grid, score_run
+from benchmark.grid.running import run_grid
+from benchmark.grid.scoring import score_run
 from benchmark.report.cost import bytes_left
 from benchmark.results.run import run_of
 from benchmark.runs.existing_run import read_existing

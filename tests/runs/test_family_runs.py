@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmark.api import UserError
 from benchmark.config.suite import load_suite
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.results.merge import join
 from benchmark.results.run import read_run
 from benchmark.runs.plan import plan

@@ -19,7 +19,8 @@ import pytest
 from benchmark.api import UserError
 from benchmark.config.registry import available
 from benchmark.config.suite import Suite, load_suite
-from benchmark.grid import run_grid, score_run
+from benchmark.grid.running import run_grid
+from benchmark.grid.scoring import score_run
 from benchmark.results.run import Run, read_run
 from benchmark.runs.parcel import made_in, needed_by, packed, unpack
 from benchmark.runs.plan import plan

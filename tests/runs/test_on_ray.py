@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmark.api import UserError
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.runs import on_ray
 from benchmark.runs.machine import Resources
 from benchmark.runs.node import Mark

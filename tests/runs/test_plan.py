@@ -8,7 +8,7 @@ import pytest
 
 from benchmark.api import CAPABILITIES, PriorImages, Sampler, UserError
 from benchmark.config.suite import Estimate, Suite, load_suite
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.models.diffusion.sampling import passes
 from benchmark.runs.agenda import Agenda, Work
 from benchmark.runs.plan import Grid, plan

@@ -15,7 +15,7 @@ import pytest
 
 from benchmark.api import UserError
 from benchmark.config.suite import load_suite
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.report.write import write_report
 from benchmark.runs import machine
 from benchmark.runs.agenda import Agenda, work_left
@@ -236,7 +236,7 @@ def test_a_run_that_is_interrupted_while_it_is_reported_says_how_to_go_on(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("benchmark.grid.report", interrupted)
+    monkeypatch.setattr("benchmark.grid.running.report", interrupted)
     grid = plan(load_suite(str(suite_file)), ["tests.toy:PAINT"], subjects=["dog-blue"])
     assert run_grid(grid, tmp_path / "run", resources=ONE) == 130
     assert "interrupted: 1 of 1 jobs are done and kept" in capsys.readouterr().err
@@ -347,10 +347,10 @@ def test_a_model_that_does_not_fit_twice_has_one_worker_and_it_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.setattr("benchmark.grid.on_cuda", lambda: False)
+    monkeypatch.setattr("benchmark.grid.running.on_cuda", lambda: False)
     monkeypatch.setattr(machine, "on_cuda", lambda: False)
     monkeypatch.setattr("benchmark.runs.machine.free_memory", lambda: 30 * 10**9)
-    monkeypatch.setattr("benchmark.grid.free_memory", lambda: 30 * 10**9)
+    monkeypatch.setattr("benchmark.grid.running.free_memory", lambda: 30 * 10**9)
     monkeypatch.setattr(toy.Easels, "memory", lambda kind, model: 18 * 10**9)
     assert run_grid(grid_of(suite_file, "untuned"), tmp_path / "run") == 0
     output = capsys.readouterr().out

@@ -15,7 +15,8 @@ from PIL import Image
 
 from benchmark.api import UserError
 from benchmark.config.suite import Suite, load_suite
-from benchmark.grid import run_grid, score_run
+from benchmark.grid.running import run_grid
+from benchmark.grid.scoring import score_run
 from benchmark.runs.plan import plan
 from benchmark.store.reading import read_contents
 from tests import toy

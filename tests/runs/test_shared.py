@@ -17,7 +17,7 @@ import pytest
 
 from benchmark.api import UserError
 from benchmark.config.suite import load_suite
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.runs.machine import Resources
 from benchmark.runs.plan import plan
 from benchmark.runs.shared import Shard

@@ -17,7 +17,8 @@ import torch
 
 from benchmark.api import UserError
 from benchmark.config.suite import load_suite
-from benchmark.grid import run_grid, score_jobs
+from benchmark.grid.running import run_grid
+from benchmark.grid.scoring import score_jobs
 from benchmark.models.memory import halving
 from benchmark.runs.attempt import Failed, Finished, attempt
 from benchmark.runs.plan import Grid, plan

@@ -14,7 +14,8 @@ from PIL import Image
 from benchmark.api import Request, Subject, UserError
 from benchmark.config.suite import Suite, load_suite
 from benchmark.data.dataset import datasets_directory
-from benchmark.grid import run_grid, score_run
+from benchmark.grid.running import run_grid
+from benchmark.grid.scoring import score_run
 from benchmark.runs.plan import plan
 from benchmark.studies.outside_images import collect, score_images
 from tests import toy

@@ -10,7 +10,7 @@ import pytest
 from benchmark.api import KnownWords, UserError
 from benchmark.config.suite import Suite, load_suite
 from benchmark.data.dataset import datasets_directory, load_dataset
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.models.texts.known_words import known_words
 from benchmark.runs.plan import plan
 from benchmark.runs.vocabulary import check_vocabulary

@@ -12,7 +12,7 @@ import pytest
 
 from benchmark.api import UserError
 from benchmark.cli.options import WorkerOptions
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.runs.agenda import Agenda, Task, work_left
 from benchmark.runs.attempt import Event, Failed, Finished, Lost, Started, attempt
 from benchmark.runs.existing_run import missing, read_existing

@@ -101,7 +101,7 @@ def _surroundings(arguments: list[str], folder: Path) -> Iterator[None]:
         with (
             patch.object(sys, "argv", ["benchmark", *arguments]),
             patch.dict(os.environ, home),
-            patch("benchmark.grid.execute", here),
+            patch("benchmark.grid.running.execute", here),
             patch("benchmark.runs.workers.is_ours", lambda group, name: True),
             patch("matplotlib.figure.Figure.savefig", lambda *_, **__: None),
             warnings.catch_warnings(),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from benchmark.api import UserError
 from benchmark.cli.app import app
 from benchmark.config.suite import load_suite
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.results.judges import usage
 from benchmark.results.run import read_run
 from benchmark.runs.plan import plan

@@ -15,7 +15,7 @@ from PIL import Image
 from benchmark.api import UserError
 from benchmark.config.suite import load_suite
 from benchmark.data.dataset import load_dataset
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.report.write import write_report
 from benchmark.results.baseline import measure_baseline
 from benchmark.results.gate import load_runs

@@ -14,7 +14,7 @@ from PIL import Image
 from benchmark.api import UserError
 from benchmark.config.suite import Suite, load_suite
 from benchmark.data.dataset import load_dataset
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.report.gallery import gallery
 from benchmark.report.write import write_joint_report
 from benchmark.results.run import read_run

@@ -13,7 +13,7 @@ from benchmark.api import UserError
 from benchmark.cli import app as cli
 from benchmark.config import registry
 from benchmark.config.suite import load_suite
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.runs.plan import plan
 from benchmark.store.directory import HEADER, RunDirectory
 from benchmark.store.files import png_bytes, sha256

@@ -13,7 +13,7 @@ import pytest
 
 from benchmark.api import UserError
 from benchmark.cli import app as cli
-from benchmark.grid import run_grid
+from benchmark.grid.running import run_grid
 from benchmark.report.write import write_report
 from benchmark.runs.attempt import Finished
 from benchmark.runs.machine import Resources
