@@ -69,15 +69,16 @@ def paper_of(run: Run) -> dict[str, Any]:
 def noticed(run: Run) -> dict[str, float]:
     """metric -> the difference that the paper's authors call significant to users, as scored here.
 
-    Of the metrics that look through the encoder that this was measured with.
+    Of the metrics that look at whole images through the encoder that this was measured with.
     """
     paper = published()
     found = {}
     for name, limit in paper["user_significance"].items():
         metric = run.scoring.metrics.get(name)
         if metric is not None:
-            models = {run.scoring.encoders[encoder].get("model") for encoder in metric.encoders}
-            if models == {paper["user_significance_model"][name]}:
+            tables = [run.scoring.encoders[encoder] for encoder in metric.encoders]
+            seen = {(table.get("model"), "view" in table) for table in tables}
+            if seen == {(paper["user_significance_model"][name], False)}:
                 found[name] = limit * metric.factor
     return found
 
