@@ -11,6 +11,8 @@ from benchmark.store.records import JobRecord, Phases
 from benchmark.studies.publish import publish_run
 from tests.made_up_run import World, edit_records, make_job, write_run
 
+pytestmark = pytest.mark.figures
+
 
 def record(method, subject, seed=0, **losses):
     job = make_job(method, subject, seed, World())

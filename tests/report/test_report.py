@@ -27,6 +27,8 @@ from tests.made_up_run import (
 )
 from tests.starvation import starved
 
+pytestmark = pytest.mark.figures
+
 SUBJECTS = ("cat-a", "dog-b", "owl-c", "vase-d")
 SUITE = """\
 name = "toy"

@@ -8,6 +8,8 @@ from benchmark.results.merge import join
 from benchmark.results.run import read_run
 from tests.made_up_run import World, write_run
 
+pytestmark = pytest.mark.figures
+
 SUBJECTS = ("cat", "dog", "owl")
 METHODS = {
     ("dreambooth", "real-images", "untuned"): 150,

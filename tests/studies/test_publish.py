@@ -29,6 +29,8 @@ from tests import toy
 from tests.made_up_run import DRAWN, World, edit_records, remove_job, repaint, write_run
 from tests.starvation import starved
 
+pytestmark = pytest.mark.figures
+
 ROOT = Path(__file__).parent.parent.parent
 KEPT = [path.parent for path in sorted(ROOT.glob("reports/**/records.jsonl"))]
 METHODS = ("dreambooth", "real-images", "untuned")
