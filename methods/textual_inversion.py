@@ -35,7 +35,7 @@ class Templates(Personalisation):
 
     @property
     def learned_texts(self) -> list[str]:
-        """These texts."""
+        """The templates with the word in them, e.g. `a photo of a sks`."""
         return [template.format(self.word) for template in self.templates]
 
 
@@ -57,7 +57,7 @@ class TextualInversion(Trained, Templates):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Words."""
+        """Words, beside what every training needs."""
         return super().needs | {WORDS}
 
     def prior(self, subject: Subject) -> None:
