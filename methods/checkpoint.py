@@ -22,7 +22,6 @@ from benchmark.api import (
     WORDS,
     Backbone,
     Draws,
-    PriorImages,
     Request,
     Role,
     Subject,
@@ -71,10 +70,9 @@ class Checkpoint:
             raise UserError("file, digest and identifier have to be set: `checkpoints` does so")
         return planned_files(self.file, self.digest)
 
-    def prior(self, subject: Subject) -> PriorImages | None:
+    def prior(self, subject: Subject) -> None:
         """None. Raises UserError if there is no file, or the phrase has not the learned word."""
         self.texts(subject, [])
-        return None
 
     def texts(self, subject: Subject, requests: Sequence[Request]) -> list[str]:
         """What is drawn."""

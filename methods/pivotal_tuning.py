@@ -10,7 +10,7 @@ which the weights have least to change.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -54,13 +54,10 @@ class PivotalTuning(DreamBoothLora):
 
         word = backbone.new_word(self.word, init=subject.class_noun)
         stage = at_guidance(backbone.stages[0], self.training_guidance)
+        instance = replace(self, prior_weight=0.0).terms(subject, stage, tools)
         return learn_word(
             word,
-            Loss(
-                stage,
-                [self.instance_term(subject, stage, tools)],
-                encode=partial(backbone.encode, words=[word]),
-            ),
+            Loss(stage, instance, encode=partial(backbone.encode, words=[word])),
             Optimisation(
                 self.word_steps,
                 self.word_learning_rate,

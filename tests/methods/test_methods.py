@@ -350,6 +350,18 @@ def test_the_defaults_are_the_papers():
     assert (inversion["learning_rate"], inversion["batch_size"]) == (5e-3, 2)
 
 
+def test_settings_stand_in_the_order_that_reports_and_errors_tell_them_in():
+    first = ["identifier", "steps", "learning_rate", "weight_decay"]
+    last = ["training_guidance", "gradient_accumulation", "optimiser"]
+    assert [*settings(TEXTUAL_INVERSION)] == [*first, "batch_size", "templates", *last]
+    assert [*settings(DREAMBOOTH)] == [
+        *(*first, "max_grad_norm", "batch_size", "train_text_encoder"),
+        *(f"prior_{name}" for name in ("weight", "images", "scheduler", "steps", "guidance")),
+        *("noun", "wrong_noun_live", "wrong_noun_object", *last),
+        *(f"super_resolution_{name}" for name in LATER),
+    ]
+
+
 def test_ablations_differ_from_dreambooth_in_their_setting_alone():
     whole = settings(DREAMBOOTH)
     for method, changed in (
