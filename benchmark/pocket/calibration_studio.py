@@ -34,6 +34,8 @@ class Studio:
     by_truth: Collection[str] = tuple(MASKED)
     #: Of encoders that have a view, and all by one segmenter: as a run's scorer has them.
     viewers: Mapping[str, views.Viewer] = field(default_factory=dict)
+    #: Encoder -> for each time that pictures were seen: in which its view found no subject, (n,).
+    lost: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def see(self, identities: Identities, scenes: Scenes) -> Seen:
         """What each metric sees of each subject in its scene."""
@@ -41,16 +43,21 @@ class Studio:
             metric: (encoder, metric in self.by_truth) for metric, encoder in self.looks.items()
         }
         parts: dict[tuple[str, bool], list[np.ndarray]] = {eye: [] for eye in eyes.values()}
+        found: dict[str, list[np.ndarray]] = {encoder: [] for encoder in self.viewers}
         for rows in torch.arange(len(identities)).split(RUN):
             pictures = as_pixels(render(identities[rows], scenes[rows]))
             alone = masked(pictures, identities[rows], scenes[rows])
             shown = viewed(self.viewers, pictures, identities[rows])
+            for encoder, in_view in shown.items():
+                found[encoder].append(in_view.found)
             for (encoder, is_masked), seen in parts.items():
                 if encoder in shown:
                     seen.append(self._in_view(encoder, shown[encoder]))
                 else:
                     seen.append(self.encoders.embeddings(encoder, alone if is_masked else pictures))
             self.progress(len(rows))
+        for encoder, each in found.items():
+            self.lost.setdefault(encoder, []).append(~np.concatenate(each))
         return {metric: wide(parts[eye]) for metric, eye in eyes.items()}
 
     def photograph(self, identities: Identities) -> Seen:
