@@ -207,7 +207,7 @@ def calibrate(
     what: Annotated[
         Calibrated,
         typer.Argument(
-            metavar=f"[{'|'.join(Calibrated)}]",
+            metavar="|".join(Calibrated),
             help="`metrics`: what each of the suite's metrics tells and what else moves it. "
             "`judges`: which metric, masked or not, tells identity best.",
         ),

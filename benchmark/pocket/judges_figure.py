@@ -23,7 +23,7 @@ from benchmark.report.figures.drawing import PALETTE, SCREEN, png_of, tidy
 
 def judges_png(rows: Sequence[Compared]) -> bytes:
     """Two panels, as a PNG."""
-    figure = SCREEN.figure(11.5, 4.6)
+    figure = SCREEN.figure(11.5, 5.0)
     own, away = figure.subplots(1, 2, sharey=True)
     _draw(own, rows, (HEADLINE, FROM_CLASSMATE), against="")
     own.axvline(0.5, color="black", linewidth=1)
@@ -55,5 +55,6 @@ def _draw(
             linestyle="",
             label=criterion.label,
         )
-    axes.legend(fontsize=8, framealpha=0.85, edgecolor="none", loc="best")
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.06)}
+    axes.legend(fontsize=8, frameon=False, ncols=len(criteria), **place)
     tidy(axes, SCREEN)

@@ -97,9 +97,9 @@ def report_text(rows: Sequence[Compared], command: str) -> str:
         "of others might still not (the rule of three).\n",
         "No vision-language model was asked: none runs in the pocket world, since none is small "
         "enough to ship or was trained on drawn shapes. All this holds for the pocket encoders, "
-        "the pocket segmenter and rendered pictures only. How judges of photographs agree with "
-        "people is said in [docs/judges.md](../../../docs/judges.md), and measured on images of "
-        "yours by `python -m benchmark study`.\n",
+        "the pocket segmenter and rendered pictures only. What is known of judges and people on "
+        "photographs stands in `docs/judges.md`; how far each metric agrees with people on images "
+        "of yours, `python -m benchmark study` measures (`docs/ask-people.md`).\n",
         "![AUC of each judge, and its differences from DINO](judges.png)\n",
     ]
     return "\n".join([*parts, *map(section_text, sections(rows))])

@@ -53,9 +53,8 @@ def difference(found: Found, judge: str, other: str, criterion: Criterion) -> Co
     if (judge, other, *key) in found:
         return found[judge, other, *key]
     turned = found[other, judge, *key]
-    return replace(
-        turned, metric=judge, against=other, value=-turned.value, low=-turned.high, high=-turned.low
-    )
+    value, low, high = (0 - x for x in (turned.value, turned.high, turned.low))  # 0, not -0
+    return replace(turned, metric=judge, against=other, value=value, low=low, high=high)
 
 
 def better(of: Compared, criterion: Criterion) -> int:
