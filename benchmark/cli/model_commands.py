@@ -5,6 +5,7 @@ python -m benchmark identifier --backbone sd15
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -195,7 +196,22 @@ def pretrain(
         print(path)
 
 
+class Calibrated(StrEnum):
+    """What `calibrate` can measure."""
+
+    METRICS = "metrics"
+    JUDGES = "judges"
+
+
 def calibrate(
+    what: Annotated[
+        Calibrated,
+        typer.Argument(
+            metavar="|".join(Calibrated),
+            help="`metrics`: what each of the suite's metrics tells and what else moves it. "
+            "`judges`: which metric, masked or not, tells identity best.",
+        ),
+    ] = Calibrated.METRICS,
     subjects: Annotated[
         int, typer.Option(metavar="N", min=10, help="Subjects to draw; ten are one a class.")
     ] = 200,
@@ -204,24 +220,44 @@ def calibrate(
         typer.Option(metavar="N", min=0, max=SEEDS.stop - 1, help="Another draws others."),
     ] = 0,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where calibration.csv, .md and .png go.")
-    ] = Path("reports/pocket/calibration"),
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where a .csv, .md and .png go; else reports/pocket/calibration, or "
+            "reports/pocket/judges.",
+        ),
+    ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a calibration that is there.")
+        bool, typer.Option("--overwrite", help="Replace files that are there.")
     ] = False,
 ) -> None:
     """Measure the metrics themselves, on pocket pictures of which the truth is known.
 
-    How surely DINO, CLIP-I and CLIP-T tell right from wrong, whether they follow identity from one
-    subject to another, and what else moves them.
+    `metrics`, the default: how surely DINO, CLIP-I and CLIP-T tell right from wrong, whether they
+    follow identity from one subject to another, and what else moves them.
 
-    Example:
+    `judges`: DINO and CLIP-I on whole pictures, masked and cut out by the suite's own segmenter,
+    and masked by the truth, all on the same pictures: how well each tells a subject from others
+    that look like it, how far each is from DINO, and what masking gains or loses. No
+    vision-language model is asked: none runs in the pocket world.
 
-        python -m benchmark calibrate --subjects 50 --out my-calibration
+    200 subjects take some minutes for `metrics`, and about twice as long for `judges`.
+
+    Examples:
+
+      python -m benchmark calibrate --subjects 50 --out my-calibration
+
+      python -m benchmark calibrate judges --subjects 50 --out my-judges
     """
-    from benchmark.pocket.calibrate import run_calibration
+    if what is Calibrated.JUDGES:
+        from benchmark.pocket.calibrate_judges import run_judges as measure
 
-    run_calibration(subjects=subjects, seed=seed, out=out, overwrite=overwrite)
+        default = Path("reports/pocket/judges")
+    else:
+        from benchmark.pocket.calibrate import run_calibration as measure
+
+        default = Path("reports/pocket/calibration")
+    measure(subjects=subjects, seed=seed, out=out or default, overwrite=overwrite)
 
 
 def draw_subjects(

@@ -11,41 +11,36 @@ do, without the faults of a segmenter.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
 from benchmark.config.protocol import load_protocol
 from benchmark.pocket.calibration_arithmetic import (
     Finding,
     graded,
     mean,
-    ranked,
     separation,
     share,
     shift,
 )
-from benchmark.pocket.calibration_report import check_free, print_calibration, write_calibration
+from benchmark.pocket.calibration_pages import check_free, print_sections
+from benchmark.pocket.calibration_progress import watched
+from benchmark.pocket.calibration_report import FILES, sections, write_calibration
 from benchmark.pocket.calibration_scenes import (
     AMONG_ALL,
     AMONG_MATES,
     AMOUNTS,
-    CLASSMATE,
     FIELDS,
     INSTEAD,
     LOOK_ALIKES,
     MASKED,
-    MATCHED,
     MORPHS,
     OF_PROMPTS,
-    OF_SUBJECTS,
-    OTHER_CLASS,
     PLACES,
     STANDARD,
     another,
@@ -56,6 +51,17 @@ from benchmark.pocket.calibration_scenes import (
     placed,
     wearing,
 )
+from benchmark.pocket.calibration_scores import (
+    STREAM,
+    cosines,
+    drops,
+    meet,
+    others_of,
+    ranks_among_all,
+    ranks_among_mates,
+    scores_along,
+    scores_apart,
+)
 from benchmark.pocket.calibration_studio import Seen, Studio, Subjects
 from benchmark.pocket.individuals import IMAGES_PER_SUBJECT
 from benchmark.pocket.training import step_generator
@@ -65,10 +71,7 @@ from benchmark.pocket.world import (
     COLOURS,
     LIVE,
     Identities,
-    classmates,
-    morph,
     plain_scenes,
-    sample_identities,
     sample_scenes,
 )
 from benchmark.scoring.features import Encoders
@@ -92,26 +95,14 @@ def run_calibration(*, subjects: int, seed: int, out: Path, overwrite: bool) -> 
 
     Raises UserError, before anything is drawn, if `out` holds a calibration and `overwrite` is off.
     """
-    check_free(out, overwrite=overwrite)
+    check_free(out, FILES, overwrite=overwrite)
     started = time.monotonic()
     scorer = load_scorer(load_protocol("pocket"))
-    total = pictures_of(subjects)
-    console = Console(stderr=True)
-    findings: list[Finding] = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"{total} pictures", total=total)
-        for part, found in calibrate(
-            scorer.encoders,
-            looks_of(scorer.scoring),
-            subjects=subjects,
-            seed=seed,
-            progress=lambda seen: bar.advance(task, seen),
-        ):
-            findings += found
-            if not console.is_terminal:  # where no bar is seen
-                seen, seconds = bar.tasks[task].completed, time.monotonic() - started
-                print(f"{part}: {seen:.0f} of {total} pictures, {seconds:.0f} s", file=sys.stderr)
-    print_calibration(findings)
+    looks, total = looks_of(scorer.scoring), pictures_of(subjects)
+    findings = watched(
+        partial(calibrate, scorer.encoders, looks, subjects=subjects, seed=seed), total
+    )
+    print_sections(sections(findings))
     command = f"python -m benchmark calibrate --subjects {subjects} --seed {seed}"
     write_calibration(findings, out, command=command)
     print(f"{total} pictures in {time.monotonic() - started:.0f} s; written to {out}")
@@ -136,18 +127,10 @@ def calibrate(
     `looks`: metric -> the encoder that it looks through. `progress` is called with the
     number of pictures newly seen.
     """
-    generator = step_generator("calibrate", seed)
-    studio = Studio(encoders, looks, generator, progress)
-    kind = torch.arange(subjects) % len(CLASSES)
-    identities = sample_identities(subjects, generator, kind=kind)
-    repeated = identities[torch.arange(subjects).repeat_interleave(IMAGES_PER_SUBJECT)]
-    seen = studio.photograph(repeated)
-    references = {
-        metric: seen[metric].reshape(subjects, IMAGES_PER_SUBJECT, -1) for metric in OF_SUBJECTS
-    }
-    known = Subjects(identities, references)
+    studio = Studio(encoders, looks, step_generator(STREAM, seed), progress)
+    known = meet(studio, subjects)
     yield "telling subjects apart", tell_subjects_apart(studio, known)
-    yield "telling prompts apart", tell_prompts_apart(studio, identities)
+    yield "telling prompts apart", tell_prompts_apart(studio, known.identities)
     yield "following one subject into another", follow_morphs(studio, known)
     yield "changing one thing at a time", change_one_thing(studio, known)
     yield "ranking look-alikes", rank_look_alikes(studio, known)
@@ -155,15 +138,8 @@ def calibrate(
 
 def tell_subjects_apart(studio: Studio, subjects: Subjects) -> list[Finding]:
     """DINO and CLIP-I of new pictures of each subject against those of others."""
-    identities, generator = subjects.identities, studio.generator
-    kinds = another(identities.kind, len(CLASSES), generator)
-    others = {
-        MATCHED: classmates(identities, generator, same_colours=True),
-        CLASSMATE: classmates(identities, generator, same_colours=False),
-        OTHER_CLASS: sample_identities(len(identities), generator, kind=kinds),
-    }
-    right = subjects.scores(studio.photograph(identities))
-    wrong = {name: subjects.scores(studio.photograph(other)) for name, other in others.items()}
+    others = others_of(subjects.identities, studio.generator)
+    right, wrong = scores_apart(studio, subjects, others)
     return [
         finding
         for metric in right
@@ -202,17 +178,11 @@ def tell_prompts_apart(studio: Studio, identities: Identities) -> list[Finding]:
 
 def follow_morphs(studio: Studio, subjects: Subjects) -> list[Finding]:
     """DINO and CLIP-I of subjects that turn into classmates, each picture in a new scene."""
-    identities = subjects.identities
     findings = []
     for axis, same_colours in MORPHS.items():
-        ends = classmates(identities, studio.generator, same_colours=same_colours)
-        steps = []
-        for amount in AMOUNTS:
-            between = morph(identities, ends, torch.full((len(ends),), amount))
-            steps.append(subjects.scores(studio.photograph(between)))
-        for metric in subjects.references:
-            scores = np.stack([step[metric] for step in steps], axis=1)
-            findings += graded(metric, axis, scores, AMOUNTS)
+        scores = scores_along(studio, subjects, same_colours=same_colours)
+        for metric, along in scores.items():
+            findings += graded(metric, axis, along, AMOUNTS)
     return findings
 
 
@@ -235,8 +205,8 @@ def change_one_thing(studio: Studio, subjects: Subjects) -> list[Finding]:
         return subjects.scores(seen) | {OF_PROMPTS: cosines(seen[OF_PROMPTS], text)}
 
     def moves(seen: Seen) -> Seen:
-        drops = {metric: 1 - cosines(before[metric], seen[metric]) for metric in OF_SUBJECTS}
-        return drops | {OF_PROMPTS: np.abs(scores(before)[OF_PROMPTS] - scores(seen)[OF_PROMPTS])}
+        moved = np.abs(scores(before)[OF_PROMPTS] - scores(seen)[OF_PROMPTS])
+        return drops(subjects, before, seen) | {OF_PROMPTS: moved}
 
     findings = []
     for metric, standard in STANDARD.items():
@@ -258,32 +228,17 @@ def rank_look_alikes(studio: Studio, subjects: Subjects) -> list[Finding]:
     As the metrics of look-alikes rank: `top-1` and `MRR` by the mean cosine to a subject's real
     images, `mAP` by each. What is masked has a `mAP gain` over what is not.
     """
-    n, shape = len(subjects.identities), (len(subjects.identities), IMAGES_PER_SUBJECT, -1)
     seen = studio.photograph(subjects.identities)
-    mates: dict[str, list[np.ndarray]] = {metric: [] for metric in subjects.references}
-    rows = torch.arange(n).repeat_interleave(IMAGES_PER_SUBJECT)
-    for _ in range(LOOK_ALIKES):
-        others = classmates(subjects.identities, studio.generator, same_colours=True)
-        photographs = studio.photograph(others[rows])
-        for metric, found in mates.items():
-            found.append(photographs[metric].reshape(shape))
-    ranks: dict[tuple[str, str], np.ndarray] = {}
-    for metric, own in subjects.references.items():
-        small = np.stack([own, *mates[metric]], axis=1)
-        cosines_of = [np.einsum("d,spd->sp", seen[metric][i], small[i]) for i in range(n)]
-        ranks[metric, AMONG_MATES] = np.array([ranked(near, 0) for near in cosines_of])
-        near = np.einsum("nd,spd->nsp", seen[metric], own)
-        ranks[metric, AMONG_ALL] = np.array([ranked(near[i], i) for i in range(n)])
+    among = {
+        AMONG_MATES: ranks_among_mates(studio, subjects, seen),
+        AMONG_ALL: ranks_among_all(subjects, seen),
+    }
     findings = []
-    for (metric, axis), values in ranks.items():
-        named = zip(("top-1", "MRR", "mAP"), values.T, strict=True)
-        findings += [mean(metric, axis, quantity, column) for quantity, column in named]
-        if metric in MASKED:
-            gain = values[:, 2] - ranks[MASKED[metric], axis][:, 2]
-            findings.append(mean(metric, axis, "mAP gain", gain))
+    for metric in subjects.references:
+        for axis, ranks in among.items():
+            named = zip(("top-1", "MRR", "mAP"), ranks[metric].T, strict=True)
+            findings += [mean(metric, axis, quantity, column) for quantity, column in named]
+            if metric in MASKED:
+                gain = ranks[metric][:, 2] - ranks[MASKED[metric]][:, 2]
+                findings.append(mean(metric, axis, "mAP gain", gain))
     return findings
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(n, d), (n, d) -> (n,) for rows of unit length."""
-    return (a * b).sum(axis=1)

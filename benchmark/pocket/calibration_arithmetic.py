@@ -8,8 +8,10 @@ together, as everywhere in the suite.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import bootstrap, mannwhitneyu, spearmanr
@@ -35,8 +37,14 @@ class Finding:
 
 def auc(right: np.ndarray, wrong: np.ndarray, axis: int = -1) -> np.ndarray:
     """How often a score of `right` exceeds one of `wrong`, in [0, 1]; ties count half."""
-    wins = mannwhitneyu(right, wrong, axis=axis, method="asymptotic").statistic
-    return wins / (right.shape[axis] * wrong.shape[axis])
+    won = mannwhitneyu(right, wrong, axis=axis, method="asymptotic").statistic
+    return won / (right.shape[axis] * wrong.shape[axis])
+
+
+def wins(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """(n,) 1 where the right one scores higher, 0.5 for a tie; NaN where there is no score."""
+    won = (right > wrong) + 0.5 * (right == wrong)
+    return np.where(np.isnan(right + wrong), np.nan, won)
 
 
 def ratio(part: np.ndarray, whole: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -50,7 +58,8 @@ def ratio(part: np.ndarray, whole: np.ndarray, axis: int = -1) -> np.ndarray:
 def rank_correlation(scores: np.ndarray, distances: np.ndarray) -> np.ndarray:
     """(n,) Spearman correlation of each row of `scores`, (n, k), with `distances`, (k,).
 
-    Raises ValueError where a row's scores are all the same: they have no order.
+    NaN where a score is. Raises ValueError where a row's scores are all the same: they have no
+    order.
     """
     if np.any(np.ptp(scores, axis=1) == 0):
         raise ValueError("a subject's scores are all the same: they have no rank correlation")
@@ -60,8 +69,10 @@ def rank_correlation(scores: np.ndarray, distances: np.ndarray) -> np.ndarray:
 def ranked(near: np.ndarray, own: int) -> tuple[float, float, float]:
     """Top-1, reciprocal rank and average precision of subject `own`.
 
-    `near`: (subjects, images) cosines of one picture.
+    `near`: (subjects, images) cosines of one picture. NaN if one is: there is no rank among them.
     """
+    if np.isnan(near).any():
+        return (math.nan,) * 3
     places = np.repeat(np.arange(len(near)), near.shape[1])
     rank = subject_rank(near.ravel(), places, own)
     return float(rank == 1), 1 / rank, average_precision(near.ravel(), places == own)
@@ -73,10 +84,9 @@ def separation(metric: str, axis: str, right: np.ndarray, wrong: np.ndarray) -> 
     `auc` compares across subjects, `paired` only within each (how often its right one scores
     higher, ties half), `gap` is the mean of right - wrong.
     """
-    paired = (right > wrong) + 0.5 * (right == wrong)
     return [
         _finding(metric, axis, "auc", auc, right, wrong),
-        mean(metric, axis, "paired", paired),
+        mean(metric, axis, "paired", wins(right, wrong)),
         mean(metric, axis, "gap", right - wrong),
     ]
 
@@ -115,10 +125,12 @@ def mean(metric: str, axis: str, quantity: str, values: np.ndarray) -> Finding:
     return _finding(metric, axis, quantity, np.mean, values)
 
 
-def _finding(
-    metric: str, axis: str, quantity: str, statistic: Callable, *samples: np.ndarray
-) -> Finding:
-    found = bootstrap(
+def resampled(statistic: Callable, *samples: np.ndarray) -> Any:
+    """scipy's bootstrap of `statistic`: all (n,) `samples` of a subject are drawn together.
+
+    What has as many subjects has the same resamples.
+    """
+    return bootstrap(
         samples,
         statistic,
         paired=True,
@@ -127,7 +139,13 @@ def _finding(
         n_resamples=RESAMPLES,
         method="percentile",
         rng=np.random.default_rng(0),
-    ).confidence_interval
+    )
+
+
+def _finding(
+    metric: str, axis: str, quantity: str, statistic: Callable, *samples: np.ndarray
+) -> Finding:
+    found = resampled(statistic, *samples).confidence_interval
     value = float(statistic(*samples))
     return Finding(
         metric, axis, quantity, value, float(found.low), float(found.high), len(samples[0])

@@ -7,19 +7,12 @@ calibration.png     the same drawn
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from benchmark.api import UserError
 from benchmark.pocket.calibration_arithmetic import Finding, at
 from benchmark.pocket.calibration_figure import calibration_png
+from benchmark.pocket.calibration_pages import Section, csv_text, section_text
 from benchmark.pocket.calibration_scenes import (
     AMOUNTS,
     INSTEAD,
@@ -29,7 +22,7 @@ from benchmark.pocket.calibration_scenes import (
     OF_SUBJECTS,
     STANDARD,
 )
-from benchmark.report.markdown import NOTHING, markdown_table, signed, with_interval
+from benchmark.report.markdown import NOTHING, signed, with_interval
 from benchmark.store.directory import write_atomically
 
 FILES = ("calibration.csv", "calibration.md", "calibration.png")
@@ -47,28 +40,6 @@ SURE = 0.95  #: an AUC whose interval lies above is called sure
 Found = dict[tuple[str, str, str], Finding]
 
 
-@dataclass(frozen=True)
-class Section:
-    """A table, what its columns are, and what it says of each metric."""
-
-    title: str
-    lead: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    remarks: Sequence[str]
-
-
-def check_free(directory: Path, *, overwrite: bool) -> None:
-    """Raise UserError if the files cannot go to `directory`, or would replace others unasked."""
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} is no folder: choose another --out")
-    there = [name for name in FILES if (directory / name).exists()]
-    if there and not overwrite:
-        raise UserError(
-            f"{directory / there[0]} exists: write elsewhere with --out, or give --overwrite"
-        )
-
-
 def write_calibration(findings: Sequence[Finding], directory: Path, *, command: str) -> None:
     """Write FILES. Raises UserError if that fails."""
     # All three are made before the first is written, so that a fault leaves what was there.
@@ -77,32 +48,6 @@ def write_calibration(findings: Sequence[Finding], directory: Path, *, command: 
     write_atomically(directory / "calibration.csv", numbers)
     write_atomically(directory / "calibration.md", report)
     write_atomically(directory / "calibration.png", figure)
-
-
-def print_calibration(findings: Sequence[Finding]) -> None:
-    """The tables of calibration.md."""
-    # Off a terminal rich assumes 80 columns, and would break the rows.
-    console = Console(highlight=False, width=None if Console().is_terminal else 200)
-    for section in sections(findings):
-        table = Table(title=section.title, title_justify="left", box=None, pad_edge=False)
-        for i, name in enumerate(section.header):
-            table.add_column(name, justify="right" if i else "left", overflow="fold")
-        for row in section.rows:
-            table.add_row(*map(Text, row))
-        console.print(table, "")
-
-
-def csv_text(findings: Sequence[Finding]) -> str:
-    """Long form: a row a number, six decimals, empty where there is no interval."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Finding)])
-    for finding in findings:
-        row = asdict(finding)
-        for name in ("value", "low", "high"):
-            row[name] = "" if row[name] != row[name] else f"{row[name]:.6f}"
-        writer.writerow(row.values())
-    return buffer.getvalue()
 
 
 def report_text(findings: Sequence[Finding], command: str) -> str:
@@ -120,11 +65,7 @@ def report_text(findings: Sequence[Finding], command: str) -> str:
         "make of photographs was not measured here.\n",
         "![AUC, morphs and confounders](calibration.png)\n",
     ]
-    for section in sections(findings):
-        parts += [f"## {section.title}\n", section.lead + "\n"]
-        parts.append(markdown_table(section.header, section.rows))
-        parts.append("\n".join(f"- {remark}" for remark in section.remarks) + "\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, *map(section_text, sections(findings))])
 
 
 def sections(findings: Sequence[Finding]) -> list[Section]:

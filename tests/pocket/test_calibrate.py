@@ -42,11 +42,8 @@ from benchmark.pocket.calibration_scenes import (
 from benchmark.pocket.calibration_studio import Studio, masked
 from benchmark.pocket.true_masks import true_masks
 from benchmark.pocket.world import (
-    ACCESSORIES,
-    BACKGROUND_PHRASES,
     BACKGROUNDS,
     CLASSES,
-    COLOURS,
     LIVE,
     Scenes,
     plain_scenes,
@@ -54,95 +51,9 @@ from benchmark.pocket.world import (
 )
 from benchmark.scoring.features import Encoders
 from benchmark.scoring.scorer import load_scorer, scoring_of
+from tests.pocket.truth import Background, Identity, Sayable, draw_truth
 from tests.reference import calibration as reference
 from tests.reference.bootstrap import exact_interval, exact_paired_interval
-
-# What the toy renderer draws: a row of numbers, the truth itself, cut in named pieces.
-IDENTITY = len(CLASSES) + 9 + 4 + 8
-WIDTHS = {
-    "identity": IDENTITY,
-    "kind": len(CLASSES),
-    "background": len(BACKGROUNDS),
-    "colour": len(COLOURS) + 1,
-    "accessory": len(ACCESSORIES),
-    "pose": 6,
-}
-
-
-def one_hot(index, count):
-    return torch.nn.functional.one_hot(index, count).float()
-
-
-def draw_truth(identities, scenes):
-    kind = one_hot(identities.kind, len(CLASSES))
-    rows = (identities.rgb.flatten(1), identities.weight, identities.shape)
-    colour = one_hot(scenes.colour + 1, len(COLOURS) + 1)
-    colour[:, 0] = 0
-    accessory = one_hot(scenes.accessory, len(ACCESSORIES))
-    accessory[:, 0] = 0
-    background = one_hot(scenes.background, len(BACKGROUNDS))
-    return torch.cat([kind, *rows, kind, background, colour, accessory, scenes.pose], dim=1)
-
-
-def piece(pictures, *names):
-    cut = dict(zip(WIDTHS, pictures.split(list(WIDTHS.values()), dim=1), strict=True))
-    return torch.cat([cut[name] for name in names], dim=1).numpy()
-
-
-def without_background(pictures):
-    start = IDENTITY + len(CLASSES)
-    pictures = pictures.clone()
-    pictures[:, start : start + len(BACKGROUNDS)] = 0
-    return pictures
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-SAID = ("kind", "background", "colour", "accessory")
-
-
-class Identity:
-    """An encoder that is the true identity."""
-
-    def embeddings(self, pictures):
-        return unit(piece(pictures, "identity"))
-
-
-class Sayable:
-    """What can be said of a picture, with a little identity."""
-
-    def embeddings(self, pictures):
-        identity = unit(piece(pictures, "identity"))
-        return unit(np.concatenate([unit(piece(pictures, *SAID)), 0.1 * identity], axis=1))
-
-    def text_embeddings(self, texts):
-        said = np.array([self._words(text) for text in texts], np.float32)
-        return unit(np.concatenate([said, np.zeros((len(said), IDENTITY))], axis=1))
-
-    def _words(self, text):
-        noun, _, dress = text.removeprefix("a ").partition(" wearing ")
-        dress = dress.removeprefix("a ")
-        place = next((p for p in PLACES if noun.endswith(BACKGROUND_PHRASES[p])), None)
-        words = noun.split()
-        return [
-            *(name in words for name in CLASSES),
-            *(name == place for name in BACKGROUNDS),
-            False,
-            *(name in words[:1] for name in COLOURS),
-            *(name == dress for name in ACCESSORIES),
-        ]
-
-
-class Background:
-    """Sees the background, and next to nothing else: faint numbers without order."""
-
-    def embeddings(self, pictures):
-        scale = 1e5 * (2 + piece(pictures, "pose")[:, :1].astype(np.float64))
-        noise = np.sin(scale * piece(pictures, "identity"))
-        return unit(np.concatenate([piece(pictures, "background"), 1e-4 * noise], axis=1))
-
 
 TRUTHFUL = Encoders({"shapes": Identity(), "words": Sayable()})
 BLIND = Encoders({"shapes": Background(), "words": Sayable()})
@@ -154,14 +65,6 @@ def found(encoders, looks=LOOKS, *, subjects=60, seed=0):
     findings = [finding for _, found in parts for finding in found]
     assert len({(f.metric, f.axis, f.quantity) for f in findings}) == len(findings)
     return {(f.metric, f.axis, f.quantity): f for f in findings}
-
-
-@pytest.fixture
-def toy(monkeypatch):
-    """Pictures that are the truth in numbers."""
-    monkeypatch.setattr(studio_module, "render", draw_truth)
-    monkeypatch.setattr(studio_module, "as_pixels", lambda pictures: pictures)
-    monkeypatch.setattr(studio_module, "masked", lambda pictures, *_: without_background(pictures))
 
 
 # Arithmetic
