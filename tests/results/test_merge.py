@@ -1,11 +1,10 @@
 """Several runs in one report: what they come to, and what is refused."""
 
 import re
-import subprocess
-import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmark.api import Prompt, Unscored, UserError
+from benchmark.cli import app as cli
 from benchmark.report import write as report
 from benchmark.report.caveats import in_a_row
 from benchmark.report.differences import differences_section
@@ -294,7 +294,21 @@ def test_a_run_with_failed_jobs_keeps_its_own_report(tmp_path):
     assert "**The grid is incomplete**: untuned lacks cat." in text
 
 
-def test_a_method_that_failed_everywhere_is_missed(tmp_path):
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["benchmark", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return SimpleNamespace(code=code, **capsys.readouterr()._asdict())
+
+    return run
+
+
+def test_a_method_that_failed_everywhere_is_missed(tmp_path, command):
     runs = [make(tmp_path / "a"), make(tmp_path / "b", seeds=(1,))]
     for subject in ("cat", "dog", "owl"):
         remove_job(runs[0], "untuned", subject)
@@ -302,10 +316,10 @@ def test_a_method_that_failed_everywhere_is_missed(tmp_path):
     assert f"**Not finished**: 3 planned jobs: {lost}." in write_report(runs[0]).read_text()
     assert "Not finished" not in write_report(runs[1]).read_text()
     done = command("report", runs[0])
-    assert done.returncode == 2
-    assert f"not finished: {lost}; run what is missing" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert command("report", runs[0], "--partial").returncode == 0
+    assert done.code == 2
+    assert f"not finished: {lost}; run what is missing" in done.err
+    assert done.err.count("\n") == 1
+    assert command("report", runs[0], "--partial").code == 0
     again = make(tmp_path / "again", methods=("untuned",))
     assert unfinished(join([read_run(run) for run in (*runs, again)], tmp_path / "all")) == []
 
@@ -364,34 +378,24 @@ def test_an_earlier_report_is_replaced_and_one_cut_short_too(tmp_path, monkeypat
     assert first != second
 
 
-def command(*arguments):
-    code = (
-        f"import sys; sys.argv = ['benchmark', *{[str(a) for a in arguments]!r}]\n"
-        "from benchmark.cli.app import main\n"
-        "try:\n    main()\n"
-        "finally:\n    assert 'torch' not in sys.modules\n"
-    )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-
-
-def test_the_command_line(tmp_path):
+def test_the_command_line(tmp_path, command):
     runs = [make(tmp_path / "a"), make(tmp_path / "b", seeds=(1,))]
     done = command("report", *runs)
-    assert done.returncode == 2
-    assert done.stderr == "error: 2 runs make a report of their own: say where with --out DIR\n"
+    assert done.code == 2
+    assert done.err == "error: 2 runs make a report of their own: say where with --out DIR\n"
     done = command("report", *runs, "--out", tmp_path / "out")
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/out/report.md\n"), done.stderr
+    assert (done.code, done.out) == (0, f"{tmp_path}/out/report.md\n"), done.err
     remove_job(runs[1], "untuned", "cat", 1)
     done = command("report", *runs, "--out", tmp_path / "out")
-    assert done.returncode == 2
+    assert done.code == 2
     assert re.fullmatch(
-        r"error: the grid is incomplete: untuned lacks cat \(seed 1\).*\n", done.stderr
+        r"error: the grid is incomplete: untuned lacks cat \(seed 1\).*\n", done.err
     )
     done = command("report", *runs, "--out", tmp_path / "out", "--partial")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     done = command("report", tmp_path / "out")
-    assert done.returncode == 2
-    assert "no run directory" in done.stderr
+    assert done.code == 2
+    assert "no run directory" in done.err
 
 
 def test_no_noise_is_claimed_to_be_shared_with_images_made_elsewhere(tmp_path):
