@@ -19,6 +19,7 @@ from benchmark.api import UserError
 from benchmark.cli import app as cli
 from benchmark.config.suite import load_suite
 from benchmark.models.assets.assets import identify
+from benchmark.pocket.text_encoder import TEXT_WIDTH
 from benchmark.report.write import write_report
 from benchmark.results.gate import check_runs
 from benchmark.results.run import read_run
@@ -162,7 +163,7 @@ def test_the_pages_code_is_the_packages(page: str, file: str) -> None:
 
 @pytest.mark.slow
 def test_the_methods_page_runs(tmp_path: Path) -> None:
-    code, _ = snippets("docs/write-a-method.md", "python")
+    code, *_ = snippets("docs/write-a-method.md", "python")
     (tmp_path / "low_rank.py").write_text(code)
     done = benchmark(
         *("run", "--methods", "low_rank:METHOD[steps=3]", "--subjects", "dog", "--prompts", "1"),
@@ -182,7 +183,7 @@ def test_the_methods_page_runs(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_methods_page_preserves_the_prior(tmp_path: Path) -> None:
     names = ("low_rank.py", "preserving.py")
-    for name, code in zip(names, snippets("docs/write-a-method.md", "python"), strict=True):
+    for name, code in zip(names, snippets("docs/write-a-method.md", "python")[:2], strict=True):
         (tmp_path / name).write_text(code)
     done = benchmark(
         *("run", "--methods", "preserving:METHOD[steps=2,prior_images=2]", "--subjects", "dog"),
@@ -195,6 +196,19 @@ def test_the_methods_page_preserves_the_prior(tmp_path: Path) -> None:
     assert set(record.losses) == {"instance", "prior"}
     (prior,) = read_run(tmp_path / "out").priors
     assert (record.job.fit.prior, prior.prior.count) == (prior.prior.key, 2)
+
+
+@pytest.mark.slow
+def test_the_methods_page_learns_a_word(tmp_path: Path) -> None:
+    (tmp_path / "own_word.py").write_text(snippets("docs/write-a-method.md", "python")[2])
+    done = benchmark(
+        *("run", "--methods", "own_word:METHOD[steps=2]", "--subjects", "dog", "--prompts", "1"),
+        *("--images-per-prompt", "1", "--workers", "1", "--out", "out", "--no-controls"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    (record,) = read_run(tmp_path / "out").records
+    assert record.learned_numbers == TEXT_WIDTH, "a vector of the pocket text encoder's width"
 
 
 @pytest.mark.slow
