@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from benchmark.cli.options import (
+    MetricsOption,
     RunOptions,
     SelectionOptions,
     SuiteOptions,
@@ -36,6 +37,7 @@ def run(
     controls: Annotated[
         bool, typer.Option(help="Also the suite's controls, which scores are measured against.")
     ] = True,
+    metrics: MetricsOption = "",
     suite: SuiteOptions = _SUITE,
     selection: SelectionOptions = _SELECTION,
     where: RunOptions = _RUN,
@@ -86,6 +88,7 @@ def run(
             resources=resources,
             dry_run=where.dry_run,
             keep_weights=keep_weights,
+            metrics=items(metrics),
         )
     if where.dry_run and (grid.device != "cpu" if gpu_memory is None else gpu_memory):
         from benchmark.runs.memory_table import print_gpu_memory

@@ -69,6 +69,13 @@ ProtocolOption = Annotated[
     str,
     typer.Option(metavar="NAME|FILE.toml", help="How images are scored; else as the suite says."),
 ]
+MetricsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[,...]",
+        help="Beside the protocol's: from `list metrics`, or my_module:METRIC.",
+    ),
+]
 EncodersOption = Annotated[
     Path | None,
     typer.Option(

@@ -17,6 +17,7 @@ from benchmark.api import UserError
 from benchmark.cli.options import (
     DataOption,
     EncodersOption,
+    MetricsOption,
     PromptsOption,
     ProtocolOption,
     SuiteOption,
@@ -61,13 +62,7 @@ def score(
         ),
     ],
     protocol: ProtocolOption = "",
-    metrics: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME[,...]",
-            help="Beside the protocol's: from `list metrics`, or my_module:METRIC.",
-        ),
-    ] = "",
+    metrics: MetricsOption = "",
     encoders: EncodersOption = None,
     data: DataOption = None,
     outside: OutsideOptions = _OUTSIDE,

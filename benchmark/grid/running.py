@@ -42,17 +42,19 @@ def run_grid(
     resources: Resources = ALL,
     dry_run: bool = False,
     keep_weights: bool = False,
+    metrics: Sequence[str] = (),
 ) -> int:
     """Do what is not done yet of `grid` in the run directory `path`, then write the report.
 
     `dry_run`: say what that is, and refuse what would be refused, but do, fetch and write nothing.
+    `metrics`: names of those that score it too, beside the protocol's.
     Returns the exit code: 0: every job is done; 1: some failed; 130: interrupted, and what is done
     is kept. Raises UserError if `path` cannot be written to, belongs to something else, or holds
     images or scores that `grid` would change.
     """
     directory = RunDirectory(path.absolute())  # a method may go to another folder
     logbook = Logbook.opened(resources.log, directory)
-    ready = Ready.of(grid, path, keep_weights)
+    ready = Ready.of(grid, path, keep_weights=keep_weights, metrics=metrics)
     check_files(grid.suite, _jobs(work for work in ready.left if work.draws))
     here = not dry_run or is_here(grid.suite.backbone)
     memory = _fetch(grid, ready.left) if here else None

@@ -6,6 +6,7 @@ ready.left          # prior images, fits, images, scores
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +43,18 @@ class Ready:
     forecast: Forecast
 
     @classmethod
-    def of(cls, grid: Grid, path: Path, keep_weights: bool = False) -> Ready:
-        """Raises UserError if the directory is another's, or if `grid` would change what it has."""
+    def of(
+        cls, grid: Grid, path: Path, *, keep_weights: bool = False, metrics: Sequence[str] = ()
+    ) -> Ready:
+        """`metrics`: beside the protocol's, and those that the directory has.
+
+        Raises UserError if the directory is another's, or if `grid` would change what it has.
+        """
         existing = read_existing(RunDirectory(path), keep_weights=keep_weights)
         jobs = joined(grid, existing)
         check_images(jobs, grid.settled, existing)
-        assessment = Assessment.of(grid.suite, extra_metrics(grid.suite.protocol, existing))
+        extra = extra_metrics(grid.suite.protocol, existing, metrics)
+        assessment = Assessment.of(grid.suite, extra)
         check_scoring(assessment, existing)
         left = work_left(jobs, grid.priors, assessment.scoring, existing)
         check_captions(assessment, [work.task for work in left if isinstance(work.task, Job)])

@@ -85,6 +85,20 @@ def test_a_metric_of_ones_own_joins_and_stays(
     assert values(finished, "toy-1") == after
 
 
+def test_a_run_is_scored_by_a_metric_of_ones_own_from_its_beginning(
+    finished: Path, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
+    grid = plan(suite, ["tests.toy:PAINT", "real-images"])
+    with pytest.raises(UserError, match="unknown metric 'nonesuch'"):
+        run_grid(grid, tmp_path / "at-once", resources=ONE, metrics=["nonesuch"])
+    assert not (tmp_path / "at-once").exists()
+    assert run_grid(grid, tmp_path / "at-once", resources=ONE, metrics=[BRIGHTNESS]) == 0
+    assert score_run(finished, metrics=[BRIGHTNESS]) == 0
+    assert values(tmp_path / "at-once", "toy-1") == values(finished, "toy-1")
+
+
 def test_a_metric_that_exits_fails_its_jobs_alone(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
