@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.api import PRIOR, UserError
+from benchmark.api import PRIOR, Prompt, UserError
 from benchmark.data.manifest import some
 from benchmark.results.run import Run
 from benchmark.store.directory import job_path, protocol_path
@@ -132,8 +132,9 @@ def uneven_prompts(run: Run, methods: Collection[str] | None = None) -> dict[str
         by_subject.setdefault(job.subject, []).append(job)
     lacking: dict[str, dict[str, dict[str, None]]] = {}
     for subject, own in by_subject.items():
+        most = _most(own)
         for job in own:
-            for what in _lacking(job, own):
+            for what in _lacking(job, most):
                 lacking.setdefault(job.method, {}).setdefault(what, {})[subject] = None
     found: dict[str, list[str]] = {}
     for method, whats in lacking.items():
@@ -144,16 +145,34 @@ def uneven_prompts(run: Run, methods: Collection[str] | None = None) -> dict[str
     return found
 
 
-def _lacking(job: Job, beside: Collection[Job]) -> list[str]:
+@dataclass(frozen=True)
+class _Most:
+    """All that any job of a subject asked for."""
+
+    prompts: tuple[Prompt, ...]
+    images_per_prompt: int
+    prior_prompt_images: int
+
+
+def _most(jobs: Collection[Job]) -> _Most:
+    alike = dict.fromkeys(job.prompts for job in jobs)  # most jobs ask for the same
+    return _Most(
+        tuple(dict.fromkeys(prompt for prompts in alike for prompt in prompts)),
+        max(job.images_per_prompt for job in jobs),
+        max(job.prior_prompt_images for job in jobs),
+    )
+
+
+def _lacking(job: Job, most: _Most) -> list[str]:
     """What `job` lacks of what others of its subject asked for, in words."""
-    prompts = dict.fromkeys(prompt for other in beside for prompt in other.prompts)
-    found = [f"'{prompt.template}'" for prompt in prompts if prompt not in job.prompts]
-    most = max(other.images_per_prompt for other in beside)
-    if job.images_per_prompt < most:
-        found.append(f"{most - job.images_per_prompt} of {most} images a prompt")
-    most = max(other.prior_prompt_images for other in beside)
-    if job.prior_prompt_images < most:
-        found.append(f"{most - job.prior_prompt_images} of {most} images of the prior prompt")
+    found = []
+    if job.prompts != most.prompts:
+        own = set(job.prompts)
+        found = [f"'{prompt.template}'" for prompt in most.prompts if prompt not in own]
+    if lacks := most.images_per_prompt - job.images_per_prompt:
+        found.append(f"{lacks} of {most.images_per_prompt} images a prompt")
+    if lacks := most.prior_prompt_images - job.prior_prompt_images:
+        found.append(f"{lacks} of {most.prior_prompt_images} images of the prior prompt")
     return found
 
 

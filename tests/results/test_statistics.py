@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import bootstrap
 
 from benchmark.api import UserError
 from benchmark.results import statistics as stats
@@ -42,6 +43,14 @@ def test_intervals_equal_the_exact_bootstrap(seed):
     assert found == pytest.approx(exact_interval(values), abs=0.04 * values.std())
     assert found[0] < values.mean() < found[1]
     assert found == stats.interval(values)
+
+
+@pytest.mark.parametrize("subjects", [3, 10, 30, 101])
+def test_intervals_are_those_of_scipy(subjects):
+    values = np.random.default_rng(subjects).normal(size=subjects)
+    how = {"confidence_level": 0.95, "n_resamples": 10_000, "method": "percentile"}
+    found = bootstrap((values,), np.mean, rng=np.random.default_rng(0), **how)
+    assert stats.interval(values) == pytest.approx(tuple(found.confidence_interval), abs=1e-12)
 
 
 def test_an_interval_moves_and_grows_with_its_values():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _COLOURS = "cividis"
 _NAME = 26  #: letters of a line of a method's name
 _CELL = 0.4  #: inches that a value takes on a screen; in narrower cells colours alone are shown
+_MOST = 40  #: subjects; with more, a figure has no room for each value
 _LIGHT = 0.5  #: above this share of the range, black text is easier to read than white
 
 
@@ -39,7 +40,7 @@ def draw_heat_map(run: Run, style: Style = SCREEN) -> Any | None:
     if len(subjects) < 2:
         return None
     height = 0.9 + len(metrics) * (0.65 + 0.3 * len(methods))
-    figure = style.figure(2.6 + 0.46 * max(6, len(subjects)), height)
+    figure = style.figure(2.6 + 0.46 * min(max(6, len(subjects)), _MOST), height)
     panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False).flatten()
     written = figure.get_figwidth() - style.scale * 2.6 >= style.scale * _CELL * len(subjects)
     for axes, metric in zip(panels, metrics, strict=True):
