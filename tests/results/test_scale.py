@@ -1,4 +1,4 @@
-"""A report of a million scores, with the gallery: within 2 GB of memory.
+"""A report of a million scores, with the gallery: within 1 GiB of memory.
 
     pytest -m slow tests/results/test_scale.py
 
@@ -43,7 +43,7 @@ PROMPTS = tuple(
     for i in range(25)
 )
 IMAGES_PER_PROMPT, REAL_IMAGES = 4, 10
-LIMIT = 2 * 1024**3
+LIMIT = 1024**3
 
 
 def build(path: Path) -> None:
