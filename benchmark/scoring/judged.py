@@ -33,7 +33,7 @@ class Judged:
     @property
     def version(self) -> str:
         """Rises with the way that answers are used, and with every word of the rubric."""
-        return f"1 {self._rubric.label}"
+        return f"2 {self._rubric.label}"
 
     @property
     def needs(self) -> frozenset[str]:

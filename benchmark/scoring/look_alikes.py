@@ -28,7 +28,8 @@ class LookAlikes:
     right one is the first, else 0; and 1 over its rank. *Average precision* ranks references: the
     mean, over those of the right subject, of the share of right ones among all that are as near or
     nearer. Means over images are the accuracy, MRR and mAP. Of equal cosines, to 1e-6, the right
-    one comes last: an encoder that tells nothing apart finds nobody. A real image is not compared with itself (`Gallery.same`).
+    one comes last: an encoder that tells nothing apart finds nobody. A real image is not
+    compared with itself (`Gallery.same`).
     """
 
     version: ClassVar[str] = "2"
