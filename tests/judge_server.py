@@ -102,6 +102,23 @@ class Handler(BaseHTTPRequestHandler):
         error = {"code": "content_policy_violation", "message": "It may show people."}
         self._say(400, {"error": error})
 
+    def is_erring(self, body: dict[str, Any], times: int) -> None:
+        self._say(200, completion("Score: 4") | {"error": {"code": 502, "message": "no GPU"}})
+
+    def is_spent_politely(self, body: dict[str, Any], times: int) -> None:
+        self._say(200, {"error": {"code": "insufficient_quota", "message": "pay first"}})
+
+    def is_breaking_off(self, body: dict[str, Any], times: int) -> None:
+        self._say(200, completion("Score: 1", finish="error"))
+
+    def is_overdone(self, body: dict[str, Any], times: int) -> None:
+        found = with_words({"Yes": 5.0})
+        found["usage"] = {"prompt_tokens": 10**400, "completion_tokens": True}
+        self._say(200, found)
+
+    def is_hopeless(self, body: dict[str, Any], times: int) -> None:
+        self._say(200, with_words({"Yes": -(10**400)}))
+
     def is_busy(self, body: dict[str, Any], times: int) -> None:
         if times == 1:
             self._say(429, {"error": {"message": "slow down"}}, {"Retry-After": "1"})

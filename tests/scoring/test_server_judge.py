@@ -176,6 +176,8 @@ def test_other_pixels_words_askings_and_orders_are_other_questions() -> None:
         ("dripping", "no answer within 0.8 s, 2 times"),
         ("garbage", "the server's answer is no chat completion, 2 times"),
         ("empty", "the server's answer is no chat completion, 2 times"),
+        ("erring", "the server answers with an error: no GPU, 2 times"),
+        ("breaking_off", "the server's answer broke off (error), 2 times"),
         ("cut", "no connection (ChunkedEncodingError), 2 times"),
         ("overrun", "HTTP 429, and the server asks to wait 86400 s"),
         ("terse", "the server takes no such question (HTTP 422): "),
@@ -224,6 +226,7 @@ def test_questions_that_are_not_taken_stop_no_others(server: Server) -> None:
     [
         ("shut", "refuses the key (HTTP 401"),
         ("spent", "the quota of the key is used up: pay first"),
+        ("spent_politely", "the quota of the key is used up: pay first"),
         ("another", f"asked was model '{MODEL}', and 'another-judge' answered"),
         ("elsewhere", "sends elsewhere (HTTP 302)"),
     ],
@@ -268,6 +271,12 @@ def test_an_answer_that_is_no_score_is_kept(server: Server, behaviour: str, reas
     assert [*memory.answers] == [answer.key]
 
 
+def test_tokens_that_nobody_counted_are_not_told(server: Server) -> None:
+    (answer,) = ask(server, "overdone")
+    assert isinstance(answer, Answer)
+    assert (answer.reply.tokens_in, answer.reply.tokens_out) == (None, None)
+
+
 class Saying:
     """A judge that always says the same; before that, somebody else may ask."""
 
@@ -302,7 +311,9 @@ def test_the_probability_of_a_word(server: Server) -> None:
     assert (body["logprobs"], body["max_tokens"]) == (True, 1)
     text = body["messages"][0]["content"][1]["text"]
     assert text == 'Does this figure show "a dog in the snow"? Please answer yes or no.'
-    for behaviour in ("unsure", "lost", "well"):
+    (answer,) = ask(server, "hopeless", asked)
+    assert isinstance(answer, Answer) and rubric.read(answer.reply) == 0.0
+    for behaviour in ("unsure", "lost", "overdone", "well"):
         (answer,) = ask(server, behaviour, asked)
         assert isinstance(answer, Answer) and rubric.read(answer.reply) is None
         assert "does not tell how probable 'Yes' is" in rubric.why_unread(answer.reply)
