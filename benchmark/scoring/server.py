@@ -34,6 +34,7 @@ from benchmark.store.files import json_of, png_bytes
 
 _LARGEST = 2**24  #: bytes of an answer
 _TOP = 20  #: so many likely words a server tells
+_SHORTEST = 4  #: characters of a key
 _FIRST_WAIT = 0.5  #: seconds after the first failure; doubled after each
 _SHOWN = 200  #: characters of what a server says that a reason shows
 _IN_A_ROW = 3  #: so many questions are given up one after the other, until no more are asked
@@ -69,6 +70,11 @@ def key_of(name: str, table: ServerTable) -> str:
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UserError(f"encoders.{name}.key_from: {table.key_from} holds no key of a server")
+    if len(key) < _SHORTEST:  # answers are cleared of it, and would lose what only looks like it
+        raise UserError(
+            f"encoders.{name}.key_from: {table.key_from} holds less than {_SHORTEST} characters, "
+            "which is no key: leave key_from out, or give the server a longer one"
+        )
     return key
 
 

@@ -328,6 +328,10 @@ def test_the_probability_of_a_word(server: Server) -> None:
         ({"key_from": "sk-secret-word"}, "encoders.judge.key_from: it should name a variable"),
         ({"key_from": "NO_SUCH_KEY"}, "the environment has no NO_SUCH_KEY"),
         ({"key_from": "ODD_KEY"}, "ODD_KEY holds no key of a server"),
+        ({"key_from": "SHORT_KEY"}, "SHORT_KEY holds less than 4 characters"),
+        ({"options": {"messages": []}}, "options.messages is not for a protocol to say"),
+        ({"options": {"seed": 3}}, "options.seed would take the place of seed"),
+        ({"price_in": math.inf}, "encoders.judge.price_in"),
         ({"attempts": 0}, "encoders.judge.attempts"),
         ({"modle": "x"}, "encoders.judge.modle is unknown"),
     ],
@@ -335,6 +339,7 @@ def test_the_probability_of_a_word(server: Server) -> None:
 def test_a_bad_table_is_refused(
     server: Server, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
 ) -> None:
+    monkeypatch.setenv("SHORT_KEY", "10")  # of which "Score: 10" would be cleared
     monkeypatch.setenv("ODD_KEY", "secret-word\nX-Header: 1")
     with pytest.raises(UserError) as error:
         OPENAI_COMPATIBLE.files("judge", table(server, "well", **changes))
