@@ -22,8 +22,10 @@ from benchmark.config.suite import Suite, load_suite
 from benchmark.grid.running import run_grid
 from benchmark.grid.scoring import score_run
 from benchmark.results.run import Run, read_run
+from benchmark.runs.machine import Resources
 from benchmark.runs.parcel import made_in, needed_by, packed, unpack
 from benchmark.runs.plan import plan
+from benchmark.runs.shared import Shard
 from benchmark.store.answers import answer_path
 from benchmark.store.directory import RunDirectory
 from benchmark.store.reading import read_contents
@@ -151,14 +153,20 @@ def test_what_was_not_answered_is_counted_and_asked_for_by_the_next_command(
     assert rows(run, "clip_t") == others
 
 
-def test_a_run_asks_again_too(suite: Suite, server: Server, world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resources", [ONE, replace(ONE, shard=Shard(1, 2))])
+def test_a_run_asks_again_too(
+    suite: Suite, server: Server, world: Path, tmp_path: Path, resources: Resources
+) -> None:
     def go(behaviour: str) -> None:
         judged = suite.under(str(write_judged(world, server, behaviour)))
         grid = plan(judged, ["tests.toy:PAINT"])
-        assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
+        assert run_grid(grid, tmp_path / "run", resources=resources) == 0
 
     go("down")
     assert not any(row["value"] for row in rows(tmp_path / "run", "judge_identity"))
+    asked = len(server.asked())
+    go("down")  # once, and not until there is an answer
+    assert asked < len(server.asked()) < 3 * asked
     go("well")
     assert all(row["value"] for row in rows(tmp_path / "run", "judge_identity"))
     asked = len(server.asked())
