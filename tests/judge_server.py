@@ -98,6 +98,13 @@ class Handler(BaseHTTPRequestHandler):
         found["choices"][0]["message"]["refusal"] = f"I cannot look at people. {KEY}"
         self._say(200, found)
 
+    def is_shy(self, body: dict[str, Any], times: int) -> None:
+        """Refuses every second question, until it is asked again."""
+        if body["seed"] == 0 and score_of(body) % 2 == 0:
+            self.is_refusing(body, times)
+        else:
+            self.is_well(body, times)
+
     def is_filtering(self, body: dict[str, Any], times: int) -> None:
         error = {"code": "content_policy_violation", "message": "It may show people."}
         self._say(400, {"error": error})

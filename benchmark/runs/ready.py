@@ -20,10 +20,11 @@ from benchmark.runs.existing_run import (
 )
 from benchmark.runs.joining import joined, joined_plan, joined_suite
 from benchmark.runs.plan import Grid
-from benchmark.runs.score import Assessment, to_score, unscored
+from benchmark.runs.score import Assessment
 from benchmark.runs.shared import State, failed_since, written_since
 from benchmark.runs.texts import check_captions
 from benchmark.runs.time_left import Forecast
+from benchmark.runs.unscored import to_score, unscored
 from benchmark.store.directory import SUITE, Plan, RunDirectory, protocol_path, scores_path
 from benchmark.store.files import read_text
 from benchmark.store.records import Job, Prior
