@@ -98,9 +98,33 @@ class Handler(BaseHTTPRequestHandler):
         found["choices"][0]["message"]["refusal"] = f"I cannot look at people. {KEY}"
         self._say(200, found)
 
+    def is_shy(self, body: dict[str, Any], times: int) -> None:
+        """Refuses every second question, until it is asked again."""
+        if body["seed"] == 0 and score_of(body) % 2 == 0:
+            self.is_refusing(body, times)
+        else:
+            self.is_well(body, times)
+
     def is_filtering(self, body: dict[str, Any], times: int) -> None:
         error = {"code": "content_policy_violation", "message": "It may show people."}
         self._say(400, {"error": error})
+
+    def is_erring(self, body: dict[str, Any], times: int) -> None:
+        self._say(200, completion("Score: 4") | {"error": {"code": 502, "message": "no GPU"}})
+
+    def is_spent_politely(self, body: dict[str, Any], times: int) -> None:
+        self._say(200, {"error": {"code": "insufficient_quota", "message": "pay first"}})
+
+    def is_breaking_off(self, body: dict[str, Any], times: int) -> None:
+        self._say(200, completion("Score: 1", finish="error"))
+
+    def is_overdone(self, body: dict[str, Any], times: int) -> None:
+        found = with_words({"Yes": 5.0})
+        found["usage"] = {"prompt_tokens": 10**400, "completion_tokens": True}
+        self._say(200, found)
+
+    def is_hopeless(self, body: dict[str, Any], times: int) -> None:
+        self._say(200, with_words({"Yes": -(10**400)}))
 
     def is_busy(self, body: dict[str, Any], times: int) -> None:
         if times == 1:

@@ -65,6 +65,9 @@ def score(
     metrics: MetricsOption = "",
     encoders: EncodersOption = None,
     data: DataOption = None,
+    ask_again: Annotated[
+        bool, typer.Option("--ask-again", help="Of RUN: ask judges again what they refused.")
+    ] = False,
     outside: OutsideOptions = _OUTSIDE,
 ) -> None:
     """Score images that exist, and report them: nothing is trained or sampled.
@@ -90,7 +93,12 @@ def score(
         from benchmark.grid.scoring import score_run
 
         code = score_run(
-            images, protocol=protocol, metrics=items(metrics), encoders=encoders, data=data
+            images,
+            protocol=protocol,
+            metrics=items(metrics),
+            encoders=encoders,
+            data=data,
+            ask_again=ask_again,
         )
         raise typer.Exit(code)
     if (images / SUITE).is_file():
@@ -98,6 +106,8 @@ def score(
             f"{images} is a run directory that lacks {PLAN}: run the same command again to make it "
             "anew"
         )
+    if ask_again:
+        raise UserError(f"--ask-again is for a run directory that was scored, and {images} is none")
     from benchmark.studies.outside_images import collect, score_images
 
     chosen = load_suite(outside.suite).with_images(data).under(protocol, encoders=encoders)

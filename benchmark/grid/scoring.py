@@ -16,7 +16,7 @@ from benchmark.runs.assets import check_declared, check_no_encoder
 from benchmark.runs.box import in_words, plain
 from benchmark.runs.existing_run import Existing, check_scoring, extra_metrics, read_existing
 from benchmark.runs.joining import joined_plan
-from benchmark.runs.score import Assessment, Examiner, means_of, one_thread, to_score
+from benchmark.runs.score import Assessment, Examiner, means_of, one_thread
 from benchmark.runs.texts import check_captions
 from benchmark.runs.workers import keep_error
 from benchmark.store.directory import SUITE, RunDirectory
@@ -60,14 +60,16 @@ def score_run(
     metrics: Sequence[str] = (),
     encoders: Path | None = None,
     data: Path | None = None,
+    ask_again: bool = False,
 ) -> int:
     """Score the images of a run directory again, and write its report; nothing is trained or drawn.
 
     `protocol`: a name or a file, else that of its suite.toml. `metrics`: beside the protocol's,
-    installed or module:ATTRIBUTE. `encoders`, `data`: folders, if they lie elsewhere now. Returns
-    the exit code as of `run_grid`. Raises UserError if it is no run directory, if a file of it was
-    altered, if the subjects' images are others, if a score that is there would change, or if what
-    images were made with would score them.
+    installed or module:ATTRIBUTE. `encoders`, `data`: folders, if they lie elsewhere now.
+    `ask_again`: judges are asked again what they refused. Returns the exit code as of `run_grid`.
+    Raises UserError if it is no run directory, if a file of it was altered, if the subjects' images
+    are others, if a score that is there would change, or if what images were made with would score
+    them.
     """
     existing = finished_run(path)
     assessment = assessment_of(
@@ -81,7 +83,7 @@ def score_run(
         check_declared(assessment.assets, jobs)
         used = {role: job.method for job in jobs for role in job.fit.assets}
         check_no_encoder(assessment.assets, used, chosen, assessment.encoders)
-    examiner = Examiner(assessment, existing.directory, resolve_device("auto"))
+    examiner = Examiner(assessment, existing.directory, resolve_device("auto"), ask_again)
     dataset = assessment.data.load()
     names = {subject for _, subject, _ in existing.jobs}
     verify(dataset, [subject for subject in dataset.subjects if subject.name in names])
@@ -98,12 +100,11 @@ def score_run(
 
 def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:
     """Score what is not scored yet of `records`, telling of each. Returns what failed."""
-    label, failed = examiner.assessment.protocol.label, []
+    failed = []
     for number, record in enumerate(records, 1):
         job = record.job
         done = f"[{number:>{len(str(len(records)))}}/{len(records)}] {job.label}"
-        scored = examiner.directory.score_record(label, job.name)
-        if not to_score(record, scored, examiner.assessment.scoring):
+        if not examiner.lacking(record):
             print(f"{done}  scored before")
             continue
         try:

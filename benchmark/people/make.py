@@ -29,7 +29,7 @@ from benchmark.report.references import reference_images
 from benchmark.report.self_contained import rendered
 from benchmark.results.merge import run_names
 from benchmark.results.run import Run
-from benchmark.store.files import write_atomically
+from benchmark.store.files import visible_files, write_atomically
 
 CHECKS = 2  #: a question
 _REFERENCES = 3  #: reference images beside a pair, at most
@@ -99,7 +99,7 @@ def make_study(
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
-    if folder.is_dir() and any((folder / VOTES).glob("*.json")):
+    if folder.is_dir() and visible_files(folder / VOTES):
         raise UserError(f"{folder} has votes already, which belong to its page: name another --out")
     if (folder / STUDY).exists() and not overwrite:
         raise UserError(f"{folder} has a study already: name another --out, or give --overwrite")

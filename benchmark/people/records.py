@@ -13,13 +13,14 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from benchmark.api import UserError
 from benchmark.data.manifest import Table, some
-from benchmark.store.files import json_of, read_text, visible_files, write_atomically
+from benchmark.store.files import json_of, read_bytes, visible_files, write_atomically
+from benchmark.store.seals import is_sealed, sealed, unsealed
 
 PAGE, STUDY, VOTES = "index.html", "study.json", "votes"
 #: The paper's two questions (Ruiz et al., section 4.3), which a study asks of each pair.
@@ -106,8 +107,9 @@ def study_id(pairs: Iterable[Pair], checks: Iterable[Check]) -> str:
 
 
 def write_study(study: Study, folder: Path) -> None:
-    """Write study.json."""
-    write_atomically(folder / STUDY, json.dumps(study.model_dump(mode="json"), indent=1) + "\n")
+    """Write study.json, sealed: it holds methods and scores, which decide what votes come to."""
+    content = sealed(study.model_dump(mode="json"))
+    write_atomically(folder / STUDY, json.dumps(content, indent=1) + "\n")
 
 
 def read_study(folder: Path) -> Study:
@@ -115,10 +117,13 @@ def read_study(folder: Path) -> Study:
     path = folder / STUDY
     if not path.is_file():
         raise UserError(f"{path} does not exist: make a study with `study RUN --out {folder}`")
-    study = _read(path, Study)
-    if study.id != study_id(study.pairs, study.checks):
+    content = _parsed(path)
+    if not is_sealed(content):
         raise UserError(f"{path} was changed since its page was made: bring back what it said")
-    return study
+    try:
+        return Study.model_validate(unsealed(content))
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first(error)}") from error
 
 
 def parsed_votes(content: str | bytes, study: Study, name: str) -> Votes:
@@ -131,9 +136,7 @@ def parsed_votes(content: str | bytes, study: Study, name: str) -> Votes:
     try:
         votes = Votes.model_validate(json_of(content))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{name} holds no votes: {place}: {first['msg']}") from error
+        raise UserError(f"{name} holds no votes: {_first(error)}") from error
     except ValueError as error:
         raise UserError(f"{name} holds no votes: it is no JSON ({error})") from error
     if votes.study != study.id:
@@ -155,12 +158,16 @@ def parsed_votes(content: str | bytes, study: Study, name: str) -> Votes:
 def read_votes(study: Study, folder: Path) -> list[Votes]:
     """Everybody's votes in `folder`/votes, by person. Raises UserError naming a file amiss.
 
-    That is also for the same person's votes in two files.
+    That is also for the same person's votes in two files, and for what is no file of votes:
+    nobody's answers are left out for their file's name.
     """
-    files = [path for path in visible_files(folder / VOTES) if path.suffix == ".json"]
     found: dict[str, tuple[Path, Votes]] = {}
-    for path in files:
-        votes = parsed_votes(read_text(path), study, str(path))
+    for path in visible_files(folder / VOTES):
+        if path.suffix != ".json":
+            raise UserError(
+                f"{path} does not end in .json: rename it if it holds votes, else take it away"
+            )
+        votes = parsed_votes(_content(path), study, str(path))
         if votes.person in found:
             raise UserError(f"{found[votes.person][0]} and {path} are the same person's: keep one")
         found[votes.person] = path, votes
@@ -169,12 +176,22 @@ def read_votes(study: Study, folder: Path) -> list[Votes]:
     return [found[person][1] for person in sorted(found)]
 
 
-def _read(path: Path, table: type[Study]) -> Study:
+def _content(path: Path) -> bytes:
     try:
-        return table.model_validate(json_of(read_text(path)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {place}: {first['msg']}") from error
+        return read_bytes(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return json_of(_content(path))
     except ValueError as error:
         raise UserError(f"{path} is no JSON: {error}") from error
+
+
+def _first(error: ValidationError) -> str:
+    """What is amiss first, and where."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}"

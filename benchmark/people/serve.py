@@ -27,6 +27,8 @@ _WAITS = 10  #: seconds for a request that was begun
 @contextmanager
 def served(study: Study, folder: Path, port: int = 0) -> Iterator[str]:
     """The page's address while it is served; `port` 0 is any free one. Raises UserError."""
+    if not (folder / PAGE).is_file():
+        raise UserError(f"{folder / PAGE} is missing: bring it back, or make the study anew")
     try:
         server = ThreadingHTTPServer((HOST, port), partial(_Handler, study, folder))
     except OSError as error:

@@ -19,7 +19,7 @@ class Usage:
     model: str
     answers: int
     refused: int
-    again: int  #: asked once more, since an answer could not be read
+    again: int  #: asked once more, since an answer could not be read, or was refused
     tokens_in: int | None  #: None if nobody counted
     tokens_out: int | None
     price: float | None  #: in the currency of the protocol's prices; None if it has none

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmark.runs.existing_run import Existing, missing
-from benchmark.runs.score import to_score
+from benchmark.runs.unscored import to_score
 from benchmark.store.records import Job, JobRecord, Prior, Scoring
 
 Task = Job | Prior

@@ -23,7 +23,7 @@ from benchmark.config.registry import load_metric
 from benchmark.data.masks import masks_digest
 from benchmark.runs.plan import Grid
 from benchmark.runs.repair import forget, rebuilt_plan, told, whole_jobs, whole_priors, whole_scores
-from benchmark.runs.score import Assessment, unscored
+from benchmark.runs.score import Assessment
 from benchmark.store.claims import check_alone
 from benchmark.store.contents import Contents
 from benchmark.store.directory import (
@@ -259,11 +259,6 @@ def missing(job: Job, record: JobRecord | None) -> tuple[Request, ...]:
     """The images that `job` asks for and that are not there."""
     there = {image.key for image in record.images.values()} if record else set()
     return tuple(r for r in job.requests if image_key(job.fit, r, job.sampler) not in there)
-
-
-def is_scored(record: JobRecord, scored: ScoreRecord | None, scoring: Scoring) -> bool:
-    """Whether `scored` has every score of `scoring` for the images of `record`."""
-    return not unscored(record, scored, scoring)
 
 
 def extra_metrics(

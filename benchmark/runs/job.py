@@ -29,8 +29,9 @@ from benchmark.runs.assets import check_planned_masks
 from benchmark.runs.box import boxed
 from benchmark.runs.existing_run import missing
 from benchmark.runs.prior import draw, write_prior
-from benchmark.runs.score import device_provenance, means_of, to_score
+from benchmark.runs.score import device_provenance, means_of
 from benchmark.runs.tools import JobTools, Pace
+from benchmark.runs.unscored import to_score
 from benchmark.runs.weights import Size, read_weights, size_of, write_export, write_weights
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import request_path

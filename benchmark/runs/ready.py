@@ -16,17 +16,17 @@ from benchmark.runs.existing_run import (
     check_images,
     check_scoring,
     extra_metrics,
-    is_scored,
     missing,
     read_existing,
 )
 from benchmark.runs.joining import joined, joined_plan, joined_suite
 from benchmark.runs.plan import Grid
 from benchmark.runs.score import Assessment
-from benchmark.runs.shared import State, failed_since
+from benchmark.runs.shared import State, failed_since, written_since
 from benchmark.runs.texts import check_captions
 from benchmark.runs.time_left import Forecast
-from benchmark.store.directory import SUITE, Plan, RunDirectory, protocol_path
+from benchmark.runs.unscored import to_score, unscored
+from benchmark.store.directory import SUITE, Plan, RunDirectory, protocol_path, scores_path
 from benchmark.store.files import read_text
 from benchmark.store.records import Job, Prior
 
@@ -102,7 +102,11 @@ class Ready:
         record = directory.job_record(task.name)
         if record is not None and not missing(task, record):
             scored = directory.score_record(scoring.protocol, task.name)
-            if is_scored(record, scored, scoring):
+            if not to_score(record, scored, scoring):
+                return "done"
+            # What judges gave no answer to is asked for again, but once by each command.
+            path = directory.path / f"{scores_path(scoring.protocol, task.name)}.json"
+            if not unscored(record, scored, scoring) and written_since(path, began):
                 return "done"
         return "failed" if failed_since(directory, task, began) else "open"
 

@@ -24,6 +24,7 @@ from benchmark.data.images import read_image
 from benchmark.data.manifest import read_toml
 from benchmark.data.masks import masks_digest
 from benchmark.runs.box import boxed
+from benchmark.runs.unscored import partial, refused, to_score
 from benchmark.store.directory import RunDirectory, score_rows
 from benchmark.store.files import sha256
 from benchmark.store.provenance import provenance
@@ -132,6 +133,7 @@ class Examiner:
     assessment: Assessment
     directory: RunDirectory
     device: str  #: as resolved: "cpu", "cuda"
+    insists: bool = False  #: judges are asked again what they refused
 
     @functools.cached_property
     def subjects(self) -> dict[str, Subject]:
@@ -148,8 +150,18 @@ class Examiner:
             identifier=self.assessment.identifier,
             device=self.device,
             answers=self.directory,
+            insists=self.insists,
         )
         return scorer.among(list(self.subjects.values()))
+
+    def lacking(self, record: JobRecord) -> set[str]:
+        """The metrics that a job is to be scored by."""
+        scoring = self.assessment.scoring
+        scored = self.directory.score_record(scoring.protocol, record.job.name)
+        found = to_score(record, scored, scoring)
+        if self.insists and scored is not None:
+            found |= refused(scored, self.directory) & {*scoring.metrics}
+        return found
 
     def score(self, record: JobRecord) -> list[Score]:
         """The scores of a job: those that are missing are computed, and written with the others.
@@ -160,7 +172,7 @@ class Examiner:
         job, scoring = record.job, self.scorer.scoring
         subject = self.subject(job)
         before = self.directory.score_record(scoring.protocol, job.name)
-        lacking = to_score(record, before, scoring)
+        lacking = self.lacking(record)
         requests = [image.request for image in record.images.values()]
         images = [self._pixels(path, image) for path, image in record.images.items()]
         with boxed():
@@ -185,7 +197,7 @@ class Examiner:
             seconds=time.perf_counter() - started + (before.seconds if before else 0.0),
             rows="",
             provenance=provenance() | device_provenance(),
-            partial=_partial(record, before, scoring),
+            partial=partial(record, before, scoring),
             masks=masks_digest(subject) if scoring.uses_masks else None,
             answers={metric: answers[metric] for metric in sorted(answers)},
             unanswered=tuple(sorted(unanswered)),
@@ -222,42 +234,6 @@ class Examiner:
                 f"{self.directory.path / 'jobs'}, and run again"
             )
         return read_image(path)
-
-
-def unscored(record: JobRecord, scored: ScoreRecord | None, scoring: Scoring) -> set[str]:
-    """The metrics of `scoring` that `scored` lacks, or has of other images than `record`'s."""
-    if scored is None or not _same_images(record, scored):
-        return set(scoring.metrics)
-    if scored.scoring == scoring:
-        return {*scored.partial}
-    return {
-        name
-        for name in scoring.metrics
-        if name not in scored.scoring.metrics
-        or name in scored.partial
-        or scored.scoring.key(name) != scoring.key(name)
-    }
-
-
-def to_score(record: JobRecord, scored: ScoreRecord | None, scoring: Scoring) -> set[str]:
-    """What is `unscored`, and the metrics of `scoring` that lack answers which may yet come."""
-    waiting = {*scored.unanswered} & {*scoring.metrics} if scored else set()
-    return unscored(record, scored, scoring) | waiting
-
-
-def _same_images(record: JobRecord, scored: ScoreRecord) -> bool:
-    return (
-        scored.images == images_digest(record.images)
-        and scored.references == record.job.references_digest
-    )
-
-
-def _partial(record: JobRecord, before: ScoreRecord | None, scoring: Scoring) -> tuple[str, ...]:
-    """The metrics that nobody asks for now, and that lack scores of images that came since."""
-    if before is None:
-        return ()
-    others = set(before.scoring.metrics) - set(scoring.metrics)
-    return tuple(sorted(others if not _same_images(record, before) else others & {*before.partial}))
 
 
 def _without(score: Score, unscored: Mapping[str, str]) -> Score:

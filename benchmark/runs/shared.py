@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from benchmark.api import UserError
@@ -146,7 +147,11 @@ def _name(task: Task) -> str:
 
 def failed_since(directory: RunDirectory, job: Job, began: float) -> bool:
     """Whether `job` has failed since `began`, by the clock of the disk."""
-    path = directory.path / f"{job_path(job.name)}.error.txt"
+    return written_since(directory.path / f"{job_path(job.name)}.error.txt", began)
+
+
+def written_since(path: Path, began: float) -> bool:
+    """Whether there is such a file, written since `began`, by the clock of the disk."""
     try:
         return path.stat().st_mtime >= began
     except FileNotFoundError:

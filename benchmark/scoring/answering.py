@@ -1,5 +1,7 @@
 """Asking a judge, and remembering what it said: what was answered once is never asked again.
 
+Only a refusal may be (`insists`): each stays, and the answer that comes after it counts.
+
 asking = Asking(scoring.encoders, RunDirectory(path))
 asking.ask("judge", encoder, questions)         # an Answer each, or Unscored with the reason
 """
@@ -7,7 +9,7 @@ asking.ask("judge", encoder, questions)         # an Answer each, or Unscored wi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -57,6 +59,8 @@ class Asking:
     memory: Memory = field(default_factory=Notes)
     vary: Callable[[Question], Question] = as_it_is  #: how each is asked, to measure what it does
     reads_only: bool = False  #: no judge is asked: what is remembered is all there is
+    insists: bool = False  #: what was refused before is asked again, once
+    _refused: set[str] = field(default_factory=set)  #: keys of what was refused to this process
 
     def ask(self, name: str, judge: Any, questions: Sequence[Question]) -> list[Answer | Unscored]:
         """What the judge `name` answers to each question.
@@ -65,37 +69,64 @@ class Asking:
         kept as it comes. Where there is none, the reason: the next command asks for it again.
         """
         table = dict(self.judges[name])
-        questions = [self.vary(question) for question in questions]
-        keys = [question.key(table) for question in questions]
-        found: dict[str, Answer | Unscored] = {}
-        for key in dict.fromkeys(keys):
-            if (known := self.memory.answer(key)) is not None:
-                found[key] = known
-        left = {k: q for k, q in zip(keys, questions, strict=True) if k not in found}
-        order = [*left]
+        standing = [self._standing(self.vary(question), table) for question in questions]
+        found: dict[str, Answer | Unscored] = {
+            one.key: one.answer for one in standing if one.answer is not None
+        }
+        left = [*{one.key: one for one in standing if one.answer is None}.values()]
 
         def keep(index: int, reply: Reply | Unanswered) -> None:
-            key = order[index]
+            asked = left[index]
             if isinstance(reply, Unanswered):
-                found[key] = Unscored(str(reply))
+                found[asked.key] = Unscored(str(reply))
                 return
             # Another process may have asked the same meanwhile: one answer is kept, and counts.
-            answer = self.memory.answer(key)
+            answer = self.memory.answer(asked.key)
             if answer is None:
-                answer = _answer(key, table, left[key], reply)
+                answer = _answer(asked, table, reply)
                 self.memory.write_answer(answer)
-            found[key] = answer
+            if answer.reply.refused:
+                self._refused.add(asked.key)
+            found[asked.key] = answer
 
         if self.reads_only:
-            found |= dict.fromkeys(left, Unscored("no answer to this question is kept"))
+            nothing = Unscored("no answer to this question is kept")
+            found |= {one.key: nothing for one in left}
         elif left:
-            judge().answers([*left.values()], keep)
-        return [found[key] for key in keys]
+            judge().answers([one.question for one in left], keep)
+        return [found[one.key] for one in standing]
+
+    def _standing(self, question: Question, table: dict[str, Any]) -> _Standing:
+        """How it stands with a question: what was refused may have been asked again, or is now."""
+        after: list[str] = []
+        while True:
+            key = question.key(table)
+            answer = self.memory.answer(key)
+            if answer is None or not answer.reply.refused:
+                break
+            again = replace(question, attempt=question.attempt + 1)
+            insists = self.insists and key not in self._refused
+            if not insists and self.memory.answer(again.key(table)) is None:
+                break
+            after.append(key)
+            question = again
+        return _Standing(question, key, tuple(after), answer)
 
 
-def _answer(key: str, table: dict[str, Any], question: Question, reply: Reply) -> Answer:
+@dataclass(frozen=True)
+class _Standing:
+    """A question as it was last asked, or is to be asked."""
+
+    question: Question
+    key: str
+    after: tuple[str, ...]  #: keys of the refusals before it
+    answer: Answer | None
+
+
+def _answer(asked: _Standing, table: dict[str, Any], reply: Reply) -> Answer:
+    question = asked.question
     return Answer(
-        key=key,
+        key=asked.key,
         judge=table,
         rubric=question.rubric,
         values=dict(question.values),
@@ -105,4 +136,5 @@ def _answer(key: str, table: dict[str, Any], question: Question, reply: Reply) -
         swapped=question.swapped,
         reply=reply,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
+        after=asked.after,
     )

@@ -153,7 +153,7 @@ class ImageBatch:
         consulted = self.consulted.setdefault(metric, Consulted())
         for answer in answers:
             if isinstance(answer, Answer):
-                consulted.answers.add(answer.key)
+                consulted.answers |= {answer.key, *answer.after}
             else:
                 consulted.complete = False
         return dict(zip(questions, answers, strict=True))

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -33,6 +33,13 @@ class VlmTable(ModelTable):
         return self
 
 
+Sampling = Literal["max_tokens", "temperature", "seed"]
+_SAMPLING = get_args(Sampling)
+_PRICE: Any = Field(default=None, ge=0, allow_inf_nan=False)
+#: What we send ourselves, beside what can be left out.
+_OURS = {"model", "messages", "stream", "n", "logprobs", "top_logprobs"}
+
+
 class ServerTable(Table):
     """A server that speaks OpenAI's chat completions: vLLM, here or elsewhere, or a company's."""
 
@@ -43,7 +50,7 @@ class ServerTable(Table):
     max_tokens: int = Field(default=512, ge=1)  #: of an answer
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     seed: int = 0
-    omit: list[Literal["max_tokens", "temperature", "seed"]] = []  #: what the model does not take
+    omit: list[Sampling] = []  #: what the model does not take
     options: dict[str, Any] = {}  #: sent as they are, such as reasoning_effort
     # What decides no answer:
     url: str  #: up to and without /chat/completions
@@ -52,8 +59,19 @@ class ServerTable(Table):
     attempts: int = Field(default=5, ge=1)  #: until an answer is given up for now
     patience: float = Field(default=120.0, ge=0, allow_inf_nan=False)  #: seconds to wait, at most
     parallel: int = Field(default=4, ge=1)  #: questions at once
-    price_in: float | None = Field(default=None, ge=0)  #: of a million tokens, images included
-    price_out: float | None = Field(default=None, ge=0)
+    price_in: float | None = _PRICE  #: of a million tokens, images included
+    price_out: float | None = _PRICE
+
+    @model_validator(mode="after")
+    def _options_are_others(self) -> Self:
+        for name in self.options:
+            if name in _OURS:
+                raise ValueError(f"options.{name} is not for a protocol to say: leave it out")
+            if name in _SAMPLING and name not in self.omit:
+                raise ValueError(
+                    f"options.{name} would take the place of {name}: give it by {name} alone"
+                )
+        return self
 
     @field_validator("url")
     @classmethod

@@ -5,7 +5,7 @@ As `metrics`: instances of a frozen dataclass. Which judge it is, the protocol's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Judged:
     @property
     def version(self) -> str:
         """Rises with the way that answers are used, and with every word of the rubric."""
-        return f"1 {self._rubric.label}"
+        return f"2 {self._rubric.label}"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -63,7 +63,10 @@ class Judged:
                 questions[i] = question
         answers = batch.answers(self.encoder, questions)
         unread = {i: a for i, a in answers.items() if isinstance(a, Answer) and _again(rubric, a)}
-        again = {i: rubric.again(questions[i], answer.reply) for i, answer in unread.items()}
+        again = {
+            i: rubric.again(replace(questions[i], attempt=answer.attempt), answer.reply)
+            for i, answer in unread.items()
+        }
         answers = {**answers, **(batch.answers(self.encoder, again) if again else {})}
         for i, answer in answers.items():
             scores[i] = answer if isinstance(answer, Unscored) else _score(rubric, answer)

@@ -46,7 +46,7 @@ class Question:
     values: dict[str, str] = field(default_factory=dict)  #: what stands in the placeholders
     #: Not what the judge says is asked for, but how probable it is that it begins with this word.
     word: str = ""
-    attempt: int = 0  #: 1: once more, since the first answer could not be read
+    attempt: int = 0  #: above 0: once more, since an answer could not be read, or was refused
     repeat: int = 0  #: again, to see whether the answer stays
     swapped: bool = False
 

@@ -30,13 +30,23 @@ from benchmark.store.answers import Reply, shown
 from benchmark.store.files import expanded, read_bytes, sha256, text_of
 
 RUBRICS = Path(__file__).parent / "rubrics"
-#: `Score: 3`, with at most a few words, stars or brackets before the number, and no other after it.
+#: `Score: 3`, with at most a few words, stars or brackets before the number.
 _SCORE = re.compile(r"\bscore\b[*_]*\s*:([^\d\n-]{0,20})(-?\d+(?:\.\d+)?)([^\n]*)", re.IGNORECASE)
-#: What would make the number another one: a range, or a fraction.
-_GOES_ON = re.compile(r"^\s*(?:[-\u2013~,]\s*\d|(?:to|or)\s+\d|/|out of\b)", re.IGNORECASE)
-_OF_HIGHEST = re.compile(r"^\s*(?:/|out of)\s*(\d+)\b(?!\s*[/-])", re.IGNORECASE)
+#: Said before a number, this would make it another one: `minus 1`, `.4`, `not 4 but 3`, `> 3`.
+_OTHERWISE = re.compile(
+    r"[.,\u2012-\u2015]$|[~\u2248<>\u2264\u2265\u2212]\s*$|"
+    r"\b(?:not|no|minus|of|than|between|from|under|over|above|below|almost|nearly|to|max\w*)\b",
+    re.IGNORECASE,
+)
+#: Said after it, too: a range, a fraction, a second score.
+_GOES_ON = re.compile(
+    r"^(?:\w|%)|^\W*\d|^\s*/|^\W*(?:to|or|and|maybe|perhaps|possibly|out of)\b|\bscore\b[^\n]*\d",
+    re.IGNORECASE,
+)
+_OF_HIGHEST = re.compile(r"^[\s(]*(?:/|out of)\s*(\d+)\b\)?", re.IGNORECASE)
+_DIGITS = 9  #: of a number, at most
 _SHOWN = 60  #: characters of an answer that a reason shows
-_THOUGHT = "</think>"  #: what stands before it is no answer
+_THINKING, _THOUGHT = "<think>", "</think>"  #: what stands between them is no answer
 
 
 class PartTable(Table):
@@ -149,10 +159,12 @@ class Rubric(Table):
         if reply.cut:
             return None  # "Score: 1" may be the beginning of "Score: 10"
         text = reply.text.rpartition(_THOUGHT)[2]
+        if _THINKING in text:
+            return None
         found = self._list(text) if self.answer == "least of a list" else self._scores(text)
         if len(found) != self.count or not all(self.lowest <= one <= self.highest for one in found):
             return None
-        return min(found)
+        return float(min(found))
 
     def why_unread(self, reply: Reply) -> str:
         """Why a reply gives no score, and what it was."""
@@ -165,16 +177,20 @@ class Rubric(Table):
             return f"the judge's answer was cut off at its limit of length: '{text}'"
         return f"the judge's answer could not be read: '{text}'"
 
-    def _scores(self, text: str) -> list[float]:
+    def _scores(self, text: str) -> list[int]:
         found = []
-        for _, number, rest in _SCORE.findall(text):
+        for before, number, rest in _SCORE.findall(text):
             of = _OF_HIGHEST.match(rest)
-            if "." in number or (_GOES_ON.match(rest) and not (of and int(of[1]) == self.highest)):
+            if of and of[1] == str(self.highest):
+                rest = rest[of.end() :]
+            if "." in number or _OTHERWISE.search(before) or _GOES_ON.search(rest):
                 return []  # it was asked for a whole number, and one alone
-            found.append(float(number))
+            if len(number) > _DIGITS:
+                return []
+            found.append(int(number))
         return found
 
-    def _list(self, text: str) -> list[float]:
+    def _list(self, text: str) -> list[int]:
         """The list "score" of the one JSON object in `text`."""
         start, end = text.find("{"), text.rfind("}")
         try:
@@ -184,7 +200,7 @@ class Rubric(Table):
         scores = found.get("score") if isinstance(found, dict) else None
         scores = scores if isinstance(scores, list) else [scores]
         whole = all(isinstance(one, int) and not isinstance(one, bool) for one in scores)
-        return [float(one) for one in scores] if whole else []
+        return scores if whole else []
 
     def _parts(
         self,

@@ -94,15 +94,16 @@ def load_scorer(
     identifier: str | None = None,
     device: str = "cpu",
     answers: Memory | None = None,
+    insists: bool = False,
 ) -> Scorer:
     """A scorer by `protocol`, whose encoders are loaded on `device` when a metric first needs them.
 
-    `answers`: where those of judges are kept, else for as long as the scorer. As `scoring_of`
-    otherwise.
+    `answers`: where those of judges are kept, else for as long as the scorer; `insists`: what they
+    refused is asked again. As `scoring_of` otherwise.
     """
     scoring = scoring_of(protocol, metrics=metrics, directory=directory, identifier=identifier)
     loaded = OnDemand(protocol_tables(protocol, directory), device)
-    encoders = Encoders(loaded, Asking(scoring.encoders, answers or Notes()))
+    encoders = Encoders(loaded, Asking(scoring.encoders, answers or Notes(), insists=insists))
     viewers = viewers_of(protocol, directory=directory, device=device)
     return Scorer(protocol, scoring, chosen_metrics(protocol, metrics), encoders, viewers)
 

@@ -26,6 +26,7 @@ import requests
 
 from benchmark.api import UserError
 from benchmark.scoring.answering import Keep
+from benchmark.scoring.completion import count, probability, value_of
 from benchmark.scoring.judge_tables import ServerTable
 from benchmark.scoring.questions import Question, Turn, Unanswered, within
 from benchmark.store.answers import Reply, shown
@@ -33,6 +34,7 @@ from benchmark.store.files import json_of, png_bytes
 
 _LARGEST = 2**24  #: bytes of an answer
 _TOP = 20  #: so many likely words a server tells
+_SHORTEST = 4  #: characters of a key
 _FIRST_WAIT = 0.5  #: seconds after the first failure; doubled after each
 _SHOWN = 200  #: characters of what a server says that a reason shows
 _IN_A_ROW = 3  #: so many questions are given up one after the other, until no more are asked
@@ -43,6 +45,9 @@ _WRONG = {
     404: "knows no such address or model",
 }
 _PASSING = {408, 409, 425, 429}
+_CUT, _FILTERED = "length", "content_filter"
+#: Why an answer that is whole, or that we say is not, may end: OpenAI's words, and other servers'.
+_ENDS = {"", "stop", "eos", "eos_token", "end_turn", "stop_sequence", _CUT, _FILTERED}
 
 
 class _Failed(Exception):
@@ -65,6 +70,11 @@ def key_of(name: str, table: ServerTable) -> str:
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UserError(f"encoders.{name}.key_from: {table.key_from} holds no key of a server")
+    if len(key) < _SHORTEST:  # answers are cleared of it, and would lose what only looks like it
+        raise UserError(
+            f"encoders.{name}.key_from: {table.key_from} holds less than {_SHORTEST} characters, "
+            "which is no key: leave key_from out, or give the server a longer one"
+        )
     return key
 
 
@@ -163,7 +173,7 @@ class ServerJudge:
             raise _Failed(f"no connection ({type(error).__name__})") from None
         text = content.decode("utf-8", "replace")
         found = _cleared(_parsed(text), key)
-        if status != 200:
+        if status != 200 or value_of(found, "error"):
             return self._refusal(status, headers, found)
         reply = self._reply(found, word)
         return Reply(**vars(reply) | {"seconds": round(time.monotonic() - started, 3)})
@@ -200,8 +210,11 @@ class ServerJudge:
     def _refusal(self, status: int, headers: Any, found: Any) -> Reply:
         """What an answer that is none means. Raises _Failed, Unanswered or UserError."""
         where = f"encoders.{self.name}: {self.table.url}"
-        error = _part(found, "error")
-        code, said = str(_part(error, "code") or ""), str(_part(error, "message") or found or "")
+        error = value_of(found, "error")
+        code, said = (
+            str(value_of(error, "code") or ""),
+            str(value_of(error, "message") or found or ""),
+        )
         said = shown(said, _SHOWN)
         if status in _WRONG:  # what it says is not shown: it may hold part of the key
             raise UserError(f"{where} {_WRONG[status]} (HTTP {status}; model {self.table.model})")
@@ -213,34 +226,38 @@ class ServerJudge:
             return Reply(said, refused=code)
         if status in _PASSING or status >= 500:
             raise _Failed(f"HTTP {status}", _asked_wait(headers.get("Retry-After", "")))
+        if status == 200:
+            raise _Failed(f"the server answers with an error: {said}")
         why = f"the server takes no such question (HTTP {status}): {said}"
         raise Unanswered(why, alone=True)
 
     def _reply(self, found: Any, word: str) -> Reply:
         """The answer that stands in a chat completion. Raises _Failed where there is none."""
-        choices = _part(found, "choices")
+        choices = value_of(found, "choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
-        message = _part(choice, "message")
+        message = value_of(choice, "message")
         if not isinstance(message, dict):
             raise _Failed("the server's answer is no chat completion")
-        model = str(_part(found, "model") or "")
+        model = str(value_of(found, "model") or "")
         if model and model != (expected := self.table.answers_as or self.table.model):
             raise UserError(
                 f"encoders.{self.name}: asked was model '{expected}', and '{model}' answered: name "
                 "that one by model, or by answers_as if it is the same"
             )
-        content, finish = message.get("content"), _part(choice, "finish_reason")
-        refused = message.get("refusal") or ("content_filter" if finish == "content_filter" else "")
-        usage = _part(found, "usage")
+        content, finish = message.get("content"), str(value_of(choice, "finish_reason") or "")
+        if finish not in _ENDS or value_of(choice, "error"):
+            raise _Failed(f"the server's answer broke off ({shown(finish, _SHOWN)})")
+        refused = message.get("refusal") or (_FILTERED if finish == _FILTERED else "")
+        usage = value_of(found, "usage")
         return Reply(
             text=content if isinstance(content, str) else "",
             refused=str(refused),
-            cut=finish == "length" and not word,
-            probability=_probability(choice, word) if word else None,
+            cut=finish == _CUT and not word,
+            probability=probability(choice, word) if word else None,
             model=model,
-            fingerprint=str(_part(found, "system_fingerprint") or ""),
-            tokens_in=_count(usage, "prompt_tokens"),
-            tokens_out=_count(usage, "completion_tokens"),
+            fingerprint=str(value_of(found, "system_fingerprint") or ""),
+            tokens_in=count(usage, "prompt_tokens"),
+            tokens_out=count(usage, "completion_tokens"),
         )
 
 
@@ -269,27 +286,6 @@ def _cleared(found: Any, key: str) -> Any:
         return found
     whole = found.encode("utf-8", "replace").decode()
     return whole.replace(key, "[key]") if key else whole
-
-
-def _part(table: Any, key: str) -> Any:
-    return table.get(key) if isinstance(table, dict) else None
-
-
-def _count(usage: Any, key: str) -> int | None:
-    found = _part(usage, key)
-    return found if isinstance(found, int) and found >= 0 else None
-
-
-def _probability(choice: Any, word: str) -> float | None:
-    """Of `word` as the first token, in [0, 1]; None if the server does not tell."""
-    first = _part(_part(choice, "logprobs"), "content")
-    top = _part(first[0], "top_logprobs") if isinstance(first, list) and first else None
-    for one in top if isinstance(top, list) else ():
-        logarithm = _part(one, "logprob")
-        known = isinstance(logarithm, int | float) and not math.isnan(logarithm)
-        if known and _part(one, "token") == word:
-            return math.exp(min(logarithm, 0.0))
-    return None
 
 
 def _asked_wait(text: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> float:

@@ -4,7 +4,8 @@
 
 The key is a digest over all that decides the answer: the judge and how it samples, the rubric's
 text, the images' pixels, and which asking it was. So what was answered once is never asked again,
-by whichever job, metric or protocol; and another judge's answer is never taken for it.
+by whichever job, metric or protocol; and another judge's answer is never taken for it. A refusal
+stays under its key, too: what comes of asking again is another answer, which says after which.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ class Answer:
     rubric: str  #: name, version, and 12 hexadecimal digits over its declaration
     values: dict[str, str]  #: what stood in the rubric's placeholders
     images: tuple[str, ...]  #: SHA-256 over shape and pixels of each that was shown, in order
-    attempt: int  #: 1: asked once more, since the first answer could not be read
+    attempt: int  #: above 0: asked once more, since an answer could not be read, or was refused
     repeat: int  #: asked again to see whether the answer stays
     swapped: bool  #: the images stood in the other order
     reply: Reply
     time: str  #: when it came
+    after: tuple[str, ...] = ()  #: keys of the refusals after which the same was asked again
 
 
 @dataclass(frozen=True)

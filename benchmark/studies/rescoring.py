@@ -140,7 +140,10 @@ def _scorer(view: Run, again: Again) -> Scorer:
         device=resolve_device("auto"),
     )
     encoders = scorer.encoders
-    asking = replace(encoders.asking, memory=Notes(view.answers), reads_only=True)
+    # Those alone that the records vouch for: another protocol may have asked again since.
+    keys = {key for one in view.scored for own in one.answers.values() for key in own}
+    answers = {key: answer for key, answer in view.answers.items() if key in keys}
+    asking = replace(encoders.asking, memory=Notes(answers), reads_only=True)
     return replace(scorer, encoders=Encoders(encoders.loaded, asking))
 
 

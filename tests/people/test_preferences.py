@@ -247,9 +247,40 @@ def test_votes_that_are_no_json_none_or_twice_are_named(tmp_path) -> None:
         read_votes(study, folder)
 
 
-def test_a_study_that_was_edited_is_refused(tmp_path) -> None:
-    _, folder = made_study(tmp_path, pairs=4, subjects=SUBJECTS[:2])
+def test_no_file_is_left_out_for_its_name_or_kind(tmp_path) -> None:
+    study, folder = made_study(tmp_path, pairs=2, subjects=SUBJECTS[:2])
+    cast(study, folder, people=1, reliability=1.0)
+    votes = folder / "votes"
+    for name in ("1.JSON", "1.json.txt"):
+        (votes / name).write_text((votes / "0.json").read_text())
+        with pytest.raises(UserError, match=f"{name} does not end in .json"):
+            read_votes(study, folder)
+        (votes / name).unlink()
+    (votes / "folder.json").mkdir()
+    with pytest.raises(UserError, match=r"folder\.json cannot be read: "):
+        read_votes(study, folder)
+    (votes / "folder.json").rmdir()
+    (votes / "0.json").write_text((votes / "0.json").read_text(), encoding="utf-16")
+    with pytest.raises(UserError, match=r"0\.json holds no votes: .*UTF-16"):
+        read_votes(study, folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s["pairs"][0]["a"].update(method="untuned"),
+        lambda s: s["pairs"][0]["scores"].update({"toy-1/dino": [9.0, 1.0]}),
+        lambda s: s["metrics"]["toy-1/dino"].update(lower_is_better=True),
+        lambda s: s["methods"].reverse(),
+        lambda s: s.pop("seal"),
+    ],
+)
+def test_a_study_that_was_edited_is_refused(tmp_path, change) -> None:
+    study, folder = made_study(tmp_path, pairs=4, subjects=SUBJECTS[:2])
+    assert read_study(folder) == study
     path = folder / "study.json"
-    path.write_text(path.read_text().replace('"dreambooth"', '"untuned"', 3))
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="was changed since its page was made"):
         read_study(folder)

@@ -73,3 +73,10 @@ def test_a_port_that_is_taken_is_named(made) -> None:
             served(study, folder, port),
         ):
             pass
+
+
+def test_a_page_that_is_gone_is_named(tmp_path) -> None:
+    study, folder = made_study(tmp_path, pairs=2, subjects=SUBJECTS[:4])
+    (folder / "index.html").unlink()
+    with pytest.raises(UserError, match=r"index\.html is missing"), served(study, folder):
+        pass

@@ -22,8 +22,10 @@ from benchmark.config.suite import Suite, load_suite
 from benchmark.grid.running import run_grid
 from benchmark.grid.scoring import score_run
 from benchmark.results.run import Run, read_run
+from benchmark.runs.machine import Resources
 from benchmark.runs.parcel import made_in, needed_by, packed, unpack
 from benchmark.runs.plan import plan
+from benchmark.runs.shared import Shard
 from benchmark.store.answers import answer_path
 from benchmark.store.directory import RunDirectory
 from benchmark.store.reading import read_contents
@@ -151,14 +153,20 @@ def test_what_was_not_answered_is_counted_and_asked_for_by_the_next_command(
     assert rows(run, "clip_t") == others
 
 
-def test_a_run_asks_again_too(suite: Suite, server: Server, world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resources", [ONE, replace(ONE, shard=Shard(1, 2))])
+def test_a_run_asks_again_too(
+    suite: Suite, server: Server, world: Path, tmp_path: Path, resources: Resources
+) -> None:
     def go(behaviour: str) -> None:
         judged = suite.under(str(write_judged(world, server, behaviour)))
         grid = plan(judged, ["tests.toy:PAINT"])
-        assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
+        assert run_grid(grid, tmp_path / "run", resources=resources) == 0
 
     go("down")
     assert not any(row["value"] for row in rows(tmp_path / "run", "judge_identity"))
+    asked = len(server.asked())
+    go("down")  # once, and not until there is an answer
+    assert asked < len(server.asked()) < 3 * asked
     go("well")
     assert all(row["value"] for row in rows(tmp_path / "run", "judge_identity"))
     asked = len(server.asked())
@@ -185,6 +193,53 @@ def test_what_cannot_be_read_twice_is_unjudged(run: Path, server: Server, world:
     asked = len(server.asked())
     assert score_run(run, protocol=str(path)) == 0
     assert len(server.asked()) == asked  # that is what it answered
+
+
+def test_what_was_refused_is_asked_again_by_one_command_and_nothing_else_is(
+    run: Path, server: Server, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = (write_judged(world, server, "shy", name=name) for name in ("shy", "second"))
+    assert score_run(run, protocol=str(path)) == score_run(run, protocol=str(other)) == 0
+    before = rows(run, "judge_identity", "shy-1")
+    judged = [row for row in before if row["value"]]
+    assert {row["reason"] for row in before if not row["value"]} == {
+        "the judge refused: I cannot look at people. [key]"
+    }
+    refused = {k for k, a in read_contents(run).answers.items() if a.reply.refused}
+    assert refused and judged
+    server.forget()
+    assert score_run(run, protocol=str(path)) == 0 and not server.asked()
+    assert score_run(run, protocol=str(path), ask_again=True) == 0
+    assert len(server.asked()) == len(refused)
+    after = rows(run, "judge_identity", "shy-1")
+    assert all(row["value"] for row in after) and [r for r in after if r in judged] == judged
+    contents = read_contents(run)
+    assert not contents.altered
+    assert {key for answer in contents.answers.values() for key in answer.after} == refused
+    assert {k for k, a in contents.answers.items() if a.reply.refused} == refused  # they stay
+    assert score_run(run, protocol=str(path), ask_again=True) == 0
+    assert len(server.asked()) == len(refused)
+    # The other protocol's scores are what they were, and both can be verified.
+    assert [row["value"] for row in rows(run, "judge_identity", "second-1")] == [
+        row["value"] for row in before
+    ]
+    published = published_run(run, tmp_path / "out", monkeypatch)
+    found = [one for one in rescored(published, Again()) if one.by_answers]
+    assert {one.protocol for one in found} == {"shy-1", "second-1"}
+    assert not any(one.why or one.unlike for one in found)
+
+
+def test_who_refuses_for_good_is_asked_once_more_by_each_command(
+    run: Path, server: Server, world: Path
+) -> None:
+    path = write_judged(world, server, "refusing")
+    assert score_run(run, protocol=str(path)) == 0
+    questions = len(server.asked())
+    for times in (2, 3):
+        assert score_run(run, protocol=str(path), ask_again=True) == 0
+        assert len(server.asked()) == times * questions
+        assert len({one["question"] for one in server.asked()}) == times * questions
+    assert not any(row["value"] for row in rows(run, "judge_identity"))
 
 
 @pytest.mark.parametrize("behaviour", ["shut", "another"])
@@ -298,24 +353,31 @@ def test_a_kept_run_has_the_answers(
     assert [str(a) for a in read_contents(kept).altered]
 
 
+def published_run(
+    run: Path, out: Path, patch: pytest.MonkeyPatch, said: list[str] | None = None
+) -> Run:
+    """The run as it is published, where the toy's encoder is one of an installed package."""
+    patch.setattr("benchmark.studies.publish.write_report", lambda path: path)
+    tell = [] if said is None else said
+    publish_run(run, out, Wanted(images="all", with_subjects=True), tell=tell.append)
+    points = dict(available("encoders")) | {"tests.toy:EYE": None}
+    patch.setattr(
+        "benchmark.studies.rescoring.available",
+        lambda group: points if group == "encoders" else available(group),
+    )
+    return read_run(out)
+
+
 def test_who_verifies_reads_the_answers_and_asks_nobody(
     suite: Suite, server: Server, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, run, out = write_judged(world, server, "well"), tmp_path / "run", tmp_path / "out"
     assert run_grid(plan(suite.under(str(path)), ["tests.toy:PAINT"]), run, resources=ONE) == 0
-    monkeypatch.setattr("benchmark.studies.publish.write_report", lambda path: path)
     said: list[str] = []
-    publish_run(run, out, Wanted(images="all", with_subjects=True), tell=said.append)
-    published = read_run(out)
+    published = published_run(run, out, monkeypatch, said)
     assert f"{len(published.answers)} answers of judges, word for word" in said[1]
     server.forget()
     monkeypatch.delenv("JUDGE_KEY")
-    # The toy's encoder, as if a package that is installed brought it.
-    points = dict(available("encoders")) | {"tests.toy:EYE": None}
-    monkeypatch.setattr(
-        "benchmark.studies.rescoring.available",
-        lambda group: points if group == "encoders" else available(group),
-    )
 
     def verified(run: Run) -> Rescored:
         (found,) = [one for one in rescored(run, Again()) if one.metric == "judge_identity"]

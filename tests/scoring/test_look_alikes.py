@@ -57,6 +57,17 @@ def test_what_is_as_near_as_others_stands_last() -> None:
     assert average_precision(-perfect, places == 1) == pytest.approx((1 / 3 + 2 / 4) / 2)
 
 
+@pytest.mark.parametrize("cosine", [0.1, 0.7, 0.9999999])
+def test_features_that_are_all_alike_find_nobody(cosine: float) -> None:
+    # Of 3 to 6 references a subject: the means of equal cosines differ in their last digits.
+    places = np.repeat(np.arange(4), [3, 4, 5, 6])
+    near = cosine + np.random.default_rng(0).uniform(-1e-8, 1e-8, len(places))
+    for own, count in enumerate([3, 4, 5, 6]):
+        assert subject_rank(np.full(len(places), cosine), places, own) == 4
+        assert subject_rank(near, places, own) == 4
+        assert average_precision(near, places == own) == pytest.approx(count / 18)
+
+
 # --- through the scorer
 
 

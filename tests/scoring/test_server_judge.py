@@ -176,6 +176,8 @@ def test_other_pixels_words_askings_and_orders_are_other_questions() -> None:
         ("dripping", "no answer within 0.8 s, 2 times"),
         ("garbage", "the server's answer is no chat completion, 2 times"),
         ("empty", "the server's answer is no chat completion, 2 times"),
+        ("erring", "the server answers with an error: no GPU, 2 times"),
+        ("breaking_off", "the server's answer broke off (error), 2 times"),
         ("cut", "no connection (ChunkedEncodingError), 2 times"),
         ("overrun", "HTTP 429, and the server asks to wait 86400 s"),
         ("terse", "the server takes no such question (HTTP 422): "),
@@ -224,6 +226,7 @@ def test_questions_that_are_not_taken_stop_no_others(server: Server) -> None:
     [
         ("shut", "refuses the key (HTTP 401"),
         ("spent", "the quota of the key is used up: pay first"),
+        ("spent_politely", "the quota of the key is used up: pay first"),
         ("another", f"asked was model '{MODEL}', and 'another-judge' answered"),
         ("elsewhere", "sends elsewhere (HTTP 302)"),
     ],
@@ -268,6 +271,12 @@ def test_an_answer_that_is_no_score_is_kept(server: Server, behaviour: str, reas
     assert [*memory.answers] == [answer.key]
 
 
+def test_tokens_that_nobody_counted_are_not_told(server: Server) -> None:
+    (answer,) = ask(server, "overdone")
+    assert isinstance(answer, Answer)
+    assert (answer.reply.tokens_in, answer.reply.tokens_out) == (None, None)
+
+
 class Saying:
     """A judge that always says the same; before that, somebody else may ask."""
 
@@ -302,7 +311,9 @@ def test_the_probability_of_a_word(server: Server) -> None:
     assert (body["logprobs"], body["max_tokens"]) == (True, 1)
     text = body["messages"][0]["content"][1]["text"]
     assert text == 'Does this figure show "a dog in the snow"? Please answer yes or no.'
-    for behaviour in ("unsure", "lost", "well"):
+    (answer,) = ask(server, "hopeless", asked)
+    assert isinstance(answer, Answer) and rubric.read(answer.reply) == 0.0
+    for behaviour in ("unsure", "lost", "overdone", "well"):
         (answer,) = ask(server, behaviour, asked)
         assert isinstance(answer, Answer) and rubric.read(answer.reply) is None
         assert "does not tell how probable 'Yes' is" in rubric.why_unread(answer.reply)
@@ -317,6 +328,10 @@ def test_the_probability_of_a_word(server: Server) -> None:
         ({"key_from": "sk-secret-word"}, "encoders.judge.key_from: it should name a variable"),
         ({"key_from": "NO_SUCH_KEY"}, "the environment has no NO_SUCH_KEY"),
         ({"key_from": "ODD_KEY"}, "ODD_KEY holds no key of a server"),
+        ({"key_from": "SHORT_KEY"}, "SHORT_KEY holds less than 4 characters"),
+        ({"options": {"messages": []}}, "options.messages is not for a protocol to say"),
+        ({"options": {"seed": 3}}, "options.seed would take the place of seed"),
+        ({"price_in": math.inf}, "encoders.judge.price_in"),
         ({"attempts": 0}, "encoders.judge.attempts"),
         ({"modle": "x"}, "encoders.judge.modle is unknown"),
     ],
@@ -324,6 +339,7 @@ def test_the_probability_of_a_word(server: Server) -> None:
 def test_a_bad_table_is_refused(
     server: Server, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
 ) -> None:
+    monkeypatch.setenv("SHORT_KEY", "10")  # of which "Score: 10" would be cleared
     monkeypatch.setenv("ODD_KEY", "secret-word\nX-Header: 1")
     with pytest.raises(UserError) as error:
         OPENAI_COMPATIBLE.files("judge", table(server, "well", **changes))
