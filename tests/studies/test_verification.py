@@ -143,6 +143,19 @@ def test_a_bad_image_that_was_left_out_of_the_scores_is_missed(copy, quick):
     assert f"all {whose} clip_t (toy-1)" in detail
 
 
+def test_a_score_that_is_stated_twice_is_refused(copy, quick):
+    """The one that is verified, and one that lifts the mean."""
+
+    def lifted(rows):
+        place = next(i for i, row in enumerate(rows) if ",clip_t," in row)
+        value = rows[place].split(",")[-3]
+        return [*rows[:place], rows[place].replace(value, "1.000000"), *rows[place:]]
+
+    _, subject, _ = edit_rows(copy, lifted)
+    with pytest.raises(UserError, match=f"clip_t .*{subject}.* is there twice"):
+        outcomes(copy)
+
+
 def test_an_image_that_was_put_in_for_another_is_found_by_its_scores(copy, installed, quick):
     image = min(copy.glob("images/tests.toy-PAINT*/*/*.png"))
     content = png_bytes(np.full((12, 12, 3), 250, np.uint8))
