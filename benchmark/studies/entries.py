@@ -15,7 +15,8 @@ from benchmark.results.run import Run, read_run
 from benchmark.store.directory import PLAN
 from benchmark.store.files import resolved
 from benchmark.studies.rescoring import Again
-from benchmark.studies.verification import Check, odd_files, verify_folder
+from benchmark.studies.statements import Check
+from benchmark.studies.verification import odd_files, verify_folder
 
 
 def read_entries(places: Mapping[str, Path], *, protocol: str, check: bool) -> list[Entry]:

@@ -129,7 +129,7 @@ def test_a_link_is_refused(shell, folders, tmp_path):
 
 
 def test_what_verify_found_stands_in_the_table(shell, tmp_path, monkeypatch):
-    from benchmark.studies.verification import Check
+    from benchmark.studies.statements import Check
 
     def verified(folder, again):
         yield Check("digests", "ok")
