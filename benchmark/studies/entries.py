@@ -27,7 +27,7 @@ def read_entries(places: Mapping[str, Path], *, protocol: str, check: bool) -> l
     Raises UserError naming an entry that is no published folder, was altered, holds links, or has
     no scores under the protocol.
     """
-    once = {resolved(folder): name for name, folder in reversed(places.items())}
+    once = {resolved(folder): name for name, folder in [*places.items()][::-1]}
     places = {name: folder for name, folder in places.items() if name in once.values()}
     runs = {name: _read(name, folder) for name, folder in places.items()}
     label = protocol or _only_protocol(runs)
