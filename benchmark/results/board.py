@@ -86,9 +86,10 @@ class Board:
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Board:
         """Raises UserError naming the first entry that is of another protocol or prompt set."""
-        first, *others = entries
-        for entry in others:
-            _check_alike(first, entry)
+        bases = [(entry, _basis(entry.run)) for entry in entries]
+        # Each with each: two may share a metric that the first has not.
+        for (first, before), (other, after) in combinations(bases, 2):
+            _check_alike(first, before, other, after)
         return cls(tuple(entries))
 
     @property
@@ -151,16 +152,19 @@ class Board:
         return dict(zip(others, found, strict=False))
 
 
-def _check_alike(first: Entry, entry: Entry) -> None:
-    mine, theirs = (_basis(one.run) for one in (first, entry))
-    for what in mine["metrics"].keys() & theirs["metrics"].keys():
-        encoders = entry.run.scoring.metrics[what].encoders
-        mine |= {f"encoder {name}": first.run.scoring.encoders.get(name) for name in encoders}
-        theirs |= {f"encoder {name}": entry.run.scoring.encoders.get(name) for name in encoders}
-    shared = mine["metrics"].keys() & theirs["metrics"].keys()
-    for basis in (mine, theirs):
-        metrics = basis.pop("metrics")
-        basis |= {f"metric {name}": metrics[name] for name in shared}
+def _check_alike(first: Entry, before: dict[str, Any], entry: Entry, after: dict[str, Any]) -> None:
+    """Refuse two entries whose bases differ, or a metric that both have, or an encoder of it."""
+    shared = [name for name in before["metrics"] if name in after["metrics"]]
+    mine, theirs = (
+        {k: value for k, value in basis.items() if k != "metrics"}
+        | {f"metric {name}": basis["metrics"][name] for name in shared}
+        | {
+            f"encoder {name}": one.run.scoring.encoders.get(name)
+            for metric in shared
+            for name in entry.run.scoring.metrics[metric].encoders
+        }
+        for one, basis in ((first, before), (entry, after))
+    )
     for what, old, new in changes(mine, theirs):
         raise UserError(
             f"{entry.name} and {first.name} are of another protocol or prompt set: they differ in "

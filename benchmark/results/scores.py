@@ -42,7 +42,7 @@ def read_scores(text: bytes, where: str) -> tuple[DataFrame, DataFrame]:
 
     That of a row with a value says what befell its image. `text`: that of a scores.csv. Texts are
     categories, `sample` and `seed` int64, `value` float64. Raises UserError naming `where` if there
-    are none, or one is no score.
+    are none, or one is no score or is there twice.
     """
     import numpy as np
     import pandas as pd
@@ -70,9 +70,20 @@ def read_scores(text: bytes, where: str) -> tuple[DataFrame, DataFrame]:
         **{name: numbers[name].astype("int64") for name in _NUMBERS},
     )
     typed = typed.astype(dict.fromkeys(CATEGORIES, "category"))
+    _check_once(typed, where)
     if without.all():
         raise UserError(f"{where}: no image has a score: {rows['reason'].iloc[0]}")
     return typed[~without], typed[without]
+
+
+def _check_once(rows: DataFrame, where: str) -> None:
+    """Raise UserError naming the first of `rows` that is there again: it would weigh twice."""
+    for row in rows[rows.duplicated(SCORED)][:1].itertuples():
+        raise UserError(
+            f"{where}: {row.metric} under {row.protocol} of {row.method}, {row.subject}, seed "
+            f"{row.seed}, '{row.prompt or row.prompt_kind}', sample {row.sample} is there twice, "
+            "and a score counts once: have it written anew by whoever wrote it"
+        )
 
 
 def usable_rows(contents: Contents) -> dict[tuple[str, Name], bytes]:
@@ -86,7 +97,7 @@ def usable_rows(contents: Contents) -> dict[tuple[str, Name], bytes]:
 
 
 def _are_scores(rows: bytes, label: str, name: Name) -> bool:
-    """Whether `rows` can be read, and are all of one job under one protocol, none there twice."""
+    """Whether `rows` can be read, and are all of one job under one protocol."""
     try:
         scores, unscored = read_scores(HEADER.encode() + rows, "")
     except UserError:
@@ -96,8 +107,7 @@ def _are_scores(rows: bytes, label: str, name: Name) -> bool:
         for part in (scores, unscored)
         for key in part[["protocol", "method", "subject", "seed"]].itertuples(index=False)
     }
-    again = scores.duplicated(SCORED).any() or unscored.duplicated(SCORED).any()
-    return whose == {(label, *name)} and not again
+    return whose == {(label, *name)}
 
 
 def scores_of(

@@ -15,15 +15,20 @@ from benchmark.results.run import Run, read_run
 from benchmark.store.directory import PLAN
 from benchmark.store.files import resolved
 from benchmark.studies.rescoring import Again
-from benchmark.studies.verification import Check, odd_files, verify_folder
+from benchmark.studies.statements import Check
+from benchmark.studies.verification import odd_files, verify_folder
 
 
 def read_entries(places: Mapping[str, Path], *, protocol: str, check: bool) -> list[Entry]:
     """Name -> folder, as entries under `protocol`, or under the only one that there is.
 
+    A folder that is named twice is one entry.
+
     Raises UserError naming an entry that is no published folder, was altered, holds links, or has
     no scores under the protocol.
     """
+    once = {resolved(folder): name for name, folder in [*places.items()][::-1]}
+    places = {name: folder for name, folder in places.items() if name in once.values()}
     runs = {name: _read(name, folder) for name, folder in places.items()}
     label = protocol or _only_protocol(runs)
     for name, run in runs.items():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,11 @@ def opened(place: str) -> Iterator[Path]:
     if Path(place).exists():
         yield Path(place)
     elif is_repository(place):
-        with fetched_folder(place) as folder:
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(fetched_folder(place))
+            except UserError as error:  # a path with a slip in it looks the same
+                raise UserError(f"there is no folder {place} here; {error}") from error
             yield folder
     else:
         raise UserError(f"{place} is no folder, and no USER/NAME of the hub")

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Subject, UserError
 from benchmark.config.protocol import Protocol
@@ -127,10 +127,7 @@ def _scorer(view: Run, again: Again) -> Scorer:
     from benchmark.scoring.scorer import load_scorer
 
     protocol = read_toml(view.directory / protocol_path(view.protocol), Protocol)
-    tables = {
-        name: {key: value for key, value in table.items() if key not in _OF_MACHINE}
-        for name, table in protocol.encoders.items()
-    }
+    tables = {name: lasting(table) for name, table in protocol.encoders.items()}
     _check_installed(protocol, view)
     scorer = load_scorer(
         protocol.model_copy(update={"encoders": tables}),
@@ -145,6 +142,11 @@ def _scorer(view: Run, again: Again) -> Scorer:
     answers = {key: answer for key, answer in view.answers.items() if key in keys}
     asking = replace(encoders.asking, memory=Notes(answers), reads_only=True)
     return replace(scorer, encoders=Encoders(encoders.loaded, asking))
+
+
+def lasting(table: dict[str, Any]) -> dict[str, Any]:
+    """What an encoder's table says of the encoder, and not of the machine that scored."""
+    return {key: value for key, value in table.items() if key not in _OF_MACHINE}
 
 
 def _told_apart(stated: Scoring, here: Scoring, name: str) -> str:

@@ -12,26 +12,20 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from benchmark.api import PRIOR, REAL, UserError
-from benchmark.config.registry import is_ours
+from benchmark.api import UserError
 from benchmark.report.write import write_report
 from benchmark.results.publication import PUBLICATION, SUBJECTS
 from benchmark.results.run import Run, run_of
 from benchmark.store.contents import Contents
 from benchmark.store.directory import PAGE, PLAN, RECORDS, REPORT, REPORTED, SCORES, SUITE
 from benchmark.store.files import is_visible, resolved
-from benchmark.store.names import has_controls
 from benchmark.store.reading import read_contents
-from benchmark.store.records import image_key
-from benchmark.studies.rescoring import Again, Rescored, rescored, stated_scores
+from benchmark.studies.rescoring import Again, Rescored, rescored
+from benchmark.studies.statements import NAMED, Check, checks_of_statements
 
-_NAMED = 5  #: so many of what differs in one way are named
 #: What `write_report` writes anew from the rest.
 _REPORT = (REPORT, PAGE, "summary.csv")
 _WRITTEN = ("tables", "figures", "gallery")
@@ -40,22 +34,8 @@ _IMAGES = "images"
 _EMBEDDED = re.compile(rb"data:image/[\w+;-]+,[\w+/=]+")
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at, and what came of it."""
-
-    what: str
-    outcome: Literal["ok", "differs", "could not"]
-    detail: str = ""
-    scores: tuple[int, int] = (0, 0)  #: how many were computed anew, of how many that are stated
-
-    def __str__(self) -> str:
-        text = f"{self.outcome}: {self.what}" + (f": {self.detail}" if self.detail else "")
-        return "".join(c if not has_controls(c) else "�" for c in text)
-
-
 def verify_folder(folder: Path, again: Again) -> Iterator[Check]:
-    """Every check in turn: files, digests, keys, rows, scores from images, tables from scores.
+    """Every check in turn: files, digests, what is stated, scores from images, tables from scores.
 
     Raises UserError if it is no published folder.
     """
@@ -72,8 +52,7 @@ def verify_folder(folder: Path, again: Again) -> Iterator[Check]:
         yield Check("scores and tables", "could not", "files were altered")
         return
     run = run_of(contents)
-    yield _keys(run)
-    yield _rows(run)
+    yield from checks_of_statements(run)
     yield from map(_of_scores, rescored(run, again))
     yield from _tables(run)
 
@@ -108,10 +87,10 @@ def _expected(name: str) -> bool:
 
 
 def _digests(contents: Contents) -> Iterator[Check]:
-    for altered in contents.altered[:_NAMED]:
+    for altered in contents.altered[:NAMED]:
         yield Check(altered.path, "differs", altered.what)
-    if len(contents.altered) > _NAMED:
-        yield Check(f"{len(contents.altered) - _NAMED} more files", "differs")
+    if len(contents.altered) > NAMED:
+        yield Check(f"{len(contents.altered) - NAMED} more files", "differs")
     if not contents.altered:
         images = sum(len(record.images) for record in contents.jobs.values())
         yield Check("digests", "ok", f"of {len(contents.jobs)} jobs and {images} images")
@@ -126,60 +105,6 @@ def _digests(contents: Contents) -> Iterator[Check]:
         yield Check(extra[0], "differs", f"no record has it, nor {len(extra) - 1} more images")
 
 
-def _keys(run: Run) -> Check:
-    """Whether each image's key and noise are what its job's settings make of them."""
-    wrong = []
-    for record in run.drawn:
-        asked = {(r.prompt, r.index): r for r in record.job.requests}
-        for path, image in record.images.items():
-            request = asked.get((image.prompt, image.index))
-            if record.job.elsewhere:
-                continue
-            if request != image.request or image.key != image_key(
-                record.job.fit, image.request, record.job.sampler
-            ):
-                wrong.append(path)
-    if wrong:
-        return Check("keys", "differs", f"of {len(wrong)} images, such as {wrong[0]}")
-    return Check("keys", "ok", "settings, prompts and noise are those that images are filed under")
-
-
-def _rows(run: Run) -> Check:
-    """Whether scores are of the images that jobs ask for, of each one, and of no others."""
-    wrong = []
-    for label in run.protocols:
-        view = run.under(label)
-        jobs = {record.job.name: record.job for record in view.records}
-        stated = stated_scores(view)
-        measured: dict[str, set[str]] = defaultdict(set)  # method -> its metrics
-        for name, metric in stated:
-            measured[name[0]].add(metric)
-        pairs = ((name, metric) for name in jobs for metric in sorted(measured[name[0]]))
-        for name, metric in pairs:
-            images = stated.get((name, metric), {})
-            job, declared = jobs[name], view.scoring.metrics.get(metric)
-            # What other people's metrics leave out, and how their images are numbered, is theirs.
-            if job.elsewhere or declared is None or not is_ours("metrics", declared.metric):
-                continue
-            kinds = {_sort(kind) for _, kind, _ in images}
-            asked = {
-                (request.prompt.template, request.prompt.kind, request.index)
-                for request in job.requests
-                if _sort(request.prompt.kind) in kinds
-            }
-            if not images or images.keys() != asked:
-                odd = len(images.keys() ^ asked) if images else "all"
-                wrong.append(f"{odd} of {job.label} in {metric} ({label})")
-    if wrong:
-        return Check("rows", "differs", f"too few or too many: {'; '.join(wrong[:_NAMED])}")
-    return Check("rows", "ok", "each image that was asked for has its scores, and no other has")
-
-
-def _sort(kind: str) -> str:
-    """Metrics are of real images, of the prior prompt's, or of all other prompts' alike."""
-    return kind if kind in (PRIOR, REAL) else ""
-
-
 def _of_scores(found: Rescored) -> Check:
     what, scores = f"scores in {found.metric} ({found.protocol})", (found.images, found.all_images)
     if found.why:
@@ -188,7 +113,7 @@ def _of_scores(found: Rescored) -> Check:
     if found.by_answers:
         text += "; by the judge's kept answers, it was not asked again"
     if found.unlike:
-        return Check(what, "differs", f"{'; '.join(found.unlike[:_NAMED])}; {text}", scores)
+        return Check(what, "differs", f"{'; '.join(found.unlike[:NAMED])}; {text}", scores)
     lacking = "" if found.images == found.all_images else f"; could not: {found.lacking}"
     return Check(what, "ok", text + lacking, scores)
 
@@ -207,10 +132,10 @@ def _tables(run: Run) -> Iterator[Check]:
         write_report(copy)
         names = [*_REPORT, *(_names(copy, "tables") | _names(run.directory, "tables"))]
         unlike = [name for name in names if not _same(copy / name, run.directory / name)]
-        for name in unlike[:_NAMED]:
+        for name in unlike[:NAMED]:
             yield Check(name, "differs", _how(copy / name, run.directory / name))
-        if len(unlike) > _NAMED:
-            yield Check(f"{len(unlike) - _NAMED} more tables", "differs")
+        if len(unlike) > NAMED:
+            yield Check(f"{len(unlike) - NAMED} more tables", "differs")
         if not unlike:
             yield Check("tables", "ok", f"{len(names)} files, of the scores")
     yield Check("figures", "could not", "their bytes depend on the machine's fonts and libraries")

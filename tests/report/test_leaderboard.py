@@ -121,6 +121,15 @@ def test_what_is_no_entry_is_refused(shell, tmp_path, arguments, why):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_is_named_twice_is_one_entry(shell, folders, tmp_path):
+    """Else its rows would be tested against themselves, which moves every p-value."""
+    (tmp_path / "again").symlink_to(folders / "a")
+    assert shell("a", "b", "--out", tmp_path / "once")[0] == 0
+    assert shell("a", "./a", tmp_path / "again", "b", "--out", tmp_path / "twice")[0] == 0
+    once, twice = (tmp_path / name / "leaderboard.md" for name in ("once", "twice"))
+    assert once.read_text() == twice.read_text()
+
+
 def test_a_link_is_refused(shell, folders, tmp_path):
     write_run(tmp_path / "linked", value, methods=("mine",), subjects=SUBJECTS[:1])
     (tmp_path / "linked/extra.toml").symlink_to(folders / "a/suite.toml")
@@ -129,7 +138,7 @@ def test_a_link_is_refused(shell, folders, tmp_path):
 
 
 def test_what_verify_found_stands_in_the_table(shell, tmp_path, monkeypatch):
-    from benchmark.studies.verification import Check
+    from benchmark.studies.statements import Check
 
     def verified(folder, again):
         yield Check("digests", "ok")

@@ -116,6 +116,20 @@ def test_an_entry_of_another_protocol_or_prompt_set_is_refused_by_name(tmp_path,
         Board.of([a, b])
 
 
+def test_a_metric_that_only_later_entries_share_is_one_metric(tmp_path):
+    """They would stand in one column, the last upside down and a hundredfold."""
+
+    def having(name, **more):
+        mine = metric("Mine", "subject fidelity", encoders=(), **more)
+        own = world(scoring={"metrics": METRICS | {"mine": mine}})
+        return entry(tmp_path, name, (f"method-{name}",), world=own)
+
+    a, b = entry(tmp_path, "a"), having("b")
+    Board.of([a, b, having("c")])
+    with pytest.raises(UserError, match='d and b .* differ in metric mine.better: "lower" and "hi'):
+        Board.of([a, b, having("d", higher_is_better=False, factor=100.0)])
+
+
 def test_a_metric_that_only_one_has_does_not_matter(tmp_path):
     more = METRICS | {"mine": metric("Mine", "subject fidelity", encoders=())}
     b = entry(tmp_path, "b", world=world(scoring={"metrics": more}))

@@ -146,6 +146,9 @@ UNSCORED = "m,s,a {},property,1,0,dino,,p-1,the judge gave no number\n"
         (HEADER + ROW.replace("0,0", "0.5,0") % "0.5", "line 2: '0.5' is no score"),
         (HEADER + UNSCORED.replace("dino,,", "dino,much,"), "line 2: 'much' is no score"),
         (HEADER + UNSCORED, "no image has a score: the judge gave no number"),
+        # The second of two values could be the one that is verified, and both be averaged.
+        (HEADER + ROW % "0.9" + ROW % "0.5", "dino under p-1 of m, s, seed 0, .* is there twice"),
+        (HEADER + ROW.replace("0,0", "1,0") % "0.9" + UNSCORED, "sample 1 is there twice"),
     ],
 )
 def test_bad_scores_are_named(text, message):

@@ -6,7 +6,7 @@ import pytest
 
 from benchmark.api import UserError
 from benchmark.cli import app as cli
-from benchmark.studies.hub_results import fetched_folder, is_repository, push_folder
+from benchmark.studies.hub_results import fetched_folder, is_repository, opened, push_folder
 from benchmark.studies.publish import Wanted, publish_run
 from tests.hub_server import TOKEN, hub
 from tests.made_up_run import write_run
@@ -86,6 +86,12 @@ def test_a_refusal_is_one_line_without_the_token(folder, server):
 
 def test_a_repository_that_is_not_there(server):
     with pytest.raises(UserError, match="the hub: me/gone: "), fetched_folder("me/gone"):
+        pass
+
+
+def test_a_path_with_a_slip_in_it_is_told_from_a_repository(server):
+    why = "there is no folder runs/mime here; the hub: runs/mime: "
+    with pytest.raises(UserError, match=why), opened("runs/mime"):
         pass
 
 

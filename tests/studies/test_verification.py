@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,23 @@ from benchmark.cli import app as cli
 from benchmark.config import registry
 from benchmark.config.suite import load_suite
 from benchmark.grid.running import run_grid
+from benchmark.results.run import read_run
 from benchmark.runs.plan import plan
 from benchmark.store.directory import HEADER, RunDirectory
 from benchmark.store.files import png_bytes, sha256
+from benchmark.store.names import folder_name
 from benchmark.store.seals import sealed, unsealed
 from benchmark.studies.publish import Wanted, publish_run
 from benchmark.studies.rescoring import Again
-from benchmark.studies.verification import Check, verify_folder
+from benchmark.studies.statements import Check, checks_of_statements
+from benchmark.studies.verification import verify_folder
 from tests import toy
 
+ROOT = Path(__file__).parent.parent.parent
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """A folder that its publisher has not touched, with all images and photographs."""
-    folder = tmp_path_factory.mktemp("published")
-    grid = plan(load_suite(str(toy.write_world(folder))), ["tests.toy:PAINT", "real-images"])
+
+def run_and_published(folder, methods):
+    grid = plan(load_suite(str(toy.write_world(folder))), methods)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchmark.report.write.write_report_of", lambda run: run.directory)
         patch.setattr("benchmark.report.terminal.print_table", lambda run: None)
@@ -36,6 +39,14 @@ def published(tmp_path_factory):
     publish_run(folder / "run", folder / "out", Wanted(images="all", with_subjects=True))
     shutil.rmtree(folder / "data")  # only what was published is here
     return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder that its publisher has not touched, with all images and photographs."""
+    return run_and_published(
+        tmp_path_factory.mktemp("published"), ["tests.toy:PAINT", "real-images"]
+    )
 
 
 @pytest.fixture
@@ -141,6 +152,101 @@ def test_a_bad_image_that_was_left_out_of_the_scores_is_missed(copy, quick):
     whose = f"of {method} / {subject} / seed 0 in"
     assert detail.startswith(f"too few or too many: 1 {whose} ")
     assert f"all {whose} clip_t (toy-1)" in detail
+
+
+def test_a_score_that_is_stated_twice_is_refused(copy, quick):
+    """The one that is verified, and one that lifts the mean."""
+
+    def lifted(rows):
+        place = next(i for i, row in enumerate(rows) if ",clip_t," in row)
+        value = rows[place].split(",")[-3]
+        return [*rows[:place], rows[place].replace(value, "1.000000"), *rows[place:]]
+
+    _, subject, _ = edit_rows(copy, lifted)
+    with pytest.raises(UserError, match=f"clip_t .*{subject}.* is there twice"):
+        outcomes(copy)
+
+
+def without_job(folder, method, subject):
+    """The folder as if the job had never been planned: no record, row or image; digests right."""
+    rows = (folder / "scores.csv").read_text().splitlines(keepends=True)
+    kept = [row for row in rows if not row.startswith(f"{method},{subject},")]
+
+    def is_other(line):
+        record = json.loads(line)
+        name = record.get("job", {"fit": record})["fit"]
+        return name.get("subject") != subject or record.get("job", record)["method"] != method
+
+    lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
+    files = {"records.jsonl": "".join(filter(is_other, lines)).encode()}
+    directory = RunDirectory(folder)
+    plan = directory.plan()
+    jobs = tuple(job for job in plan.jobs if (job.method, job.subject) != (method, subject))
+    files["scores.csv"] = "".join(kept).encode()
+    directory.write_files(replace(plan, jobs=jobs), files)
+    for path in folder.glob(f"images/{folder_name(method)}/{subject}/*.png"):
+        path.unlink()
+
+
+def test_a_subject_that_was_left_out_of_one_method_is_missed(copy, quick):
+    """As one may whose method is bad on it."""
+    without_job(copy, "tests.toy:PAINT", "vase-green")
+    found = outcomes(copy)
+    assert list(differing(found)) == ["jobs"]
+    assert found["jobs"][1].endswith("tests.toy:PAINT lacks vase-green")
+
+
+def test_a_metric_that_was_left_out_of_one_method_is_missed(quick, tmp_path):
+    """Of its records too; the other method that draws for prompts has it."""
+    folder = run_and_published(tmp_path, ["tests.toy:PAINT", "untuned"])
+    assert differing(outcomes(folder)) == {}
+    rows = (folder / "scores.csv").read_text().splitlines(keepends=True)
+    kept = [row for row in rows if not (row.startswith("untuned,") and ",div," in row)]
+
+    def records(record):
+        if record["kind"] == "ScoreRecord" and record["method"] == "untuned":
+            own = [row for row in kept if row.startswith(f"untuned,{record['subject']},")]
+            record["rows"] = sha256((HEADER + "".join(own)).encode())
+            del record["scoring"]["metrics"]["div"]
+        return record
+
+    assert len(kept) < len(rows)
+    rewrite(folder, records, "".join(kept).encode())
+    found = differing(outcomes(folder))
+    assert list(found) == ["rows"]
+    assert "all of untuned / dog-blue / seed 0 in div (toy-1)" in found["rows"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("higher_is_better", False, "higher_is_better of dino is false, and true here"),
+        ("label", "CLIP-T", 'label of dino is "CLIP-T", and "DINO" here'),
+    ],
+)
+def test_a_metric_that_is_turned_round_or_renamed_is_named(copy, quick, field, value, named):
+    """Its scores are the same, and each of them right."""
+
+    def records(record):
+        if record["kind"] == "ScoreRecord":
+            record["scoring"]["metrics"]["dino"][field] = value
+        return record
+
+    rewrite(copy, records)
+    assert differing(outcomes(copy)) == {"protocol toy-1": named}
+
+
+def test_a_protocol_that_only_has_the_label_of_ours_is_named(tmp_path, quick):
+    """Scores by its own rules are right by these; readers take them for ours."""
+    folder = shutil.copytree(ROOT / "reports/pocket/identifiers", tmp_path / "theirs")
+    name = "protocols/pocket-1.toml"
+    text = (folder / name).read_text().replace('references = "all"', 'references = "one"')
+    directory = RunDirectory(folder)
+    directory.write_files(directory.plan(), {name: text.encode()})
+    found = {check.what: check for check in checks_of_statements(read_run(folder))}
+    assert {what for what, check in found.items() if check.outcome != "ok"} == {"protocol pocket-1"}
+    detail = 'references is "one", and "all" in the protocol of that name'
+    assert found["protocol pocket-1"].detail == detail
 
 
 def test_an_image_that_was_put_in_for_another_is_found_by_its_scores(copy, installed, quick):
@@ -306,7 +412,7 @@ def test_the_command_ends_with_1_if_anything_differs(copy, quick, monkeypatch, c
 
     code, lines = run()
     assert code in (0, None) and lines[0].startswith("ok: digests: of 6 jobs and ")
-    assert lines[-1] == "ok 3, differs 0, could not 6"
+    assert lines[-1] == "ok 5, differs 0, could not 6"
     (copy / "scores.csv").write_bytes(b"")
     code, lines = run()
     assert code == 1 and lines[0] == "differs: scores.csv: changed"
