@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.api import REAL, SUBJECT_IMAGES, Method, Request, Subject, UserError
+from benchmark.config.source import sources_of
 from benchmark.data.dataset import first_images
 from benchmark.data.images import as_pixels
 from benchmark.runs.assets import check_planned_masks
@@ -34,7 +35,7 @@ from benchmark.runs.tools import JobTools, Pace
 from benchmark.runs.weights import Size, read_weights, size_of, write_export, write_weights
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import request_path
-from benchmark.store.provenance import provenance
+from benchmark.store.provenance import provenance, with_sources
 from benchmark.store.records import (
     ImageRecord,
     Job,
@@ -140,7 +141,7 @@ def make_images(
         images={path: images[path] for path in order},
         drawn=len(order),
         phases=made.phases,
-        provenance=provenance() | device_provenance(),
+        provenance=provenance(sources_of("methods", [job.fit.method])) | device_provenance(),
         peak_memory_mb=made.memory,
         steps_per_second=made.pace.steps_per_second,
         losses=made.pace.losses,
@@ -248,6 +249,8 @@ def _added_up(before: JobRecord, after: JobRecord, *, fitted: bool) -> JobRecord
         peak_memory_mb=max(before.peak_memory_mb, after.peak_memory_mb),
         counts=dict(Counter(before.counts) + Counter(after.counts)),
     )
+    if before.images or not fitted:  # some of it is by the text that the method had before
+        record = replace(record, provenance=with_sources(after.provenance, before.provenance))
     if fitted:
         return record
     return replace(record, steps_per_second=before.steps_per_second, losses=before.losses)
