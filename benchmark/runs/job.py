@@ -25,11 +25,11 @@ import numpy as np
 from benchmark.api import REAL, SUBJECT_IMAGES, Method, Request, Subject, UserError
 from benchmark.config.source import sources_of
 from benchmark.data.dataset import first_images
-from benchmark.data.images import as_pixels
 from benchmark.runs.assets import check_planned_masks
 from benchmark.runs.box import boxed
 from benchmark.runs.existing_run import missing
 from benchmark.runs.prior import draw, write_prior
+from benchmark.runs.returned import checked_weights, drawn_pixels
 from benchmark.runs.score import device_provenance, means_of, to_score
 from benchmark.runs.tools import JobTools, Pace
 from benchmark.runs.weights import Size, read_weights, size_of, write_export, write_weights
@@ -182,7 +182,7 @@ def _fit_and_draw(
         _start_alike(job.seed)
         if fitted := weights is None:
             tell("fit", 0, 1)
-            weights = method.fit(subject, backbone, tools)
+            weights = checked_weights(job.method, method.fit(subject, backbone, tools))
             kept, exported = None, {}
         times.append(time.perf_counter())
         learned = size_of(weights)
@@ -195,10 +195,9 @@ def _fit_and_draw(
         tools = replace(tools, progress=Pace(partial(tell, "draw")))
         tell("draw", 0, len(requests))
         started = time.perf_counter()
-        images = as_pixels(method.generate(weights, subject, requests, backbone, tools))
+        returned = method.generate(weights, subject, requests, backbone, tools)
+        images = drawn_pixels(job.method, returned, len(requests))
         drawn = time.perf_counter() - started
-        if len(images) != len(requests):
-            raise ValueError(f"{len(requests)} images were asked for, {len(images)} came")
         memory = _peak_memory_mb()
     loading, preparing, assets, fit = (end - start for start, end in pairwise(times))
     phases = Phases(loading, fit, drawn, preparing, assets)
