@@ -68,6 +68,9 @@ _MEMBERS = {
 }
 
 
+#: What a method declares beside its settings, and its type.
+_DECLARATIONS = {"version": "str", "role": "str", "draws": "str", "needs": "frozenset[str]"}
+
 _DECLARED = dict.fromkeys(_MEMBERS, "benchmark/api.py") | {
     "encoders": "EncoderKind in benchmark/scoring/kinds.py",
 }
@@ -192,6 +195,7 @@ def load_method(name: str) -> Method:
     """The method called `name`, checked against the protocol. Raises UserError."""
     method = _checked("methods", name)
     _check_members(name, method)
+    _check_dataclass(name, method)
     if method.draws == "references" and (method.role != "upper bound" or method.needs):
         raise UserError(
             f"method '{name}' draws references, so its role should be 'upper bound' and it should "
@@ -219,6 +223,28 @@ def _check_members(name: str, method: Method) -> None:
         if not fits:
             value = getattr(method, member)
             raise UserError(f"{member} of method '{name}' is {value!r}: it should be {wanted}")
+
+
+def _check_dataclass(name: str, method: Method) -> None:
+    """Refuse a method that can be changed, or one of whose declarations would be a setting."""
+    own = type(method)
+    if not is_dataclass(own):
+        raise UserError(
+            f"method '{name}' is no dataclass, whose fields are its settings: write "
+            f"`@dataclass(frozen=True)` above `class {own.__name__}`"
+        )
+    if not own.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise UserError(
+            f"method '{name}' is a dataclass that can be changed: write "
+            f"`@dataclass(frozen=True)` above `class {own.__name__}`"
+        )
+    for field in fields(own):
+        if (kind := _DECLARATIONS.get(field.name)) is not None:
+            value = getattr(method, field.name)
+            raise UserError(
+                f"method '{name}' has {field.name} as a field, which makes it a setting: write "
+                f"`{field.name}: ClassVar[{kind}] = {value!r}`"
+            )
 
 
 def _is_set_of_names(needs: object) -> bool:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,13 +94,17 @@ def as_pixels(images: Images | Sequence[np.ndarray]) -> list[np.ndarray]:
 
     `images`: (n, 3, height, width) float in [0, 1], or n of any sizes: float (3, height, width)
     tensors, or uint8 (height, width, 3) arrays. Raises ValueError for values that are NaN or
-    outside [0, 1], and for other shapes.
+    outside [0, 1], and for what else is no image.
     """
     if _is_tensor(images):
         return _rounded(images)
     each: Any = images
+    if not isinstance(each, Iterable) or isinstance(each, str | bytes | Mapping):
+        raise ValueError(f"images should be a tensor or a list, not {type(each).__name__}")
     pixels = [_rounded(image[None])[0] if _is_tensor(image) else image for image in each]
     for image in pixels:
+        if not isinstance(image, np.ndarray):
+            raise ValueError(f"an image is of type {type(image).__name__}: no tensor and no array")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"an image is {image.dtype} {image.shape}, not uint8 (h, w, 3)")
     return pixels
@@ -115,7 +119,9 @@ def _rounded(tensor: Any) -> list[np.ndarray]:
     if numbers.ndim != 4 or numbers.shape[1] != 3:
         raise ValueError(f"images should be (n, 3, height, width), not {numbers.shape}")
     if not bool(((numbers >= 0) & (numbers <= 1)).all()):  # NaN compares false
-        raise ValueError("images should be numbers in [0, 1]; some are NaN or outside")
+        low, high = float(numbers.min()), float(numbers.max())
+        found = "some are NaN" if low != low else f"they go from {low:g} to {high:g}"
+        raise ValueError(f"images should be numbers in [0, 1], and {found}")
     return list((numbers * 255).round().astype(np.uint8).transpose(0, 2, 3, 1))
 
 

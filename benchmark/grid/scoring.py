@@ -87,6 +87,7 @@ def score_run(
     dataset = assessment.data.load()
     names = {subject for _, subject, _ in existing.jobs}
     verify(dataset, [subject for subject in dataset.subjects if subject.name in names])
+    existing.tell_edited(chosen.label)
     one_thread()
     with existing.locked():
         existing.directory.write_plan(

@@ -20,6 +20,7 @@ from benchmark.results.completeness import (
 from benchmark.results.merge import run_names
 from benchmark.results.run import Run
 from benchmark.store.contents import in_words
+from benchmark.store.provenance import sources_in
 from benchmark.store.records import JobRecord, Model
 
 if TYPE_CHECKING:
@@ -70,13 +71,26 @@ def altered_files(run: Run) -> list[str]:
 def mixed(run: Run) -> list[str]:
     """Say what is not the same for all jobs."""
     differing = {what: values for what in MAY_DIFFER if len(values := found(run, what)) > 1}
+    differing |= _texts(run)
     if not differing:
         return []
-    text = "; ".join(f"{what}: {escape(', '.join(values))}" for what, values in differing.items())
+    text = "; ".join(
+        f"{escape(what)}: {escape(', '.join(values))}" for what, values in differing.items()
+    )
     return [
         f"**Not all jobs ran alike** ({text}): this may explain part of a difference between "
         "methods.\n"
     ]
+
+
+def _texts(run: Run) -> dict[str, list[str]]:
+    """Plugins from outside of which not all jobs, or scores, are by one text, and its digests."""
+    texts: dict[str, set[str]] = {}
+    told = [r.provenance for r in run.records] + [r.provenance for r in run.scored]
+    for about in told:
+        for name, digest in sources_in(about).items():
+            texts.setdefault(f"text of {name}", set()).add(digest)
+    return {what: sorted(digests) for what, digests in texts.items() if len(digests) > 1}
 
 
 def incomplete(run: Run) -> list[str]:

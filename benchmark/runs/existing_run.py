@@ -21,6 +21,7 @@ from benchmark.api import Prompt, Request, UserError
 from benchmark.config.protocol import Protocol
 from benchmark.config.registry import load_metric
 from benchmark.data.masks import masks_digest
+from benchmark.runs.edited import edited
 from benchmark.runs.plan import Grid
 from benchmark.runs.repair import forget, rebuilt_plan, told, whole_jobs, whole_priors, whole_scores
 from benchmark.runs.score import Assessment
@@ -85,6 +86,12 @@ class Existing:
                     f"{protocol.label}: they do not compare",
                     flush=True,
                 )
+
+    def tell_edited(self, protocol: str) -> None:
+        """Warn of fits, and of scores under `protocol`, that an older text of a plugin made."""
+        scores = [record for (label, _), record in self.scores.items() if label == protocol]
+        for line in edited(self.directory.path, self.jobs.values(), scores):
+            print(f"warning: {line}", file=sys.stderr, flush=True)
 
     def tell_unkept(self, jobs: Collection[Job]) -> None:
         """Say which of `jobs` are done and kept no weights, which are not fitted again for that."""

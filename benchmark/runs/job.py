@@ -23,19 +23,20 @@ from typing import Any
 import numpy as np
 
 from benchmark.api import REAL, SUBJECT_IMAGES, Method, Request, Subject, UserError
+from benchmark.config.source import sources_of
 from benchmark.data.dataset import first_images
-from benchmark.data.images import as_pixels
 from benchmark.runs.assets import check_planned_masks
 from benchmark.runs.box import boxed
 from benchmark.runs.existing_run import missing
 from benchmark.runs.prior import draw, write_prior
+from benchmark.runs.returned import checked_weights, drawn_pixels
 from benchmark.runs.score import device_provenance, means_of
 from benchmark.runs.tools import JobTools, Pace
 from benchmark.runs.unscored import to_score
 from benchmark.runs.weights import Size, read_weights, size_of, write_export, write_weights
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import request_path
-from benchmark.store.provenance import provenance
+from benchmark.store.provenance import provenance, with_sources
 from benchmark.store.records import (
     ImageRecord,
     Job,
@@ -141,7 +142,7 @@ def make_images(
         images={path: images[path] for path in order},
         drawn=len(order),
         phases=made.phases,
-        provenance=provenance() | device_provenance(),
+        provenance=provenance(sources_of("methods", [job.fit.method])) | device_provenance(),
         peak_memory_mb=made.memory,
         steps_per_second=made.pace.steps_per_second,
         losses=made.pace.losses,
@@ -182,7 +183,7 @@ def _fit_and_draw(
         _start_alike(job.seed)
         if fitted := weights is None:
             tell("fit", 0, 1)
-            weights = method.fit(subject, backbone, tools)
+            weights = checked_weights(job.method, method.fit(subject, backbone, tools))
             kept, exported = None, {}
         times.append(time.perf_counter())
         learned = size_of(weights)
@@ -195,10 +196,9 @@ def _fit_and_draw(
         tools = replace(tools, progress=Pace(partial(tell, "draw")))
         tell("draw", 0, len(requests))
         started = time.perf_counter()
-        images = as_pixels(method.generate(weights, subject, requests, backbone, tools))
+        returned = method.generate(weights, subject, requests, backbone, tools)
+        images = drawn_pixels(job.method, returned, len(requests))
         drawn = time.perf_counter() - started
-        if len(images) != len(requests):
-            raise ValueError(f"{len(requests)} images were asked for, {len(images)} came")
         memory = _peak_memory_mb()
     loading, preparing, assets, fit = (end - start for start, end in pairwise(times))
     phases = Phases(loading, fit, drawn, preparing, assets)
@@ -249,6 +249,8 @@ def _added_up(before: JobRecord, after: JobRecord, *, fitted: bool) -> JobRecord
         peak_memory_mb=max(before.peak_memory_mb, after.peak_memory_mb),
         counts=dict(Counter(before.counts) + Counter(after.counts)),
     )
+    if before.images or not fitted:  # some of it is by the text that the method had before
+        record = replace(record, provenance=with_sources(after.provenance, before.provenance))
     if fitted:
         return record
     return replace(record, steps_per_second=before.steps_per_second, losses=before.losses)

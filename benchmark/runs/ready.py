@@ -61,9 +61,10 @@ class Ready:
         return cls(grid, existing, jobs, assessment, left, _forecast(grid, existing))
 
     def tell(self, keep_weights: bool) -> None:
-        """Print what a person should know of what is there: altered, of other versions, unkept."""
+        """Tell a person of what is there: altered, of other versions or texts, unkept."""
         self.existing.tell_altered(self.jobs, self.grid.suite.protocol.label)
         self.existing.tell_versions(self.grid.suite.protocol)
+        self.existing.tell_edited(self.grid.suite.protocol.label)
         if keep_weights:
             self.existing.tell_unkept(self.jobs)
 

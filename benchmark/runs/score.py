@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from benchmark.api import Metric, Request, Subject, UserError
 from benchmark.config.protocol import Protocol
+from benchmark.config.source import source_of
 from benchmark.config.suite import DataChoice, Suite
 from benchmark.data.dataset import verify
 from benchmark.data.images import read_image
@@ -27,7 +28,7 @@ from benchmark.runs.box import boxed
 from benchmark.runs.unscored import partial, refused, to_score
 from benchmark.store.directory import RunDirectory, score_rows
 from benchmark.store.files import sha256
-from benchmark.store.provenance import provenance
+from benchmark.store.provenance import provenance, sources_in
 from benchmark.store.records import (
     ImageRecord,
     Job,
@@ -180,7 +181,7 @@ class Examiner:
                 job.name, subject, requests, images, looked_at=job.seen, only=lacking
             )
         scores = [_without(score, job.unscored) for score in found.rows]
-        metrics = dict(scoring.metrics)
+        metrics, sources = dict(scoring.metrics), metric_sources(scoring)
         answers, unanswered = found.answers, {*found.unanswered}
         kept: list[Score] = []
         if before is not None:
@@ -189,6 +190,9 @@ class Examiner:
             kept = [row for row in rows if row.metric not in lacking]
             answers = {m: k for m, k in before.answers.items() if m not in lacking} | answers
             unanswered |= {*before.unanswered} - lacking
+            sources = {m: sources[m] for m in sources.keys() & lacking} | {
+                m: text for m, text in sources_in(before.provenance).items() if m not in lacking
+            }
         scored = ScoreRecord(
             *job.name,
             scoring=replace(scoring, metrics={name: metrics[name] for name in sorted(metrics)}),
@@ -196,7 +200,7 @@ class Examiner:
             references=subject.digest,
             seconds=time.perf_counter() - started + (before.seconds if before else 0.0),
             rows="",
-            provenance=provenance() | device_provenance(),
+            provenance=provenance(sources) | device_provenance(),
             partial=partial(record, before, scoring),
             masks=masks_digest(subject) if scoring.uses_masks else None,
             answers={metric: answers[metric] for metric in sorted(answers)},
@@ -251,6 +255,12 @@ def _in_order(scores: Sequence[Score], requests: Sequence[Request]) -> list[Scor
         if (image := (score.prompt, score.prompt_kind, score.sample)) in place
     ]
     return [score for _, _, score in sorted(found, key=lambda one: one[:2])]
+
+
+def metric_sources(scoring: Scoring) -> dict[str, str]:
+    """metric -> a digest of its text, of those from outside."""
+    found = {name: source_of("metrics", metric.metric) for name, metric in scoring.metrics.items()}
+    return {name: source.digest for name, source in found.items() if source}
 
 
 def means_of(scores: list[Score]) -> dict[str, float]:

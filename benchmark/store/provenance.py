@@ -6,6 +6,7 @@ import functools
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,9 +22,17 @@ PACKAGES = (
 )
 
 
-def provenance() -> dict[str, Any]:
-    """Versions, commit, machine and time of day: they go beside a result, never into its key."""
-    return {
+#: Where provenance has a digest of the text of each plugin from outside that made the result, by
+#: name: a method's, or those of metrics. Records of earlier versions, and of our own, have none.
+SOURCES = "sources"
+
+
+def provenance(sources: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Versions, commit, machine and time of day: they go beside a result, never into its key.
+
+    `sources`: as `SOURCES` says.
+    """
+    about = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "python": platform.python_version(),
@@ -31,6 +40,19 @@ def provenance() -> dict[str, Any]:
         "processor": _processor(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
+    return about | ({SOURCES: dict(sources)} if sources else {})
+
+
+def sources_in(about: Mapping[str, Any]) -> dict[str, str]:
+    """What provenance says of the texts of plugins."""
+    found = about.get(SOURCES)
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def with_sources(about: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """`about` with what `other` says of the texts of plugins, instead of its own."""
+    rest = {key: value for key, value in about.items() if key != SOURCES}
+    return rest | ({SOURCES: sources} if (sources := sources_in(other)) else {})
 
 
 @functools.cache  # it reads the packages' files

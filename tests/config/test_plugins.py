@@ -345,3 +345,55 @@ def test_a_kind_of_encoder_is_checked_too() -> None:
         UserError, match="is no encoder: it lacks can, files, load; see EncoderKind"
     ):
         plugins.load_encoder_kind(f"{__name__}:QUIET")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "@dataclass(frozen=True)",
+            "@dataclass",
+            "'beginners:METHOD' is a dataclass that can be changed: write "
+            "`@dataclass(frozen=True)` above `class Mine`",
+        ),
+        (
+            "@dataclass(frozen=True)\n",
+            "",
+            "'beginners:METHOD' is no dataclass, whose fields are its settings: write "
+            "`@dataclass(frozen=True)` above `class Mine`",
+        ),
+        (
+            "version: ClassVar[str]",
+            "version: str",
+            "'beginners:METHOD' has version as a field, which makes it a setting: write "
+            "`version: ClassVar[str] = '1'`",
+        ),
+        (
+            "role: ClassVar[str]",
+            "role: str",
+            "'beginners:METHOD' has role as a field, which makes it a setting: write "
+            "`role: ClassVar[str] = 'method'`",
+        ),
+    ],
+)
+def test_a_method_that_is_declared_wrongly_is_told_the_line_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, message: str
+) -> None:
+    text = (
+        "from dataclasses import dataclass\nfrom typing import ClassVar\n\n\n"
+        "@dataclass(frozen=True)\nclass Mine:\n"
+        '    version: ClassVar[str] = "1"\n    role: ClassVar[str] = "method"\n'
+        '    draws: ClassVar[str] = "prompts"\n    needs: ClassVar[frozenset[str]] = frozenset()\n'
+        '    description: str = "mine"\n    variant_of: str | None = None\n'
+        "    prior = fit = generate = lambda *_: None\n\n\nMETHOD = Mine()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for content in (text, text.replace(old, new)):
+        assert content == text or old in text
+        (tmp_path / "beginners.py").write_text(content)
+        monkeypatch.delitem(sys.modules, "beginners", raising=False)
+        if content == text:
+            assert plugins.load_method("beginners:METHOD").version == "1"
+    with pytest.raises(UserError) as caught:
+        plugins.load_method("beginners:METHOD")
+    assert str(caught.value) == f"method {message}"
