@@ -111,28 +111,46 @@ def choose_prompts(
 ) -> tuple[Prompt, ...]:
     """Those of the subject's prompts that are chosen, in their order; all if nothing is.
 
-    A choice is a kind, a template, a number counted from 1, or `all`. A template that is neither
-    in the live subjects' list nor in the objects' is a custom prompt; these come last, sorted.
-    Raises UserError for what is none of these, and for prompts that are alike.
+    A choice is a kind, a template, a number counted from 1, or `all`. A template that is not in the
+    subject's list is a custom prompt; these come last, sorted. Raises UserError for what is none of
+    these, and for prompts that are alike.
     """
     choices = [composed(choice) for choice in choices]
     lists = (dataset.prompts_live, dataset.prompts_object)
     known = [_names(number, p) for prompts in lists for number, p in enumerate(prompts, 1)]
+    listed = dataset.prompts_for(subject)
     own = []
     for choice in choices:
-        if choice == ALL_PROMPTS or any(choice in names for names in known):
-            continue
-        if PLACE not in choice:
+        if PLACE in choice:
+            if all(choice != prompt.template for prompt in listed):
+                own.append(custom_prompt(choice))
+        elif choice != ALL_PROMPTS and not any(choice in names for names in known):
             raise UserError(_unknown_prompt(choice, lists))
-        own.append(custom_prompt(choice))
     own = sorted(dict.fromkeys(own), key=attrgetter("template"))
-    check_apart([*dataset.prompts_for(subject), *own])
+    check_apart([*listed, *own])
     chosen = [
         prompt
-        for number, prompt in enumerate(dataset.prompts_for(subject), 1)
+        for number, prompt in enumerate(listed, 1)
         if not choices or {ALL_PROMPTS, *_names(number, prompt)} & {*choices}
     ]
     return (*chosen, *own)
+
+
+def passed_over(
+    dataset: Dataset, subjects: Sequence[Subject], choices: Sequence[str]
+) -> dict[str, list[str]]:
+    """Chosen kind or number -> the subjects that have no such prompt, if any of them has none."""
+    found = {}
+    for choice in map(composed, choices):
+        if choice != ALL_PROMPTS and PLACE not in choice:
+            found[choice] = [
+                subject.name
+                for subject in subjects
+                if not any(
+                    choice in _names(*one) for one in enumerate(dataset.prompts_for(subject), 1)
+                )
+            ]
+    return {choice: names for choice, names in found.items() if names}
 
 
 def _names(number: int, prompt: Prompt) -> set[str]:
