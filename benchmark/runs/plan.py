@@ -38,6 +38,7 @@ from benchmark.runs.selection import (
     choose_prompts,
     method_names,
     passed_over,
+    spelled_prompts,
     unserved,
 )
 from benchmark.store.names import folder_name
@@ -95,7 +96,8 @@ def plan(
     """
     names, left = _served(suite, methods)
     numbers = tuple(dict.fromkeys(seeds)) or (suite.evaluation.seed,)
-    evaluation = _evaluation(suite, prompts, images_per_prompt, numbers)
+    asked = spelled_prompts(suite, suite.data.load(), prompts) if prompts else []
+    evaluation = _evaluation(suite, asked, images_per_prompt, numbers)
     chosen = _select(suite, subjects or suite.data.subjects, evaluation.prompts)
     rows = _rows(suite, names, controls, chosen.subjects)
     _check_counts(rows, chosen.subjects)

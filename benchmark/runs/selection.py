@@ -11,6 +11,7 @@ from operator import attrgetter
 
 from benchmark.api import (
     CHECKPOINT,
+    CUSTOM,
     PROMPT_KINDS,
     SEEDS,
     Prompt,
@@ -23,7 +24,7 @@ from benchmark.config.suite import Suite
 from benchmark.config.tables import fits
 from benchmark.data.dataset import Dataset
 from benchmark.data.prompts import ALL as ALL_PROMPTS
-from benchmark.data.prompts import PLACE, check_apart, custom_prompt
+from benchmark.data.prompts import EXAMPLE, PLACE, check_apart, custom_prompt
 from benchmark.store.names import checked_name, composed, meant, unknown
 
 ALL = "all"  #: the suite's group of this name; else every installed method
@@ -106,6 +107,21 @@ def _fitting(pattern: str, installed: Sequence[str]) -> list[str]:
     return fitting
 
 
+def spelled_prompts(suite: Suite, dataset: Dataset, choices: Sequence[str]) -> list[str]:
+    """`choices`, with the suite's own custom prompts in the place of their kind.
+
+    These are its texts that not all of the dataset's subjects have. The kind stays if the dataset
+    has it too, or if the suite has none.
+    """
+    lists = (dataset.prompts_live, dataset.prompts_object)
+    templates = [{prompt.template for prompt in prompts} for prompts in lists]
+    own = [c for c in suite.evaluation.prompts if PLACE in c and not all(c in t for t in templates)]
+    if not own or any(prompt.kind == CUSTOM for prompts in lists for prompt in prompts):
+        own = [CUSTOM, *own]
+    spelled = (own if choice == CUSTOM else [choice] for choice in choices)
+    return [choice for part in spelled for choice in part]
+
+
 def choose_prompts(
     dataset: Dataset, subject: Subject, choices: Sequence[str]
 ) -> tuple[Prompt, ...]:
@@ -162,10 +178,15 @@ def _unknown_prompt(choice: str, lists: Sequence[Sequence[Prompt]]) -> str:
     prompts = [prompt for listed in lists for prompt in listed]
     close = meant(choice, [*PROMPT_KINDS, ALL_PROMPTS, *(p.template for p in prompts)])
     kinds = ", ".join(dict.fromkeys(prompt.kind for prompt in prompts))
+    what = f"unknown prompt '{choice}'{close}"
+    if choice in PROMPT_KINDS:
+        what = f"there is no prompt of the kind '{choice}'"
+    if choice == CUSTOM:
+        what += " here, and a run's own are in its suite: --suite RUN/suite.toml"
     return (
-        f"unknown prompt '{choice}'{close}; known: {ALL_PROMPTS}, {kinds}, 1 to "
-        f"{max(map(len, lists))}, as `python -m benchmark list prompts` has them; or a prompt of "
-        "your own with {} for the subject: 'a {} on the moon'"
+        f"{what}; known: {ALL_PROMPTS}, {kinds}, 1 to {max(map(len, lists))}, as `python -m "
+        "benchmark list prompts` has them; or a prompt of your own with {} for the subject: "
+        f"'{EXAMPLE}'"
     )
 
 

@@ -123,6 +123,18 @@ def test_the_runs_own_suite_asks_for_them_again(suite: Suite, tmp_path: Path) ->
     assert [p.template for p in again.jobs[0].prompts][-2:] == ["a {} in a hat", MOON]
 
 
+def test_their_kind_chooses_those_of_the_suite(suite: Suite, tmp_path: Path) -> None:
+    run, paint = tmp_path / "run", ["tests.toy:PAINT"]
+    grid = plan(suite, paint, subjects=["dog-red"], prompts=["all", RAIN, MOON])
+    assert run_grid(grid, run, resources=ONE) == 0
+    theirs = load_suite(str(run / "suite.toml"))
+    (job,) = plan(theirs, paint, prompts=["custom", "accessory"]).jobs
+    assert [p.template for p in job.prompts] == ["a {} in a hat", MOON, RAIN]
+    assert plan(theirs, paint, prompts=["custom"]).suite.evaluation.prompts == [MOON, RAIN]
+    with pytest.raises(UserError, match=r"^there is no prompt of the kind 'custom' here.*--suite"):
+        plan(suite, paint, prompts=["custom"])
+
+
 def test_images_made_elsewhere_may_be_of_them(
     suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
