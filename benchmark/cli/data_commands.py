@@ -18,7 +18,7 @@ from benchmark.api import CHECKPOINT, UserError, of_backbone
 from benchmark.cli.options import DataOption, SuiteOption
 from benchmark.config import registry as plugins
 from benchmark.config.protocol import load_protocol, protocol_names
-from benchmark.config.suite import load_suite, suite_names
+from benchmark.config.suite import Suite, load_suite, suite_names
 from benchmark.data.dataset import Dataset, choose_subjects, describe, verify
 
 
@@ -28,6 +28,7 @@ class Kind(StrEnum):
     METHODS = "methods"
     SUBJECTS = "subjects"
     PROMPTS = "prompts"
+    WORDS = "words"
     SUITES = "suites"
     METRICS = "metrics"
     PROTOCOLS = "protocols"
@@ -54,7 +55,8 @@ def list_(
     name: the family, where the weights come from, the licence to accept, and whether they are here.
     The families of --families are those of the kind that is built in.
 
-    Prompts are those of the suite's dataset, by their numbers.
+    Prompts are those of the suite's dataset, by their numbers. Words are all that the suite's
+    backbone was taught, where these are few: class nouns and prompts take no others.
     Subjects are those that the suite runs; others that --subjects takes are named on stderr.
     After the methods come the suite's groups of them. With --data every image is checked, and the
     sizes of the smallest and the largest are shown.
@@ -88,6 +90,8 @@ def list_(
                 print(f"--subjects also takes: {', '.join(others)}", file=sys.stderr)
         case Kind.PROMPTS:
             rows = _prompts(load_suite(suite).with_images(data).data.load())
+        case Kind.WORDS:
+            rows = dict.fromkeys(_words(load_suite(suite)), "")
         case Kind.BACKBONES:
             rows = _backbones()
         case _:
@@ -97,7 +101,7 @@ def list_(
         rows |= {name: f"group: {', '.join(members)}" for name, members in groups}
     width = max(map(len, rows), default=0)
     for name, description in rows.items():
-        print(f"{name:<{width}}  {description}")
+        print(f"{name:<{width}}  {description}".rstrip())
 
 
 def manifest(
@@ -132,6 +136,19 @@ def _prompts(dataset: Dataset) -> dict[str, str]:
             text = f"{whose}: {prompt.template} ({prompt.kind})"
             rows.setdefault(str(number), []).append(text)
     return {number: "; ".join(texts) for number, texts in rows.items()}
+
+
+def _words(suite: Suite) -> list[str]:
+    """All words that the suite's backbone was taught. Raises UserError if it takes any."""
+    from benchmark.runs.vocabulary import words_of
+
+    known = words_of(suite)
+    if known is None or not known.closed:
+        raise UserError(
+            f"backbone '{suite.backbone.model}' of suite '{suite.name}' has no list of words: "
+            "class nouns and prompts may have any"
+        )
+    return sorted(known.words)
 
 
 def _by_family() -> str:

@@ -22,7 +22,7 @@ import typer
 from benchmark.api import UserError
 from benchmark.config.registry import separated
 from benchmark.config.suite import Precision, Suite, load_suite
-from benchmark.data.prompts import choices_in
+from benchmark.data.prompts import EXAMPLE, choices_in
 from benchmark.models.files.identity import known_names
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ PromptsOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PROMPT[,...]",
-        help="Of `list prompts`: kinds, numbers, or all; or your own, such as 'a {} on the moon', "
-        "where {} is the subject. May be given more than once; else all.",
+        help="Of `list prompts`: kinds, numbers, or all; or your own, such as "
+        f"'{EXAMPLE}', where {{}} is the subject. May be given more than once; else all.",
     ),
 ]
 

@@ -82,6 +82,12 @@ def dataset_directory(name_or_path: str) -> Path:
     )
 
 
+def definition_file(name_or_path: str) -> Path:
+    """The file that says what the dataset's subjects are. Raises UserError."""
+    folder = dataset_directory(name_or_path)
+    return folder / (MANIFEST if (folder / MANIFEST).is_file() else OWN)
+
+
 def load_dataset(
     name_or_path: str,
     *,

@@ -5,7 +5,7 @@
     accessory = ["a {} wearing a red hat"]
     property = []                           # {} is where the subject goes
     [object]                                # for the others
-    custom = ["a {} on the moon"]           # of no kind of DreamBench's
+    custom = ["a {} on a rug"]              # of no kind of DreamBench's
 
 `choices_in` reads what is asked for on the command line.
 """
@@ -21,6 +21,7 @@ from benchmark.store.names import unknown
 
 ALL = "all"  #: a choice: every prompt that the dataset has for the subject
 PLACE = "{}"  #: where the subject goes
+EXAMPLE = "a {} on a rug"  #: a prompt of somebody's own, of words that every model that ships knows
 
 
 class _Prompts(Table):

@@ -83,8 +83,11 @@ def joined_suite(grid: Grid, jobs: Sequence[Job], existing: Existing) -> str:
     if any(prompts == [] or ALL in (prompts or ()) for prompts in said):
         own = {p.template for job in (*there, *jobs) for p in job.prompts if p.kind == CUSTOM}
         evaluation["prompts"] = [ALL, *sorted(own)] if own else []
+    elif said[1]:
+        if not {*said[1]} <= {*evaluation["prompts"]}:
+            evaluation["prompts"] = sorted({*said[1], *evaluation["prompts"]})
     elif evaluation["prompts"] and templates > _templates(grid.jobs):
-        evaluation["prompts"] = sorted(templates)
+        evaluation["prompts"] = sorted(templates)  # nobody knows how they were chosen
     return tomli_w.dumps(suite)
 
 

@@ -33,7 +33,14 @@ from benchmark.runs.assets import identified
 from benchmark.runs.layout import Base, Row, Selection, asked_prior, lay_out
 from benchmark.runs.problems import Problems
 from benchmark.runs.score import Assessment
-from benchmark.runs.selection import called_by_name, choose_prompts, method_names, unserved
+from benchmark.runs.selection import (
+    called_by_name,
+    choose_prompts,
+    method_names,
+    passed_over,
+    spelled_prompts,
+    unserved,
+)
 from benchmark.store.names import folder_name
 from benchmark.store.records import Job, Model, Prior, digest
 
@@ -48,6 +55,8 @@ class Grid:
     device: str  #: on which everything is computed: "cpu", "cuda"
     prompts: Mapping[str, tuple[Prompt, ...]]  #: subject -> all prompts of the dataset, in order
     left_out: tuple[str, ...]  #: subjects for which none of the chosen prompts is meant
+    #: Chosen kind or number of prompts -> which of the other subjects have none of it.
+    passed_over: Mapping[str, Sequence[str]]
     #: Methods of the chosen groups that the backbone cannot serve -> what it lacks.
     unserved: Mapping[str, Sequence[str]]
     settled: Mapping[str, Any]  #: what no later run in its directory may change, by dotted name
@@ -87,7 +96,8 @@ def plan(
     """
     names, left = _served(suite, methods)
     numbers = tuple(dict.fromkeys(seeds)) or (suite.evaluation.seed,)
-    evaluation = _evaluation(suite, prompts, images_per_prompt, numbers)
+    asked = spelled_prompts(suite, suite.data.load(), prompts) if prompts else []
+    evaluation = _evaluation(suite, asked, images_per_prompt, numbers)
     chosen = _select(suite, subjects or suite.data.subjects, evaluation.prompts)
     rows = _rows(suite, names, controls, chosen.subjects)
     _check_counts(rows, chosen.subjects)
@@ -111,6 +121,7 @@ def plan(
         device=device,
         prompts={s.name: chosen.dataset.prompts_for(s) for s in chosen.subjects},
         left_out=chosen.left_out,
+        passed_over=passed_over(chosen.dataset, chosen.subjects, evaluation.prompts),
         unserved=left,
         settled=settled,
         directory=Path("runs") / name,

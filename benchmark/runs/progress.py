@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
+from benchmark.api import CUSTOM, PROMPT_KINDS, Prompt
+from benchmark.data.manifest import some
 from benchmark.runs.agenda import Task, Work, key_of
 from benchmark.runs.attempt import Elsewhere, Event, Failed, Finished, Lost, Started, Stepped
 from benchmark.runs.outlook import Outlook
@@ -45,7 +47,7 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring, *, workers: int, 
     `where`: the `workers` in words, such as `8 workers on 8 GPUs`.
     """
     per_prompt = grid.suite.evaluation.images_per_prompt
-    prompts = sorted({len(job.prompts) for job in grid.jobs})
+    lists = {job.prompts for job in grid.jobs}
     images = sum(job.count for job in outlook.jobs)
     finished = len(outlook.jobs) - sum(isinstance(work.task, Job) for work in outlook.left)
     print(f"suite       {grid.suite.name}: {grid.suite.description}")
@@ -59,8 +61,10 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring, *, workers: int, 
     print(f"subjects    {len(grid.subjects)}: {', '.join(grid.subjects)}")
     if grid.left_out:
         print(f"left out    {', '.join(grid.left_out)}: none of the chosen prompts is for them")
+    for choice, names in grid.passed_over.items():
+        print(f"left out    prompts '{choice}': there is none for {', '.join(names)}")
     each = f"{per_prompt} image{'s' * (per_prompt > 1)} each"
-    print(f"prompts     {' or '.join(map(str, prompts))} a subject, {each}")
+    print(f"prompts     {_counts(map(len, lists))} a subject, {each}: {_by_kind(lists)}")
     print(f"seeds       {', '.join(map(str, grid.seeds))}")
     print(f"scored by   {scoring.protocol}: {', '.join(scoring.metrics)}")
     print(f"jobs        {len(outlook.jobs)}, {images} images")
@@ -75,6 +79,22 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring, *, workers: int, 
     )
     wall = outlook.wall(workers)
     print(f"time left   {duration(wall)} with {where}{f' ({by})' if wall else ''}", flush=True)
+
+
+def _by_kind(lists: Collection[Sequence[Prompt]]) -> str:
+    """`10 recontextualization, 4 accessory, 1 custom: 'a {} on a rug'` of each list."""
+    kinds = dict.fromkeys(prompt.kind for prompts in lists for prompt in prompts)
+    own = sorted({p.template for prompts in lists for p in prompts if p.kind == CUSTOM})
+    parts = []
+    for kind in sorted(kinds, key=PROMPT_KINDS.index):
+        counts = (sum(prompt.kind == kind for prompt in prompts) for prompts in lists)
+        parts.append(f"{_counts(counts)} {kind}")
+    return ", ".join(parts) + (f": {some([repr(text) for text in own])}" if own else "")
+
+
+def _counts(numbers: Iterable[int]) -> str:
+    """`10 or 14`."""
+    return " or ".join(map(str, sorted({*numbers})))
 
 
 def print_scale(outlook: Outlook) -> None:

@@ -11,6 +11,7 @@ from operator import attrgetter
 
 from benchmark.api import (
     CHECKPOINT,
+    CUSTOM,
     PROMPT_KINDS,
     SEEDS,
     Prompt,
@@ -23,7 +24,7 @@ from benchmark.config.suite import Suite
 from benchmark.config.tables import fits
 from benchmark.data.dataset import Dataset
 from benchmark.data.prompts import ALL as ALL_PROMPTS
-from benchmark.data.prompts import PLACE, check_apart, custom_prompt
+from benchmark.data.prompts import EXAMPLE, PLACE, check_apart, custom_prompt
 from benchmark.store.names import checked_name, composed, meant, unknown
 
 ALL = "all"  #: the suite's group of this name; else every installed method
@@ -106,33 +107,66 @@ def _fitting(pattern: str, installed: Sequence[str]) -> list[str]:
     return fitting
 
 
+def spelled_prompts(suite: Suite, dataset: Dataset, choices: Sequence[str]) -> list[str]:
+    """`choices`, with the suite's own custom prompts in the place of their kind.
+
+    These are its texts that not all of the dataset's subjects have. The kind stays if the dataset
+    has it too, or if the suite has none.
+    """
+    lists = (dataset.prompts_live, dataset.prompts_object)
+    templates = [{prompt.template for prompt in prompts} for prompts in lists]
+    own = [c for c in suite.evaluation.prompts if PLACE in c and not all(c in t for t in templates)]
+    if not own or any(prompt.kind == CUSTOM for prompts in lists for prompt in prompts):
+        own = [CUSTOM, *own]
+    spelled = (own if choice == CUSTOM else [choice] for choice in choices)
+    return [choice for part in spelled for choice in part]
+
+
 def choose_prompts(
     dataset: Dataset, subject: Subject, choices: Sequence[str]
 ) -> tuple[Prompt, ...]:
     """Those of the subject's prompts that are chosen, in their order; all if nothing is.
 
-    A choice is a kind, a template, a number counted from 1, or `all`. A template that is neither
-    in the live subjects' list nor in the objects' is a custom prompt; these come last, sorted.
-    Raises UserError for what is none of these, and for prompts that are alike.
+    A choice is a kind, a template, a number counted from 1, or `all`. A template that is not in the
+    subject's list is a custom prompt; these come last, sorted. Raises UserError for what is none of
+    these, and for prompts that are alike.
     """
     choices = [composed(choice) for choice in choices]
     lists = (dataset.prompts_live, dataset.prompts_object)
     known = [_names(number, p) for prompts in lists for number, p in enumerate(prompts, 1)]
+    listed = dataset.prompts_for(subject)
     own = []
     for choice in choices:
-        if choice == ALL_PROMPTS or any(choice in names for names in known):
-            continue
-        if PLACE not in choice:
+        if PLACE in choice:
+            if all(choice != prompt.template for prompt in listed):
+                own.append(custom_prompt(choice))
+        elif choice != ALL_PROMPTS and not any(choice in names for names in known):
             raise UserError(_unknown_prompt(choice, lists))
-        own.append(custom_prompt(choice))
     own = sorted(dict.fromkeys(own), key=attrgetter("template"))
-    check_apart([*dataset.prompts_for(subject), *own])
+    check_apart([*listed, *own])
     chosen = [
         prompt
-        for number, prompt in enumerate(dataset.prompts_for(subject), 1)
+        for number, prompt in enumerate(listed, 1)
         if not choices or {ALL_PROMPTS, *_names(number, prompt)} & {*choices}
     ]
     return (*chosen, *own)
+
+
+def passed_over(
+    dataset: Dataset, subjects: Sequence[Subject], choices: Sequence[str]
+) -> dict[str, list[str]]:
+    """Chosen kind or number -> the subjects that have no such prompt, if any of them has none."""
+    found = {}
+    for choice in map(composed, choices):
+        if choice != ALL_PROMPTS and PLACE not in choice:
+            found[choice] = [
+                subject.name
+                for subject in subjects
+                if not any(
+                    choice in _names(*one) for one in enumerate(dataset.prompts_for(subject), 1)
+                )
+            ]
+    return {choice: names for choice, names in found.items() if names}
 
 
 def _names(number: int, prompt: Prompt) -> set[str]:
@@ -144,10 +178,15 @@ def _unknown_prompt(choice: str, lists: Sequence[Sequence[Prompt]]) -> str:
     prompts = [prompt for listed in lists for prompt in listed]
     close = meant(choice, [*PROMPT_KINDS, ALL_PROMPTS, *(p.template for p in prompts)])
     kinds = ", ".join(dict.fromkeys(prompt.kind for prompt in prompts))
+    what = f"unknown prompt '{choice}'{close}"
+    if choice in PROMPT_KINDS:
+        what = f"there is no prompt of the kind '{choice}'"
+    if choice == CUSTOM:
+        what += " here, and a run's own are in its suite: --suite RUN/suite.toml"
     return (
-        f"unknown prompt '{choice}'{close}; known: {ALL_PROMPTS}, {kinds}, 1 to "
-        f"{max(map(len, lists))}, as `python -m benchmark list prompts` has them; or a prompt of "
-        "your own with {} for the subject: 'a {} on the moon'"
+        f"{what}; known: {ALL_PROMPTS}, {kinds}, 1 to {max(map(len, lists))}, as `python -m "
+        "benchmark list prompts` has them; or a prompt of your own with {} for the subject: "
+        f"'{EXAMPLE}'"
     )
 
 

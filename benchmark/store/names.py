@@ -97,9 +97,11 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `name` was likely meant to be, whatever its case; None if none is."""
+    """The one of `known` that `name` was likely meant to be, whatever its case, and is not itself;
+    None if none is.
+    """
     longest = max(1, len(name) // 3)  # letters more or fewer: `on` was not meant by `moon`
-    near = [one for one in known if abs(len(one) - len(name)) <= longest]
+    near = [one for one in known if one != name and abs(len(one) - len(name)) <= longest]
     by_fold = {one.casefold(): one for one in reversed(near)}
     found = get_close_matches(name.casefold(), list(by_fold)[::-1], n=1)
     return by_fold[found[0]] if found else None

@@ -21,7 +21,7 @@ from typing import Any
 from benchmark.api import PRIOR, PRIOR_PROMPT, Prompt, Request, Subject, UserError
 from benchmark.data.dataset import Dataset
 from benchmark.data.images import read_image
-from benchmark.data.prompts import PLACE, check_apart, custom_prompt
+from benchmark.data.prompts import EXAMPLE, PLACE, check_apart, custom_prompt
 from benchmark.runs.selection import seed_number
 from benchmark.store.files import is_visible, read_text, resolved
 from benchmark.store.names import checked_name, composed, meant, unknown
@@ -205,7 +205,7 @@ def _prompt(text: str, subject: Subject, wanted: Wanted) -> Prompt:
     texts = [prompt.text(subject.class_noun) for prompt in prompts]
     raise UserError(
         f"'{text}'{meant(text, texts)} is no prompt of '{wanted.dataset.name}' for {subject.name}, "
-        f"as '{texts[0]}' is; one of your own has {{}} for the subject: 'a {{}} on the moon'"
+        f"as '{texts[0]}' is; one of your own has {{}} for the subject: '{EXAMPLE}'"
     )
 
 

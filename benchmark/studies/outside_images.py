@@ -28,7 +28,7 @@ from benchmark.runs.job import make_images
 from benchmark.runs.joining import joined_plan
 from benchmark.runs.layout import Row, Selection, lay_out
 from benchmark.runs.score import Assessment, Examiner, one_thread
-from benchmark.runs.selection import choose_prompts
+from benchmark.runs.selection import choose_prompts, spelled_prompts
 from benchmark.runs.texts import check_captions
 from benchmark.runs.workplace import Workplace
 from benchmark.store.directory import PLAN, SUITE, RunDirectory, request_path
@@ -88,6 +88,7 @@ def collect(
     method = checked_name("method", method or name_of(images))
     dataset = suite.data.load()
     subjects = {s.name: s for s in choose_subjects(dataset, suite.data.subjects)}
+    prompts = spelled_prompts(suite, dataset, prompts)
     rows = [Row(name, suite.method(name), suite.settings(name)) for name in suite.controls]
     rows = [row for row in rows if not row.method.needs and row.method.draws == "references"]
     chosen = {name: choose_prompts(dataset, one, prompts) for name, one in subjects.items()}

@@ -52,7 +52,7 @@ def test_commas_separate_choices_and_stay_in_a_template(text: str, choices: list
         ([RAIN, "accessory", MOON, MOON], ["a {} in a hat", MOON, RAIN]),
         (["all", MOON], ["a {} in the snow", "a {} on the beach", "a {} in a hat", MOON]),
         (["a {} in the snow"], ["a {} in the snow"]),
-        (["a red {}", MOON], [MOON]),  # an object's prompt is none of a dog's
+        (["a red {}", MOON], ["a red {}", MOON]),  # an object's prompt, which no dog has
     ],
 )
 def test_a_template_that_the_dataset_lacks_is_a_prompt_of_its_own(
@@ -61,7 +61,39 @@ def test_a_template_that_the_dataset_lacks_is_a_prompt_of_its_own(
     (job,) = plan(suite, ["tests.toy:PAINT"], subjects=["dog-red"], prompts=asked).jobs
     assert [prompt.template for prompt in job.prompts] == templates
     own = {prompt.template for prompt in job.prompts if prompt.kind == CUSTOM}
-    assert own == {MOON, RAIN} & {*templates}
+    assert own == {MOON, RAIN, "a red {}"} & {*templates}
+
+
+def test_a_text_is_drawn_of_every_subject_and_a_kind_of_those_that_have_it(
+    suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The plan says which prompts there are, and which subjects a kind or a number passes over."""
+    asked = ["accessory", "a {} in a hat", "a red {}", "1"]
+    grid = plan(suite, ["tests.toy:PAINT"], subjects=["dog-red", "vase-green"], prompts=asked)
+    given = {job.subject: {(p.template, p.kind) for p in job.prompts} for job in grid.jobs}
+    both = ("a {} in the snow", "recontextualization")
+    assert given == {
+        "dog-red": {both, ("a {} in a hat", "accessory"), ("a red {}", CUSTOM)},
+        "vase-green": {both, ("a {} in a hat", CUSTOM), ("a red {}", "property")},
+    }
+    assert run_grid(grid, tmp_path / "run", dry_run=True) == 0
+    said = capsys.readouterr().out
+    assert "left out    prompts 'accessory': there is none for vase-green\n" in said
+    assert (
+        "prompts     3 a subject, 2 images each: 1 recontextualization, 0 or 1 accessory, "
+        "0 or 1 property, 1 custom: 'a red {}'; 'a {} in a hat'\n"
+    ) in said
+
+
+def test_a_runs_own_suite_gives_no_subject_the_others_prompts(suite: Suite, tmp_path: Path) -> None:
+    run, paint = tmp_path / "run", ["tests.toy:PAINT"]
+    both = ["dog-red", "vase-green"]
+    for prompts in (["accessory", "1"], ["property"]):
+        grid = plan(suite, paint, subjects=both, prompts=prompts)
+        assert run_grid(grid, run, resources=ONE) == 0
+    again = plan(load_suite(str(run / "suite.toml")), paint).jobs
+    records = [RunDirectory(run).job_record(job.name) for job in again]
+    assert [job.prompts for job in again] == [record and record.job.prompts for record in records]
 
 
 def test_they_stand_in_record_scores_and_report(suite: Suite, tmp_path: Path) -> None:
@@ -89,6 +121,18 @@ def test_the_runs_own_suite_asks_for_them_again(suite: Suite, tmp_path: Path) ->
     assert kept == ["all", MOON]
     again = plan(load_suite(str(run / "suite.toml")), paint, subjects=["dog-red"])
     assert [p.template for p in again.jobs[0].prompts][-2:] == ["a {} in a hat", MOON]
+
+
+def test_their_kind_chooses_those_of_the_suite(suite: Suite, tmp_path: Path) -> None:
+    run, paint = tmp_path / "run", ["tests.toy:PAINT"]
+    grid = plan(suite, paint, subjects=["dog-red"], prompts=["all", RAIN, MOON])
+    assert run_grid(grid, run, resources=ONE) == 0
+    theirs = load_suite(str(run / "suite.toml"))
+    (job,) = plan(theirs, paint, prompts=["custom", "accessory"]).jobs
+    assert [p.template for p in job.prompts] == ["a {} in a hat", MOON, RAIN]
+    assert plan(theirs, paint, prompts=["custom"]).suite.evaluation.prompts == [MOON, RAIN]
+    with pytest.raises(UserError, match=r"^there is no prompt of the kind 'custom' here.*--suite"):
+        plan(suite, paint, prompts=["custom"])
 
 
 def test_images_made_elsewhere_may_be_of_them(

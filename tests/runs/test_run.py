@@ -369,7 +369,7 @@ def test_one_image_a_prompt_is_said_in_the_singular(
     suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite = load_suite(str(suite_file))
-    for count, said in ((1, "1 image each\n"), (2, "2 images each\n")):
+    for count, said in ((1, "1 image each: "), (2, "2 images each: ")):
         grid = plan(suite, ["untuned"], images_per_prompt=count)
         assert run_grid(grid, tmp_path / "run", dry_run=True) == 0
         assert f"prompts     3 a subject, {said}" in capsys.readouterr().out

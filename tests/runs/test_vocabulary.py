@@ -6,10 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from benchmark.api import KnownWords, UserError
+from benchmark.api import CUSTOM, KnownWords, UserError
+from benchmark.cli.app import app
 from benchmark.config.suite import Suite, load_suite
 from benchmark.data.dataset import datasets_directory, load_dataset
+from benchmark.data.prompts import EXAMPLE
 from benchmark.grid.running import run_grid
 from benchmark.models.texts.known_words import known_words
 from benchmark.runs.plan import plan
@@ -31,9 +34,14 @@ def of_dog(folder: Path, noun: str, prompts: str = "", suite: str = "pocket") ->
 @pytest.mark.parametrize(
     ("noun", "prompt", "wanted"),
     [
-        ("dgo", "", r"class noun 'dgo' \(did you mean 'dog'\?\) of subject 'dog'\. Choose"),
+        (
+            "dgo",
+            "",
+            r"class noun 'dgo' \(did you mean 'dog'\?\) of subject 'dog' \(.*/subjects\.toml\)\. "
+            "Choose other words, or another --backbone .* list words` shows them: dog, a, and, back",
+        ),
         ("coffee mug", "", "class noun 'coffee mug' of subject 'dog'"),
-        ("dog", "a {} on the moon", "'moon' of prompt 'a {} on the moon'"),
+        ("dog", "a {} on the moon", "'moon' of prompt 'a {} on the moon'.*: on, wooden, a, and,"),
         ("dog", "a {} on the beech", r"'beech' \(did you mean 'beach'\?\) of prompt"),
     ],
 )
@@ -48,6 +56,36 @@ def test_a_closed_vocabulary_refuses_what_it_lacks(
     assert not (tmp_path / "run").exists()
     copies = plan(suite, ["real-images"]).jobs
     assert check_vocabulary(suite, copies) == [], "nothing is drawn"
+
+
+def test_the_subjects_that_can_be_drawn_are_a_way_out(tmp_path: Path) -> None:
+    suite = of_dog(tmp_path, "dog")
+    data = tmp_path / "data"
+    for name, noun in (("tin", "cartoon"), ("bot", "robot")):
+        shutil.copytree(data / "dog", data / name)
+        with (data / "subjects.toml").open("a") as file:
+            file.write(f'[{name}]\nclass_noun = "{noun}"\nlive = false\n')
+    grid = plan(suite, ["untuned"])
+    with pytest.raises(UserError, match=r"'cartoon' of subject 'tin' .* \(--subjects dog,bot\)"):
+        check_vocabulary(suite, grid.jobs)
+    assert check_vocabulary(suite, plan(suite, ["untuned"], subjects=["dog", "bot"]).jobs) == []
+
+
+def test_the_example_of_ones_own_prompt_is_one_that_the_default_suite_draws() -> None:
+    suite = load_suite("pocket")
+    grid = plan(suite, ["untuned"], prompts=[EXAMPLE])
+    assert {p.kind for job in grid.jobs for p in job.prompts} == {CUSTOM}
+    assert check_vocabulary(suite, grid.jobs) == []
+
+
+def test_the_words_of_a_suite_are_listed() -> None:
+    done = CliRunner().invoke(app, ["list", "words"])
+    known = known_words("pocket")
+    assert known is not None
+    assert done.output.splitlines() == sorted(known.words)
+    done = CliRunner().invoke(app, ["list", "words", "--suite", "dreambench"])
+    assert isinstance(done.exception, UserError)
+    assert "class nouns and prompts may have any" in str(done.exception)
 
 
 def test_ones_own_subjects_have_the_prompts_of_the_suites_own_dataset(tmp_path: Path) -> None:
@@ -79,8 +117,8 @@ OPEN = Open()
         (
             "dgo",
             [
-                "class noun 'dgo' (did you mean 'dog'?) of subject 'dog', which 'colours' reads in "
-                "pieces: is it spelled right?"
+                "class noun 'dgo' (did you mean 'dog'?) of subject 'dog' ({}), which 'colours' "
+                "reads in pieces: is it spelled right?"
             ],
         ),
     ],
@@ -91,6 +129,7 @@ def test_an_open_vocabulary_warns_once_and_goes_on(
     suite = of_dog(tmp_path, noun, "a {} on the moon", suite=str(toy.write_world(tmp_path / "toy")))
     backbone = suite.backbone.model_copy(update={"kind": f"{__name__}:OPEN"})
     suite = suite.model_copy(update={"backbone": backbone})
+    said = [line.format(tmp_path / "data" / "subjects.toml") for line in said]
     grid = plan(suite, ["untuned", "tests.toy:PAINT"])
     assert check_vocabulary(suite, grid.jobs) == said
     assert run_grid(grid, tmp_path / "run", dry_run=True) == 0

@@ -16,7 +16,7 @@ from benchmark.data.images import image_size, read_image
 from benchmark.data.manifest import file_sha256, parse_toml
 from benchmark.store.directory import job_path, scores_path, weights_path
 from benchmark.store.files import read_bytes, read_json
-from benchmark.store.names import checked_name, folder_name, located
+from benchmark.store.names import checked_name, folder_name, located, meant
 
 COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
 #: Windows's rules, which are the strictest: no reserved character, no dot or space at the end.
@@ -147,3 +147,9 @@ def test_odd_json_is_named_in_one_line(tmp_path: Path, text: str) -> None:
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=f"{path} is no JSON"):
         read_json(path)
+
+
+def test_what_is_suggested_is_never_the_word_itself() -> None:
+    assert meant("custom", ["custom", "accessory"]) == ""
+    assert meant("dog", ["dog", "dogs", "cat"]) == " (did you mean 'dogs'?)"
+    assert meant("Dog", ["dog"]) == " (did you mean 'dog'?)"
