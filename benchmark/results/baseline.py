@@ -80,6 +80,7 @@ class Cell(Table):
     spread: float = Field(ge=0, allow_inf_nan=False)  #: standard deviation from seed to seed
     freedom: float = Field(ge=0, allow_inf_nan=False)  #: degrees of freedom of `spread`
     n: int = Field(ge=1)  #: scores in the mean
+    without: list[str] | None = None  #: subjects that no image has a score of, if any
 
 
 class MethodScores(Table):
@@ -130,6 +131,11 @@ def read_baseline(path: Path) -> Baseline:
         baseline = read_toml(path, Baseline)
     except UserError as error:
         raise UserError(f"{error}; fix it, or delete it and regenerate it with --update") from error
+    if not any(entry.scores for entry in baseline.methods.values()):
+        raise UserError(
+            f"{path}: no method has scores, so no run could fail: delete the file and regenerate "
+            "it with --update"
+        )
     for method, entry in baseline.methods.items():
         for metric in entry.scores:
             if metric not in baseline.task.metrics:
@@ -166,7 +172,9 @@ def measure_baseline(run: Run, *, level: float = LEVEL) -> Baseline:
             tail = None
             if (method, metric) in random:
                 tail = level / len(random) / (2 if _two_sided(job.role) else 1)
-            cells[metric] = _cell(tables[method, metric], int(counts[method, metric]), tail)
+            table = tables[method, metric]
+            without = subjects_without(table, basis) or None
+            cells[metric] = _cell(table, int(counts[method, metric]), tail, without)
         methods[method] = MethodScores(
             role=job.role,
             version=job.fit.version,
@@ -187,7 +195,9 @@ def measure_baseline(run: Run, *, level: float = LEVEL) -> Baseline:
     return Baseline(task=basis, sampler=sampler_of(run), measured=measured, methods=methods)
 
 
-def _cell(table: pd.DataFrame, n: int, tail: float | None) -> Cell:
+def _cell(
+    table: pd.DataFrame, n: int, tail: float | None, without: list[str] | None = None
+) -> Cell:
     """The cell of `table`, (subjects, seeds). Without a `tail`, seeds play no part."""
     spread = freedom = tolerance = 0.0
     if tail is not None:
@@ -199,7 +209,16 @@ def _cell(table: pd.DataFrame, n: int, tail: float | None) -> Cell:
         spread=round(spread, 6),
         freedom=round(freedom, 1),
         n=n,
+        without=without,
     )
+
+
+def subjects_without(table: pd.DataFrame, basis: Basis) -> list[str]:
+    """The subjects that are no part of a mean, sorted: none of their images has a score.
+
+    `table`: (subjects, seeds), as of `means_by_seed`.
+    """
+    return sorted(basis.subjects.keys() - {*table.index})
 
 
 def spread_of_mean(table: pd.DataFrame) -> tuple[float, float]:

@@ -12,15 +12,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING, Any
 
-from benchmark.api import Role, UserError
+from benchmark.api import UserError
 from benchmark.data.manifest import some
-from benchmark.results.baseline import Baseline, means_by_seed, measure_baseline, read_baseline
+from benchmark.results.baseline import (
+    Baseline,
+    means_by_seed,
+    measure_baseline,
+    read_baseline,
+    subjects_without,
+)
 from benchmark.results.comparability import (
     Basis,
     basis_of,
@@ -32,48 +35,15 @@ from benchmark.results.comparability import (
     sampler_of,
 )
 from benchmark.results.completeness import check_finished, lacking_of, unscored_counts
+from benchmark.results.gated import Check, Outcome, check_place, junit_xml
 from benchmark.results.merge import join
 from benchmark.results.run import Run, read_run
 from benchmark.results.tolerances import check_tolerances, table_of, too_wide
 from benchmark.store.files import write_atomically
+from benchmark.store.names import shown_text
 
-#: What has changed where a bound has moved.
-_WHY: dict[Role, str] = {
-    "upper bound": "nothing is drawn here: encoders, preprocessing or the subject's images changed",
-    "lower bound": "nothing is trained here: model, sampler or prompts changed",
-}
-
-
-class Outcome(StrEnum):
-    """What became of a score."""
-
-    WITHIN = "within tolerance"
-    BETTER = "better"
-    REGRESSION = "regression"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One metric of one method; numbers in the metric's unit."""
-
-    method: str
-    role: Role
-    metric: str
-    before: float  #: the baseline's mean over subjects and seeds
-    after: float  #: the run's
-    tolerance: float  #: for as many seeds as the run has
-    outcome: Outcome
-
-    def __str__(self) -> str:
-        text = (
-            f"{self.method} / {self.metric}: {self.before:.4f} before, {self.after:.4f} now "
-            f"({self.after - self.before:+.4f}), tolerance {self.tolerance:.4f}"
-        )
-        if self.outcome is Outcome.REGRESSION and self.role in _WHY:
-            text += f"; {_WHY[self.role]}"
-        if self.outcome is Outcome.BETTER:
-            text += "; better than baseline: consider --update"
-        return text
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def check_runs(
@@ -92,6 +62,8 @@ def check_runs(
     its tolerance, else 0. Raises UserError, and writes nothing, if the runs are incomplete, do not
     compare with the baseline, or make none that can fail.
     """
+    if junit:
+        check_place(junit)
     baseline = read_baseline(path) if path.exists() or not update else None
     run = load_runs(runs, protocol, known=baseline.task.protocol if baseline else "")
     if update:
@@ -104,9 +76,9 @@ def check_runs(
     outcomes = [check.outcome for check in checks]
     for check in checks:
         if check.outcome is not Outcome.WITHIN:
-            print(f"{check.outcome:<10}  {check}")
+            print(shown_text(f"{check.outcome:<10}  {check}"))
     for note in notes:
-        print(f"note        {note}")
+        print(shown_text(f"note        {note}"))
     failed, better = (outcomes.count(one) for one in (Outcome.REGRESSION, Outcome.BETTER))
     word = "FAILED" if failed else "passed"
     print(
@@ -170,6 +142,7 @@ def check_scores(run: Run, baseline: Baseline, path: Path) -> tuple[list[Check],
             f"{_places(run)} lacks {some(absent)}, which {path} has: run those methods too, or "
             "regenerate the baseline with --update"
         )
+    _check_subjects(run, tables, baseline, path)
     seeds = len(run_seeds(run))
     checks = [
         _judged(
@@ -218,6 +191,22 @@ def _check_basis(run: Run, basis: Basis, baseline: Baseline, path: Path) -> None
         )
 
 
+def _check_subjects(
+    run: Run, tables: dict[tuple[str, str], pd.DataFrame], baseline: Baseline, path: Path
+) -> None:
+    """Refuse a mean over other subjects: one that lost its hardest subject would look better."""
+    for method, entry in baseline.methods.items():
+        for metric, cell in entry.scores.items():
+            now = subjects_without(tables[method, metric], baseline.task)
+            if now != (before := cell.without or []):
+                raise UserError(
+                    f"{_places(run)} does not compare with {path} in {method} / {metric}: subjects "
+                    f"without a score are {', '.join(now) or 'none'} in the run, and "
+                    f"{', '.join(before) or 'none'} in the baseline: see why in the run's report, "
+                    "or regenerate the baseline with --update"
+                )
+
+
 def _notes(run: Run, baseline: Baseline, new: Sequence[str]) -> list[str]:
     """What differs and may, and what the baseline does not have."""
     conditions = conditions_of(run)
@@ -261,26 +250,6 @@ def _update(run: Run, path: Path, before: Baseline | None, *, force: bool) -> No
         changed += 1
         print(f"{key}: {_short(a)} -> {_short(b)}")
     print(f"rewrote {path}: {changed} values differ" if changed else f"{path} stays as it was")
-
-
-def junit_xml(checks: Sequence[Check], notes: Sequence[str], path: Path) -> bytes:
-    """The checks as JUnit XML: a test case for each, a failure for each regression."""
-    failures = str(sum(check.outcome is Outcome.REGRESSION for check in checks))
-    counts = {"tests": str(len(checks)), "failures": failures, "errors": "0"}
-    root = ElementTree.Element("testsuites", counts)
-    suite = ElementTree.SubElement(root, "testsuite", {"name": f"scores against {path}"} | counts)
-    for check in checks:
-        names = {"classname": check.method, "name": check.metric}
-        case = ElementTree.SubElement(suite, "testcase", names)
-        if check.outcome is Outcome.REGRESSION:
-            kind = {"message": str(check), "type": check.outcome.value}
-            ElementTree.SubElement(case, "failure", kind).text = str(check)
-        else:
-            ElementTree.SubElement(case, "system-out").text = str(check)
-    if notes:
-        ElementTree.SubElement(suite, "system-out").text = "\n".join(notes)
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
 
 
 def _places(run: Run) -> str:

@@ -20,8 +20,9 @@ from benchmark.store.records import digest
 LONGEST = 100  #: bytes of a folder's name, which leaves room for suffixes
 #: What a folder's name ends in if it is not the name itself.
 _MARK = re.compile(r"-([0-9a-f]{6}|[0-9a-f]{16})$")
-#: Soft hyphen, zero width space, word joiner, byte order mark. Joiners shape letters, and stay.
-_UNSEEN = "\u00ad\u200b\u200e\u200f\u2060\ufeff" + "".join(
+#: Soft hyphen, zero width space, word joiner, byte order mark, and what is no character, which XML
+#: cannot hold. Joiners shape letters, and stay.
+_UNSEEN = "\u00ad\u200b\u200e\u200f\u2060\ufeff\ufffe\uffff" + "".join(
     map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A)))  # they turn text round
 )
 #: Windows opens these devices in every folder, whatever stands after a dot.
@@ -76,6 +77,11 @@ def has_controls(text: str) -> bool:
     Or has no width and no meaning between letters: a byte order mark, a soft hyphen.
     """
     return any(c in _UNSEEN or unicodedata.category(c) in ("Cc", "Cs") for c in text)
+
+
+def shown_text(text: str) -> str:
+    """`text` for a terminal or a file of text: a sign in the place of each control character."""
+    return "".join("\ufffd" if has_controls(c) else c for c in text)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ from benchmark.results.completeness import lacking_of, unfinished, unscored_jobs
 from benchmark.results.run import Run
 from benchmark.scoring.chosen_metrics import record_of
 from benchmark.store.directory import Name, protocol_path
-from benchmark.store.names import has_controls
+from benchmark.store.names import shown_text
 from benchmark.store.records import Job, image_key
 from benchmark.studies.rescoring import Stated, lasting, stated_scores
 
@@ -41,7 +41,7 @@ class Check:
 
     def __str__(self) -> str:
         text = f"{self.outcome}: {self.what}" + (f": {self.detail}" if self.detail else "")
-        return "".join(c if not has_controls(c) else "�" for c in text)
+        return shown_text(text)
 
 
 def checks_of_statements(run: Run) -> Iterator[Check]:

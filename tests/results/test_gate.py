@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+import tomli_w
 from scipy import stats
 
 from benchmark.api import Prompt, Sampler, Unscored, UserError
@@ -26,7 +27,8 @@ from benchmark.results.baseline import (
     spread_of_mean,
     tolerance_of,
 )
-from benchmark.results.gate import Outcome, check_runs, check_scores, junit_xml, load_runs
+from benchmark.results.gate import check_runs, check_scores, load_runs
+from benchmark.results.gated import Outcome, junit_xml
 from tests.made_up_run import METRICS as DECLARED
 from tests.made_up_run import MODEL, PROMPTS, SCORING, World, remove_job, world, write_run
 from tests.reference import tolerance as reference
@@ -380,6 +382,44 @@ def test_images_without_a_score_are_told_of(tmp_path, baseline, capsys) -> None:
     assert told in capsys.readouterr().out.splitlines()
 
 
+def without_a_subject(method, metric, subject):
+    right = scores()
+
+    def value(job, request, name):
+        if (job.method, job.subject, name) == (method, subject, metric):
+            return Unscored("nothing was found in it")
+        return right(job, request, name)
+
+    return value
+
+
+def test_a_mean_that_lost_a_subject_is_not_compared(tmp_path, baseline) -> None:
+    """All images of one subject without a score: without the hardest, a mean only gets better."""
+    grid = {"methods": METHODS, "subjects": SUBJECTS}
+    value = without_a_subject("dreambooth", "dino", "owl")
+    run = write_run(tmp_path / "run", value, seeds=(50,), **grid)
+    message = refused([run], baseline)
+    why = "in dreambooth / dino: subjects without a score are owl in the run, and none in the base"
+    assert why in message
+    # A baseline of such runs knows it, and takes no others.
+    own = tmp_path / "own.toml"
+    seeds = write_run(tmp_path / "lacking", value, seeds=SEEDS, **grid)
+    assert check_runs([seeds], own, update=True) == 0
+    assert read_baseline(own).methods["dreambooth"].scores["dino"].without == ["owl"]
+    assert check_runs([run], own) == 0
+    assert "are none in the run, and owl in the baseline" in refused(
+        [make(tmp_path / "whole")], own
+    )
+
+
+def test_a_baseline_without_a_score_is_refused(tmp_path, baseline) -> None:
+    content = tomllib.loads(baseline.read_text())
+    for method in content["methods"].values():
+        method["scores"] = {}
+    baseline.write_text(tomli_w.dumps(content))
+    assert "no method has scores, so no run could fail" in refused([tmp_path / "seeds"], baseline)
+
+
 def test_runs_on_two_backbones_make_no_baseline(tmp_path) -> None:
     runs = [
         make(tmp_path / "a", seeds=(0, 1)),
@@ -580,6 +620,23 @@ def test_junit_escapes_what_it_says(tmp_path, baseline) -> None:
     root = ElementTree.fromstring(junit_xml(found, ["<b>&amp;"], Path('"<x>".toml')))
     assert root[0].attrib["name"] == 'scores against "<x>".toml'
     assert root[0].findtext("system-out") == "<b>&amp;"
+
+
+def test_junit_is_xml_whatever_a_reason_says(tmp_path, baseline) -> None:
+    found, _ = check_scores(loaded(make(tmp_path / "run")), read_baseline(baseline), baseline)
+    text = junit_xml(found, ["a\x1b[31m b\x00c\ufffe", "d"], baseline)
+    assert ElementTree.fromstring(text)[0].findtext("system-out") == "a\ufffd[31m b\ufffdc\ufffd\nd"
+
+
+def test_junit_replaces_no_other_file(tmp_path, baseline) -> None:
+    run = make(tmp_path / "run")
+    for taken in (baseline, run / "run.json"):
+        before = taken.read_bytes()
+        assert f"--junit {taken}: this is no JUnit XML" in refused([run], baseline, junit=taken)
+        assert taken.read_bytes() == before
+    again = tmp_path / "gate.xml"
+    for _ in range(2):
+        assert check_runs([run], baseline, junit=again) == 0
 
 
 def shell(monkeypatch, capsys, *arguments):

@@ -19,7 +19,8 @@ from benchmark.api import Subject
 from benchmark.config.suite import load_suite
 from benchmark.grid.running import run_grid
 from benchmark.results.baseline import Baseline, read_baseline
-from benchmark.results.gate import Outcome, check_runs, check_scores, load_runs
+from benchmark.results.gate import check_runs, check_scores, load_runs
+from benchmark.results.gated import Outcome
 from benchmark.runs.machine import Resources
 from benchmark.runs.plan import plan
 from methods.dreambooth import DreamBooth
