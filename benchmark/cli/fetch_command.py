@@ -88,7 +88,9 @@ def fetch(
 
 
 def _move_caches(folder: Path) -> None:
-    """Have all caches in `folder`, but for the token of the hub."""
+    """Have all caches in `folder`, but for the token of the hub. Raises UserError for a file."""
+    if expanded(folder).exists() and not expanded(folder).is_dir():
+        raise UserError(f"--to {folder}: it is no folder, and caches are folders: choose another")
     home = os.environ.get("HF_HOME") or Path(
         os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache"), "huggingface"
     )

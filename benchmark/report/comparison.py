@@ -44,9 +44,13 @@ def comparison_text(found: Comparison) -> str:
 
 
 def write_comparison(found: Comparison, directory: Path) -> None:
-    """Write comparison.md, differences.csv and a figure a protocol to `directory`."""
+    """Write comparison.md, differences.csv and a figure a protocol to `directory`.
+
+    None of a protocol under which nothing is compared.
+    """
     files: dict[str, str | bytes] = {TABLE: csv_text(_table(found))}
-    names = {label: f"differences-{folder_name(label)}" for label in found.protocols}
+    labels = [label for label in found.protocols if found.moved[label]]
+    names = {label: f"differences-{folder_name(label)}" for label in labels}
     figures = []
     for label, name in names.items():
         figure = draw_changes(found.moved[label])
@@ -120,6 +124,8 @@ def _pictures(found: Comparison) -> str:
 
 def _differences(found: Comparison, label: str) -> str:
     moved = found.moved[label]
+    if not moved:
+        return f"## Differences ({escape(label)})\n\nNo metric has scores of both to compare.\n"
     text = [
         f"## Differences ({escape(label)})\n",
         f"{_counted(moved)} B minus A, image by image where both runs have one of the same "

@@ -119,10 +119,11 @@ class Comparison:
 def compare(before: Run, after: Run, pairs: Sequence[Pair] = ()) -> Comparison:
     """`after` beside `before`: `pairs` of methods, or else every method that both have.
 
-    Raises UserError naming what each has if they share no protocol, method or subject, or if one
-    protocol is not the same in both.
+    Raises UserError naming what each has if they share no protocol, metric, method or subject, or
+    if one protocol is not the same in both.
     """
     _check_protocols(before, after)
+    _check_metrics(before, after)
     chosen = _chosen(before, after, pairs)
     mine = _subjects(before, [pair.before for pair in chosen])
     theirs = _subjects(after, [pair.after for pair in chosen])
@@ -184,6 +185,20 @@ def _check_protocols(before: Run, after: Run) -> None:
                     f"{before.directory} and {after.directory} differ in {what}: {_text(value)} "
                     f"and {_text(theirs[what])}: score one of them again as the other was"
                 )
+
+
+def _check_metrics(before: Run, after: Run) -> None:
+    found = [
+        {f"{name} ({label})" for label in run.protocols for name in run.under(label).metrics}
+        for run in (before, after)
+    ]
+    if not found[0] & found[1]:
+        mine, theirs = (", ".join(sorted(names)) for names in found)
+        raise UserError(
+            f"no metric in common: {before.directory} has {mine}, and {after.directory} has "
+            f"{theirs}: score one of them in the other's metrics (python -m benchmark score RUN "
+            "--metrics)"
+        )
 
 
 def _text(value: Any) -> str:

@@ -121,16 +121,19 @@ def opened(place: str) -> Iterator[Path]:
 def _asking(repository: str) -> Iterator[None]:
     """Within, what the hub or the way to it refuses is a UserError of one line, without a token."""
     from huggingface_hub import get_token
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
 
     # Its bases are those of the HTTP library that this version of the client uses: what goes wrong
-    # on the way is one of them, or an OSError.
+    # on the way is one of them, or an OSError. Names, addresses, proxies and tokens that are none
+    # are ValueErrors.
     transport: tuple[Any, ...] = HfHubHTTPError.__bases__
+    token = None
     try:
+        token = get_token()
         yield
-    except (*transport, OSError, HFValidationError) as error:
+    except (*transport, OSError, ValueError) as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
-        if token := get_token():
+        if token:
             why = why.replace(token, "(token)")
         raise UserError(
             f"the hub: {repository}: {why}: log in with `hf auth login` or HF_TOKEN, or check the "

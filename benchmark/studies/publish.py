@@ -111,9 +111,11 @@ def _emptied(directory: Path, plan: Plan) -> tuple[RunDirectory, Plan]:
     copy.write_files(without, {})
     with writing(directory):
         remove_leftovers(directory)
-        for folder in ("images", "protocols", SUBJECTS):
-            if (directory / folder).is_dir():
-                shutil.rmtree(directory / folder)
+        for path in (directory / name for name in ("images", "protocols", SUBJECTS)):
+            if path.is_symlink():  # what it leads to is somebody else's
+                path.unlink()
+            elif path.is_dir():
+                shutil.rmtree(path)
         for name in (SUITE, SCORES, PUBLICATION):
             (directory / name).unlink(missing_ok=True)
     return copy, without

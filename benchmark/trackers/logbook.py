@@ -61,11 +61,13 @@ class Logbook:
 
     @classmethod
     def opened(cls, tools: Sequence[str], directory: RunDirectory) -> Logbook:
-        """Raises UserError if a tool is unknown, not installed, or would ask for an account."""
+        """Raises UserError if a tool is unknown, cannot be opened, or would ask for an account."""
         for tool in tools:
             if tool not in TOOLS:
                 raise UserError(f"--log '{tool}': known are {', '.join(TOOLS)}")
-        return cls({tool: TOOLS[tool](directory.path) for tool in dict.fromkeys(tools)}, directory)
+        return cls(
+            {tool: _opened(tool, directory.path) for tool in dict.fromkeys(tools)}, directory
+        )
 
     def beside(self, other: Listener) -> Listener:
         """A listener that tells `other`, and then the trackers."""
@@ -95,6 +97,18 @@ class Logbook:
         """Return once all is told; a tool that takes too long is left off."""
         for line in self._lines:
             line.wait()
+
+
+def _opened(tool: str, path: Path) -> Tracker:
+    try:
+        return TOOLS[tool](path)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # it is others' code: it may raise anything, and exit
+        said = " ".join(in_words(error).split())
+        raise UserError(
+            f"--log {tool}: it cannot be started: {said}: repair that, or leave it out"
+        ) from error
 
 
 class _Line:

@@ -148,6 +148,12 @@ def test_what_cannot_be_fetched_is_named(arguments: tuple[str, ...], message: st
         fetch("fetch", *arguments)
 
 
+def test_caches_go_into_no_file(tmp_path: Path) -> None:
+    (tmp_path / "stick").write_text("mine")
+    with pytest.raises(UserError, match="--to .*stick: it is no folder"):
+        fetch("fetch", "dreambench", "--to", str(tmp_path / "stick"), "--dry-run")
+
+
 def test_another_machines_caches_are_filled_where_it_will_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,12 +2,13 @@
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmark.cli import app as cli
-from tests.made_up_run import World, write_run
+from tests.made_up_run import SCORING, World, metric, write_run
 
 METHODS = ("dreambooth", "untuned")
 SUBJECTS = ("cat", "dog", "fox", "owl", "pot", "toy")
@@ -96,6 +97,21 @@ def test_it_is_written_and_not_overwritten_unasked(shell, runs, tmp_path):
     assert (out / "comparison.md").read_text() == written
     assert shell("a", "a", "--out", "out", "--overwrite")[0] == 0
     assert "identical 12" in (out / "comparison.md").read_text()
+
+
+def test_a_protocol_under_which_nothing_is_compared_has_no_figure(shell, runs):
+    """Of two protocols, the runs share a metric under one only."""
+    other = {
+        name: replace(SCORING, protocol="other-1", metrics={name: metric(name, "diversity")})
+        for name in ("mine", "yours")
+    }
+    grid = {"methods": METHODS, "subjects": SUBJECTS}
+    for name, scoring in other.items():
+        write_run(Path(name), value, world=World(scorings=(SCORING, scoring)), **grid)
+    code, out, _ = shell("mine", "yours", "--out", "d")
+    assert code == 0
+    assert "## Differences (other-1)\n\nNo metric has scores of both to compare.\n" in out
+    assert [path.name for path in Path("d").glob("*.svg")] == ["differences-toy-1.svg"]
 
 
 def test_a_folder_with_other_files_is_left_alone(shell, runs):

@@ -327,6 +327,10 @@ REFUSED = {
         {"methods": ("textual-inversion",)},
         "a has real-images, dreambooth, untuned, and .*b has textual-inversion",
     ),
+    "no metric": (
+        {"world": world(scoring={"metrics": {"mine": metric("Mine", "subject fidelity")}})},
+        r"no metric in common: .*a has .*dino \(toy-1\).*b has mine \(toy-1\)",
+    ),
     "no subject": ({"subjects": ("toy",)}, "no subject in common: cat and toy"),
     "other photographs": (
         {"subjects": ("cat",), "world": World(job={"references_digest": "e"})},

@@ -84,6 +84,26 @@ def test_a_refusal_is_one_line_without_the_token(folder, server):
     assert TOKEN not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TOKEN_PATH", "/dev/null/token"), ("TOKEN", "hf_\xe9"), ("PROXY", "nonsense://x")],
+)
+def test_an_environment_that_is_no_good_is_told_in_one_line(server, monkeypatch, name, value):
+    """A token's file that cannot be read, a token that no header takes, a proxy that is none."""
+    from huggingface_hub import close_session
+
+    close_session()
+    if name == "TOKEN_PATH":
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", value)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+    else:
+        monkeypatch.setenv({"TOKEN": "HF_TOKEN", "PROXY": "ALL_PROXY"}[name], value)
+    why = "the hub: me/gone: .*hf auth login"
+    with pytest.raises(UserError, match=why), fetched_folder("me/gone"):
+        pass
+    close_session()
+
+
 def test_a_repository_that_is_not_there(server):
     with pytest.raises(UserError, match="the hub: me/gone: "), fetched_folder("me/gone"):
         pass

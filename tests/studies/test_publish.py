@@ -143,6 +143,18 @@ def test_what_is_no_earlier_copy_is_left_alone(run, tmp_path):
         publish_run(run, run)
 
 
+def test_a_link_in_an_earlier_copy_gives_way_and_what_it_leads_to_stays(run, tmp_path):
+    folder = publish_run(run, tmp_path / "kept").parent
+    whole = files(folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/photo.png").write_bytes(b"mine")
+    shutil.rmtree(folder / "images")
+    (folder / "images").symlink_to(tmp_path / "mine")
+    publish_run(run, folder)
+    assert files(folder) == whole and not (folder / "images").is_symlink()
+    assert files(tmp_path / "mine") == {"photo.png": b"mine"}
+
+
 def test_an_unfinished_run_is_not_kept(tmp_path):
     run = write_run(tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:2])
     remove_job(run, "untuned", "dog-b")

@@ -23,7 +23,7 @@ from benchmark.store.directory import RunDirectory
 from benchmark.store.reading import read_contents
 from benchmark.studies.checkpoint_runs import Asked
 from benchmark.trackers import logbook
-from benchmark.trackers.entries import JobEntry, ReportEntry, job_entry, report_entry
+from benchmark.trackers.entries import JobEntry, ReportEntry, Tracker, job_entry, report_entry
 from benchmark.trackers.logbook import TOOLS, Logbook
 from tests.made_up_run import edit_records, write_job, write_run, write_scores
 from tests.runs.test_run import grid_of, suite_file
@@ -298,4 +298,23 @@ def test_an_unknown_tool_is_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(UserError, match="--log 'mlflow': known are tensorboard, trackio, wandb"):
         run_grid(grid_of(suite_file), tmp_path / "run", resources=replace(ONE, log=("mlflow",)))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("raised", [TypeError("Descriptors cannot be created"), SystemExit(3)])
+def test_a_tool_that_cannot_be_started_is_refused_before_anything_is_written(
+    suite_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: BaseException,
+) -> None:
+    """As a package does on import whose own dependency is of another version."""
+
+    def broken(path: Path) -> Tracker:
+        raise raised
+
+    monkeypatch.setitem(logbook.TOOLS, "trackio", broken)
+    why = f"--log trackio: it cannot be started: {type(raised).__name__}: {raised}: "
+    with pytest.raises(UserError, match=why):
+        run_grid(grid_of(suite_file), tmp_path / "run", resources=replace(ONE, log=("trackio",)))
     assert not (tmp_path / "run").exists()
