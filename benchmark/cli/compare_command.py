@@ -48,11 +48,12 @@ def compare(
     from benchmark.results.comparison import read_pair
     from benchmark.results.run import read_run
     from benchmark.store.directory import PLAN, SUITE
+    from benchmark.store.wording import READ_ANOTHER
 
     pairs = [read_pair(text) for text in pair or ()]
     for path in (a, b):
         if not (path / PLAN).is_file() and not (path / SUITE).is_file():
-            raise UserError(f"{path} is no run directory: it has no {PLAN}")
+            raise UserError(f"{path} is no run directory: it has no {PLAN}; {READ_ANOTHER}")
     if out is not None:
         check_output(out, "comparison", (SUMMARY, TABLE), overwrite=overwrite)
     found = compared(read_run(a), read_run(b), pairs)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +22,9 @@ from benchmark.store.names import closest, meant, plain_text, unknown
 
 if TYPE_CHECKING:
     from benchmark.data.draft import Found, Survey
+
+_SHORTEST = 2  #: letters of a class noun; `y` answers another question
+_READS = "sd15"  #: whose vocabulary a class noun is looked up in
 
 
 def init(
@@ -53,7 +56,8 @@ def init(
 
     Each subject needs a class noun (dog, coffee mug), and whether it is alive: living things and
     objects have different prompts. What is not said is asked; without a terminal it has to be said.
-    Nouns of the datasets that ship need no --live or --object.
+    Nouns of the datasets that ship need no --live or --object. The exit code is 1 if a run would
+    refuse an image or a folder.
 
     Examples:
 
@@ -78,6 +82,8 @@ def init(
     )
     write_atomically(path, draft_of(described))
     print(_summary(path, described, found))
+    if found.problems or any(one.problems for one in described):
+        raise typer.Exit(1)
 
 
 def _at_terminal() -> bool:
@@ -117,6 +123,8 @@ def _checked(noun: str) -> str:
         raise UserError(f"class noun '{noun}': {error}") from error
     if not noun:
         raise UserError("a class noun is empty: give one, such as dog")
+    if len(noun) < _SHORTEST:
+        raise UserError(f"class noun '{noun}' is no word: give one, such as dog")
     return noun
 
 
@@ -155,16 +163,33 @@ def _asked(
     answers = dict(alive)
     described = {}
     for one in subjects:
-        noun = nouns.get(one.name, "")
+        noun = _meant(nouns.get(one.name, ""), answers)
         while not noun:
-            noun = _noun_by_hand(one, guessed_noun(one.name, list(answers)))
-        close = None if noun in answers else closest(noun, answers)
-        if close and typer.confirm(f"'{noun}': did you mean '{close}'?", default=True):
-            noun = close
+            guess = guessed_noun(one.name, list(answers))
+            noun = _meant(_noun_by_hand(one, guess), answers)
         if noun not in answers:
             answers[noun] = typer.confirm(f"'{noun}': is it a living thing?", default=False)
         described[one] = (noun, answers[noun])
     return described
+
+
+def _meant(noun: str, known: Iterable[str]) -> str:
+    """`noun`, or the one of `known` that was meant; empty if it is no word, and was a slip."""
+    from benchmark.models.texts.known_words import known_words
+    from benchmark.runs.vocabulary import words_in
+
+    if not noun or noun in known:
+        return noun
+    close = closest(noun, known)
+    if close and typer.confirm(f"'{noun}': did you mean '{close}'?", default=True):
+        return close
+    words = known_words(_READS)
+    odd = [word for word in words_in(noun) if words and word not in words.words]
+    if odd and not typer.confirm(
+        f"'{noun}': models read '{odd[0]}' in pieces; is it spelled right?", default=False
+    ):
+        return ""
+    return noun
 
 
 def _noun_by_hand(one: Found, guess: str | None) -> str:

@@ -27,6 +27,7 @@ from benchmark.cli.options import (
 )
 from benchmark.config.suite import load_suite
 from benchmark.store.directory import PLAN, SUITE
+from benchmark.store.wording import AGAIN
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,7 @@ def score(
         )
         raise typer.Exit(code)
     if (images / SUITE).is_file():
-        raise UserError(
-            f"{images} is a run directory that lacks {PLAN}: run the same command again to make it "
-            "anew"
-        )
+        raise UserError(f"{images} is a run directory that lacks {PLAN}: {AGAIN} to make it anew")
     if ask_again:
         raise UserError(f"--ask-again is for a run directory that was scored, and {images} is none")
     from benchmark.studies.outside_images import collect, score_images

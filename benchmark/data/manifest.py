@@ -130,7 +130,9 @@ def check_toml(content: dict[str, Any], table: type[_TableType], source: Path | 
     try:
         return table.model_validate(content)
     except ValidationError as error:
-        problems = [_problem(table, found) for found in error.errors()]
+        # An unknown key first: it may be what is missing, misspelt.
+        found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        problems = [_problem(table, one) for one in found]
         raise UserError(f"{source}: {'; '.join(problems)}") from error
 
 

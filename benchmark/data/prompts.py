@@ -1,6 +1,7 @@
 """Prompts: those of a dataset, in its prompts.toml, and those that somebody asks for beside them.
 
-    [live]                                  # for living subjects: a list for each kind of prompt
+    [live]                                  # for living subjects: a list for each kind of prompt;
+                                            # a table may be left out
     recontextualization = ["a {} in the snow"]
     accessory = ["a {} wearing a red hat"]
     property = []                           # {} is where the subject goes
@@ -25,8 +26,8 @@ EXAMPLE = "a {} on a rug"  #: a prompt of somebody's own, of words that every mo
 
 
 class _Prompts(Table):
-    live: dict[str, list[Text]]
-    object: dict[str, list[Text]]
+    live: dict[str, list[Text]] = {}
+    object: dict[str, list[Text]] = {}
 
 
 def read_prompts(path: Path) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
@@ -35,7 +36,10 @@ def read_prompts(path: Path) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
     Raises UserError.
     """
     table = read_toml(path, _Prompts)
-    return _listed(path, table.live), _listed(path, table.object)
+    live, objects = _listed(path, table.live), _listed(path, table.object)
+    if not live and not objects:
+        raise UserError(f"{path} has no prompt: write lists of them into [live] and [object]")
+    return live, objects
 
 
 def _listed(path: Path, kinds: dict[str, list[str]]) -> tuple[Prompt, ...]:

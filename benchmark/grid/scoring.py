@@ -22,11 +22,12 @@ from benchmark.runs.workers import keep_error
 from benchmark.store.directory import SUITE, RunDirectory
 from benchmark.store.files import WriteError
 from benchmark.store.records import JobRecord
+from benchmark.store.wording import READ_ANOTHER
 
 
 def finished_run(path: Path) -> Existing:
     """What a run directory with finished jobs holds. Raises UserError, also if it was altered."""
-    existing = read_existing(RunDirectory(path))
+    existing = read_existing(RunDirectory(path), way_out=READ_ANOTHER)
     existing.contents.check()
     if existing.plan is None or not existing.jobs:
         raise UserError(f"{path} has no finished job to score: run it first")

@@ -12,6 +12,7 @@ from benchmark.data.manifest import some
 from benchmark.results.run import Run
 from benchmark.store.directory import job_path, protocol_path
 from benchmark.store.records import Job, JobRecord
+from benchmark.store.wording import AGAIN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,10 +210,7 @@ def _counts(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
 def check_finished(run: Run) -> None:
     """Raise UserError if a planned job of `run` is not done, or not scored."""
     if missing := unfinished(run):
-        raise UserError(
-            f"{run.directory} is not finished: {some(missing)}: run the same command again to "
-            "resume"
-        )
+        raise UserError(f"{run.directory} is not finished: {some(missing)}: {AGAIN} to resume")
     if unscored := unscored_jobs(run):
         raise UserError(f"{run.directory} is not finished: {unscored[0]}")
 

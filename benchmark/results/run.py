@@ -40,6 +40,7 @@ from benchmark.store.records import (
     images_digest,
     with_images,
 )
+from benchmark.store.wording import READ_ANOTHER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -279,7 +280,7 @@ def run_of(contents: Contents) -> Run:
     """
     root, plan = contents.directory.path, contents.plan
     if plan is None:
-        raise UserError(f"{root} is no run directory: it has no {PLAN}")
+        raise UserError(f"{root} is no run directory: it has no {PLAN}; {READ_ANOTHER}")
     suite = _read_toml(root / SUITE, KeptSuite)
     jobs = {n: r for n, r in contents.jobs.items() if contents.kept or r.images}
     rows = usable_rows(contents)

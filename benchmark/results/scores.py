@@ -16,6 +16,7 @@ from benchmark.store.contents import Contents
 from benchmark.store.directory import HEADER, SCORES, Name, scores_path
 from benchmark.store.files import sha256
 from benchmark.store.records import SCORE_COLUMNS, Job, ScoreRecord, Scoring
+from benchmark.store.wording import AGAIN
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -56,7 +57,7 @@ def read_scores(text: bytes, where: str) -> tuple[DataFrame, DataFrame]:
     if missing:
         raise UserError(f"{where} has no column {', '.join(missing)}")
     if rows.empty:
-        raise UserError(f"{where} has no scores: no job has finished; run the same command again")
+        raise UserError(f"{where} has no scores: no job has finished; {AGAIN}")
     numbers = {name: pd.to_numeric(rows[name], errors="coerce") for name in (*_NUMBERS, "value")}
     without = (rows["value"] == "") & (rows["reason"] != "")
     bad = ~without & ~np.isfinite(numbers["value"].astype(float))

@@ -45,8 +45,10 @@ from benchmark.store.records import (
     Scoring,
     image_key,
 )
+from benchmark.store.wording import WRITE_ANOTHER
 
-_WAY_OUT = "go back to what it was, or choose another --out"
+_GO_BACK = "go back to what it was"
+_WAY_OUT = f"{_GO_BACK}, or {WRITE_ANOTHER}"
 
 
 @dataclass(frozen=True)
@@ -112,16 +114,19 @@ class Existing:
             print(f"altered     {line}", flush=True)
 
 
-def read_existing(directory: RunDirectory, *, keep_weights: bool = False) -> Existing:
-    """What `directory` holds. Raises UserError if it is no run directory, or a published run.
+def read_existing(
+    directory: RunDirectory, *, keep_weights: bool = False, way_out: str = WRITE_ANOTHER
+) -> Existing:
+    """What `directory` holds. Raises UserError if it is no run directory, or a published run, with
+    the `way_out`.
 
     With `keep_weights` a job whose weights were altered is fitted anew.
     """
-    contents = read_contents(directory.path)
+    contents = read_contents(directory.path, way_out)
     if contents.kept:
         raise UserError(
             f"{directory.path} is a published run without most of its images: nothing can be added "
-            "to it; use the run that was published, or choose another --out"
+            f"to it; use the run that was published, or {way_out}"
         )
     jobs = whole_jobs(contents, keep_weights)
     plan = rebuilt_plan(contents, jobs) if contents.is_altered(PLAN) else contents.plan
@@ -220,8 +225,9 @@ def check_scoring(assessment: Assessment, existing: Existing) -> None:
         for what, was, now in _scoring_differences(record.scoring, scoring):
             raise UserError(
                 f"{existing.directory.path} holds scores under protocol '{protocol}' with {what} "
-                f"{was}, and now it is {now}: {_WAY_OUT}, or remove "
-                f"{existing.directory.path}/scores/{protocol} to score everything again"
+                f"{was}, and now it is {now}: {_GO_BACK}, give the protocol another name or "
+                f"version, or remove {existing.directory.path}/scores/{protocol} to score "
+                "everything again"
             )
 
 
@@ -234,7 +240,7 @@ def _check_masks(assessment: Assessment, existing: Existing) -> None:
         if masks_digest(subjects[name]) != record.masks:
             raise UserError(
                 f"{existing.directory.path} holds scores under protocol '{label}' with other masks "
-                f"of subject '{name}' than there are now: {_WAY_OUT}, or remove "
+                f"of subject '{name}' than there are now: {_GO_BACK}, or remove "
                 f"{existing.directory.path}/scores/{label} to score everything again"
             )
 

@@ -218,6 +218,12 @@ def _select(suite: Suite, names: Sequence[str], prompts: Sequence[str]) -> Selec
     chosen = choose_subjects(dataset, names)
     asked = {subject.name: choose_prompts(dataset, subject, prompts) for subject in chosen}
     kept = tuple(subject for subject in chosen if asked[subject.name])
+    if not kept and not prompts:
+        kinds = " and ".join("[live]" if live else "[object]" for live in {s.live for s in chosen})
+        raise UserError(
+            f"dataset '{dataset.name}' has no prompts for the chosen subjects: write {kinds} into "
+            "its prompts.toml, or give --prompts"
+        )
     if not kept:
         raise UserError(f"prompts {', '.join(prompts)}: not meant for any of the chosen subjects")
     return Selection(dataset, kept, asked, tuple(s.name for s in chosen if s not in kept))

@@ -42,7 +42,9 @@ def check_vocabulary(suite: Suite, jobs: Iterable[Job]) -> list[str]:
     if not known.closed:
         return [f"{one}, which '{model}' reads in pieces: is it spelled right?" for one in said]
     templates = dict.fromkeys(prompt.template for job in drawn for prompt in job.prompts)
-    lacking = {word: text for text in templates for word in _words(text) if word not in known.words}
+    lacking = {
+        word: text for text in templates for word in words_in(text) if word not in known.words
+    }
     said += [
         f"'{word}'{meant(word, known.words)} of prompt '{template}'"
         for word, template in lacking.items()
@@ -64,7 +66,7 @@ def _listed(known: KnownWords, wanted: Iterable[str]) -> str:
         return ""
     words = sorted(known.words)
     close = [
-        near for text in wanted for one in _words(text) for near in get_close_matches(one, words)
+        near for text in wanted for one in words_in(text) for near in get_close_matches(one, words)
     ]
     return f": {', '.join(dict.fromkeys([*close, *words]))}"
 
@@ -72,14 +74,15 @@ def _listed(known: KnownWords, wanted: Iterable[str]) -> str:
 def _odd_nouns(nouns: Mapping[str, str], known: KnownWords) -> dict[str, str]:
     """The class nouns with a word that is not known -> how to say so."""
     shipped = list(shipped_nouns())
-    familiar = known.words if known.closed else {*known.words, *_words(" ".join(shipped))}
-    candidates = [noun for noun in shipped if not known.closed or {*_words(noun)} <= known.words]
+    familiar = known.words if known.closed else {*known.words, *words_in(" ".join(shipped))}
+    candidates = [noun for noun in shipped if not known.closed or {*words_in(noun)} <= known.words]
     return {
         noun: f"class noun '{noun}'{meant(noun, candidates)}"
         for noun in nouns
-        if not {*_words(noun)} <= familiar
+        if not {*words_in(noun)} <= familiar
     }
 
 
-def _words(text: str) -> list[str]:
+def words_in(text: str) -> list[str]:
+    """Its words, in lower case."""
     return re.findall(r"\w+", text.lower())

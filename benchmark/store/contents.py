@@ -15,6 +15,7 @@ from benchmark.api import UserError
 from benchmark.store.answers import Answer, SelfAgreement
 from benchmark.store.directory import HEADER, SCORES, Name, Plan, RunDirectory
 from benchmark.store.records import JobRecord, PriorRecord, ScoreRecord
+from benchmark.store.wording import AGAIN
 
 _SHOWN = 5  #: so many altered files are named, the others counted
 
@@ -81,7 +82,7 @@ class Contents:
     def check(self, way_out: str = "") -> None:
         """Raise UserError naming what was altered, if anything was; `way_out` is beside ours."""
         if self.altered:
-            mend = "publish the run again" if self.kept else "run the same command again"
+            mend = "publish the run again" if self.kept else AGAIN
             raise UserError(
                 f"{self.directory.path} has files that are not as they were written: "
                 f"{in_words(self.altered)}: {mend} to make them anew{way_out}"

@@ -74,6 +74,7 @@ from benchmark.store.records import (
     to_json,
 )
 from benchmark.store.seals import is_sealed, sealed
+from benchmark.store.wording import AGAIN, READ_ANOTHER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -221,25 +222,24 @@ class RunDirectory:
 
     # What was asked for ----------------------------------------------------------------------
 
-    def plan(self, *, as_found: bool = False) -> Plan | None:
+    def plan(self, *, as_found: bool = False, way_out: str = READ_ANOTHER) -> Plan | None:
         """run.json, or None if the folder is new or empty.
 
-        Raises UserError if the folder is another's or, unless `as_found`, if run.json was changed.
+        Raises UserError if the folder is another's, naming the `way_out`, or, unless `as_found`, if
+        run.json was changed.
         """
         path = self.path / PLAN
         if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file, not a folder: choose another --out")
+            raise UserError(f"{self.path} is a file, not a folder: {way_out}")
         if not path.is_file():
             if self.path.exists() and any(map(_foreign, self.path.iterdir())):
-                raise UserError(
-                    f"{self.path} is not empty and no run directory: choose another --out"
-                )
+                raise UserError(f"{self.path} is not empty and no run directory: {way_out}")
             return None
         content = read_json(path)
         if is_of_another_version(content):
             raise UserError(
                 f"{path} has format {content.get('format', 1)}, and format {FORMAT} is read: it "
-                "was made by another version; choose another --out"
+                f"was made by another version; {way_out}"
             )
         plan = checked(Plan, content, f"{path} is no plan of a run", mend="run it again")
         if not as_found:
@@ -432,9 +432,7 @@ def _read_record(kind: type[Record], path: Path) -> Record | None:
 
 def _check_seal(content: Any, path: Path) -> None:
     if not is_sealed(content):
-        raise UserError(
-            f"{path} was changed since it was written: run the same command again to make it anew"
-        )
+        raise UserError(f"{path} was changed since it was written: {AGAIN} to make it anew")
 
 
 def _write_if_other(path: Path, content: bytes) -> None:

@@ -39,7 +39,7 @@ LARGE = 2**26  #: bytes from which on a file's digest is remembered
 DEEPEST = 100  #: how many tables or lists lie within each other in a file that is read
 
 _ROOM = "free some space, and run the same command again; what is done stays"
-_ELSEWHERE = "change that, or choose another place (--out)"
+_ELSEWHERE = "change that, or choose another place (DIR or --out)"
 _HANDLES = "raise the limit (ulimit -n), and run the same command again"
 #: Why the system refuses to write, and the way out.
 _REASONS = {
@@ -311,5 +311,5 @@ def read_json(path: Path) -> Any:
         return json_of(read_bytes(path))
     except (ValueError, OSError) as error:
         raise UserError(
-            f"{path} is no JSON ({error}): remove it, or choose another --out"
+            f"{path} is no JSON ({error}): remove it, and repeat the command that made it"
         ) from error

@@ -48,6 +48,7 @@ from benchmark.store.records import (
     kind_of,
 )
 from benchmark.store.seals import is_sealed
+from benchmark.store.wording import READ_ANOTHER
 
 #: Where the records of each kind lie.
 _FILES: dict[type[AnyRecord], str] = {
@@ -61,14 +62,15 @@ _CHANGED, _MISSING = "changed", "missing"
 _PATIENCE = 1.5  #: seconds until it is shown how far the checking is
 
 
-def read_contents(path: Path) -> Contents:
+def read_contents(path: Path, way_out: str = READ_ANOTHER) -> Contents:
     """What lies in the run directory `path`, every file of it checked.
 
-    Raises UserError if the folder is another's, or was written by another version.
+    Raises UserError, naming the `way_out`, if the folder is another's, or was written by another
+    version.
     """
     directory = RunDirectory(path)
     while True:
-        found = _Reading(directory).contents()
+        found = _Reading(directory, way_out).contents()
         if not found.altered or found.plan_digest == directory.plan_digest():
             return found
         # A run wrote here meanwhile.
@@ -77,8 +79,9 @@ def read_contents(path: Path) -> Contents:
 class _Reading:
     """One reading of a run directory."""
 
-    def __init__(self, directory: RunDirectory) -> None:
+    def __init__(self, directory: RunDirectory, way_out: str) -> None:
         self._directory, self._root = directory, directory.path
+        self._way_out = way_out
         self._altered: dict[str, str] = {}  # relative path -> what it is
         self._doubtful: set[str] = set()  # places of records that are not as they were written
         self._found = Contents(directory, None)
@@ -112,7 +115,7 @@ class _Reading:
             self._note(PLAN, _MISSING)
             return None
         try:
-            plan = self._directory.plan(as_found=True)
+            plan = self._directory.plan(as_found=True, way_out=self._way_out)
         except UserError:
             if not ours or is_of_another_version(_content_of(path)):
                 raise

@@ -34,7 +34,7 @@ from benchmark.api import (
 )
 from benchmark.store.answers import Answer, SelfAgreement
 from benchmark.store.seals import sealed
-from benchmark.store.wording import in_plain_words
+from benchmark.store.wording import AGAIN, in_plain_words
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -400,7 +400,7 @@ def from_json(kind: type[Record], content: Any, *, where: str) -> Record:
     """
     check_format(content, where)
     if kind_of(content) != kind.__name__:
-        raise UserError(f"{where} is no {kind.__name__}: remove it, and run the same command again")
+        raise UserError(f"{where} is no {kind.__name__}: remove it, and {AGAIN}")
     plain = {k: value for k, value in content.items() if k not in ("format", "kind", "seal")}
     try:
         record = checked(kind, plain, where, mend="remove it, and run again")

@@ -1,8 +1,15 @@
-"""What pydantic says of a value, in words for somebody who wrote a file and never heard of it."""
+"""Words of messages: ways out that several have, and what pydantic says of a value, in words for
+somebody who wrote a file and never heard of it.
+"""
 
 from __future__ import annotations
 
 import re
+
+#: What makes a run's files anew, and what is missing. Another command may be the one that says so.
+AGAIN = "repeat the command that made the run (`run`, `score`, ...)"
+#: The ways out of a folder that is no run directory: where one is read, and where one is written.
+READ_ANOTHER, WRITE_ANOTHER = "name the folder of a run", "choose another --out"
 
 _WORDS = (
     (r"^Value error, ", ""),

@@ -38,6 +38,7 @@ from benchmark.store.directory import (
 from benchmark.store.files import remove_leftovers, resolved, sha256, write_atomically, writing
 from benchmark.store.reading import read_contents
 from benchmark.store.records import JobRecord, to_json, with_images
+from benchmark.store.wording import AGAIN
 
 Images = Literal["all", "sample", "none"]
 
@@ -72,9 +73,7 @@ def publish_run(
     run = run_of(contents)
     check_finished(run)
     if lacking_of(run):
-        raise UserError(
-            f"{run_directory} is not finished: run the same command again to resume, then publish"
-        )
+        raise UserError(f"{run_directory} is not finished: {AGAIN} to resume, then publish")
     _check_folder(directory, run_directory)
     own = own_subjects(run)
     if tell is not None:

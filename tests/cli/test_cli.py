@@ -208,7 +208,7 @@ def test_a_missing_backbone_stops_a_run_before_it_begins_but_no_dry_run(
         (("--suite", "odd.toml"), "odd.toml is no TOML: it is nested too deeply"),
         (("--data", "x" * 300), "no file has so long a name"),
         (("--out", "x" * 300), "no file has so long a name"),
-        (("--out", "taken"), "taken is not empty and no run directory"),
+        (("--out", "taken"), "taken is not empty and no run directory: choose another --out"),
         (("--out", "toy.toml"), "toy.toml is a file, not a folder: choose another --out"),
         (("--out", "toy.toml/below"), "toy.toml/below"),
     ],
@@ -498,7 +498,10 @@ def test_a_dry_run_refuses_what_a_run_refuses(
 
 def test_report_wants_a_run_directory_with_something_in_it(shell: Shell, tmp_path: Path) -> None:
     assert shell("report", "nowhere") == 2
-    assert shell.error == "error: nowhere is no run directory: it has no run.json\n"
+    assert (
+        shell.error
+        == "error: nowhere is no run directory: it has no run.json; name the folder of a run\n"
+    )
     assert shell(*RUN, "--methods", "tests.toy:RAISES", "--subjects", "dog-blue") == 1
     (directory,) = (tmp_path / "runs").iterdir()
     assert shell("report", str(directory)) == 2

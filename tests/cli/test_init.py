@@ -97,6 +97,7 @@ def test_nothing_that_is_there_is_overwritten_unasked(photos: Path) -> None:
         (["--noun", "dog", "--noun", "cat"], "'dog' and 'cat' of all subjects"),
         (["--noun", "dog", "--live", "elf", "--object", "elf"], "'elf' is in both"),
         (["--noun", " "], "is empty"),
+        (["--noun", "y"], "class noun 'y' is no word: give one, such as dog"),
     ],
 )
 def test_without_a_terminal_what_is_missing_is_named(
@@ -109,13 +110,34 @@ def test_without_a_terminal_what_is_missing_is_named(
 
 
 def test_at_a_terminal_it_asks_with_a_guess_and_asks_again(photos: Path) -> None:
-    answers = "the axolotl\naxolotl\ny\n" + "\n"
+    answers = "the axolotl\naxolotl\ny\ny\n" + "\n"
     code, out = init(photos, answers=answers)
     assert code == 0, out
     assert "class noun of my-dogs_1, of 4 images [dog]" in out
     written = tomllib.loads((photos / "subjects.toml").read_text())
     assert written["Rex-2"] == {"class_noun": "axolotl", "live": True, "folder": "Rex (2)"}
     assert written["my-dogs_1"] == {"class_noun": "dog", "live": True}
+
+
+def test_what_is_no_word_is_asked_again(photos: Path) -> None:
+    answers = "y\nxqwv\nn\nxqwv\ny\ny\n" + "\n"
+    code, out = init(photos, answers=answers)
+    assert code == 0, out
+    assert "class noun 'y' is no word" in out
+    assert out.count("models read 'xqwv' in pieces; is it spelled right?") == 2
+    assert out.count("class noun of Rex-2") == 3
+    written = tomllib.loads((photos / "subjects.toml").read_text())
+    assert written["Rex-2"]["class_noun"] == "xqwv", "whoever insists has it"
+
+
+def test_what_a_run_refuses_is_told_by_the_exit_code(photos: Path) -> None:
+    (photos / "my-dogs_1" / "broken.jpg").write_bytes(b"no image")
+    code, out = init(photos, "--noun", "dog")
+    assert code == 1
+    assert re.search("a run refuses this: .*broken.jpg", out)
+    assert (photos / "subjects.toml").is_file()
+    with pytest.raises(UserError, match=r"broken\.jpg"):
+        verify(load_dataset(str(photos)))
 
 
 def test_a_misspelt_noun_is_asked_about(photos: Path) -> None:

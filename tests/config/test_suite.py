@@ -39,7 +39,7 @@ def test_a_dumped_suite_reads_back_equal(suite_file: Path, tmp_path: Path) -> No
         (
             "guidance = 1.0",
             "guidence = 1.0",
-            "guidance is missing; sampler.guidence is unknown .did",
+            r"sampler.guidence is unknown .did you mean .guidance...; sampler.guidance is missing",
         ),
         ("steps = 2", "steps = 2\ntrue_guidance = 1.0", "sampler.true_guidance: .*greater than 1"),
         ("steps = 2", 'steps = "2"', r"sampler.steps: .*whole number \(it is '2'\)"),

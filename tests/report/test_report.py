@@ -420,7 +420,10 @@ def test_a_read_only_run_is_reported_elsewhere_and_checked(tmp_path, monkeypatch
         assert ended.value.code == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and error.startswith(f"error: cannot write {where}/")
-        assert "the file system is read-only: change that, or choose another place (--out)" in error
+        assert (
+            "the file system is read-only: change that, or choose another place (DIR or --out)"
+            in error
+        )
     with starved(errno.EROFS, where=where) as refused:
         out = str(tmp_path / "report")
         monkeypatch.setattr(sys, "argv", ["benchmark", "report", where, "--out", out])

@@ -136,7 +136,9 @@ def test_every_command_names_what_was_altered(
     path = damage(run, kind, how)
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     for name in ("report", "check", "keep", "score"):
-        with pytest.raises(UserError, match=rf"{re.escape(path)} .*: run the same command again"):
+        with pytest.raises(
+            UserError, match=rf"{re.escape(path)} .*: repeat the command that made the run "
+        ):
             command(name, run, world)()
     capsys.readouterr()
     assert again(suite, run, dry_run=True) == 0

@@ -166,6 +166,28 @@ def test_images_made_elsewhere_may_be_of_them(
     ]
 
 
+def test_a_prompts_file_may_be_for_one_half_of_the_subjects(suite: Suite, tmp_path: Path) -> None:
+    file, paint = tmp_path / "data" / "prompts.toml", ["tests.toy:PAINT"]
+    file.write_text('[live]\naccessory = ["a {} in a hat"]\n')
+    grid = plan(suite, paint)
+    assert (grid.subjects, grid.left_out) == (("dog-red", "dog-blue"), ("vase-green",))
+    with pytest.raises(UserError, match=r"no prompts for the chosen subjects: write \[object\] in"):
+        plan(suite, paint, subjects=["vase-green"])
+    (job,) = plan(suite, paint, subjects=["vase-green"], prompts=[MOON]).jobs
+    assert [prompt.template for prompt in job.prompts] == [MOON]
+    for text, message in (
+        (
+            '[live]\naccesory = ["a {} in a hat"]',
+            r"prompts.toml: unknown kind 'accesory' \(did you",
+        ),
+        ("[live]\naccessory = []", "prompts.toml has no prompt: write"),
+        ('[objects]\nproperty = ["a red {}"]', r"toml: objects is unknown \(did you mean 'object'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=message):
+            plan(suite, paint)
+
+
 def test_a_prompts_file_may_have_them(tmp_path: Path) -> None:
     file = tmp_path / "prompts.toml"
     file.write_text(f'[live]\ncustom = ["{MOON}", "{RAIN}"]\n[object]\n')

@@ -13,6 +13,7 @@ from benchmark.config.suite import Suite, load_suite
 from benchmark.grid.running import run_grid
 from benchmark.grid.scoring import score_run
 from benchmark.report.cost import bytes_left
+from benchmark.report.write import write_report
 from benchmark.results.run import run_of
 from benchmark.runs.existing_run import read_existing
 from benchmark.runs.plan import plan
@@ -195,7 +196,8 @@ def other_declaration(suite: Suite) -> Suite:
         (other_identifier, "backbone.identifier 'sks', and now it is 'zwx'"),
         (
             other_declaration,
-            "scores under protocol 'toy-1' with its references all, and now it is one",
+            "scores under protocol 'toy-1' with its references all, and now it is one: go back "
+            "to what it was, give the protocol another name or version, or remove",
         ),
     ],
 )
@@ -206,7 +208,9 @@ def test_what_would_change_what_is_there_is_refused_by_name(
     run(suite, path, subjects=["dog-red"])
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     changed = change(suite)  # type: ignore[operator]
-    with pytest.raises(UserError, match=f"{message}.*choose another --out"):
+    with pytest.raises(
+        UserError, match=f"{message}.*" + ("" if "scores" in message else "choose another --out")
+    ):
         # Other jobs than those that are there: a row would be of two kinds.
         run(changed, path, subjects=["dog-blue"] if "scores" not in message else ["dog-red"])
     after = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
@@ -413,3 +417,13 @@ def test_a_method_that_says_otherwise_what_it_looked_at_is_refused(
         monkeypatch.setattr(paint, "seen", lambda *_, odd=odd: odd)
         with pytest.raises(UserError, match="it should be indices of images, from 0"):
             run(suite, tmp_path / "other", subjects=["dog-red"])
+
+
+def test_where_a_run_is_read_no_other_out_is_advised(suite: Suite, tmp_path: Path) -> None:
+    """Only a command that writes a run has another --out."""
+    path, another = tmp_path / "data", "data is not empty and no run directory: "
+    with pytest.raises(UserError, match=f"{another}choose another --out$"):
+        run(suite, path)
+    for read in (lambda: write_report(path), lambda: score_run(path)):
+        with pytest.raises(UserError, match=f"{another}name the folder of a run$"):
+            read()

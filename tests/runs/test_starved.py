@@ -118,7 +118,7 @@ def test_one_place_that_cannot_be_written_fails_its_job_alone(
     (failed,) = [event for event in events if isinstance(event, Failed)]
     assert refused and failed.task.subject == "dog-blue" and not failed.spoiled
     assert failed.error.endswith(
-        "permission is denied: change that, or choose another place (--out)"
+        "permission is denied: change that, or choose another place (DIR or --out)"
     )
     assert len([event for event in events if isinstance(event, Finished)]) == 2
 

@@ -38,7 +38,7 @@ def of_dog(folder: Path, noun: str, prompts: str = "", suite: str = "pocket") ->
             "dgo",
             "",
             r"class noun 'dgo' \(did you mean 'dog'\?\) of subject 'dog' \(.*/subjects\.toml\)\. "
-            "Choose other words, or another --backbone .* list words` shows them: dog, a, and, back",
+            "Choose other words, or another --backbone .* list words` shows them: dog, a, and, b",
         ),
         ("coffee mug", "", "class noun 'coffee mug' of subject 'dog'"),
         ("dog", "a {} on the moon", "'moon' of prompt 'a {} on the moon'.*: on, wooden, a, and,"),

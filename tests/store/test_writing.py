@@ -44,7 +44,7 @@ def limited(what: int, to: int) -> Iterator[None]:
         (errno.ENOSPC, "the disk is full: free some space, and run the same command again"),
         (errno.EDQUOT, "the disk quota is used up: free some space, and run"),
         (errno.EROFS, "the file system is read-only: change that, or choose another place"),
-        (errno.EACCES, "permission is denied: change that, or choose another place (--out)"),
+        (errno.EACCES, "permission is denied: change that, or choose another place (DIR or --out)"),
         (errno.EMFILE, "too many files are open: raise the limit (ulimit -n)"),
         (errno.ENAMETOOLONG, "no file has so long a name: choose a shorter one"),
         (errno.EIO, "Input/output error: write elsewhere"),
