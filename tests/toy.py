@@ -24,6 +24,7 @@ import torch
 from annotated_types import Ge
 from PIL import Image
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from benchmark.api import (
     PIXELS,
@@ -433,6 +434,7 @@ def meet(mishap: str, backbone: Easel) -> None:
     if mishap == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if mishap == "hang":
+        tqdm(disable=True)  # as models' libraries do: nothing may be left of it in the system
         time.sleep(3600)
     if mishap == "litter":
         litter()

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import typer
 
@@ -66,8 +68,26 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "calibrate": calibrate,
     "draw-subjects": draw_subjects,
 }
+#: What is said of an interrupted command that has not said it itself; else "interrupted".
+_INTERRUPTED = {"run": "interrupted before anything was done"}
+
+
+def _told(name: str, command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, which says in one line that it was interrupted."""
+
+    @functools.wraps(command)
+    def told(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            print(_INTERRUPTED.get(name, "interrupted"), file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return told
+
+
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name)(_told(_name, _command))
 
 
 def main() -> None:

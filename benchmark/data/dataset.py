@@ -37,6 +37,7 @@ from benchmark.data.masks import mask_paths, unusable_masks
 from benchmark.data.prompts import read_prompts
 from benchmark.store.files import expanded, short
 from benchmark.store.names import composed, folder_name, located, unknown
+from benchmark.store.not_here import NotHere
 
 _PROMPTS_OF = "dreambench"  #: whose prompts serve a dataset without any
 
@@ -223,7 +224,7 @@ def verify(dataset: Dataset, subjects: Sequence[Subject] | None = None) -> None:
     """
     chosen = dataset.subjects if subjects is None else subjects
     if dataset.source and not any(s.images[0].parent.is_dir() for s in chosen):
-        raise UserError(
+        raise NotHere(
             f"the images of '{dataset.name}' are not in {dataset.root}: `python -m benchmark fetch "
             f"{dataset.asked}` brings them there, `--data DIR` uses a copy that you have, and "
             "`--suite pocket` runs without"

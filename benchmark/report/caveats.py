@@ -12,6 +12,7 @@ from benchmark.report.markdown import count, escape, markdown_table
 from benchmark.results.completeness import (
     befallen_counts,
     missing_jobs,
+    subjects_in_words,
     uneven_in_words,
     unfinished,
     unscored_counts,
@@ -143,16 +144,11 @@ def custom_prompts(run: Run) -> list[str]:
 
 def uneven_subjects(run: Run) -> list[str]:
     """Say so where methods have different subjects."""
-    everyone = len({record.job.subject for record in run.records})
-    uneven = [
-        f"{escape(method)} {len(run.subjects(method))} of {everyone}"
-        for method in run.methods
-        if len(run.subjects(method)) < everyone
-    ]
-    if not uneven:
+    lacking = subjects_in_words(run)
+    if not lacking:
         return []
     return [
-        f"**Not every method has every subject** ({', '.join(uneven)}), so these means are over "
+        f"**Not every method has every subject** ({escape(lacking)}), so these means are over "
         "different subjects and do not compare.\n"
     ]
 

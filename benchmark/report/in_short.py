@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from benchmark.report.agreement import metric_label
-from benchmark.report.caveats import under
+from benchmark.report.caveats import under, uneven_subjects
 from benchmark.report.differences import headline
 from benchmark.report.markdown import count, escape, shown
 from benchmark.results.claims import Verdict
@@ -27,7 +27,8 @@ _NAMED = 3  #: more methods or orderings than these are counted, not named
 def in_short(run: Run) -> str:
     """Which method is best at what, whether the paper agrees, and how certain it is."""
     lines = [*_by_metric(run), *_paper(run), *_copies(run), _certainty(run)]
-    return f"## In short {under(run)}\n\n{_introduction(run)}" + "".join(
+    uneven = "".join(f"{line}\n" for line in uneven_subjects(run))
+    return f"## In short {under(run)}\n\n{uneven}{_introduction(run)}" + "".join(
         f"- {line}\n" for line in lines
     )
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.report.markdown import NOTHING
+from benchmark.results.completeness import subjects_in_words
 from benchmark.results.run import Run
 
 
@@ -27,6 +28,9 @@ def print_table(run: Run) -> None:
         for method in part.methods:
             table.add_row(Text(method), *(cells.get((method, m), NOTHING) for m in part.metrics))
         console.print(table)
+        if lacking := subjects_in_words(part):
+            said = f"not every method has every subject ({lacking}): their means do not compare"
+            console.print(Text(said), soft_wrap=True)
 
 
 def _cell(row: Any) -> str:

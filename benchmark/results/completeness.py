@@ -104,6 +104,13 @@ def missing_jobs(run: Run) -> dict[str, list[str]]:
     return found
 
 
+def subjects_in_words(run: Run) -> str:
+    """Which methods lack how many of the subjects that there are; empty if none does."""
+    everyone = len({record.job.subject for record in run.records})
+    lacking = {method: everyone - len(run.subjects(method)) for method in run.methods}
+    return ", ".join(f"{name} lacks {few} of {everyone}" for name, few in lacking.items() if few)
+
+
 def incomparable(run: Run, methods: Collection[str]) -> str:
     """Why the means of `methods` do not compare, in words; empty if they do."""
     reasons = []

@@ -32,6 +32,7 @@ from benchmark.models.precision import resolve_device, resolve_precision
 from benchmark.runs.assets import identified
 from benchmark.runs.layout import Base, Row, Selection, asked_prior, lay_out
 from benchmark.runs.problems import Problems
+from benchmark.runs.provisions import in_short
 from benchmark.runs.score import Assessment
 from benchmark.runs.selection import (
     called_by_name,
@@ -243,7 +244,8 @@ def _check_files(suite: Suite, rows: Sequence[Row], chosen: Selection) -> dict[s
     if problems.found:
         with problems.noted():
             _ = Assessment.of(suite).scoring
-    problems.check()
+    with in_short(suite):
+        problems.check()
     return assets
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from benchmark.api import UserError
+from benchmark.store.not_here import NotHere
 
 
 class SeveralProblems(UserError):
@@ -24,6 +25,10 @@ class SeveralProblems(UserError):
         """All of them."""
         numbered = "; ".join(f"({n}) {said}" for n, said in enumerate(self.args, 1))
         return f"{len(self.args)} problems: {numbered}"
+
+
+class SeveralNotHere(SeveralProblems, NotHere):
+    """All of them are files to fetch."""
 
 
 @dataclass
@@ -46,7 +51,12 @@ class Problems:
             raise self.found[0]
         if self.found:
             messages = [m for error in self.found for m in _messages(error)]
-            raise SeveralProblems(*dict.fromkeys(messages))
+            kind = SeveralNotHere if all(map(_not_here, self.found)) else SeveralProblems
+            raise kind(*dict.fromkeys(messages))
+
+
+def _not_here(error: UserError) -> bool:
+    return isinstance(error, NotHere)
 
 
 def _messages(error: UserError) -> tuple[str, ...]:

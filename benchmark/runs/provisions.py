@@ -8,18 +8,21 @@ for one in provisions(load_suite("dreambench"), PARTS):
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark.config.suite import Suite
+from benchmark.api import UserError
+from benchmark.config.suite import Suite, load_suite, suite_names
 from benchmark.data.download import fetch_images
 from benchmark.models.assets import assets
 from benchmark.models.assets.asset_files import MissingFiles
 from benchmark.models.files.downloads import Download
 from benchmark.scoring.encoder_tables import completed, protocol_tables
 from benchmark.scoring.kinds import kind_of as encoder_kind
+from benchmark.store.not_here import NotHere
 
 #: In the order in which they are fetched.
 PARTS = ("dataset", "encoders", "assets", "backbone")
@@ -58,6 +61,24 @@ def provisions(suite: Suite, parts: Collection[str]) -> list[Provision]:
     """What `suite` needs of PARTS, whether it is here or not. Raises UserError."""
     every = {"dataset": _dataset, "encoders": _encoders, "assets": _assets, "backbone": _backbone}
     return [one for part in PARTS if part in parts for one in every[part](suite)]
+
+
+@contextmanager
+def in_short(suite: Suite) -> Iterator[None]:
+    """Within, what is not here of a suite of ours is told by name, and how to fetch it at once."""
+    try:
+        yield
+    except NotHere as error:
+        lacking = [one.name for one in provisions(suite, PARTS) if one.downloads]
+        if suite.name not in suite_names() or not lacking:
+            raise
+        own = load_suite(suite.name).backbone.model
+        other = "" if suite.backbone.model == own else f" --backbone {suite.backbone.model}"
+        raise UserError(
+            f"not on this machine: {', '.join(lacking)}. `--data DIR` and `--encoders DIR` use "
+            "copies of yours, `--suite pocket` needs none. To bring them: python -m benchmark "
+            f"fetch all --suite {suite.name}{other}"
+        ) from error
 
 
 def _dataset(suite: Suite) -> Iterator[Provision]:

@@ -21,6 +21,7 @@ from benchmark.runs.existing_run import (
 )
 from benchmark.runs.joining import joined, joined_plan, joined_suite
 from benchmark.runs.plan import Grid
+from benchmark.runs.provisions import in_short
 from benchmark.runs.score import Assessment
 from benchmark.runs.shared import State, failed_since, written_since
 from benchmark.runs.texts import check_captions
@@ -55,7 +56,8 @@ class Ready:
         check_images(jobs, grid.settled, existing)
         extra = extra_metrics(grid.suite.protocol, existing, metrics)
         assessment = Assessment.of(grid.suite, extra)
-        check_scoring(assessment, existing)
+        with in_short(grid.suite):
+            check_scoring(assessment, existing)
         left = work_left(jobs, grid.priors, assessment.scoring, existing)
         check_captions(assessment, [work.task for work in left if isinstance(work.task, Job)])
         return cls(grid, existing, jobs, assessment, left, _forecast(grid, existing))

@@ -31,6 +31,7 @@ def serve(connection: Connection, slot: Slot = "") -> None:
     from benchmark.runs.score import one_thread
 
     one_thread()
+    _keep_bars_here()
 
     def tell(event: Event) -> None:
         try:
@@ -45,6 +46,17 @@ def serve(connection: Connection, slot: Slot = "") -> None:
             tell(workplace.attempt(task, tell))
     except (EOFError, ConnectionResetError):
         return
+
+
+def _keep_bars_here() -> None:
+    """Have tqdm, whose bars models' libraries show, lock them within this process alone.
+
+    Its own lock is for several processes: a semaphore of the system, which nobody puts away when
+    this process is killed, and of which Python complains when the run ends.
+    """
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
 
 
 def _end_with_parent() -> None:

@@ -34,6 +34,7 @@ from benchmark.scoring.encoder_tables import (
     completed,
     parsed,
 )
+from benchmark.store.not_here import NotHere
 
 if TYPE_CHECKING:
     import numpy as np
@@ -205,7 +206,7 @@ def identify(tables: Tables) -> dict[str, dict[str, Any]]:
                 f"encoders.{name}: {error.filename} cannot be read: {error.strerror}"
             ) from error
     if missing:
-        raise UserError(
+        raise NotHere(
             f"{'; '.join(missing)}; `python -m benchmark fetch encoders`, with the same --suite, "
             "brings them all, `--encoders DIR` looks for weights in another folder, and "
             "`--suite pocket` runs without"

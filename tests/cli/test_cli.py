@@ -516,3 +516,21 @@ def test_help_teaches(shell: Shell) -> None:
         "python -m benchmark run --methods all",
     ):
         assert part in shell.out
+
+
+def test_what_a_suite_lacks_is_told_by_name_and_how_to_fetch_it(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    run = ("run", "--suite", "dreambench", "--methods", "untuned", "--dry-run")
+    for more, option in (((), ""), (("--backbone", "sd21"), " --backbone sd21")):
+        assert shell(*run, *more) == 2
+        (line,) = shell.error.splitlines()
+        for name in ("dataset dreambench", "encoders.dino", "encoders.clip", "encoders.lpips"):
+            assert name in line
+        assert f"backbone {option[-4:] or 'sd15'}" in line
+        assert line.endswith(f": python -m benchmark fetch all --suite dreambench{option}")
+        assert len(line) < 340

@@ -8,6 +8,7 @@ import pytest
 from benchmark.report.in_short import in_short
 from benchmark.report.sections import report_text
 from benchmark.report.tables import score_tables
+from benchmark.report.terminal import print_table
 from benchmark.results.merge import join
 from benchmark.results.run import read_run
 from tests.made_up_run import World, remove_job, world, write_run
@@ -187,3 +188,19 @@ def test_a_copiers_nearest_real_image_is_named(tmp_path):
 def test_a_control_alone_is_the_best_of_nothing(tmp_path, method):
     found = sentences(tmp_path / "run", methods=(method,), subjects=SUBJECTS[:3])
     assert set(found) == {"Certainty"}
+
+
+def test_a_method_with_fewer_subjects_is_told_of_at_once(tmp_path, capsys):
+    run = tmp_path / "run"
+    write_run(run, value, methods=("dreambooth", "real-images", "untuned"), subjects=SUBJECTS)
+    assert "Not every method" not in in_short(read_run(run))
+    print_table(read_run(run))
+    assert "not every method" not in capsys.readouterr().out
+    for subject in SUBJECTS[1:]:
+        remove_job(run, "dreambooth", subject)
+    heading, _, line, *_ = in_short(read_run(run)).splitlines()
+    assert heading == "## In short (toy-1)"
+    assert line.startswith("**Not every method has every subject** (dreambooth lacks 9 of 10), so")
+    print_table(read_run(run))
+    said = "not every method has every subject (dreambooth lacks 9 of 10): their means do not"
+    assert said in capsys.readouterr().out

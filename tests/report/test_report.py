@@ -265,7 +265,7 @@ def test_methods_with_different_subjects_are_told_apart(tmp_path):
     run = make_run(tmp_path / "toy", methods=["dreambooth", "untuned"])
     remove_job(run, "dreambooth", "owl-c")
     text = text_of(run)
-    assert "Not every method has every subject** (dreambooth 3 of 4)" in text
+    assert "Not every method has every subject** (dreambooth lacks 1 of 4)" in text
 
 
 def test_a_method_above_the_upper_bound_is_named(tmp_path, monkeypatch):

@@ -122,8 +122,21 @@ def test_an_interrupted_worker_process_ends_and_what_is_done_is_kept(tmp_path: P
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "of 6 jobs are done and kept" in errors
+    (line,) = errors.splitlines()
+    assert "of 6 jobs are done and kept" in line
     with pytest.raises(ProcessLookupError):
         for _ in range(100):  # nobody is left of its group, soon
             os.killpg(process.pid, 0)
             time.sleep(0.1)
+
+
+def test_a_worker_that_is_killed_leaves_no_semaphore_to_complain_of(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmark", "run", "--suite", str(toy.write_world(tmp_path))]
+    command += ["--methods", "tests.toy:HANGS", "--subjects", "dog-blue", "--no-controls"]
+    command += ["--workers", "1", "--job-timeout", "2", "--out", str(tmp_path / "run")]
+    paths = os.pathsep.join([str(Path(toy.__file__).parent.parent), *filter(None, sys.path)])
+    environment = os.environ | {"PYTHONPATH": paths}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "the time limit of a job" in ended.stdout
+    assert [line for line in ended.stderr.splitlines() if "resource_tracker" in line] == []

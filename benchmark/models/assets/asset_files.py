@@ -27,12 +27,13 @@ from benchmark.models.files.downloads import Download, HubFiles
 from benchmark.models.files.header import read_header
 from benchmark.store.files import expanded, file_digest, read_text, short
 from benchmark.store.names import meant
+from benchmark.store.not_here import NotHere
 from benchmark.store.wording import in_plain_words
 
 SHIPPED = Path(__file__).parents[2] / "pocket" / "weights"
 
 
-class MissingFiles(UserError):
+class MissingFiles(NotHere):
     """A model's files are not on this machine; the message says how to fetch them."""
 
     def __init__(self, message: str, *downloads: Download) -> None:
