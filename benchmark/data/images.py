@@ -127,7 +127,9 @@ def _rounded(tensor: Any) -> list[np.ndarray]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    if path.exists() and not path.is_file():  # a FIFO or a device may never end
+    with _decoding(path):  # a name may be too long to be looked for
+        odd = path.exists() and not path.is_file()
+    if odd:  # a FIFO or a device may never end
         raise UserError(f"cannot read image {path}: it is no regular file")
     with _decoding(path), warnings.catch_warnings():
         # Pillow warns at 89 million pixels, and refuses at twice as many.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmark.api import CUSTOM, PROMPT_KINDS, Prompt, UserError, checked_template
 from benchmark.data.manifest import Table, Text, read_toml
-from benchmark.store.names import unknown
+from benchmark.store.names import plain_text, unknown
 
 ALL = "all"  #: a choice: every prompt that the dataset has for the subject
 PLACE = "{}"  #: where the subject goes
@@ -59,7 +59,7 @@ def custom_prompt(template: str) -> Prompt:
 
 def _prompt(template: str, kind: str, where: str) -> Prompt:
     try:
-        return Prompt(checked_template(template), kind)
+        return Prompt(checked_template(plain_text(template)), kind)
     except ValueError as error:
         raise UserError(f"{where}prompt '{template}' {error}") from error
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.api import PRIOR, PRIOR_PROMPT, Prompt, Request, Subject, UserError
+from benchmark.api import CUSTOM, PRIOR, PRIOR_PROMPT, Prompt, Request, Subject, UserError
 from benchmark.data.dataset import Dataset
 from benchmark.data.images import read_image
 from benchmark.data.prompts import EXAMPLE, PLACE, check_apart, custom_prompt
@@ -26,6 +26,7 @@ from benchmark.runs.selection import seed_number
 from benchmark.store.files import is_visible, read_text, resolved
 from benchmark.store.names import checked_name, composed, meant, unknown
 
+_DIGITS = 9  #: of a number, at most
 _COLUMNS, _OPTIONAL = ("file", "subject", "prompt"), ("sample", "seed", "method")
 
 #: method, subject, seed: what a job is of.
@@ -169,11 +170,14 @@ def _matched(
         raise UserError(
             f"{unknown('subject', entry.subject, wanted.subjects)}; --data and --suite name others"
         )
-    if not re.fullmatch("[0-9]{1,9}", entry.sample or "0"):
+    if not re.fullmatch(f"[0-9]{{1,{_DIGITS}}}", entry.sample or "0"):
         raise UserError(f"sample '{entry.sample:.40}' is no whole number from 0")
     method = checked_name("method", entry.method)
     group = (method, entry.subject, seed_number(entry.seed))
     prompt = _prompt(entry.prompt, wanted.subjects[entry.subject], wanted)
+    if prompt.kind == CUSTOM:
+        listed = wanted.dataset.prompts_for(wanted.subjects[entry.subject])
+        check_apart(dict.fromkeys([*listed, *(r.prompt for r in found.get(group, ())), prompt]))
     taken = {r.index for r in found[group] if r.prompt == prompt} if group in found else set()
     sample = int(entry.sample) if entry.sample else len(taken)
     if sample in taken:
@@ -187,7 +191,7 @@ def _prompt(text: str, subject: Subject, wanted: Wanted) -> Prompt:
     One with {} that is none of them is a prompt of its own.
     """
     prompts = wanted.prompts[subject.name]
-    if text.isdecimal():
+    if text.isdecimal() and len(text) <= _DIGITS:
         listed = dict(enumerate(wanted.dataset.prompts_for(subject), 1))
         if (prompt := listed.get(int(text))) in prompts and prompt is not None:
             return prompt
@@ -199,9 +203,7 @@ def _prompt(text: str, subject: Subject, wanted: Wanted) -> Prompt:
     if (plain := _plain(text)) in names:
         return names[plain]
     if PLACE in text:
-        own = custom_prompt(text)
-        check_apart([*wanted.dataset.prompts_for(subject), own])
-        return own
+        return custom_prompt(text)
     texts = [prompt.text(subject.class_noun) for prompt in prompts]
     raise UserError(
         f"'{text}'{meant(text, texts)} is no prompt of '{wanted.dataset.name}' for {subject.name}, "

@@ -338,6 +338,28 @@ def test_two_rows_for_one_sample_do_not_hide_each_other(suite: Suite, tmp_path: 
     assert "there is a sample 1 of 'prior' already" in line
 
 
+@pytest.mark.parametrize(
+    ("file", "prompt", "why"),
+    [
+        ("a.png", "a {} on the moon!", "are alike: their images would share a name"),
+        ("a.png", "a {} on\nthe moon", "characters that are no text"),
+        ("a.png", "9" * 5000, "is no prompt of 'colours'"),
+        (f"{'x' * 500}.png", "a {} on the sun", "cannot read image"),
+    ],
+)
+def test_what_cannot_be_an_image_of_ones_own_prompt_is_named(
+    suite: Suite, tmp_path: Path, file: str, prompt: str, why: str
+) -> None:
+    picture(tmp_path / "a.png")
+    with (tmp_path / "all.csv").open("w", newline="") as written:
+        rows = [["a.png", "dog-red", "a {} on the moon"], [file, "dog-red", prompt]]
+        csv.writer(written).writerows([["file", "subject", "prompt"], *rows, rows[0][:2] + ["1"]])
+    found = collect(tmp_path / "all.csv", suite)
+    (line,) = found.unmatched
+    assert why in line
+    assert [len(job.files) for job in found.jobs] == [2]
+
+
 def test_every_prompt_is_found_by_its_text_and_its_slug(suite: Suite, tmp_path: Path) -> None:
     dataset = load_dataset(suite.data.dataset)
     lines = ["file,subject,prompt"]
