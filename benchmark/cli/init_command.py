@@ -15,6 +15,7 @@ import typer
 
 from benchmark.api import UserError
 from benchmark.cli.options import items
+from benchmark.config.suite import load_suite
 from benchmark.data.dataset import shipped_nouns
 from benchmark.data.manifest import OWN, bare_noun
 from benchmark.store.files import expanded, write_atomically
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from benchmark.data.draft import Found, Survey
 
 _SHORTEST = 2  #: letters of a class noun; `y` answers another question
-_READS = "sd15"  #: whose vocabulary a class noun is looked up in
+_SUITE = "dreambench"  #: what is advised next, and whose backbone should know the class nouns
 
 
 def init(
@@ -175,16 +176,15 @@ def _asked(
 
 def _meant(noun: str, known: Iterable[str]) -> str:
     """`noun`, or the one of `known` that was meant; empty if it is no word, and was a slip."""
-    from benchmark.models.texts.known_words import known_words
-    from benchmark.runs.vocabulary import words_in
+    from benchmark.runs.vocabulary import words_in, words_of
 
     if not noun or noun in known:
         return noun
     close = closest(noun, known)
     if close and typer.confirm(f"'{noun}': did you mean '{close}'?", default=True):
         return close
-    words = known_words(_READS)
-    odd = [word for word in words_in(noun) if words and word not in words.words]
+    vocabulary = words_of(load_suite(_SUITE))
+    odd = [word for word in words_in(noun) if vocabulary and word not in vocabulary.words]
     if odd and not typer.confirm(
         f"'{noun}': models read '{odd[0]}' in pieces; is it spelled right?", default=False
     ):
@@ -213,5 +213,5 @@ def _summary(path: Path, described: Mapping[Found, tuple[str, bool]], found: Sur
     if found.problems or any(one.problems for one in described):
         lines.append("repair what a run refuses, or take it away")
     place = shlex.quote(str(path.parent))
-    lines.append(f"next: python -m benchmark run --data {place} --suite dreambench --dry-run")
+    lines.append(f"next: python -m benchmark run --data {place} --suite {_SUITE} --dry-run")
     return "\n".join(lines)
