@@ -11,7 +11,9 @@ told stands in `logged/<tool>/`, so no command tells it twice, whoever did the j
 from __future__ import annotations
 
 import json
+import os
 import queue
+import shlex
 import sys
 import threading
 import time
@@ -30,8 +32,8 @@ from benchmark.store.directory import REPORT, RunDirectory, logged_path
 from benchmark.store.files import read_json, sha256, write_atomically
 from benchmark.store.records import JobRecord, ScoreRecord, checked, digest, images_digest
 from benchmark.trackers.entries import Tracker, job_entry, report_entry
-from benchmark.trackers.event_files import EventFiles
-from benchmark.trackers.wandb_api import WandbApi
+from benchmark.trackers.event_files import FOLDER, EventFiles
+from benchmark.trackers.wandb_api import PROJECT, WandbApi
 
 _PATIENCE = 600.0  #: seconds that a run waits, at its end, for a tool that takes nothing more
 _LOOK_EVERY = 1.0  # seconds between two looks at whether it does
@@ -41,6 +43,13 @@ TOOLS: dict[str, Callable[[Path], Tracker]] = {
     "tensorboard": EventFiles.opened,
     "trackio": WandbApi.trackio,
     "wandb": WandbApi.wandb,
+}
+
+#: How to look at what a tool was told.
+_LOOK = {
+    "tensorboard": f": tensorboard --logdir {{path}}/{FOLDER}",
+    "trackio": ": trackio show --project {project}",
+    "wandb": ": project {project}",
 }
 
 
@@ -92,6 +101,8 @@ class Logbook:
                 line.put(partial(line.log_job, contents.jobs[name], scored[name]))
             line.put(line.log_report)
         self.wait()
+        for line in self._lines:
+            line.say()
 
     def wait(self) -> None:
         """Return once all is told; a tool that takes too long is left off."""
@@ -136,6 +147,16 @@ class _Line:
             if time.monotonic() - max(began, self._since) > _PATIENCE:
                 self._leave_off(f"it has not taken what it was told {_PATIENCE:.0f} s ago")
                 return
+
+    def say(self) -> None:
+        """Print that the tool was told, and how to look at that, unless it was left off."""
+        if self._off:
+            return
+        project = os.environ.get("WANDB_PROJECT") or PROJECT
+        look = _LOOK.get(self._tool, "").format(
+            path=shlex.quote(str(self._directory.path)), project=project
+        )
+        print(f"{self._tool} was told of all that is here{look}", flush=True)
 
     def _serve(self) -> None:
         while True:

@@ -534,3 +534,14 @@ def test_what_a_suite_lacks_is_told_by_name_and_how_to_fetch_it(
         assert f"backbone {option[-4:] or 'sd15'}" in line
         assert line.endswith(f": python -m benchmark fetch all --suite dreambench{option}")
         assert len(line) < 340
+
+
+def test_ctrl_c_before_the_first_job_is_told_in_one_line(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmark.cli.options.load_suite", interrupted)
+    assert shell(*RUN) == 130
+    assert shell.error == "interrupted before anything was done\n"

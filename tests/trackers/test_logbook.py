@@ -192,7 +192,8 @@ def test_a_tool_that_raises_is_left_off_in_one_line_and_told_all_by_the_next_com
     assert run_grid(grid, tmp_path / "run", resources=ONE) == 0
     said = f"{type(error).__name__}: {' '.join(str(error).split())}"
     line = f"warning: --log tensorboard: {said}; it is left off, and the run goes on"
-    assert capsys.readouterr().err.splitlines() == [line]
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [line] and "was told" not in printed.out
     assert len(calls) == (1 if call == "job" else 4)
     assert (tmp_path / "run/report.md").exists()
     before, marks = [*diary.told], identities(tmp_path / "run")
@@ -236,6 +237,20 @@ def test_a_run_that_goes_on_tells_what_it_adds_and_what_it_had_before_it_was_ask
     assert len(added) == 3 + 1 and added[-1] == "report"
     assert all(label.startswith("real-images") for label in added[:-1])
     assert diary.told[3] == diary.told[-1], "the report, under one identity"
+
+
+def test_a_finished_run_says_what_was_told_and_how_to_look_at_it(
+    suite_file: Path, tmp_path: Path, diary: Diary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, grid = tmp_path / "run", grid_of(suite_file, "untuned")
+    line = f"tensorboard was told of all that is here: tensorboard --logdir {run}/tensorboard"
+    for again in (False, True):  # the second time nothing is new
+        assert run_grid(grid, run, resources=ONE) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-1] == line
+        assert any("nothing is new" in one for one in lines) == again
+    assert run_grid(grid, run, resources=replace(ONE, log=())) == 0
+    assert "was told" not in capsys.readouterr().out
 
 
 def test_processes_that_share_a_run_tell_each_job_once_and_the_last_one_the_report(
