@@ -138,6 +138,7 @@ class World:
     scorings: tuple[Scoring, ...] = (SCORING,)
     priors: tuple[PriorRecord, ...] = ()
     rules: Mapping[str, Any] = field(default_factory=dict)  #: of the protocols' TOML
+    protocol: str | None = None  #: the protocols' TOML, in place of `rules`
     suite: str = SUITE
 
 
@@ -182,6 +183,7 @@ def write_run(
     )
     rules = {"name": "toy", "references": "all", "caption": "class-noun"} | dict(world.rules)
     text = "".join(f"{key} = {json.dumps(rule)}\n" for key, rule in rules.items())
+    text = text if world.protocol is None else world.protocol
     directory.write_plan(plan, suite=world.suite, protocols=dict.fromkeys(plan.protocols, text))
     for prior in world.priors:
         write_atomically(path / f"{prior_path(prior.prior.key)}.safetensors", b"prior images")

@@ -28,7 +28,8 @@ class MetricChoice(Table):
 
     metric: str | None = None  #: the installed metric, or module:ATTRIBUTE; else the table's name
     encoder: str | None = None  #: by its name in the protocol; else the metric's own choice
-    label: str | None = None  #: its name in tables; else the metric's own
+    #: Its name in tables; else the metric's own.
+    label: Text | None = Field(default=None, min_length=1)
     factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     minimum: float | None = Field(default=None, allow_inf_nan=False)
 
@@ -68,7 +69,7 @@ class Protocol(Table):
     #: place (`a dog in the snow`), or with the identifier too (`a sks dog in the snow`).
     caption: Literal["class-noun", "identifier-and-class-noun"]
     aggregation: Literal["subjects"]  #: the mean over a subject's images, then over subjects
-    metrics: dict[str, MetricChoice]  #: the scores that it defines, by name
+    metrics: dict[Text, MetricChoice]  #: the scores that it defines, by name
     #: By names of your choice. Each has a `kind`, and may have a `view`, one of `views`; its other
     #: keys are for the kind to check.
     encoders: dict[str, dict[str, Any]]
@@ -83,6 +84,15 @@ class Protocol(Table):
             if not re.fullmatch(_NAME, name) or name in (PIXELS, TEXTS, REFERENCES):
                 raise ValueError(f"an encoder cannot be called '{name}': choose another name")
         return encoders
+
+    @model_validator(mode="after")
+    def _reference_is_meant(self) -> Self:
+        if self.reference and self.references == "all":
+            raise ValueError(
+                "[reference] names single images, and references is 'all': set references = 'one', "
+                "or leave [reference] out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _views_are_known(self) -> Self:

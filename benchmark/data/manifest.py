@@ -142,7 +142,11 @@ def _problem(table: type[BaseModel], error: Any) -> str:
         return f"{key} is missing"
     if error["type"] == "extra_forbidden":
         return f"{key} is unknown{meant(str(error['loc'][-1]), _keys_at(table, error['loc'][:-1]))}"
-    return f"{key}: {in_plain_words(error['msg'])} (it is {error['input']!r:.60})"
+    told = in_plain_words(error["msg"])
+    if error["type"] == "value_error" and isinstance(error["input"], dict):
+        # A rule of ours over several keys, which names them and their values itself.
+        return f"{key}: {told}" if key else told
+    return f"{key}: {told} (it is {error['input']!r:.60})"
 
 
 def _keys_at(table: Any, place: Sequence[Any]) -> list[str]:

@@ -11,12 +11,13 @@ from benchmark.results.run import Run
 def printed_section(run: Run) -> str:
     """What other papers print under this run's protocol, in italics below what was scored here."""
     title = f"## Printed elsewhere {under(run)}\n"
-    rows = rows_under(str(run.scoring.declaration.get("name", "")))
+    rows = rows_under(run.declarations[run.protocol])
     metrics = [m for m in run.metrics if any(m in row.scores for row in rows)]
     if not metrics:
         known = sorted({name for row in other_papers().row for name in row.protocols})
         return (
-            f"{title}\nRows of other papers are kept for the protocols {', '.join(known)} alone.\n"
+            f"{title}\nRows of other papers are kept for the protocols {', '.join(known)} alone, "
+            "as they ship.\n"
         )
     header = ["method", "backbone", "references", *(heading(run.metric(m)) for m in metrics)]
     table = [

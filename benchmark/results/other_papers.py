@@ -1,17 +1,20 @@
 """What other papers print of methods on DreamBench: other_papers.toml. Others' measurements.
 
-rows_under("paper")     # those that belong to a protocol, by its name
+rows_under(run.declarations["paper-1"])     # those that belong to a protocol
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from benchmark.config.protocol import load_protocol, protocol_names
 from benchmark.data.manifest import Table, read_toml
+from benchmark.store.files import toml_of
 
 
 class Paper(Table):
@@ -55,6 +58,15 @@ def other_papers() -> OtherPapers:
     return read_toml(Path(__file__).parent / "other_papers.toml", OtherPapers)
 
 
-def rows_under(protocol: str) -> list[PrintedRow]:
-    """The rows that belong to the protocol of this name, in the file's order."""
-    return [row for row in other_papers().row if protocol in row.protocols]
+def rows_under(declared: Mapping[str, Any]) -> list[PrintedRow]:
+    """The rows that belong to a run's protocol, `declared` in its TOML, in the file's order.
+
+    None if it is called as one of ours and is another: other encoders give other scores.
+    """
+    name = declared.get("name")
+    if name not in protocol_names():
+        return []
+    ours = toml_of(load_protocol(str(name)).dump_toml())
+    if {**ours, "description": ""} != {**declared, "description": ""}:
+        return []
+    return [row for row in other_papers().row if name in row.protocols]

@@ -23,6 +23,7 @@ from benchmark.config.protocol import Protocol
 from benchmark.models.assets.asset_files import ModelTable, checked_table
 
 PREPROCESSING = ("resize", "crop", "mean", "std")
+_FINITE = Field(allow_inf_nan=False)
 Tables = Mapping[str, Mapping[str, Any]]
 
 
@@ -31,8 +32,8 @@ class EncoderTable(ModelTable):
 
     resize: int = Field(gt=0)  #: of the short side, in pixels
     crop: int = Field(gt=0)  #: of the centre, in pixels
-    mean: list[float] = Field(min_length=3, max_length=3)
-    std: list[Annotated[float, Field(gt=0)]] = Field(min_length=3, max_length=3)
+    mean: list[Annotated[float, _FINITE]] = Field(min_length=3, max_length=3)
+    std: list[Annotated[float, _FINITE, Field(gt=0)]] = Field(min_length=3, max_length=3)
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
@@ -101,7 +102,7 @@ def completed(tables: Tables) -> dict[str, dict[str, Any]]:
         if "like" not in table:
             continue
         other = table["like"]
-        if other not in tables or "like" in tables[other]:
+        if not isinstance(other, str) or other not in tables or "like" in tables[other]:
             known = [key for key, value in tables.items() if "like" not in value]
             raise UserError(
                 f"encoders.{name}.like is {other!r}, but should name an encoder that has "

@@ -150,6 +150,13 @@ def test_a_metric_may_be_another_one_through_another_encoder(tmp_path: Path) -> 
         ("[metrics.again]\nfactor = inf", "metrics.again.factor: .*finite"),
         ("[metrics.again]\nminimum = nan", "metrics.again.minimum: .*finite"),
         ("[metrics.again]\nmaximum = 1.0", "metrics.again.maximum is unknown"),
+        ("[metrics.again]\nlabel = ''", "metrics.again.label: .*at least 1 item"),
+        (
+            '[metrics."a\\nb"]\nmetric = "dino"',
+            r"metrics.a\nb.\[key\]: it has characters that are no text",
+        ),
+        ("[reference]\ndog = '00.png'", r"\[reference\] names .* leave \[reference\] out$"),
+        ("[views.v]\nbackground = 'black'\nnot_found = 'zero'", r"views need a .*\[segmenter\]$"),
         ("[encoders.pixels]\nkind = 'timm'", "encoders: .*cannot be called 'pixels'"),
         ("[encoders.'clip:big']\nkind = 'timm'", "encoders: .*cannot be called 'clip:big'"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from benchmark.config.protocol import protocol_names
+from benchmark.config.protocol import load_protocol, protocol_names
 from benchmark.report.sections import report_text
 from benchmark.report.write import write_report
 from benchmark.results.other_papers import OtherPapers, other_papers, rows_under
@@ -18,7 +18,9 @@ from tests.made_up_run import METRICS, SCORING, World, metric, write_run
 TITLE = "## Printed elsewhere"
 
 
-def run_under(path: Path, name: str, factor: float = 1.0) -> Path:
+def run_under(
+    path: Path, name: str, factor: float = 1.0, change: tuple[str, str] = ("", "")
+) -> Path:
     metrics = METRICS | {"dino": metric("DINO", "subject fidelity", factor=factor)}
     scoring = replace(
         SCORING,
@@ -27,7 +29,9 @@ def run_under(path: Path, name: str, factor: float = 1.0) -> Path:
         metrics=metrics,
     )
     grid = {"methods": ("dreambooth", "untuned"), "subjects": ("cat", "dog", "owl")}
-    world = World(scorings=(scoring,))
+    shipped = name in protocol_names()
+    text = load_protocol(name).dump_toml().replace(*change) if shipped else None
+    world = World(scorings=(scoring,), protocol=text)
     return write_run(path, lambda job, request, name: 0.5, world=world, **grid)
 
 
@@ -59,7 +63,8 @@ def test_rows_are_shown_on_demand_and_only_beside_their_protocol(tmp_path: Path)
     assert "arXiv 2411.17786" in section(text)
     # Nothing but that section differs: no claim, difference or bold mean knows of the rows.
     assert text.replace(section(text) + "\n", "") == plain
-    assert [row.method for row in rows_under("kosmos-g")] == ["Kosmos-G"]
+    kosmos = load_protocol("kosmos-g").model_dump(mode="json", exclude_none=True)
+    assert [row.method for row in rows_under(kosmos)] == ["Kosmos-G"]
 
 
 def test_a_protocols_factor_is_laid_on_what_is_printed(tmp_path: Path) -> None:
@@ -71,5 +76,21 @@ def test_a_protocols_factor_is_laid_on_what_is_printed(tmp_path: Path) -> None:
 def test_other_protocols_have_none(tmp_path: Path) -> None:
     run = run_under(tmp_path / "run", "mine")
     text = write_report(run, published=True).read_text()
-    assert "kept for the protocols kosmos-g, paper alone" in section(text)
+    assert "kept for the protocols kosmos-g, paper alone, as they ship" in section(text)
     assert TITLE not in write_report(run).read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (("resize = 256", "resize = 224"), False),
+        (('references = "all"', 'references = "one"'), False),
+        (('description = "', 'description = "with a word of mine: '), True),
+    ],
+)
+def test_a_protocol_that_only_has_the_name_has_none(
+    tmp_path: Path, change: tuple[str, str], shown: bool
+) -> None:
+    run = read_run(run_under(tmp_path / "run", "paper", change=change))
+    text = section(report_text(run, figures=(), published=True))
+    assert ("*SuTI*" in text) == shown

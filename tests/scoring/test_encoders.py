@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -329,6 +330,9 @@ def changed(settings, name, **change):
         ("dino", {"model": "vit_small_patch16_224.dino"}, r"encoders.dino.hub is missing.*slash"),
         ("dino", {"resize": "32"}, r"encoders.dino.resize: it should be a whole number"),
         ("dino", {"std": [0.5, 0.0, 0.5]}, r"encoders.dino.std.1: it should be greater than 0"),
+        ("dino", {"std": [0.5, math.inf, 0.5]}, r"encoders.dino.std.1: it should be a finite"),
+        ("dino", {"mean": [0.5, math.nan, 0]}, r"encoders.dino.mean.1: it should be a finite"),
+        ("lpips", {"like": ["dino"]}, r"encoders.lpips.like is \['dino'\].*: dino, clip$"),
         ("dino", {"crop": 64}, r"encoders.dino: crop is 64, more than resize, 32"),
         ("lpips", {"layers": [7]}, r"encoders.lpips.layers has 7; .* has layers 0 to 2"),
         ("lpips", {"layers": []}, r"encoders.lpips.layers: it should have at least 1 item"),
