@@ -15,8 +15,9 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from benchmark.api import SEEDS, SUBJECT_IMAGES, BackboneKind, Method, Sampler, UserError
 from benchmark.config.extends import over, read_extended
+from benchmark.config.method_checks import settings_of
 from benchmark.config.protocol import Protocol, load_protocol
-from benchmark.config.registry import configure, load_kind, load_method, settings_of, variant
+from benchmark.config.registry import configure, load_kind, load_method, variant
 from benchmark.config.tables import AblationTable, Objective
 from benchmark.data.copies import locate_images
 from benchmark.data.dataset import (

@@ -22,7 +22,8 @@ from benchmark.api import (
     UserError,
     of_backbone,
 )
-from benchmark.config.registry import load_method, settings_of, variant
+from benchmark.config.method_checks import settings_of
+from benchmark.config.registry import load_method, variant
 from benchmark.config.suite import Evaluation, Suite
 from benchmark.data.dataset import choose_subjects, verify
 from benchmark.data.manifest import check_toml

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from benchmark.api import PRIOR_PROMPT, Backbone, Method, Request, Subject, UserError
-from benchmark.config.registry import configure, settings_of
+from benchmark.config.method_checks import settings_of
+from benchmark.config.registry import configure
 from benchmark.config.suite import Suite
 from benchmark.models.lending.loan import Loan
 from benchmark.models.precision import autocast

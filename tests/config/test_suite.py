@@ -5,7 +5,8 @@ from typing import ClassVar
 import pytest
 
 from benchmark.api import CHECKPOINT, Draws, UserError, of_backbone
-from benchmark.config.registry import available, load_kind, load_method, settings_of, variant
+from benchmark.config.method_checks import settings_of
+from benchmark.config.registry import available, load_kind, load_method, variant
 from benchmark.config.suite import load_suite, suite_names
 from benchmark.runs.plan import plan
 from benchmark.runs.selection import method_names, unserved
