@@ -836,7 +836,8 @@ class Batch(Protocol):
         """Image index -> what a judge answers, or Unscored. Needs "JUDGE:answers".
 
         Questions are `benchmark.scoring.questions.Question`, answers are
-        `benchmark.store.answers.Answer`; each is asked once in the life of a run directory.
+        `benchmark.store.answers.Answer`; each is asked once in the life of a run directory,
+        but for what was refused (`score --ask-again`).
         """
         ...
 

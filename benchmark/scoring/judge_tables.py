@@ -82,6 +82,11 @@ class ServerTable(Table):
         # The value may be a secret, and is not repeated.
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise ValueError("it may hold no user, password or query: give a key by key_from")
+        try:
+            parts.hostname.encode("idna")
+            _ = parts.port
+        except ValueError:
+            raise ValueError("it has no host that could be asked, or no port") from None
         return url.rstrip("/")
 
     @field_validator("key_from")
