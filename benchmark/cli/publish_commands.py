@@ -7,6 +7,7 @@ python -m benchmark verify mine
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -103,6 +104,8 @@ def verify(
     from benchmark.studies.rescoring import Again
     from benchmark.studies.verification import verify_and_tell
 
+    if not math.isfinite(tolerance):
+        raise UserError(f"--tolerance {tolerance}: every score would pass: give a number")
     with opened(folder) as found:
         code = verify_and_tell(found, Again(tolerance, data, encoders))
     raise typer.Exit(code)

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmark.report.cost import cost
 from benchmark.report.differences import few_subjects, headline, text_columns, verdict_on
-from benchmark.report.markdown import escape, heading, markdown_table, probability, signed
+from benchmark.report.markdown import count, escape, heading, markdown_table, probability, signed
 from benchmark.report.self_contained import rendered
 from benchmark.report.table_formats import (
     Column,
@@ -25,6 +25,7 @@ from benchmark.report.table_formats import (
     shown_content,
 )
 from benchmark.results.board import Board, BoardRow
+from benchmark.results.completeness import unscored_counts
 from benchmark.results.run import Run
 from benchmark.results.significance import LEVEL, Difference
 from benchmark.store.files import write_atomically
@@ -72,7 +73,7 @@ def write_leaderboard(board: Board, directory: Path) -> None:
         styles=("page.css", "leaderboard.css"),
         script="leaderboard.js",
         title=_title(board),
-        notes=_NOTES,
+        notes=[*_NOTES, *_fewer(board)],
         columns=table.columns,
         rows=[_cells(table, row) for row in table.rows],
         sorted_by=next((heading(board.about(m).metric(m)) for m in _metrics(board)), "entry"),
@@ -139,6 +140,25 @@ def _sorted(board: Board) -> list[BoardRow]:
         return False, -mean if higher else mean
 
     return sorted(board.rows, key=place)
+
+
+def _fewer(board: Board) -> list[str]:
+    """What to say of rows whose means are over less than was asked for, if there are any."""
+    most = max(len(row.entry.run.subjects(row.method)) for row in board.rows)
+    found = []
+    for row in board.rows:
+        run = row.entry.run
+        subjects = len(run.subjects(row.method))
+        whats = [f"{subjects} of {most} subjects"] if subjects < most else []
+        whats += [
+            f"without a score in {run.metric(lacking.metric).label}: "
+            f"{count(lacking.images, 'image')} ({lacking.reason})"
+            for lacking in unscored_counts(run).itertuples()
+            if lacking.method == row.method and lacking.metric in _metrics(board)
+        ]
+        found += [f"{row.label}: {', '.join(whats)}"] if whats else []
+    said = "Their means are over less than was asked for, and do not compare with others'"
+    return [f"{said}: {'; '.join(found)}."] if found else []
 
 
 def _mean(run: Run, method: str, metric: str) -> Mean | None:
@@ -217,6 +237,7 @@ def _few(found: Sequence[_Family]) -> list[str]:
 
 def _text(board: Board, table: ReportTable, tested: Sequence[Tested]) -> list[str]:
     parts = [f"# {escape(_title(board))}\n", markdown(table), *(f"{note}\n" for note in _NOTES)]
+    parts += [f"{escape(line)}\n" for line in _fewer(board)]
     parts += ["## Differences\n", f"{escape(_introduction(board))}\n"]
     for one in tested:
         rows = [[escape(row[0]), *row[1:]] for row in one.rows]

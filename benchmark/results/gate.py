@@ -39,7 +39,7 @@ from benchmark.results.gated import Check, Outcome, check_place, junit_xml
 from benchmark.results.merge import join
 from benchmark.results.run import Run, read_run
 from benchmark.results.tolerances import check_tolerances, table_of, too_wide
-from benchmark.store.files import write_atomically
+from benchmark.store.files import write_atomically, writing
 from benchmark.store.names import shown_text
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def check_runs(
     """
     if junit:
         check_place(junit)
+        with writing(junit):  # an earlier verdict is none of what is refused now
+            junit.unlink(missing_ok=True)
     baseline = read_baseline(path) if path.exists() or not update else None
     run = load_runs(runs, protocol, known=baseline.task.protocol if baseline else "")
     if update:

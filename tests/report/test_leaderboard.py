@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.api import Unscored
 from benchmark.cli import app as cli
 from benchmark.results.publication import PUBLICATION, Publication
 from benchmark.store.directory import RunDirectory
@@ -92,6 +93,31 @@ def test_the_text(written):
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["dreambooth (a)", "worse", "-0.050 [-0.050, -0.050]", "0.031", "6"]
     assert "With 6 subjects the smallest possible p is 0.031" in text
+
+
+def test_means_over_less_than_was_asked_for_are_told(shell, tmp_path):
+    """As a method's that leaves the prompts out which it does badly on."""
+
+    def partly(job, request, name):
+        if name == "clip_t" and request.prompt.kind == "property":
+            return Unscored("it does not set out to")
+        return value(job, request, name)
+
+    assert "less than was asked for" not in (written_by(shell, "a", tmp_path / "whole"))
+    write_run(tmp_path / "c", partly, methods=("less",), subjects=SUBJECTS)
+    text = written_by(shell, tmp_path / "c", tmp_path / "board")
+    # Of six subjects, one property prompt with two images each.
+    told = "less (c): without a score in CLIP-T: 12 images (it does not set out to)."
+    assert f"do not compare with others': {told}" in text
+    assert (
+        f"do not compare with others': {told}".replace("'", "&#39;")
+        in (tmp_path / "board/index.html").read_text()
+    )
+
+
+def written_by(shell, entry, out):
+    assert shell("b", entry, "--out", out)[0] == 0
+    return (out / "leaderboard.md").read_text()
 
 
 def test_the_page_shows_no_marks_of_markdown(written):

@@ -637,6 +637,9 @@ def test_junit_replaces_no_other_file(tmp_path, baseline) -> None:
     again = tmp_path / "gate.xml"
     for _ in range(2):
         assert check_runs([run], baseline, junit=again) == 0
+    # A run that is refused has no verdict: that of the one before would be taken for it.
+    refused([make(tmp_path / "other", subjects=("fox",))], baseline, junit=again)
+    assert not again.exists()
 
 
 def shell(monkeypatch, capsys, *arguments):

@@ -416,3 +416,11 @@ def test_the_command_ends_with_1_if_anything_differs(copy, quick, monkeypatch, c
     (copy / "scores.csv").write_bytes(b"")
     code, lines = run()
     assert code == 1 and lines[0] == "differs: scores.csv: changed"
+
+
+def test_a_tolerance_that_everything_passes_is_refused(copy, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmark", "verify", str(copy), "--tolerance", "inf"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "--tolerance inf: every score would pass" in capsys.readouterr().err
