@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from benchmark.data.manifest import some
 from benchmark.store.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -19,10 +20,13 @@ def report(
     jobs: int,
     contents: Contents | None = None,
     logbook: Logbook | None = None,
+    *,
+    protocol: str = "",
 ) -> int:
     """Write the report, and say where it lies and what failed. Returns the exit code.
 
     `contents`: those of the directory, if they are known; `logbook` is told of all that is there.
+    `protocol`: the label of the one scored under, whose questions without an answer are told of.
     """
     from benchmark.report.terminal import print_table
     from benchmark.report.write import write_report_of
@@ -41,8 +45,20 @@ def report(
         print(f"to look at: {path.with_name('index.html')}")
         if logbook:
             logbook.complete(contents)
+    unanswered = [
+        f"{'/'.join(map(str, name))}: {', '.join(record.unanswered)}"
+        for (label, name), record in contents.scores.items()
+        if label == protocol and record.unanswered
+    ]
+    if unanswered:
+        print(
+            f"{len(unanswered)} of {jobs} jobs have questions that no judge answered "
+            f"({some(unanswered)}); why: the column 'reason' of {directory.path}/scores.csv; the "
+            "same command asks again",
+            file=sys.stderr,
+        )
     if not failed:
-        return 0
+        return int(bool(unanswered))
     held = "the report holds those that are done" if rows else "there is nothing to report"
     lines = [
         f"{len(failed)} of {jobs} jobs failed; {held}:",

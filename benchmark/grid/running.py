@@ -134,7 +134,9 @@ class _Course:
                 )
             known = ready.existing.contents if whole else None
             directory = ready.existing.directory
-            return report(directory, failed, len(ready.jobs), known, self.logbook)
+            return report(
+                directory, failed, len(ready.jobs), known, self.logbook, protocol=ready.label
+            )
 
 
 def _fetch(grid: Grid, left: Sequence[Work]) -> int | None:

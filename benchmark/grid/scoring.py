@@ -97,7 +97,7 @@ def score_run(
             protocols={assessment.protocol.label: assessment.protocol.dump_toml()},
         )
         failed = score_jobs(existing.jobs.values(), examiner)
-        return report(existing.directory, failed, len(existing.jobs))
+        return report(existing.directory, failed, len(existing.jobs), protocol=chosen.label)
 
 
 def score_jobs(records: Collection[JobRecord], examiner: Examiner) -> list[str]:

@@ -77,4 +77,6 @@ def _report_shards(ready: Ready, party: Party, failed: Sequence[str], logbook: L
     existing = read_existing(directory)
     check_images(ready.jobs, ready.grid.settled, existing)
     check_scoring(ready.assessment, existing)
-    return report(directory, failed, len(ready.jobs), existing.contents, logbook)
+    return report(
+        directory, failed, len(ready.jobs), existing.contents, logbook, protocol=ready.label
+    )

@@ -62,6 +62,11 @@ class Ready:
         check_captions(assessment, [work.task for work in left if isinstance(work.task, Job)])
         return cls(grid, existing, jobs, assessment, left, _forecast(grid, existing))
 
+    @property
+    def label(self) -> str:
+        """The protocol's."""
+        return self.assessment.scoring.protocol
+
     def tell(self, keep_weights: bool) -> None:
         """Tell a person of what is there: altered, of other versions or texts, unkept."""
         self.existing.tell_altered(self.jobs, self.grid.suite.protocol.label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -134,9 +135,11 @@ def test_a_score_is_what_the_kept_answer_says(run: Path, server: Server, world: 
 
 
 def test_what_was_not_answered_is_counted_and_asked_for_by_the_next_command(
-    run: Path, server: Server, world: Path
+    run: Path, server: Server, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert score_run(run, protocol=str(write_judged(world, server, "down"))) == 0
+    assert score_run(run, protocol=str(write_judged(world, server, "down"))) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"(\d) of \1 jobs have questions that no judge answered \(.*judge_id", said)
     found = rows(run, "judge_identity") + rows(run, "judge_prompt")
     assert found and all(row["value"] == "" for row in found)
     assert {row["reason"].partition(": ")[2] or row["reason"] for row in found} <= {
@@ -160,7 +163,9 @@ def test_a_run_asks_again_too(
     def go(behaviour: str) -> None:
         judged = suite.under(str(write_judged(world, server, behaviour)))
         grid = plan(judged, ["tests.toy:PAINT"])
-        assert run_grid(grid, tmp_path / "run", resources=resources) == 0
+        code = run_grid(grid, tmp_path / "run", resources=resources)
+        answered = [row["value"] != "" for row in rows(tmp_path / "run", "judge_identity")]
+        assert code == int(not all(answered))
 
     go("down")
     assert not any(row["value"] for row in rows(tmp_path / "run", "judge_identity"))
