@@ -35,7 +35,7 @@ from benchmark.results.comparability import (
     sampler_of,
 )
 from benchmark.results.completeness import check_finished, lacking_of, unscored_counts
-from benchmark.results.gated import Check, Outcome, check_place, junit_xml
+from benchmark.results.gated import GatedScore, Outcome, check_place, junit_xml
 from benchmark.results.merge import join
 from benchmark.results.run import Run, read_run
 from benchmark.results.tolerances import check_tolerances, table_of, too_wide
@@ -125,7 +125,7 @@ def _chosen(run: Run, protocol: str, known: str) -> str:
     return planned[0]
 
 
-def check_scores(run: Run, baseline: Baseline, path: Path) -> tuple[list[Check], list[str]]:
+def check_scores(run: Run, baseline: Baseline, path: Path) -> tuple[list[GatedScore], list[str]]:
     """A check for each of the baseline's scores, and what else is worth knowing.
 
     `run` is under one protocol. Raises UserError naming what differs if their bases do.
@@ -163,7 +163,9 @@ def check_scores(run: Run, baseline: Baseline, path: Path) -> tuple[list[Check],
     return checks, _notes(run, baseline, new)
 
 
-def _judged(baseline: Baseline, method: str, metric: str, *, after: float, seeds: int) -> Check:
+def _judged(
+    baseline: Baseline, method: str, metric: str, *, after: float, seeds: int
+) -> GatedScore:
     entry = baseline.methods[method]
     before = entry.scores[metric].mean
     tolerance = baseline.allowed(method, metric, seeds=seeds)
@@ -174,7 +176,7 @@ def _judged(baseline: Baseline, method: str, metric: str, *, after: float, seeds
     if abs(gain) > tolerance:
         two_sided = baseline.two_sided(method)
         outcome = Outcome.REGRESSION if gain < 0 or two_sided else Outcome.BETTER
-    return Check(method, entry.role, metric, before, after, tolerance, outcome)
+    return GatedScore(method, entry.role, metric, before, after, tolerance, outcome)
 
 
 def _check_basis(run: Run, basis: Basis, baseline: Baseline, path: Path) -> None:

@@ -31,7 +31,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Check:
+class GatedScore:
     """One metric of one method; numbers in the metric's unit."""
 
     method: str
@@ -68,7 +68,7 @@ def check_place(junit: Path) -> None:
         )
 
 
-def junit_xml(checks: Sequence[Check], notes: Sequence[str], path: Path) -> bytes:
+def junit_xml(checks: Sequence[GatedScore], notes: Sequence[str], path: Path) -> bytes:
     """The checks as JUnit XML: a test case for each, a failure for each regression.
 
     Of a character that XML cannot hold, a sign that there was one.
