@@ -144,14 +144,17 @@ def alpha(cast: Iterable[Ballot], question: Question) -> float:
     """Krippendorff's alpha of the answers to `question`: 1 all agree, 0 as by chance.
 
     Units are pairs with two answers or more; "cannot tell" is an answer as others. NaN without
-    such a unit, or if all say the same of everything.
+    such a unit. Which of a pair's two comes first is nobody's choice, so each pair counts in both
+    orders: by chance, either is preferred as often.
     """
-    units: dict[str, Counter[str]] = defaultdict(Counter)
+    units: dict[tuple[str, bool], Counter[str]] = defaultdict(Counter)
     for ballot in cast:
         if ballot.question == question:
-            # By side: over pairs, which method stands where was drawn.
             side = {ballot.pair.a.method: "a", ballot.pair.b.method: "b"}
-            units[ballot.pair.id][side.get(ballot.prefers or "", "cannot tell")] += 1
+            other = {ballot.pair.a.method: "b", ballot.pair.b.method: "a"}
+            for turned, named in ((False, side), (True, other)):
+                value = named.get(ballot.prefers or "", "cannot tell")
+                units[ballot.pair.id, turned][value] += 1
     return nominal_alpha(units.values())
 
 

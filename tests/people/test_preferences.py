@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -128,6 +129,22 @@ def test_people_who_agree_have_an_alpha_of_one_and_those_who_guess_of_none(tmp_p
     cast(study, folder, people=20, reliability=0.5)
     told = ballots(study, read_votes(study, folder))
     assert abs(alpha(told, "subject")) < 0.05
+
+
+def test_alpha_does_not_depend_on_which_of_a_pair_comes_first(made) -> None:
+    study, folder = made
+    told = ballots(study, read_votes(study, folder))
+
+    def turned(ballot):
+        pair = ballot.pair
+        if pair.id < "pair-010":
+            pair = pair.model_copy(update={"a": pair.b, "b": pair.a})
+        return replace(ballot, pair=pair)
+
+    others = [turned(ballot) for ballot in told]
+    assert others != told
+    for question in ("subject", "prompt"):
+        assert alpha(others, question) == pytest.approx(alpha(told, question), abs=1e-12)
 
 
 def test_who_fails_a_check_is_left_out_and_counted(tmp_path) -> None:
