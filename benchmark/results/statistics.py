@@ -90,11 +90,13 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 @lru_cache(maxsize=2**14)  # a report's tables, figures and sentences tell of the same means
 def _interval(values: tuple[float, ...]) -> tuple[float, float]:
     import numpy as np
+    from scipy.stats import quantile
 
     # Percentile, not BCa: with a handful of subjects, BCa's correction is itself mostly noise, and
     # it has no value at all where the subjects agree.
     means = np.array(values)[_resamples(len(values))].mean(axis=1)
-    low, high = np.percentile(means, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    tail = (1 - CONFIDENCE) / 2
+    low, high = quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 

@@ -422,7 +422,7 @@ def test_an_interruption_is_code_130(shell: Shell) -> None:
     assert "run the same command again to go on" in shell.error
 
 
-@pytest.mark.parametrize("kind", [*Kind])
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.WORDS])
 def test_lists_have_one_name_and_description_a_line(shell: Shell, kind: str) -> None:
     assert shell("list", kind, "--suite", "toy.toml") == 0
     names = {
@@ -440,6 +440,11 @@ def test_lists_have_one_name_and_description_a_line(shell: Shell, kind: str) -> 
     assert [line.split()[0] for line in lines] == names
     assert all(len(line.split()) > 1 for line in lines)
     assert "cannot be loaded" not in shell.out
+
+
+def test_a_backbone_that_knows_no_words_of_its_own_lists_none(shell: Shell) -> None:
+    assert shell("list", "words", "--suite", "toy.toml") == 2
+    assert shell.error.startswith("error: ") and "words" in shell.error
 
 
 def test_groups_of_methods_are_listed_with_their_members(shell: Shell) -> None:

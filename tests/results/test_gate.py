@@ -329,7 +329,7 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path, baseline) -> None:
     for update in (False, True):
         before = baseline.read_bytes()
         message = refused([run], baseline, update=update)
-        assert message.startswith(f"{run} is not finished: jobs/dreambooth/owl-s50: run")
+        assert message.startswith(f"{run} is not finished: jobs/dreambooth/owl-s50: repeat")
         assert baseline.read_bytes() == before
 
 

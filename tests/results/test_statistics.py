@@ -47,10 +47,10 @@ def test_intervals_equal_the_exact_bootstrap(seed):
 
 @pytest.mark.parametrize("subjects", [3, 10, 30, 101])
 def test_intervals_are_those_of_scipy(subjects):
-    values = np.random.default_rng(subjects).normal(size=subjects)
+    values = np.random.default_rng(subjects).normal(size=subjects).round(6)
     how = {"confidence_level": 0.95, "n_resamples": 10_000, "method": "percentile"}
     found = bootstrap((values,), np.mean, rng=np.random.default_rng(0), **how)
-    assert stats.interval(values) == pytest.approx(tuple(found.confidence_interval), abs=1e-12)
+    assert stats.interval(values) == tuple(found.confidence_interval)
 
 
 def test_an_interval_moves_and_grows_with_its_values():

@@ -201,7 +201,7 @@ def test_a_damaged_file_of_scores_is_scored_again(
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(UserError, match=f"{path.relative_to(finished)} .*: run the same command"):
+    with pytest.raises(UserError, match=f"{path.relative_to(finished)} .*: repeat the command"):
         score_run(finished)
     capsys.readouterr()
     assert run_grid(plan(suite, ["tests.toy:PAINT", "real-images"]), finished, resources=ONE) == 0

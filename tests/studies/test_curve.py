@@ -29,6 +29,8 @@ from benchmark.studies.curve import Curve, curve_table, on_split, read_curve
 from tests import toy
 from tests.made_up_run import METRICS, world, write_run
 
+pytestmark = pytest.mark.figures
+
 PAINT, RAISES = "tests.toy:PAINT", "tests.toy:RAISES"
 #: The paper's Table 5: DINO by the number of images trained on.
 PAPER = {"backpack": ".494 .515 .596 .604 .597", "dog": ".798 .851 .871 .876 .864"}
