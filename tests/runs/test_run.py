@@ -233,7 +233,7 @@ def test_a_run_that_is_interrupted_while_it_is_reported_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("benchmark.grid.running.report", interrupted)
