@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from benchmark.api import UserError
 from benchmark.models.precision import autocast, resolve_precision
+from benchmark.pocket.muon import Muon
 from benchmark.store.files import check_regular
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -139,7 +140,7 @@ class Optimizers:
     def __init__(self, module: nn.Module, by_muon: Sequence[str], recipe: Recipe) -> None:
         named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self._matrices = {name: named[name] for name in by_muon}
-        # torch's Muon takes matrices only: views (never copies) that share the weights' memory.
+        # Muon takes matrices only: views (never copies) that share the weights' memory.
         flat = {
             name: nn.Parameter(p.detach().view(len(p), -1)) for name, p in self._matrices.items()
         }
@@ -151,7 +152,7 @@ class Optimizers:
         self._groups: list[tuple[torch.optim.Optimizer, float, dict[str, nn.Parameter]]]
         self._groups = [(adamw, recipe.learning_rate, rest)]
         if flat:
-            muon = torch.optim.Muon(flat.values(), lr=recipe.muon_rate, weight_decay=decay)
+            muon = Muon(flat.values(), lr=recipe.muon_rate, weight_decay=decay)
             self._groups.append((muon, recipe.muon_rate, flat))
 
     def step(self, share: float) -> None:

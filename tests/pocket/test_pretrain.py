@@ -24,6 +24,7 @@ from benchmark.pocket.generator import (
     export_generator,
     pretrain_generator,
 )
+from benchmark.pocket.muon import Muon
 from benchmark.pocket.pretrain import Workshop, pack_checkpoints
 from benchmark.pocket.text_encoder import TEXT_WIDTH, Texts, build_text_encoder
 from benchmark.pocket.training import (
@@ -85,6 +86,24 @@ def test_muon_steps_by_the_nearest_orthogonal_matrix(tmp_path) -> None:
     assert values.min() > 0.6 and values.max() < 1.3
     cosine = torch.cosine_similarity(step.flatten(), (left @ right).flatten(), dim=0)
     assert cosine > 0.97
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (3, 8), (5, 5)])
+def test_muon_is_torchs_in_float32(shape: tuple[int, int]) -> None:
+    """torch's orthogonalises in bf16, of three digits: what five steps differ by is that."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), torch.randn(5, *shape)
+    ended = []
+    for kind in (Muon, torch.optim.Muon):
+        matrix = nn.Parameter(start.clone())
+        optimizer = kind([matrix], lr=0.1, weight_decay=0.5)
+        for gradient in gradients:
+            matrix.grad = gradient
+            optimizer.step()
+        ended.append(matrix.detach())
+    ours, theirs = ended
+    assert torch.allclose(ours, theirs, atol=0.02)
+    assert not torch.allclose(theirs, start, atol=0.2)
 
 
 def test_validations_are_of_the_average_and_logged(tmp_path) -> None:
