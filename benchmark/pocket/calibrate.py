@@ -74,6 +74,7 @@ from benchmark.pocket.world import (
     plain_scenes,
     sample_scenes,
 )
+from benchmark.report.what_was_run import scored_with
 from benchmark.scoring.features import Encoders
 from benchmark.scoring.scorer import load_scorer
 from benchmark.store.records import Scoring
@@ -104,7 +105,7 @@ def run_calibration(*, subjects: int, seed: int, out: Path, overwrite: bool) -> 
     )
     print_sections(sections(findings))
     command = f"python -m benchmark calibrate --subjects {subjects} --seed {seed}"
-    write_calibration(findings, out, command=command)
+    write_calibration(findings, out, command=command, scored_with=scored_with(scorer.scoring))
     print(f"{total} pictures in {time.monotonic() - started:.0f} s; written to {out}")
 
 

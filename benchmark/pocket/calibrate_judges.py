@@ -56,6 +56,7 @@ from benchmark.pocket.judges_asked import (
 from benchmark.pocket.judges_report import FILES, in_digits, print_judges, write_judges
 from benchmark.pocket.training import step_generator
 from benchmark.pocket.world import plain_scenes
+from benchmark.report.what_was_run import scored_with
 from benchmark.scoring.features import Encoders
 from benchmark.scoring.scorer import load_scorer
 from benchmark.scoring.views import Viewer
@@ -87,7 +88,7 @@ def run_judges(*, subjects: int, seed: int, out: Path, overwrite: bool) -> None:
     rows = in_digits(watched(asked, total))
     print_judges(rows)
     command = f"python -m benchmark calibrate judges --subjects {subjects} --seed {seed}"
-    write_judges(rows, out, command=command)
+    write_judges(rows, out, command=command, scored_with=scored_with(scorer.scoring))
     print(f"{total} pictures in {time.monotonic() - started:.0f} s; written to {out}")
 
 

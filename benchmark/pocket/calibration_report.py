@@ -40,17 +40,19 @@ SURE = 0.95  #: an AUC whose interval lies above is called sure
 Found = dict[tuple[str, str, str], Finding]
 
 
-def write_calibration(findings: Sequence[Finding], directory: Path, *, command: str) -> None:
+def write_calibration(
+    findings: Sequence[Finding], directory: Path, *, command: str, scored_with: str
+) -> None:
     """Write FILES. Raises UserError if that fails."""
     # All three are made before the first is written, so that a fault leaves what was there.
-    numbers, report = csv_text(findings), report_text(findings, command)
+    numbers, report = csv_text(findings), report_text(findings, command, scored_with)
     figure = calibration_png(findings)
     write_atomically(directory / "calibration.csv", numbers)
     write_atomically(directory / "calibration.md", report)
     write_atomically(directory / "calibration.png", figure)
 
 
-def report_text(findings: Sequence[Finding], command: str) -> str:
+def report_text(findings: Sequence[Finding], command: str, scored_with: str) -> str:
     """calibration.md."""
     n = max(finding.n for finding in findings)
     parts = [
@@ -62,7 +64,7 @@ def report_text(findings: Sequence[Finding], command: str) -> str:
         "intervals that resample subjects; one without width means that the subjects agree, and "
         f"with {n} of them up to {300 / n:.1f} % of others might still not (the rule of three).\n",
         "All this holds for the pocket encoders and rendered pictures. What the paper's encoders "
-        "make of photographs was not measured here.\n",
+        f"make of photographs was not measured here. {scored_with}\n",
         "![AUC, morphs and confounders](calibration.png)\n",
     ]
     return "\n".join([*parts, *map(section_text, sections(findings))])

@@ -46,10 +46,16 @@ from benchmark.store.directory import write_atomically
 FILES = ("judges.csv", "judges.md", "judges.png")
 
 
-def write_judges(rows: Sequence[Compared], directory: Path, *, command: str) -> None:
+def write_judges(
+    rows: Sequence[Compared], directory: Path, *, command: str, scored_with: str
+) -> None:
     """Write FILES. Raises UserError if that fails."""
     # All three are made before the first is written, so that a fault leaves what was there.
-    numbers, report, figure = csv_text(rows), report_text(rows, command), judges_png(rows)
+    numbers, report, figure = (
+        csv_text(rows),
+        report_text(rows, command, scored_with),
+        judges_png(rows),
+    )
     write_atomically(directory / "judges.csv", numbers)
     write_atomically(directory / "judges.md", report)
     write_atomically(directory / "judges.png", figure)
@@ -77,7 +83,7 @@ def in_digits(rows: Sequence[Compared]) -> list[Compared]:
     return read_judges(csv_text(rows))
 
 
-def report_text(rows: Sequence[Compared], command: str) -> str:
+def report_text(rows: Sequence[Compared], command: str, scored_with: str) -> str:
     """judges.md."""
     n = max(row.n for row in rows)
     found = found_of(rows)
@@ -99,7 +105,8 @@ def report_text(rows: Sequence[Compared], command: str) -> str:
         "enough to ship or was trained on drawn shapes. All this holds for the pocket encoders, "
         "the pocket segmenter and rendered pictures only. What is known of judges and people on "
         "photographs stands in `docs/judges.md`; how far each metric agrees with people on images "
-        "of yours, `python -m benchmark study` measures (`docs/ask-people.md`).\n",
+        "of yours, `python -m benchmark study` measures (`docs/ask-people.md`). "
+        f"{scored_with}\n",
         "![AUC of each judge, and its differences from DINO](judges.png)\n",
     ]
     return "\n".join([*parts, *map(section_text, sections(rows))])

@@ -5,7 +5,7 @@ python -m benchmark pretrain --evaluate --card
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from benchmark.pocket.world import CLASSES, LIVE
 
 #: What draws -> its samples, beside the model card.
 SHEETS = {"generator": "samples.png", "cascade": "samples-cascade.png"}
-_HEAD = "| part | measure | value | goal |\n|---|---|---|---|\n"
+_HEAD = "| part | measure | value | goal | weights |\n|---|---|---|---|---|\n"
 
 
 def sample_sheet(backbone: Backbone, path: Path, *, columns: int = 8, scale: int = 1) -> None:
@@ -41,8 +41,13 @@ def _save_sheet(images: Tensor, path: Path, *, columns: int, scale: int) -> None
     picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)  # a third as large
 
 
-def write_model_card(rows: Sequence[Measurement], path: Path, *, per_cell: int) -> None:
-    """Write the measured quality as Markdown; sizes are read off the files beside the card."""
+def write_model_card(
+    rows: Sequence[Measurement], path: Path, weights: Mapping[str, str], *, per_cell: int
+) -> None:
+    """Write the measured quality as Markdown; sizes are read off the files beside the card.
+
+    `weights`: part -> the exact models that were measured.
+    """
     lines = [
         "# The pocket models",
         "",
@@ -58,7 +63,7 @@ def write_model_card(rows: Sequence[Measurement], path: Path, *, per_cell: int) 
         "and samples that no training saw:",
         "",
         *_HEAD.splitlines(),
-        *map(_line, rows),
+        *(_line(row, weights) for row in rows),
         "",
         *_sizes(path.parent),
         "",
@@ -77,7 +82,7 @@ def _sheets(directory: Path) -> list[str]:
     ]
 
 
-def renew_lines(rows: Sequence[Measurement], path: Path) -> None:
+def renew_lines(rows: Sequence[Measurement], path: Path, weights: Mapping[str, str]) -> None:
     """Put `rows` in the place of what the card says of the same parts; read the sizes anew.
 
     Raises ValueError for a card of another form.
@@ -89,12 +94,13 @@ def renew_lines(rows: Sequence[Measurement], path: Path) -> None:
         raise ValueError(f"{path} is no model card")
     parts = {row.part for row in rows}
     kept = [line for line in measured.split("\n") if line.split(" | ")[0][2:] not in parts]
-    lines = [*kept, *map(_line, rows), "", *_sizes(path.parent)]
+    lines = [*kept, *(_line(row, weights) for row in rows), "", *_sizes(path.parent)]
     path.write_text(above + head + "\n".join(lines) + sheet + samples, encoding="utf-8")
 
 
-def _line(row: Measurement) -> str:
-    return f"| {row.part} | {row.name} | {row.value:.3f} | {row.goal} |"
+def _line(row: Measurement, weights: Mapping[str, str]) -> str:
+    cells = (row.part, row.name, f"{row.value:.3f}", row.goal, weights[row.part])
+    return f"| {' | '.join(cells)} |"
 
 
 def _sizes(folder: Path) -> list[str]:

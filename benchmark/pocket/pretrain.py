@@ -144,7 +144,7 @@ def evaluate_part(part: str, weights: Path, suite: Suite, *, card: bool = False)
     for row in rows:
         print(row.line)
     if card:
-        renew_lines(rows, SHIPPED / "MODEL_CARD.md")
+        renew_lines(rows, SHIPPED / "MODEL_CARD.md", shipped_weights(suite))
 
 
 def _measured(part: str, weights: Path, suite: Suite) -> list[Measurement]:
@@ -157,6 +157,25 @@ def _measured(part: str, weights: Path, suite: Suite) -> list[Measurement]:
     generator = str(_beside(weights, "generator"))
     backbone = load_backbone(generator, device="cpu", sampler=suite.sampler.sampler())
     return likeness(backbone, weights, metric_encoders(suite))
+
+
+def shipped_weights(suite: Suite) -> dict[str, str]:
+    """Part of the model card -> which exact shipped models it tells of, as runs name them."""
+    from benchmark.models.assets import assets
+    from benchmark.scoring.kinds import identify
+
+    found = {part: identity.backbone_id(name) for part, name in SHIPPED_MODELS.items()}
+    found |= dict.fromkeys(("VAE", "identifier"), found["generator"])
+    for name, table in identify(suite.protocol.encoders).items():
+        found[name.upper()] = f"{table['model']}@{table['weights']}"
+    for role, part in (
+        ("segmenter", "segmenter"),
+        ("guide", "guide"),
+        ("image-prompt", "ip-adapter"),
+    ):
+        found[part] = assets.identify(role, suite.assets[role]).rpartition(" ")[2]
+    found["ip-adapter"] += f" on {found['generator']}"
+    return found
 
 
 def metric_encoders(suite: Suite, device: str = "cpu") -> Encoders:
@@ -191,4 +210,4 @@ def evaluate(suite: Suite, weights: Path, *, per_cell: int, device: str, card: b
         rows += _measured(part, SHIPPED, suite)
         print(*(row.line for row in rows if row.part == part), sep="\n")
     if card:
-        write_model_card(rows, SHIPPED / "MODEL_CARD.md", per_cell=per_cell)
+        write_model_card(rows, SHIPPED / "MODEL_CARD.md", shipped_weights(suite), per_cell=per_cell)

@@ -9,7 +9,7 @@ from benchmark.report.caveats import found
 from benchmark.report.markdown import NOTHING, escape, markdown_table
 from benchmark.results.merge import run_names
 from benchmark.results.run import Run
-from benchmark.store.records import Job
+from benchmark.store.records import Job, Scoring
 
 
 def runs(run: Run) -> str:
@@ -42,15 +42,7 @@ def what_was_run(run: Run) -> str:
     facts = {
         "protocol": run.protocols,
         "encoders, by the SHA-256 of their weights": [
-            f"{name} {table.get('model')} {table.get('weights', '')}"
-            for scoring in run.scorings.values()
-            for name, table in scoring.encoders.items()
-        ],
-        "what finds the subject for encoders": [
-            table["view"]["segmenter"]
-            for scoring in run.scorings.values()
-            for table in scoring.encoders.values()
-            if "view" in table
+            weights for scoring in run.scorings.values() for weights in scoring.weights
         ],
         "backbone": found(run, "backbone"),
         "backbone kind": found(run, "backbone kind"),
@@ -70,14 +62,24 @@ def what_was_run(run: Run) -> str:
         "processor": [origin.get("processor") for origin in origins],
         "commit": [origin.get("commit") for origin in origins],
     }
-    if not facts["what finds the subject for encoders"]:
-        del facts["what finds the subject for encoders"]
     lines = [
         f"- {name}: {', '.join(dict.fromkeys(escape(str(v)) for v in values if v)) or 'unknown'}"
         for name, values in facts.items()
     ]
     lines += _settings(jobs)
     return "## What was run\n\n" + "\n".join(lines) + "\n"
+
+
+def made_with(run: Run) -> str:
+    """A sentence: the exact models behind the scores. `run` is under one protocol."""
+    (scoring,) = run.scorings.values()
+    backbones = ", ".join(map(escape, found(run, "backbone"))) or "none"
+    return f"Backbone: {backbones}. {scored_with(scoring)}"
+
+
+def scored_with(scoring: Scoring) -> str:
+    """A sentence: the exact encoders of a protocol."""
+    return f"Encoders: {', '.join(map(escape, scoring.weights))}."
 
 
 def _settings(jobs: Sequence[Job]) -> list[str]:

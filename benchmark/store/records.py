@@ -319,6 +319,19 @@ class Scoring:
         """Whether an encoder sees the subject alone: the user's own masks may decide what it is."""
         return any("view" in table for table in self.encoders.values())
 
+    @property
+    def weights(self) -> list[str]:
+        """Which exact encoders score, `dino pocket 5f03a0714fe0`, and what finds the subject."""
+        return [
+            *(
+                f"{name} {table.get('model')} {table.get('weights', '')}".rstrip()
+                for name, table in self.encoders.items()
+            ),
+            *dict.fromkeys(
+                table["view"]["segmenter"] for table in self.encoders.values() if "view" in table
+            ),
+        ]
+
     def key(self, metric: str) -> str:
         """What decides the scores of one metric: not how it is called in tables."""
         own = self.metrics[metric]

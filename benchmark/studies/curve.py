@@ -23,6 +23,7 @@ from benchmark.config.suite import Suite
 from benchmark.grid.running import run_grid
 from benchmark.report.caveats import under
 from benchmark.report.markdown import NOTHING, escape, heading, markdown_table, with_interval
+from benchmark.report.what_was_run import made_with
 from benchmark.results.claims import published
 from benchmark.results.comparability import run_seeds
 from benchmark.results.run import Run, read_run
@@ -185,7 +186,7 @@ def _text(
     rows = [*_rows(table, metrics), *_published_rows(published, metrics)]
     text = [
         f"# {escape(run.suite['name'])}: scores by {words} {under(run)}\n",
-        f"Subjects: {_about_split(run.suite['data'].get('split'))}.\n",
+        f"Subjects: {_about_split(run.suite['data'].get('split'))}. {made_with(run)}\n",
         markdown_table(header, rows),
         "Means over subjects, with 95 % bootstrap intervals over subjects in brackets, which need "
         f"{MINIMUM_SUBJECTS} subjects.\n",

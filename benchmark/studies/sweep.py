@@ -28,6 +28,7 @@ from benchmark.config.tables import Objective
 from benchmark.report.caveats import under
 from benchmark.report.cost import cost
 from benchmark.report.markdown import NOTHING, escape, markdown_table
+from benchmark.report.what_was_run import made_with
 from benchmark.results.comparability import run_seeds
 from benchmark.results.run import Run, read_run
 from benchmark.store.files import write_atomically
@@ -105,7 +106,7 @@ def write_sweep(run_directory: Path, jobs: Sequence[Job]) -> Path:
     seeds = ", ".join(map(str, run_seeds(run)))
     text = (
         f"# {escape(run.suite['name'])}: sweep {under(run)}\n\n"
-        f"Subjects: {escape(subjects)}. Seeds: {seeds}.\n\n"
+        f"Subjects: {escape(subjects)}. Seeds: {seeds}. {made_with(run)}\n\n"
         + markdown_table(list(table.columns), rows)
         + f"\nObjective: the geometric mean of {objective.fidelity} relative to the upper bound's "
         f"and {objective.prompt} relative to the lower bound's. It is empty ({NOTHING}) where a "

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmark.cli import app as cli
+from benchmark.config.protocol import load_protocol
 from benchmark.pocket import calibrate_judges as module
 from benchmark.pocket.calibrate_judges import pictures_of
 from benchmark.pocket.judges_arithmetic import compare
@@ -21,11 +22,14 @@ from benchmark.pocket.judges_asked import (
     JUDGES,
     MASKED,
     NOT_FOUND,
+    PROTOCOL,
     WITHIN,
 )
 from benchmark.pocket.judges_report import FILES, in_digits, read_judges, report_text
 from benchmark.pocket.judges_verdict import found_of, standing, verdict
+from benchmark.report.what_was_run import scored_with
 from benchmark.scoring.features import Encoders
+from benchmark.scoring.scorer import load_scorer
 from tests.pocket.truth import SURE, VIEWS, Identity, Middling, Stacked, Unsure
 from tests.reference.bootstrap import exact_paired_interval
 
@@ -105,7 +109,9 @@ def test_the_verdict_holds_whatever_the_numbers_are():
 
 
 def test_the_page_says_what_it_does_not_measure():
-    page = report_text(rows_of(dict.fromkeys(JUDGES, [0.9, 0.8, 0.7])), "python -m benchmark x")
+    page = report_text(
+        rows_of(dict.fromkeys(JUDGES, [0.9, 0.8, 0.7])), "python -m benchmark x", "Encoders: a."
+    )
     assert "No vision-language model was asked" in page
     assert "rendered pictures only" in page
     assert "docs/judges.md" in page and "`python -m benchmark study`" in page
@@ -118,7 +124,8 @@ def test_the_page_says_what_it_does_not_measure():
 def shell(toy, monkeypatch, capsys, tmp_path):
     """`shell("--seed", "1")` -> (exit code, what was printed, what went wrong), in a new folder."""
     given = {name: Stacked(Middling()) for name in JUDGES} | {"dino": Stacked(Identity())}
-    scorer = SimpleNamespace(encoders=Encoders(given), scoring=None, viewers=dict(SURE))
+    scoring = SimpleNamespace(weights=["dino toy 1"])
+    scorer = SimpleNamespace(encoders=Encoders(given), scoring=scoring, viewers=dict(SURE))
     monkeypatch.setattr(module, "load_scorer", lambda protocol: scorer)
     monkeypatch.setattr(module, "looks_of", lambda _: {name: name for name in JUDGES})
     monkeypatch.chdir(tmp_path)
@@ -141,6 +148,7 @@ def test_the_files_hold_the_numbers_of_the_tables_and_the_verdict(shell):
     assert (directory / "judges.png").read_bytes().startswith(b"\x89PNG")
     page = (directory / "judges.md").read_text()
     assert "`python -m benchmark calibrate judges --subjects 20 --seed 0` drew 20 subjects" in page
+    assert "Encoders: dino toy 1." in page
     assert printed.startswith("DINO tells identity best: it tells") and "\n- **DINO tells" in page
     rows = list(csv.DictReader(io.StringIO((directory / "judges.csv").read_text())))
     assert len(rows) == len(COMPARED) * (10 + 45) + len(VIEWS)
@@ -205,7 +213,8 @@ def kept():
 def test_the_kept_page_is_what_is_written_from_the_kept_numbers(kept):
     rows = read_judges(kept)
     command = "python -m benchmark calibrate judges --subjects 200 --seed 0"
-    assert (KEPT / "judges/judges.md").read_text() == report_text(rows, command)
+    scored = scored_with(load_scorer(load_protocol(PROTOCOL)).scoring)
+    assert (KEPT / "judges/judges.md").read_text() == report_text(rows, command, scored)
     assert in_digits(rows) == rows
     assert max(row.n for row in rows) == 200
 

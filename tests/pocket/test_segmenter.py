@@ -105,9 +105,9 @@ def test_a_parts_lines_of_the_card_are_renewed_and_no_others(tmp_path: Path) -> 
     before = card.read_text().splitlines()
     (tmp_path / "new").mkdir()
     (tmp_path / "new/model.safetensors").write_bytes(bytes(2_340_000))
-    renew_lines([Measurement("segmenter", "IoU", 0.5, ">= 0.95")], card)
+    renew_lines([Measurement("segmenter", "IoU", 0.5, ">= 0.95")], card, {"segmenter": "pocket@1"})
     after = card.read_text().splitlines()
-    assert "| segmenter | IoU | 0.500 | >= 0.95 |" in after
+    assert "| segmenter | IoU | 0.500 | >= 0.95 | pocket@1 |" in after
     assert "| `new/model.safetensors` | 2.3 |" in after
     gone = {line for line in before if line.startswith(("| segmenter", "| `"))}
     assert [line for line in before if line not in gone] == [
@@ -115,4 +115,4 @@ def test_a_parts_lines_of_the_card_are_renewed_and_no_others(tmp_path: Path) -> 
     ]
     with pytest.raises(ValueError, match="other.md is no model card"):
         (tmp_path / "other.md").write_text("# Another\n")
-        renew_lines([], tmp_path / "other.md")
+        renew_lines([], tmp_path / "other.md", {})

@@ -128,7 +128,8 @@ def test_the_numbers_are_those_of_the_scores(shell: Any, tmp_path: Path, suite_f
     assert points == [(PAINT, "1"), (PAINT, "2"), ("real-images", ""), ("untuned", "")]
 
     lines = (tmp_path / "run" / "curve.md").read_text().splitlines()
-    assert "Subjects: development, on which settings may be chosen." in lines
+    (subjects,) = (line for line in lines if line.startswith("Subjects: "))
+    assert subjects.startswith("Subjects: development, on which settings may be chosen. Backbone: ")
     (line,) = [line for line in lines if line.startswith("| tests.toy:PAINT") and "| 1 |" in
                " ".join(line.split())]  # fmt: skip
     (dino,) = [r for r in found if r["value"] == "1" and r["metric"] == "dino"]

@@ -115,7 +115,8 @@ def test_a_sweep_is_written_best_first(tmp_path) -> None:
     ]  # fmt: skip
     text = (run / "sweep.md").read_text()
     assert "| real-images |         - |" in text
-    assert text.startswith("# toy: sweep (toy-1)\n\nSubjects: cat, dog. Seeds: 0.\n")
+    head = "# toy: sweep (toy-1)\n\nSubjects: cat, dog. Seeds: 0. "
+    assert text.startswith(f"{head}Backbone: toy@0123456789ab. Encoders: dino dino 1.\n")
     assert "where a method lacks one of them, or where one ratio is negative." in text
 
 
