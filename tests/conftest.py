@@ -2,6 +2,7 @@
 tests' methods are taken for our own, and figures are blank but where they are looked at."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,23 @@ hypothesis.settings.load_profile("same")
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+
+#: Of a test with this many cases or more, the default run takes the first of each EACH.
+MANY, EACH = 4, 3
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave most cases of a test with many to `-m more`."""
+    cases = defaultdict(list)
+    for item in items:
+        cases[item.nodeid.partition("[")[0]].append(item)
+    for those in cases.values():
+        if len(those) >= MANY:
+            for i, item in enumerate(those):
+                if i % EACH:
+                    item.add_marker("more")
 
 
 @pytest.fixture(autouse=True)

@@ -224,6 +224,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
     return seeds, write_run(folder / "one", value, seeds=(4,), **grid)
 
 
+@pytest.mark.more
 def test_whole_commands_that_read_runs_load_no_models_library(runs, tmp_path) -> None:
     seeds, one = runs
     baseline, junit = tmp_path / "baseline.toml", tmp_path / "junit.xml"

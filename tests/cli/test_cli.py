@@ -170,6 +170,7 @@ def test_a_job_has_as_long_as_is_said_and_else_no_limit(
     assert shell(*command, "--suite", "split.toml", "--job-timeout", "0") == 2
 
 
+@pytest.mark.more
 def test_a_missing_backbone_stops_a_run_before_it_begins_but_no_dry_run(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +228,7 @@ def test_bad_input_is_one_line_and_code_2_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.more
 def test_a_run_directory_gains_and_refuses(shell: Shell, tmp_path: Path) -> None:
     assert shell(*RUN, "--out", "mine", "--subjects", "dog-red") == 0
     assert shell(*RUN, "--out", "mine", "--subjects", "dog-blue", "--seed", "1") == 0
@@ -241,6 +243,7 @@ def test_a_run_directory_gains_and_refuses(shell: Shell, tmp_path: Path) -> None
     assert after == before
 
 
+@pytest.mark.more
 def test_weights_are_kept_if_they_are_asked_for(shell: Shell, tmp_path: Path) -> None:
     assert shell(*RUN, "--out", "mine", "--subjects", "dog-red") == 0
     assert not (tmp_path / "mine/weights").exists()
@@ -248,6 +251,7 @@ def test_weights_are_kept_if_they_are_asked_for(shell: Shell, tmp_path: Path) ->
     assert len(list((tmp_path / "kept/weights").glob("*/*.safetensors"))) == 1
 
 
+@pytest.mark.more
 def test_a_run_is_scored_again_where_it_lies(shell: Shell, tmp_path: Path) -> None:
     assert shell(*RUN, "--out", "mine", "--subjects", "dog-red") == 0
     toy.write_protocol(tmp_path)
@@ -287,6 +291,7 @@ def test_ones_own_subjects_are_listed_and_run(shell: Shell, tmp_path: Path) -> N
     assert "subjects    1: mine" in shell.out
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("noun", ["../../x", "{}/x"])
 def test_nothing_a_dataset_says_is_written_outside_the_run_directory(
     shell: Shell, tmp_path: Path, noun: str
@@ -307,6 +312,7 @@ def test_nothing_a_dataset_says_is_written_outside_the_run_directory(
     assert new and all(any(place in path.parents for place in inside) for path in new)
 
 
+@pytest.mark.more
 def test_a_kept_runs_images_are_found_by_its_records(shell: Shell, tmp_path: Path) -> None:
     options = ("--subjects", "dog-red", "--prompts", "1")
     assert shell(*RUN, *options, "--out", "run") == 0

@@ -64,6 +64,7 @@ def same(mine: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=0)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("backbone", ["sd", "xl", "sd3"], indirect=True)
 def test_lora_of_diffusers(
     models: dict[str, Path],
@@ -79,6 +80,7 @@ def test_lora_of_diffusers(
     same(mine, drawn(pipe, PROMPT))
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("backbone", ["sd", "xl"], indirect=True)
 def test_lora_of_kohya(
     models: dict[str, Path],

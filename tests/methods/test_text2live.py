@@ -326,6 +326,7 @@ def test_a_job_tells_its_steps_and_leaves_the_guide_as_it_was(subject: Subject, 
     assert all(weight.grad is None for weight in guide.model.parameters())
 
 
+@pytest.mark.more
 def test_every_tensor_is_on_the_guides_device(guide: Any) -> None:
     """On a GPU that is not there: tensors are fake, and two devices in one operation raise."""
     cuda = torch.device("cuda", 0)

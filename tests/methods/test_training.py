@@ -304,6 +304,7 @@ def test_textual_inversion_steps_move_one_vector_and_nothing_else(
         assert (vector - start.vectors[name].detach()).abs().max() > 0.005
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("directory", ["flux"], indirect=True)
 @pytest.mark.parametrize("method", [TINY, TextualInversion(identifier="sks", steps=3)])
 def test_the_guidance_that_is_told_in_training_is_a_setting(
@@ -377,6 +378,7 @@ def test_prompts_are_encoded_once_unless_the_text_encoder_learns(
     assert len(calls) == (method.steps if train_text_encoder else 1)
 
 
+@pytest.mark.more
 def test_half_precision_that_overflows_at_every_scale_is_an_error(directory, subject, monkeypatch):
     backbone = load_backbone(str(directory), precision="fp16", device="cpu")
     weighted = Loss.weighted
@@ -456,6 +458,7 @@ def test_progress_counts_every_step(backbone, subject):
     assert told.steps == [(1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.more
 def test_losses_are_told_evenly_as_means_since_they_were_last_told(backbone, subject, monkeypatch):
     each, reads = [], []
     losses, tolist = Loss.of_terms, torch.Tensor.tolist
@@ -481,6 +484,7 @@ def test_losses_are_told_evenly_as_means_since_they_were_last_told(backbone, sub
         np.testing.assert_allclose(list(told.losses[last].values()), means, rtol=1e-5)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_float32_weights(directory, subject, recorded, precision):
     _, losses = recorded
@@ -498,6 +502,7 @@ def test_half_precision_trains_float32_weights(directory, subject, recorded, pre
     assert losses[0] != losses[20]
 
 
+@pytest.mark.more
 def test_training_lowers_the_loss(backbone, subject):
     [stage], [term] = (
         backbone.stages,

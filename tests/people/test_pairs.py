@@ -78,6 +78,7 @@ def test_votes_are_never_orphaned_and_nothing_is_overwritten_unasked(tmp_path) -
         make_study(run, METHODS, tmp_path / "mine", count=2, overwrite=True)
 
 
+@pytest.mark.more
 def test_from_the_command_line(made, tmp_path, monkeypatch, capsys) -> None:
     def call(*arguments: object) -> int:
         monkeypatch.setattr("sys.argv", ["benchmark", "study", *map(str, arguments)])

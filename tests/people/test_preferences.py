@@ -147,6 +147,7 @@ def test_alpha_does_not_depend_on_which_of_a_pair_comes_first(made) -> None:
         assert alpha(others, question) == pytest.approx(alpha(told, question), abs=1e-12)
 
 
+@pytest.mark.more
 def test_who_fails_a_check_is_left_out_and_counted(tmp_path) -> None:
     study, folder = made_study(tmp_path)
     assert len(study.checks) == 4
@@ -176,6 +177,7 @@ def test_accuracy_pearson_and_auc_equal_scipys_on_both_orders() -> None:
     assert accuracy(better, preferred) == pytest.approx(np.mean(signs))
 
 
+@pytest.mark.more
 def test_a_metric_that_tells_the_truth_agrees_and_one_that_guesses_does_not(made) -> None:
     study, folder = made
     rows = agreements(study, ballots(study, read_votes(study, folder)))
@@ -204,6 +206,7 @@ def test_a_metric_of_which_less_is_better_is_turned_round(made) -> None:
     assert row.accuracy.value < 0.05
 
 
+@pytest.mark.more
 def test_results_are_written_beside_the_votes(made) -> None:
     study, folder = made
     text = write_results(folder).read_text()

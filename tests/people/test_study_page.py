@@ -79,6 +79,7 @@ def test_by_keyboard_from_a_file_to_votes(made, browser) -> None:
     assert not [url for url in requests if not url.startswith(("file:", "data:", "blob:"))]
 
 
+@pytest.mark.more
 def test_sides_and_order_differ_from_person_to_person(made, browser) -> None:
     study, folder = made
     orders = set()

@@ -206,6 +206,7 @@ def test_places_can_be_said_and_changed_backgrounds_are_places(scenery):
 # Encoders of which it is known what they see
 
 
+@pytest.mark.more
 def test_an_encoder_that_sees_identity_alone_is_trusted(toy):
     findings = found(TRUTHFUL)
     for other in ("colour-matched classmate", "classmate", "other class"):
@@ -222,6 +223,7 @@ def test_an_encoder_that_sees_identity_alone_is_trusted(toy):
     assert findings["dino", "only the subject: classmate", "share"].value > 1.2
 
 
+@pytest.mark.more
 def test_a_judge_that_sees_what_is_said_is_trusted(toy):
     findings = found(TRUTHFUL)
     for name in ("class noun", "background", "colour word", "accessory"):
@@ -235,6 +237,7 @@ def test_a_judge_that_sees_what_is_said_is_trusted(toy):
         assert findings["clip_t", axis, "score move"].value == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.more
 def test_an_encoder_that_sees_the_background_alone_is_found_out(toy):
     findings = found(BLIND, subjects=200)
     for other in ("colour-matched classmate", "classmate", "other class"):
@@ -247,6 +250,7 @@ def test_an_encoder_that_sees_the_background_alone_is_found_out(toy):
     assert findings["dino", "only the pose", "drop"].value == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.more
 def test_masking_takes_the_background_away_and_nothing_else(toy):
     """The blind encoder sees nothing but the background, and what of it is faint tells nobody."""
     findings = found(BLIND)
@@ -259,6 +263,7 @@ def test_masking_takes_the_background_away_and_nothing_else(toy):
             assert finding.value == same["dino", axis, quantity].value
 
 
+@pytest.mark.more
 def test_identity_finds_every_subject_and_the_background_none(toy):
     right, blind = found(TRUTHFUL), found(BLIND)
     for quantity in ("top-1", "MRR", "mAP"):
@@ -290,6 +295,7 @@ def test_pictures_are_masked_by_the_truth():
         assert not after[~mask].any() and after.dtype == np.uint8
 
 
+@pytest.mark.more
 def test_numbers_repeat_and_another_seed_draws_other_subjects(toy):
     first, again, other = (found(BLIND, subjects=20, seed=seed) for seed in (3, 3, 4))
     assert first == again
@@ -362,6 +368,7 @@ def shell(toy, monkeypatch, capsys, tmp_path):
     return run
 
 
+@pytest.mark.more
 def test_the_files_hold_the_numbers_of_the_table(shell):
     code, printed, _ = shell("--subjects", "20")
     assert code == 0
@@ -386,6 +393,7 @@ def test_the_files_hold_the_numbers_of_the_table(shell):
     assert f"{pictures_of(20)} pictures in" in printed
 
 
+@pytest.mark.more
 def test_the_same_command_writes_the_same_bytes(shell):
     for name in ("one", "two"):
         assert shell("--subjects", "10", "--out", name)[0] == 0
@@ -393,6 +401,7 @@ def test_the_same_command_writes_the_same_bytes(shell):
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
 
 
+@pytest.mark.more
 def test_nothing_is_replaced_unasked(shell, monkeypatch):
     assert shell("--subjects", "10", "--out", "here")[0] == 0
     before = Path("here/calibration.csv").read_bytes()

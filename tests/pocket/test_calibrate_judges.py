@@ -278,6 +278,7 @@ def test_judges_are_the_protocols_and_views_differ_in_what_is_said():
     assert views[CUT_OUT].background == "white"
 
 
+@pytest.mark.more
 def test_scores_are_those_of_a_run(tmp_path):
     """The same pictures, kept as files and scored as a run scores them."""
     scorer = load_scorer(load_protocol(PROTOCOL))

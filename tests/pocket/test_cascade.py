@@ -106,6 +106,7 @@ def test_what_is_seen_is_what_the_pipelines_show(texts: Texts) -> None:
     assert all(p.grad is not None for p in unet.parameters())
 
 
+@pytest.mark.more
 def test_both_parts_become_pipelines_that_diffusers_reads(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(pictures, "POOL", 8)
     monkeypatch.setattr(pixels, "VALIDATED", 8)

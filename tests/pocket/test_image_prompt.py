@@ -54,6 +54,7 @@ def halted(
     train("halted")
 
 
+@pytest.mark.more
 def test_an_interrupted_guide_ends_as_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +72,7 @@ def test_an_interrupted_guide_ends_as_one_that_was_not(
     assert clip.config.projection_dim == guide.WIDTH and len(tokenizer("a dog").input_ids) == 4
 
 
+@pytest.mark.more
 def test_an_interrupted_adapter_ends_as_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +146,7 @@ def test_what_the_guide_is_asked_is_what_the_renderer_was_told() -> None:
     assert guide.wrong(right, shown).item() == pytest.approx(10 / (3 * 17), rel=1e-4)
 
 
+@pytest.mark.more
 def test_the_shipped_guide_reaches_its_goal() -> None:
     [of_class, *_] = guidance(SHIPPED / "guide", count=200)
     assert of_class.value >= 0.85

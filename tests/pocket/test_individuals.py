@@ -119,6 +119,7 @@ def test_no_two_of_a_class_look_alike(features: dict[str, np.ndarray]) -> None:
     assert set(coats.values()) == {1}, "classmates have bodies of different colours"
 
 
+@pytest.mark.more
 def test_no_known_individual_looks_like_a_test_subject(
     encoders: Encoders, features: dict[str, np.ndarray]
 ) -> None:

@@ -84,6 +84,7 @@ def test_another_measure_that_says_otherwise_is_named():
     )
 
 
+@pytest.mark.more
 def test_the_verdict_holds_whatever_the_numbers_are():
     """Every judge that a run can have stands in its group by the exact bootstrap of five."""
     random = np.random.default_rng(0)
@@ -165,6 +166,7 @@ def test_the_files_hold_the_numbers_of_the_tables_and_the_verdict(shell):
     assert f"{pictures_of(20)} pictures in" in printed
 
 
+@pytest.mark.more
 def test_the_same_command_writes_the_same_bytes(shell):
     for name in ("one", "two"):
         assert shell("judges", "--subjects", "10", "--out", name)[0] == 0
@@ -172,6 +174,7 @@ def test_the_same_command_writes_the_same_bytes(shell):
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
 
 
+@pytest.mark.more
 def test_nothing_is_replaced_unasked(shell, monkeypatch):
     Path("here").mkdir()
     Path("here/judges.md").write_text("mine")

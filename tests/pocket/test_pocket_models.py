@@ -273,6 +273,7 @@ def test_each_identifier_and_name_changes_the_encoding_at_the_noun() -> None:
     assert torch.cosine_similarity(plain, marked, dim=1).max() < 0.9
 
 
+@pytest.mark.more
 def test_the_encoders_know_real_renders() -> None:
     from benchmark.config.suite import load_suite
     from benchmark.pocket.evaluate import clip_on_renders, identity_on_renders
@@ -293,6 +294,7 @@ def test_the_model_card_lists_the_shipped_files() -> None:
     assert manifest["name"] == "pocket"
 
 
+@pytest.mark.more
 def test_the_generator_is_drawn_from_and_measured(tmp_path, monkeypatch) -> None:
     from benchmark.api import Sampler
     from benchmark.config.suite import load_suite

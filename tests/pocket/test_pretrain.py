@@ -255,6 +255,7 @@ def test_what_is_asked_for_is_v_of_what_is_shown(frozen) -> None:
     assert torch.allclose(clean, pool.encoded.float(), atol=1e-4)
 
 
+@pytest.mark.more
 def test_four_parts_make_a_pipeline_of_their_averages(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(pictures, "POOL", 8)
     monkeypatch.setattr(unet, "VALIDATED", 8)

@@ -62,6 +62,7 @@ def test_intersection_over_union_by_hand() -> None:
     assert torch.allclose(intersection_over_union(found, truth), torch.tensor([1 / 3, 1.0, 0.0]))
 
 
+@pytest.mark.more
 def test_an_interrupted_training_ends_as_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +91,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
     assert load_segmenter(tmp_path / "two", "cpu").segment(picture, "dog").shape == (1, 64, 64)
 
 
+@pytest.mark.more
 def test_the_shipped_segmenter_reaches_its_goals() -> None:
     rows = segmentation(load_segmenter(SHIPPED / "segmenter", "cpu"), count=120)
     measured = {row.name: row.value for row in rows if row.goal}

@@ -118,6 +118,7 @@ def test_a_heat_map_writes_numbers_where_they_fit(tmp_path):
     assert not paper.axes[0].texts
 
 
+@pytest.mark.more
 def test_a_paper_has_small_text_and_the_same_bytes_each_time(run):
     pdf = pdf_of(draw_bars(run, PAPER))
     assert pdf == pdf_of(draw_bars(run, PAPER))

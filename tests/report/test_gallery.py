@@ -200,6 +200,7 @@ def test_a_run_without_images_has_a_page(tmp_path):
     assert "This report has no images." in (run / "index.html").read_text()
 
 
+@pytest.mark.more
 def test_the_page_is_the_same_bytes_each_time(run):
     write_report(run)
     before = (run / "index.html").read_bytes()

@@ -119,6 +119,7 @@ def run(tmp_path):
     return path
 
 
+@pytest.mark.more
 def test_the_report_and_its_page_show_them_after_the_cost(run):
     text = write_report(run).read_text()
     assert text.index("## Cost\n") < text.index("## Learning curves\n")
@@ -130,6 +131,7 @@ def test_the_report_and_its_page_show_them_after_the_cost(run):
     assert section.count('<img class="plot" src="data:image/svg+xml;base64,') == 1
 
 
+@pytest.mark.more
 def test_a_report_without_losses_has_no_such_section(run):
     write_report(run)
     edit_records(run, "dreambooth/*", lambda record: record.update(losses={}))
@@ -138,6 +140,7 @@ def test_a_report_without_losses_has_no_such_section(run):
     assert not list(run.glob("figures/learning.*"))
 
 
+@pytest.mark.more
 def test_a_kept_run_has_them_and_its_report_is_the_same(run, tmp_path):
     write_report(run)
     kept = publish_run(run, tmp_path / "kept").parent

@@ -73,6 +73,7 @@ def test_a_protocols_factor_is_laid_on_what_is_printed(tmp_path: Path) -> None:
     assert "*69.4" in found and "*0.847*" in found
 
 
+@pytest.mark.more
 def test_other_protocols_have_none(tmp_path: Path) -> None:
     run = run_under(tmp_path / "run", "mine")
     text = write_report(run, published=True).read_text()

@@ -165,6 +165,7 @@ def test_what_was_run(run):
         assert f"- {fact}\n" in facts
 
 
+@pytest.mark.more
 def test_writing_it_again_gives_the_same_bytes(run):
     files = ["summary.csv", "report.md"] + [
         f"figures/{n}" for n in ("toy-1/fidelity.png", "toy-1/bars.svg", "grid.png")
@@ -175,6 +176,7 @@ def test_writing_it_again_gives_the_same_bytes(run):
     assert not list(run.rglob("*.tmp"))
 
 
+@pytest.mark.more
 def test_figures_for_a_paper_show_what_was_chosen(run):
     write_report(run, figures=Figures(PAPER, ("dino", "clip_t")))
     bars = (run / "figures/toy-1/bars.svg").read_text()
@@ -296,6 +298,7 @@ def test_a_metric_stands_where_it_says_what_it_is_about(tmp_path):
     assert others[2][1] == "**0.500 [0.500, 0.500]**"
 
 
+@pytest.mark.more
 def test_a_suite_may_declare_a_table(tmp_path):
     table = """
 [[tables]]
@@ -328,6 +331,7 @@ def test_a_bad_table_of_a_suite_is_named(tmp_path):
         write_report(run)
 
 
+@pytest.mark.more
 def test_two_protocols_have_a_part_each(tmp_path):
     other = replace(
         SCORING,
@@ -410,6 +414,7 @@ def test_a_run_of_format_1_is_refused_by_name(tmp_path):
         write_report(run)
 
 
+@pytest.mark.more
 def test_a_read_only_run_is_reported_elsewhere_and_checked(tmp_path, monkeypatch, capsys):
     run = make_run(tmp_path / "toy", methods=["untuned"], subjects=["cat-a"])
     where = str(run)
@@ -435,6 +440,7 @@ def test_a_read_only_run_is_reported_elsewhere_and_checked(tmp_path, monkeypatch
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.more
 def test_a_run_directory_that_cannot_be_written_to_is_named(tmp_path):
     run = make_run(tmp_path / "toy", methods=["untuned"], subjects=["cat-a"])
     (run / "figures").write_text("in the way")
@@ -474,6 +480,7 @@ def places_of(small, page):
     return found
 
 
+@pytest.mark.more
 def test_the_grid_needs_no_reference_images(tmp_path):
     write_report(make_run(tmp_path / "toy", methods=["dreambooth"], subjects=["cat-a"], size=256))
     with Image.open(tmp_path / "toy/figures/grid.png") as page:

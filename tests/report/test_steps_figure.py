@@ -56,6 +56,7 @@ def test_a_line_is_what_differs_in_its_steps_only(tmp_path):
     assert set(lines) == {"real-images (upper bound)", "untuned (lower bound)"}
 
 
+@pytest.mark.more
 def test_the_report_shows_it_where_there_is_one(tmp_path):
     plain, *others = runs(tmp_path)
     assert "steps.png" not in write_report(plain).read_text()

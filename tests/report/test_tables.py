@@ -294,6 +294,7 @@ def test_a_copy_without_the_images_does_not_say_what_was_left(tmp_path):
     assert row.cells[-1] is None
 
 
+@pytest.mark.more
 def test_tables_and_figures_of_an_earlier_report_go_and_others_stay(tmp_path):
     def write(methods, metrics):
         return write_run(
@@ -320,6 +321,7 @@ def test_tables_and_figures_of_an_earlier_report_go_and_others_stay(tmp_path):
         assert (run / name).read_text() == "mine"
 
 
+@pytest.mark.more
 def test_several_runs_have_the_tables_of_one(run, tmp_path):
     parts = [
         write_run(tmp_path / part, value, methods=methods, subjects=SUBJECTS)

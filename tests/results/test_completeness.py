@@ -109,6 +109,7 @@ def test_a_run_of_which_all_scores_are_of_fewer_images_is_refused(tmp_path):
         read_run(run)
 
 
+@pytest.mark.more
 def test_a_protocol_that_was_left_behind_is_told_of(tmp_path):
     run, baseline = make(tmp_path / "run", world=BOTH), tmp_path / "baseline.toml"
     check_runs([run], baseline, update=True, protocol="toy-1")
@@ -161,6 +162,7 @@ def test_a_metric_that_lacks_later_images_does_not_count(tmp_path):
     )
 
 
+@pytest.mark.more
 def test_a_kept_run_with_few_of_its_images_is_whole(tmp_path):
     run = make(tmp_path / "run")
     publish_run(run, tmp_path / "kept")

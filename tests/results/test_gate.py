@@ -117,6 +117,7 @@ def test_one_restless_subject_brings_no_more_freedom_than_it_has() -> None:
     assert spread_of_mean(table)[1] == pytest.approx(3)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(("subjects", "seeds", "drop"), [(2, 5, 12), (4, 3, 20), (10, 5, 8)])
 def test_honest_runs_pass_and_a_drop_is_caught(subjects, seeds, drop) -> None:
     rng = np.random.default_rng(0)

@@ -67,6 +67,7 @@ def test_runs_of_two_seeds_are_as_one_run_of_both(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.more
 def test_runs_of_other_methods_and_other_subjects_come_together(tmp_path):
     parts = [
         make(tmp_path / "a", methods=METHODS[:2], subjects=SUBJECTS),
@@ -81,6 +82,7 @@ def test_runs_of_other_methods_and_other_subjects_come_together(tmp_path):
     np.testing.assert_array_equal(*grids)
 
 
+@pytest.mark.more
 def test_the_order_of_the_runs_leaves_no_trace(tmp_path):
     parts = [make(tmp_path / name, seeds=(seed,)) for name, seed in (("b", 0), ("a", 2), ("c", 1))]
     contents = []
@@ -193,6 +195,7 @@ def test_a_protocol_may_be_described_in_other_words(tmp_path):
     assert "(toy-1)" in write_joint_report(runs, tmp_path / "alike").read_text()
 
 
+@pytest.mark.more
 def test_the_scale_of_the_parts_is_that_of_the_whole(tmp_path):
     runs = [make(tmp_path / name, seeds=(seed,)) for seed, name in enumerate("ab")]
     assert "paper: " in write_joint_report(runs, tmp_path / "raw").read_text()
@@ -222,6 +225,7 @@ def test_runs_under_two_protocols_are_reported_under_each(tmp_path):
     assert rows.to_dict() == {"toy-1": 2 + 6 + 6, "other-1": 2}
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -308,6 +312,7 @@ def command(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.more
 def test_a_method_that_failed_everywhere_is_missed(tmp_path, command):
     runs = [make(tmp_path / "a"), make(tmp_path / "b", seeds=(1,))]
     for subject in ("cat", "dog", "owl"):
@@ -324,6 +329,7 @@ def test_a_method_that_failed_everywhere_is_missed(tmp_path, command):
     assert unfinished(join([read_run(run) for run in (*runs, again)], tmp_path / "all")) == []
 
 
+@pytest.mark.more
 def test_the_report_and_its_sources_name_the_runs(tmp_path):
     runs = [make(tmp_path / "one" / "run", seeds=(0, 3)), make(tmp_path / "two", seeds=(1,))]
     joint = write_joint_report(runs, tmp_path / "out")
@@ -363,6 +369,7 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
     assert everything(tmp_path) == before
 
 
+@pytest.mark.more
 def test_an_earlier_report_is_replaced_and_one_cut_short_too(tmp_path, monkeypatch):
     runs = [make(tmp_path / "a"), make(tmp_path / "b", seeds=(1,))]
 
@@ -378,6 +385,7 @@ def test_an_earlier_report_is_replaced_and_one_cut_short_too(tmp_path, monkeypat
     assert first != second
 
 
+@pytest.mark.more
 def test_the_command_line(tmp_path, command):
     runs = [make(tmp_path / "a"), make(tmp_path / "b", seeds=(1,))]
     done = command("report", *runs)

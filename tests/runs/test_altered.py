@@ -231,6 +231,7 @@ def test_as_found_reads_what_there_is_or_says_why_not(run: Path, kind: str, how:
         assert len(found.under("toy-1").by_image) > 3
 
 
+@pytest.mark.more
 def test_a_report_as_found_opens_with_what_was_altered(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -269,6 +269,7 @@ def test_an_asset_that_scores_is_refused_in_another_format_too(
         score_run(tmp_path / "run", protocol=str(file))
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("declares", ["other", None])
 def test_what_images_were_made_with_is_what_the_runs_suite_declares_or_nobody_else_scores_them(
     suite: Suite, tmp_path: Path, declares: str | None

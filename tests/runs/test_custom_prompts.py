@@ -96,6 +96,7 @@ def test_a_runs_own_suite_gives_no_subject_the_others_prompts(suite: Suite, tmp_
     assert [job.prompts for job in again] == [record and record.job.prompts for record in records]
 
 
+@pytest.mark.more
 def test_they_stand_in_record_scores_and_report(suite: Suite, tmp_path: Path) -> None:
     run, paint = tmp_path / "run", ["tests.toy:PAINT", "untuned"]
     assert run_grid(plan(suite, paint, prompts=["accessory", RAIN]), run, resources=ONE) == 0
@@ -113,6 +114,7 @@ def test_they_stand_in_record_scores_and_report(suite: Suite, tmp_path: Path) ->
     assert "| custom " in report[report.index("## By prompt group") :]
 
 
+@pytest.mark.more
 def test_the_runs_own_suite_asks_for_them_again(suite: Suite, tmp_path: Path) -> None:
     run, paint = tmp_path / "run", ["tests.toy:PAINT"]
     for prompts in ([], [MOON], ["accessory"]):

@@ -68,6 +68,7 @@ def images(path: Path) -> dict[str, np.ndarray]:
     return {str(file.relative_to(path)): np.asarray(Image.open(file), int) for file in found}
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("save", "more", "sampler"),
     [
@@ -108,6 +109,7 @@ def test_kept_weights_draw_further_prompts_as_if_asked_at_once(
     assert len({image.tobytes() for image in learned}) == len(learned)
 
 
+@pytest.mark.more
 def test_a_method_with_a_backbone_of_its_own_is_reported_beside_others(
     suite_file: Path, tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ def test_hostile_methods_fail_alone_and_later_jobs_are_the_same_bytes(
     assert {p.name for p in tmp_path.iterdir()} == {"data", "eye.txt", "toy.toml", "run", "clean"}
 
 
+@pytest.mark.more
 def test_prior_images_that_are_never_drawn_end_in_time(tmp_path: Path) -> None:
     suite_file = toy.write_world(tmp_path)
     suite_file.write_text(suite_file.read_text().replace("toy:KIND", "toy:DRY"))

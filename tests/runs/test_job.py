@@ -415,6 +415,7 @@ def test_a_record_has_the_losses_that_were_told_but_for_what_is_no_number(
     assert workplace.directory.job_record(grid.jobs[0].name) == record
 
 
+@pytest.mark.more
 def test_a_record_has_the_pace_of_what_was_trained_and_a_peak_of_its_own(
     suite: Suite, tmp_path: Path
 ) -> None:

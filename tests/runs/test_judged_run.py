@@ -200,6 +200,7 @@ def test_what_cannot_be_read_twice_is_unjudged(run: Path, server: Server, world:
     assert len(server.asked()) == asked  # that is what it answered
 
 
+@pytest.mark.more
 def test_what_was_refused_is_asked_again_by_one_command_and_nothing_else_is(
     run: Path, server: Server, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,6 +423,7 @@ print(*(answer.reply.text.split()[-1] for answer in found))
 """
 
 
+@pytest.mark.more
 def test_nothing_that_was_answered_is_lost_at_a_kill(server: Server, tmp_path: Path) -> None:
     command = [sys.executable, "-c", ASKING, str(tmp_path), server.url("slow"), MODEL]
     process = subprocess.Popen(command, cwd=ROOT)

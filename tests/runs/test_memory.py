@@ -92,6 +92,7 @@ def differs_in_what_is_made_of_numbers_alone(suite: Suite, model: Path, method: 
         assert real * 0.999 - 512 <= estimate <= real, phase
 
 
+@pytest.mark.more
 def test_it_is_what_the_same_tensors_take_with_numbers(suite: Suite, tmp_path: Path) -> None:
     model = save_tiny_pipeline(tmp_path / "model")
     differs_in_what_is_made_of_numbers_alone(suite, model, "dreambooth")
@@ -296,6 +297,7 @@ def in_a_process_of_its_own(*arguments: str) -> list[float]:
     return [float(number) for number in made.stdout.split()[-3:]]
 
 
+@pytest.mark.more
 def test_a_method_in_which_numbers_decide_is_unknown_and_the_others_are_not() -> None:
     grid = plan(load_suite("pocket"), ["paste", "untuned"], subjects=["dog"])
     pasted, untuned = gpu_memories(grid, "off")
@@ -350,6 +352,7 @@ class Crashes:
 CRASHES, MOVES = Crashes(), Crashes(moves=True)
 
 
+@pytest.mark.more
 def test_a_method_that_crashes_is_unknown_leaves_nothing_and_the_others_are_not() -> None:
     here = Path.cwd()
     crashes, moves = (f"tests.runs.test_memory:{name}" for name in ("CRASHES", "MOVES"))

@@ -67,6 +67,7 @@ def images(path: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_a_method_changes_in_its_process_reaches_no_other_method(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -92,6 +93,7 @@ def test_what_a_method_changes_in_its_process_reaches_no_other_method(
     assert str(os.getpid()) not in processes
 
 
+@pytest.mark.more
 def test_an_interrupted_worker_process_ends_and_what_is_done_is_kept(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "benchmark", "run", "--methods"]
@@ -130,6 +132,7 @@ def test_an_interrupted_worker_process_ends_and_what_is_done_is_kept(tmp_path: P
             time.sleep(0.1)
 
 
+@pytest.mark.more
 def test_a_worker_that_is_killed_leaves_no_semaphore_to_complain_of(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmark", "run", "--suite", str(toy.write_world(tmp_path))]
     command += ["--methods", "tests.toy:HANGS", "--subjects", "dog-blue", "--no-controls"]

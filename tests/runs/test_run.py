@@ -210,6 +210,7 @@ def test_a_job_whose_scoring_failed_is_not_drawn_again(
     assert not list((tmp_path / "run").rglob("*.error.txt"))
 
 
+@pytest.mark.more
 def test_an_interrupted_run_keeps_what_is_done_and_goes_on(
     suite_file: Path,
     tmp_path: Path,
@@ -387,6 +388,7 @@ def test_a_dry_run_shows_the_phases_and_writes_nothing(
     assert "time left   unknown" in output
 
 
+@pytest.mark.more
 def test_a_finished_run_is_reported_once(
     suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,6 +38,7 @@ def records(run: Path) -> set[str]:
     }
 
 
+@pytest.mark.more
 def test_a_shard_leaves_what_another_process_is_at_and_the_last_one_reports(
     suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,6 +61,7 @@ def test_a_shard_leaves_what_another_process_is_at_and_the_last_one_reports(
     assert not read_contents(run).altered and not Claims(run).others()
 
 
+@pytest.mark.more
 def test_shards_begin_with_other_parts(suite_file: Path, tmp_path: Path) -> None:
     grid = grid_of(suite_file, "tests.toy:PAINT")
     begun = []
@@ -70,6 +72,7 @@ def test_shards_begin_with_other_parts(suite_file: Path, tmp_path: Path) -> None
     assert begun[0] != begun[1]
 
 
+@pytest.mark.more
 def test_what_another_process_failed_at_is_tried_once_more_by_the_next_command_alone(
     suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

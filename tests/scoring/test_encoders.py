@@ -237,6 +237,7 @@ def refuse_above(monkeypatch, model, most):
         monkeypatch.setattr(model, name, limited(name))
 
 
+@pytest.mark.more
 def test_where_memory_runs_out_fewer_go_at_once_as_if_from_the_start(settings, monkeypatch):
     monkeypatch.setattr(halving, "_sizes", {})
     images = pictures(*[(32, 32)] * 20)

@@ -112,6 +112,7 @@ def from_dinov3(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+@pytest.mark.more
 def test_dinov3_equals_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
@@ -242,6 +243,7 @@ def bright(image: np.ndarray) -> np.ndarray:
     return mask
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("name", ["xverse-clipseg", "break-a-scene-clipseg"])
 def test_a_protocol_with_a_view_equals_a_script_written_apart(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

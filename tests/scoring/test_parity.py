@@ -142,6 +142,7 @@ def loaded(
     return load(name, parsed(name, table, model), Source(None, Path("weights")), "cpu")
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(("protocol", "patch"), [("paper", 16), ("dreambench++", 8)])
 def test_dino_equals_transformers_vit(
     images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, protocol: str, patch: int
@@ -169,6 +170,7 @@ def test_dino_equals_transformers_vit(
     )
 
 
+@pytest.mark.more
 def test_dinov2_equals_transformers_dinov2(
     images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +306,7 @@ def test_clip_equals_transformers_clip(
     assert cosines(text[:1], text[1:2]) < 0.9999, "texts that all look alike prove nothing"
 
 
+@pytest.mark.more
 def test_another_activation_would_not_do(
     images: list[np.ndarray],
     clip: tuple[Any, dict[str, Tensor]],
@@ -330,6 +333,7 @@ def alexnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.more
 def test_lpips_equals_its_formula_in_plain_loops(images: list[np.ndarray], alexnet: Path) -> None:
     import torchmetrics.functional.image.lpips as published
 
@@ -371,6 +375,7 @@ def test_a_damaged_network_is_refused(tmp_path: Path) -> None:
 # --- what an encoder must not depend on
 
 
+@pytest.mark.more
 def test_true_size_features_depend_on_neither_order_nor_batch(images: list[np.ndarray]) -> None:
     import timm
 

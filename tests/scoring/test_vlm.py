@@ -69,6 +69,7 @@ def as_asked(question: Question) -> str:
     return f"{found}<|im_start|>assistant\n"
 
 
+@pytest.mark.more
 def test_it_says_what_is_likeliest_at_each_step(folder: Path) -> None:
     """Its own settings sample, and punish repetition: neither is done."""
     question = likeness()

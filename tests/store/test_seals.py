@@ -38,6 +38,7 @@ def test_a_seal_is_the_sha256_of_the_canonical_json() -> None:
     assert sealed({"b": "é", "a": [1, None]}) == expected
 
 
+@pytest.mark.more
 @settings(max_examples=25, deadline=None)
 @given(OBJECT, OBJECT)
 def test_a_seal_holds_through_a_file_and_for_this_content_alone(
@@ -127,6 +128,7 @@ def test_scores_that_were_written_again_and_killed_are_no_edit(
         assert read_contents(place).altered == ()
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("start", ["kept", "nothing"])
 def test_a_keep_that_was_killed_at_any_step_is_no_edit_and_is_kept_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str

@@ -55,6 +55,7 @@ def test_a_claim_is_ones_own_until_it_is_given_back(tmp_path: Path) -> None:
     assert other.others() == {} and other.take("jobs/a")
 
 
+@pytest.mark.more
 def test_a_claim_that_nobody_touches_is_taken_over_and_one_that_is_touched_is_not(
     tmp_path: Path,
 ) -> None:

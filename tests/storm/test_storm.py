@@ -49,15 +49,18 @@ def test_kills_at_two_renames(tmp_path: Path) -> None:
     withstood(kill_at_renames(world, seed=0, count=2))
 
 
+@pytest.mark.more
 def test_a_termination(tmp_path: Path) -> None:
     world = World(tmp_path, seconds=1.0, small=True, forked=True).laid_out()
     withstood(terminate(world, seed=0, count=1))
 
 
+@pytest.mark.more
 def test_some_hostile_methods(tmp_path: Path) -> None:
     world = World(tmp_path, forked=True).laid_out()
     assert list(plugins.harmed(world, "run", TOGETHER)) == []
 
 
+@pytest.mark.more
 def test_odd_inputs(tmp_path: Path) -> None:
     withstood(fuzz(tmp_path, seed=0, count=50))

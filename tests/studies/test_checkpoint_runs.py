@@ -258,6 +258,7 @@ def test_a_subject_is_asked_for_where_there_are_several(
 # Runs --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 def test_each_is_a_row_of_a_run_that_resumes(
     world: Path,
     shell: Any,
@@ -306,6 +307,7 @@ def test_each_is_a_row_of_a_run_that_resumes(
     assert "setting 'digest' of method 'checkpoint[step=100]'" in capsys.readouterr().err
 
 
+@pytest.mark.more
 def test_controls_may_be_left_out(
     world: Path, shell: Any, loras: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -356,6 +358,7 @@ def test_what_stays_short_is_named_once(tmp_path: Path, capsys: pytest.CaptureFi
     assert [*watch.waiting] == [path]
 
 
+@pytest.mark.more
 def test_a_folder_is_watched_while_it_fills(
     world: Path,
     shell: Any,
@@ -395,6 +398,7 @@ def test_a_folder_is_watched_while_it_fills(
     assert [*numbers(read_run(tmp_path / "run"), "step")] == [100, 200]
 
 
+@pytest.mark.more
 def test_ctrl_c_leaves_the_report_as_it_stands(
     world: Path,
     shell: Any,

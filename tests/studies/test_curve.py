@@ -103,6 +103,7 @@ def test_a_split_has_the_suites_choice_of_it_or_all_of_it() -> None:
     assert not set(subjects) & set(suite.data.subjects)
 
 
+@pytest.mark.more
 def test_the_numbers_are_those_of_the_scores(shell: Any, tmp_path: Path, suite_file: Path) -> None:
     # A third development subject, so that there are intervals.
     manifest = tmp_path / "data" / "manifest.toml"
@@ -137,6 +138,7 @@ def test_the_numbers_are_those_of_the_scores(shell: Any, tmp_path: Path, suite_f
     assert [cell.strip() for cell in line.split("|")][3] == shown
 
 
+@pytest.mark.more
 def test_the_first_images_are_learned_and_all_of_them_are_scored_against(
     shell: Any, tmp_path: Path
 ) -> None:
@@ -205,6 +207,7 @@ def test_settings_are_chosen_on_development_subjects(
     assert "unknown subject 'vase-green'; known: dog-red, dog-blue" in capsys.readouterr().err
 
 
+@pytest.mark.more
 def test_a_curve_goes_on_where_it_stopped_and_says_what_is_missing(
     shell: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +223,7 @@ def test_a_curve_goes_on_where_it_stopped_and_says_what_is_missing(
     assert "**Not every point" not in (tmp_path / "run" / "curve.md").read_text()
 
 
+@pytest.mark.more
 def test_a_curve_without_a_point_still_says_so(shell: Any, tmp_path: Path) -> None:
     over = ("--over", "steps=1,2", "--subjects", "dog-blue", "--out", "run")
     assert shell(RAISES, *over) == 1
@@ -393,6 +397,7 @@ def test_methods_can_be_told_apart_without_colour(drawn: Any) -> None:
 HOSTILE = "_x:<script>alert('&')</script>$a$"
 
 
+@pytest.mark.more
 def test_names_are_text_in_the_svg_and_stay_text(drawn: Any) -> None:
     curve = read_curve(["dreambooth", HOSTILE], "n=1,2")
     figure = drawn(curve)
@@ -409,6 +414,7 @@ def test_names_are_text_in_the_svg_and_stay_text(drawn: Any) -> None:
     assert png_of(figure).startswith(b"\x89PNG")
 
 
+@pytest.mark.more
 def test_hostile_names_stay_text_on_disk(shell: Any, tmp_path: Path) -> None:
     method = f"{PAINT}[identifier=<script>|x]"
     assert shell(method, "--over", "steps=1,2", "--out", "run", "--split", "test") == 0

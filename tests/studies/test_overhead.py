@@ -19,6 +19,7 @@ def test_figures_of_moments_by_hand() -> None:
     assert found.efficiency == 20 / (2 * 15.25)
 
 
+@pytest.mark.more
 def test_jobs_that_sleep_are_done_by_workers() -> None:
     found = measure(Resources(workers=2), jobs=20, seconds=0.05)
     assert len(found.moments) == 20

@@ -112,6 +112,7 @@ def test_one_image_of_a_prompt_stays_and_of_the_grids_subjects_one_of_each(run, 
     assert f"{6 * 3 * 5 - rows} more rows are not part of this report" in html
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("again", ["keep", "report"])
 def test_writing_it_again_gives_the_same_bytes(run, kept, tmp_path, again):
     copy = tmp_path / "copy"
@@ -143,6 +144,7 @@ def test_what_is_no_earlier_copy_is_left_alone(run, tmp_path):
         publish_run(run, run)
 
 
+@pytest.mark.more
 def test_a_link_in_an_earlier_copy_gives_way_and_what_it_leads_to_stays(run, tmp_path):
     folder = publish_run(run, tmp_path / "kept").parent
     whole = files(folder)
@@ -219,6 +221,7 @@ def _shown(name: str, content: bytes) -> bytes:
     return re.sub(rb"data:image/webp;base64,[\w+/=]+", b"", content)
 
 
+@pytest.mark.more
 def test_a_read_only_run_is_kept_and_one_on_a_full_disk_is_finished_later(
     run, kept, tmp_path, monkeypatch
 ):
@@ -257,6 +260,7 @@ def pixels(folder: Path) -> set[bytes]:
     return {Image.open(path).convert("RGB").tobytes() for path in folder.rglob("*.png")}
 
 
+@pytest.mark.more
 def test_ones_own_photographs_stay_here(mine, tmp_path):
     run, dataset = mine
     publish_run(run, tmp_path / "out", Wanted(images="all"))
@@ -275,6 +279,7 @@ def test_ones_own_photographs_stay_here(mine, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.more
 def test_with_subjects_they_go_along_and_go_again(mine, tmp_path):
     run, dataset = mine
     said = told(read_run(run), Wanted(with_subjects=True))

@@ -105,6 +105,7 @@ def test_altered_files_of_its_run_are_made_anew(suite: Suite, tmp_path: Path) ->
     assert read_contents(run).altered == ()
 
 
+@pytest.mark.more
 def test_a_tools_report_joins_a_runs_own(suite: Suite, finished: Path, tmp_path: Path) -> None:
     for subject in toy.SUBJECTS:
         for index in range(2):
@@ -227,6 +228,7 @@ def test_files_of_a_prompt_are_counted_in_the_order_of_their_numbers(
     ]
 
 
+@pytest.mark.more
 def test_what_fits_nothing_is_listed_and_nothing_is_written(
     suite: Suite,
     tmp_path: Path,

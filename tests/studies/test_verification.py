@@ -196,6 +196,7 @@ def test_a_subject_that_was_left_out_of_one_method_is_missed(copy, quick):
     assert found["jobs"][1].endswith("tests.toy:PAINT lacks vase-green")
 
 
+@pytest.mark.more
 def test_a_metric_that_was_left_out_of_one_method_is_missed(quick, tmp_path):
     """Of its records too; the other method that draws for prompts has it."""
     folder = run_and_published(tmp_path, ["tests.toy:PAINT", "untuned"])

@@ -222,6 +222,7 @@ def test_a_tool_that_takes_nothing_more_holds_no_run_up(
     end.set()
 
 
+@pytest.mark.more
 def test_a_run_that_goes_on_tells_what_it_adds_and_what_it_had_before_it_was_asked_to(
     suite_file: Path, tmp_path: Path, diary: Diary
 ) -> None:
@@ -253,6 +254,7 @@ def test_a_finished_run_says_what_was_told_and_how_to_look_at_it(
     assert "was told" not in capsys.readouterr().out
 
 
+@pytest.mark.more
 def test_processes_that_share_a_run_tell_each_job_once_and_the_last_one_the_report(
     suite_file: Path, tmp_path: Path, diary: Diary
 ) -> None:

@@ -133,6 +133,7 @@ def test_nothing_of_it_stays_on_the_backbone(case, backbone, pictures, monkeypat
     assert loan.settle(thorough=True) == [] and loan.whole
 
 
+@pytest.mark.more
 def test_a_hollow_one_draws_where_tensors_have_no_numbers(xl, pictures) -> None:
     directory, table = xl
     with no_numbers(LiveMemory()):

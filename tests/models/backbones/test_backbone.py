@@ -158,6 +158,7 @@ def test_sampling_leaves_the_pipeline_as_it_was(backbone):
     assert backbone.pipeline.unet._forward_hooks == hooks
 
 
+@pytest.mark.more
 def test_bfloat16_draws_nearly_the_same_and_keeps_float32_weights(directory, backbone):
     half = load_backbone(str(directory), precision="bf16", device="cpu")
     images, exact = (sample(b) for b in (half, backbone))

@@ -151,6 +151,7 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Any:
     return Tools()
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("text_encoders_learn", [False, True])
 def test_what_a_training_does_not_use_lies_in_main_memory(
     backbone, monkeypatch, tools, text_encoders_learn
@@ -228,6 +229,7 @@ def test_narrow_weights_come_back_as_the_very_tensors_that_they_were(monkeypatch
         assert torch.equal(weight, before[name]) and weight.data_ptr() == held[name].data_ptr()
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("clip", [False, True])
 def test_every_tensor_of_a_cascade_is_on_the_device(clip, tmp_path, monkeypatch):
     parts = read_parts(str(save_tiny_cascade(tmp_path / "tiny", clip=clip)))

@@ -85,6 +85,7 @@ def test_they_are(save, backbone, directory, images, strength, monkeypatch):
     assert (found[0] - found[2]).abs().max() > 0.01
 
 
+@pytest.mark.more
 def test_latents_of_any_number_of_channels_do(images):
     """Pipelines of a U-Net take four channels for latents, and the pocket's has others."""
     backbone = load_backbone("pocket", precision="fp32", sampler=Sampler("ddim", 20, 1.0))

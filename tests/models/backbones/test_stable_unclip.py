@@ -176,6 +176,7 @@ def test_drawing_leaves_the_model_as_it_was(directory, image):
     assert torch.equal(drawn(backbone, DDIM, image, 500), first)
 
 
+@pytest.mark.more
 def test_every_tensor_is_on_the_device(directory, image, monkeypatch):
     parts = read_parts(str(directory))
     with on_the_gpu(parts, monkeypatch) as backbone:

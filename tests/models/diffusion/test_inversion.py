@@ -153,6 +153,7 @@ def test_maps_are_replaced_as_hooks_do_it(backbone, plain, clean, monkeypatch, c
     assert (found - untouched).abs().amax(dim=(1, 2, 3)).min() > 2e-3
 
 
+@pytest.mark.more
 @torch.no_grad()
 def test_the_pocket_model_gives_a_photograph_back(pocket):
     """In v, in 20 steps: 20.27 dB to what the VAE makes of it."""
@@ -167,6 +168,7 @@ def teapot(pocket: LatentDiffusion):
     return pocket.stages[0].prepare(fitted(read_image(subject.images[0]), 64)[None])
 
 
+@pytest.mark.more
 @torch.no_grad()
 def test_null_texts_bring_it_back_under_guidance(pocket):
     """In 10 steps 16.59 dB without them, and 18.20 with three steps of learning for each."""

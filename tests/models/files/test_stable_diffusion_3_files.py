@@ -163,6 +163,7 @@ def test_identifiers_are_single_tokens_of_clip_alone(directory):
     assert DIFFUSERS.token(str(directory), "teapots") is None
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("model", ["sd35-medium", "sd35-large"])
 def test_the_named_models_are_known_without_being_here(model, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

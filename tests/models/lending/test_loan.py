@@ -400,6 +400,7 @@ assert loan.settle(thorough=True) == [] and loan.whole
 """
 
 
+@pytest.mark.more
 def test_what_torch_replaces_of_itself_at_an_optimisers_first_step_is_no_leftover():
     subprocess.run([sys.executable, "-c", FIRST_STEP], check=True)
 
