@@ -92,10 +92,15 @@ def main(examples: Path, out: Path, backbone: Path) -> None:
         folder.mkdir(parents=True)
         learn = _dreambooth if "prior_images" in job.fit.settings else _textual_inversion
         learned, drawing = learn(job, subjects[job.subject], examples, backbone, folder)
+        print(learned)
+        drawn = _drawn(job, drawing, folder / "images")
+        print(drawn)
         theirs += learned
-        theirs += _drawn(job, drawing, folder / "images")
+        theirs += drawn
     ours = _run(backbone, out / "run")
-    print(f"\nscripts  {theirs}\nrun      {ours}\ntimes    {theirs.seconds / ours.seconds:.2f}")
+    print(
+        f"{ours}\n\nscripts  {theirs}\nrun      {ours}\ntimes    {theirs.seconds / ours.seconds:.2f}"
+    )
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,8 @@ def _run(backbone: Path, directory: Path) -> Cost:
 def _measured(arguments: Sequence[object], left: Path) -> tuple[Cost, str]:
     """Run Python so; return what it took and what it said. Raises if it fails."""
     command = [sys.executable, *map(str, arguments)]
-    print("$", shlex.join("python" if word == sys.executable else word for word in command))
+    shown = {sys.executable: "python", DRAW: "PLAIN PIPELINE"}
+    print(f"\n$ {shlex.join(shown.get(word, word) for word in command)}", flush=True)
     with tempfile.TemporaryFile("w+") as said:
         began, peak = time.monotonic(), 0
         process = psutil.Popen(command, stdout=said, stderr=subprocess.STDOUT)
