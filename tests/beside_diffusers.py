@@ -98,9 +98,8 @@ def main(examples: Path, out: Path, backbone: Path) -> None:
         theirs += learned
         theirs += drawn
     ours = _run(backbone, out / "run")
-    print(
-        f"{ours}\n\nscripts  {theirs}\nrun      {ours}\ntimes    {theirs.seconds / ours.seconds:.2f}"
-    )
+    print(f"{ours}\n\nscripts  {theirs}\nrun      {ours}")
+    print(f"times    {theirs.seconds / ours.seconds:.2f}")
 
 
 @dataclass(frozen=True)
