@@ -70,6 +70,16 @@ def test_every_command_is_one_the_command_line_knows(page: str) -> None:
         assert len(lines) > 5
 
 
+def test_kept_results_are_made_by_commands_that_the_command_line_knows() -> None:
+    script = [ROOT / "reports" / "renew", "--print", "all"]
+    said = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    commands = typer.main.get_command(cli.app).commands
+    asked = [shlex.split(line.removeprefix("python -m benchmark ")) for line in said.splitlines()]
+    for command, *arguments in asked:
+        commands[command].make_context(command, arguments)
+    assert {"sweep", "run", "publish", "curve", "check"} <= {command for command, *_ in asked}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_to_something(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]):
