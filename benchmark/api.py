@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Generator, Tensor, device, nn
 
+#: What pip, caches and trackers call all of this.
+DISTRIBUTION = "dreambooth-benchmark"
+
 # ---------------------------------------------------------------------------------------------
 # What is asked for
 # ---------------------------------------------------------------------------------------------

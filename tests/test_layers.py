@@ -249,3 +249,16 @@ def test_whole_commands_that_read_runs_load_no_models_library(runs, tmp_path) ->
         loaded, said = loaded_by(*arguments)
         assert said, arguments
         assert not loaded & MODELS, arguments
+
+
+def test_no_method_is_named_but_where_commands_are_shown() -> None:
+    """`train_dreambooth_*.py` is diffusers'; `dreambooth_benchmark` are our entry points."""
+    named = re.compile(r"(?<!train_)\b(dreambooth|textual-inversion)\b(?!_)")
+    shown = re.compile(r"python -m benchmark|--methods|^DISTRIBUTION = ")
+    rooms = [path for path in sorted((ROOT / "benchmark").rglob("*.py")) if "cli" not in path.parts]
+    assert [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in rooms
+        for line in path.read_text("utf-8").splitlines()
+        if named.search(line) and not shown.search(line)
+    ] == []

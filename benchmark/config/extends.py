@@ -5,7 +5,7 @@
     description = "Two dogs, trained for longer"
     [data]
     subjects = ["dog", "dog2"]
-    [methods.dreambooth]
+    [methods.my-method]
     steps = 400
 
 Tables are joined key by key, at every depth. Any other value, lists too, replaces the extended

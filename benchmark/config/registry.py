@@ -6,7 +6,7 @@ Built-in plugins come in by entry point, exactly like anybody else's:
     my-method = "my_package.my_module:METHOD"
 
 or, without packaging, by name on the command line: `--methods my_module:METHOD`. A method with
-other settings is named by them: `--methods 'dreambooth,dreambooth[prior_weight=0.3]'`.
+other settings is named by them: `--methods 'my-method,my-method[prior_weight=0.3]'`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from benchmark.api import (
+    DISTRIBUTION,
     AssetKind,
     BackboneKind,
     Method,
@@ -40,7 +41,6 @@ from benchmark.store.files import toml_of
 from benchmark.store.names import checked_name, meant, unknown
 from benchmark.store.wording import in_plain_words
 
-_OURS = "dreambooth-benchmark"  #: the distribution whose plugins are ours
 #: What an object has to have to be a plugin of a group, as `benchmark.api` declares it.
 _MEMBERS = {
     "methods": (
@@ -89,7 +89,7 @@ def available(group: str) -> Mapping[str, EntryPoint]:
 def is_ours(group: str, name: str) -> bool:
     """Whether the plugin comes with this package, and not with another or from a file."""
     point = available(group).get(name)
-    return point is not None and point.dist is not None and point.dist.name == _OURS
+    return point is not None and point.dist is not None and point.dist.name == DISTRIBUTION
 
 
 def load(group: str, name: str) -> Any:
@@ -239,10 +239,10 @@ def separated(text: str) -> list[str]:
 
 
 def variant(name: str) -> tuple[str, dict[str, Any]]:
-    """`dreambooth[steps=200]` -> (`dreambooth`, {"steps": 200}); a plain name has no settings.
+    """`my-method[steps=200]` -> (`my-method`, {"steps": 200}); a plain name has no settings.
 
     Values are written as in TOML; a bare word is a string, also as a table's value, as in
-    `dreambooth-peft[options={r=4,init_weights=false}]`. Raises UserError.
+    `my-method[options={r=4,init_weights=false}]`. Raises UserError.
     """
     name = checked_name("method", name)
     base, bracket, rest = name.partition("[")

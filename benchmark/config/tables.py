@@ -3,7 +3,7 @@
     [[tables]]                                      # in a suite
     name = "prior-weight"
     title = "Prior weight"
-    members = ["dreambooth", "dreambooth[prior_weight=*"]
+    members = ["my-method", "my-method[prior_weight=*"]
     metrics = ["pres", "dino"]
 
 A package declares tables in a `tables.toml` beside its code, with the same `[[tables]]`, and names
@@ -53,7 +53,7 @@ class AblationTable(Table):
 
 def fits(name: str, pattern: str) -> bool:
     """Whether `name` matches `pattern`; `*` stands for any characters."""
-    # Not fnmatch, which gives the brackets of `dreambooth[steps=50]` a meaning.
+    # Not fnmatch, which gives the brackets of `my-method[steps=50]` a meaning.
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name) is not None
 
 

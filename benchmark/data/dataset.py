@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmark.api import Prompt, Subject, UserError
+from benchmark.api import DISTRIBUTION, Prompt, Subject, UserError
 from benchmark.data.images import image_size, unusable
 from benchmark.data.manifest import (
     MANIFEST,
@@ -165,7 +165,7 @@ def fetched_directory(name: str) -> Path:
     """Where `fetch` puts a dataset's images unless it is told otherwise."""
     import pooch
 
-    return Path(pooch.os_cache("dreambooth-benchmark")) / folder_name(name)
+    return Path(pooch.os_cache(DISTRIBUTION)) / folder_name(name)
 
 
 def image_paths(root: Path, entries: Mapping[str, SubjectEntry]) -> dict[str, tuple[Path, ...]]:

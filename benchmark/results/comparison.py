@@ -74,7 +74,7 @@ class Pictures:
 class Apart:
     """What one run has and the other lacks, in words."""
 
-    what: str  #: "methods", "metrics of toy-1", "jobs of dreambooth"
+    what: str  #: "methods", "metrics of toy-1", "jobs of my-method"
     before: tuple[str, ...]
     after: tuple[str, ...]
 

@@ -1,6 +1,6 @@
 """The plan of a grid: which jobs there are, and which prior images they need.
 
-plan(load_suite("pocket"), ["dreambooth", "untuned"], subjects=["dog-biscuit"]).jobs
+plan(load_suite("pocket"), ["my_module:METHOD"], subjects=["dog"]).jobs
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def plan(
 ) -> Grid:
     """Lay out the grid: every method on every subject with every seed.
 
-    `methods`: names, `module:ATTRIBUTE`, patterns like `dreambooth-*`, or the suite's groups; of
+    `methods`: names, `module:ATTRIBUTE`, patterns like `my-method-*`, or the suite's groups; of
     patterns and groups, those that the backbone can serve.
     `controls`: methods that come along where the subjects have images enough for them. `subjects`,
     `prompts` (kinds, templates, or numbers counted from 1 in the subject's list) and `seeds`: the

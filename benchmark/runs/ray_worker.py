@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from benchmark.api import UserError
+from benchmark.api import DISTRIBUTION, UserError
 from benchmark.config.suite import BackboneChoice
 from benchmark.runs.agenda import Task
 from benchmark.runs.attempt import Event, Failed, Finished, Lost
@@ -34,7 +34,7 @@ from benchmark.store.directory import RunDirectory
 from benchmark.store.files import WriteError
 from benchmark.store.records import Job, Model, Scoring
 
-_FOLDER = "dreambooth-benchmark-node-"
+_FOLDER = f"{DISTRIBUTION}-node-"
 _YOUNG = 60.0  # seconds that whoever has made such a folder may take to lock it
 _LISTEN = 0.5  # seconds that an actor waits for news before it says that there are none
 _FAREWELL = 5.0  # seconds that an actor has to tidy up

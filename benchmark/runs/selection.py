@@ -31,7 +31,7 @@ ALL = "all"  #: the suite's group of this name; else every installed method
 
 
 def method_names(suite: Suite, names: Sequence[str]) -> list[str]:
-    """`names` with the suite's groups, `all`, and patterns like `dreambooth-*` spelled out.
+    """`names` with the suite's groups, `all`, and patterns like `my-method-*` spelled out.
 
     A group may name groups. What is named twice is taken once. Raises UserError for a table of no
     known method, for a pattern that fits none, and for a method whose settings are spelled in two

@@ -23,7 +23,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from benchmark.api import UserError
+from benchmark.api import DISTRIBUTION, UserError
 from benchmark.data.manifest import Table, Text, read_known
 from benchmark.scoring.questions import Part, Question, Turn
 from benchmark.store.answers import Reply, shown
@@ -258,7 +258,7 @@ def load_rubric(name_or_path: str) -> Rubric:
 
 def _cache() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return expanded(cache) / "dreambooth-benchmark" / "rubrics"
+    return expanded(cache) / DISTRIBUTION / "rubrics"
 
 
 def _order_is_free(parts: Sequence[PartTable]) -> bool:

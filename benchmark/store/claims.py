@@ -2,9 +2,9 @@
 
     claims = Claims(Path("runs/pocket-1a2b3c4d"))
     with claims.kept_alive():
-        if claims.take("jobs/dreambooth/dog-s0"):
+        if claims.take("jobs/my-method/dog-s0"):
             ...
-            claims.give_back("jobs/dreambooth/dog-s0")
+            claims.give_back("jobs/my-method/dog-s0")
 
 A claim is a file that comes into being by a hard link, which is one step on NFS too. Its owner
 touches it as long as it lives; who finds it untouched for VOID_AFTER seconds, or its owner dead on

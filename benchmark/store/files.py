@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.api import UserError
+from benchmark.api import DISTRIBUTION, UserError
 from benchmark.store.names import composed
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def remember(key: str, what: str) -> None:
 def _memory() -> Path:
     """Where it is kept. Raises RuntimeError if there is no home."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return cache / "dreambooth-benchmark" / "digests"
+    return cache / DISTRIBUTION / "digests"
 
 
 def _read_digest(path: Path) -> bytes:

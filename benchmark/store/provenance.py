@@ -12,8 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmark.api import DISTRIBUTION
+
 PACKAGES = (
-    "dreambooth-benchmark",
+    DISTRIBUTION,
     "torch",
     "diffusers",
     "transformers",

@@ -3,7 +3,7 @@
     python -m benchmark curve dreambooth,textual-inversion --over steps=25,50,100,200
     python -m benchmark curve dreambooth --over subject_images=1,2,3,4,5
 
-Each point is a variant of its method, `dreambooth[steps=25]`, trained from the start and scored on
+Each point is a variant of its method, `my-method[steps=25]`, trained from the start and scored on
 the same prompts and noise. The controls are drawn beside the curves.
 """
 
@@ -46,7 +46,7 @@ class Curve:
     values: tuple[str, ...]  #: as they were written, the lowest first
 
     def point(self, method: str, value: str) -> str:
-        """`dreambooth` -> `dreambooth[steps=25]`; `a[b=1]` -> `a[b=1,steps=25]`."""
+        """`my-method` -> `my-method[steps=25]`; `a[b=1]` -> `a[b=1,steps=25]`."""
         opened = f"{method.removesuffix(']')}," if method.endswith("]") else f"{method}["
         return f"{opened}{self.setting}={value}]"
 
@@ -57,7 +57,7 @@ class Curve:
 
 
 def read_curve(methods: Sequence[str], over: str) -> Curve:
-    """`["dreambooth"], "steps=50,25"` -> a Curve. Raises UserError for what cannot be drawn."""
+    """`["my-method"], "steps=50,25"` -> a Curve. Raises UserError for what cannot be drawn."""
     setting, equals, text = over.partition("=")
     values = [value.strip() for value in text.split(",") if value.strip()]
     if not equals or not setting.strip() or not values:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.api import UserError
+from benchmark.api import DISTRIBUTION, UserError
 from benchmark.results.publication import PUBLICATION, SUBJECTS
 from benchmark.store.directory import PAGE, PLAN, RECORDS, REPORT, REPORTED, SCORES, SUITE
 
@@ -57,7 +57,7 @@ def push_folder(folder: Path, repository: str, *, private: bool) -> str:
             allow_patterns=_PATTERNS,
             # What an earlier publication had and this one has not goes: photographs among it.
             delete_patterns=_PATTERNS,
-            commit_message="Results of dreambooth-benchmark",
+            commit_message=f"Results of {DISTRIBUTION}",
         )
         return f"{api.endpoint}/datasets/{repository}"
 

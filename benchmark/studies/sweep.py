@@ -47,7 +47,7 @@ def development(suite: Suite) -> Suite:
 
 
 def variants(method: str, settings: Sequence[str]) -> list[str]:
-    """`("dreambooth", ["steps=1,2"])` -> `["dreambooth[steps=1]", "dreambooth[steps=2]"]`."""
+    """`("my-method", ["steps=1,2"])` -> `["my-method[steps=1]", "my-method[steps=2]"]`."""
     choices = []
     for setting in settings:
         key, equals, values = setting.partition("=")

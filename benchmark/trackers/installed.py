@@ -6,7 +6,7 @@ import importlib
 from importlib import metadata
 from typing import Any
 
-from benchmark.api import UserError
+from benchmark.api import DISTRIBUTION, UserError
 
 
 def library(tool: str, module: str) -> Any:
@@ -17,5 +17,5 @@ def library(tool: str, module: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"--log {tool}: its package cannot be imported ({error}): "
-            f"pip install 'dreambooth-benchmark[{tool}]'"
+            f"pip install '{DISTRIBUTION}[{tool}]'"
         ) from error

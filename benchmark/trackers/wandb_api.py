@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.api import UserError
+from benchmark.api import DISTRIBUTION, UserError
 from benchmark.store.names import folder_name
 from benchmark.trackers.entries import Example, JobEntry, ReportEntry
 from benchmark.trackers.installed import library
 
-PROJECT = "dreambooth-benchmark"
+PROJECT = DISTRIBUTION
 _ASKING = {"online", "shared"}  #: modes of wandb that need an account
 
 

@@ -91,7 +91,7 @@ def build_scheduler(sampler: Sampler, configuration: Mapping[str, Any]) -> Any:
     class_name, settings = _chosen(sampler, configuration)
     try:
         return getattr(diffusers, class_name).from_config({**configuration, **settings})
-    except (NotImplementedError, ValueError) as error:
+    except (NotImplementedError, ValueError) as error:  # how diffusers refuses settings
         raise UserError(
             f"scheduler '{sampler.scheduler}' does not take the model's configuration: {error}"
         ) from error

@@ -70,7 +70,9 @@ class HubFiles:
                 local_dir=self.folder,
                 dry_run=True,
             )
-        except Exception:  # the client raises another library's in each version; `bring` says why
+        except (
+            Exception
+        ):  # whatever the client raises, in each version another's; Ctrl-C goes through
             return None
         sizes = [file.file_size for file in files if file.will_download]
         return sum(size or 0 for size in sizes)
