@@ -28,7 +28,8 @@ PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 #: What Linux calls the devices that torch knows as CUDA: NVIDIA's, also Jetson's and those that
 #: Windows lends to its Linux, and AMD's.
 _DEVICE_FILES = ("nvidia*", "nvhost*", "nvgpu*", "nvmap", "dxg", "kfd")
-_BF16_FLAGS = {"avx512_bf16", "amx_tile"}  #: as Linux calls what a CPU can do
+#: What of a CPU is quick at a precision, as Linux calls it.
+_FLAGS = {"bf16": {"avx512_bf16", "amx_tile"}, "fp16": {"avx512_fp16", "amx_fp16"}}
 
 
 def on_cuda() -> bool:
@@ -70,15 +71,31 @@ def resolve_precision(precision: str, device: str) -> str:
     return "bf16" if _is_quick_at_bf16() else "fp32"
 
 
-def _is_quick_at_bf16(processor: Path = Path("/proc/cpuinfo")) -> bool:
+def emulated(precision: str, device: str) -> bool:
+    """Whether `device` is a CPU known to have no instructions for this resolved precision.
+
+    Convolutions then take many times fp32's time.
+    """
+    flags = _cpu_flags() if device.startswith("cpu") and precision != "fp32" else None
+    return flags is not None and _FLAGS[precision].isdisjoint(flags)
+
+
+def _is_quick_at_bf16() -> bool:
     """Whether this CPU multiplies matrices in bf16: what torch says, and Linux without torch."""
-    if sys.platform == "linux" and platform.machine() == "x86_64":
-        flags = re.search(r"^flags\s*:(.*)$", processor.read_text(), re.MULTILINE)
-        if flags is not None:
-            return not _BF16_FLAGS.isdisjoint(flags[1].split())
+    flags = _cpu_flags()
+    if flags is not None:
+        return not _FLAGS["bf16"].isdisjoint(flags)
     import torch
 
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _cpu_flags(processor: Path = Path("/proc/cpuinfo")) -> set[str] | None:
+    """What Linux says that an x86 processor can do; None elsewhere."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return None
+    flags = re.search(r"^flags\s*:(.*)$", processor.read_text(), re.MULTILINE)
+    return None if flags is None else set(flags[1].split())
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

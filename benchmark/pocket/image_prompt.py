@@ -205,7 +205,7 @@ def pretrain_ip_adapter(
 def read_frozen(generator: Path, guide: Path, device: str) -> Frozen:
     """The models of these folders. Raises UserError."""
     disable_progress_bar()
-    backbone = load_backbone(str(generator), precision="bf16", device=device)
+    backbone = load_backbone(str(generator), precision="auto", device=device)
     assert isinstance(backbone, LatentDiffusion)
     return Frozen(backbone, load_image_encoder(guide).to(device))
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from benchmark.api import CUSTOM, PROMPT_KINDS, Prompt
 from benchmark.data.manifest import some
+from benchmark.models.precision import emulated
 from benchmark.runs.agenda import Task, Work, key_of
 from benchmark.runs.attempt import Elsewhere, Event, Failed, Finished, Lost, Started, Stepped
 from benchmark.runs.outlook import Outlook
@@ -74,6 +75,11 @@ def print_plan(grid: Grid, outlook: Outlook, scoring: Scoring, *, workers: int, 
         )
     print(f"to do       {_phases(outlook.left)}")
     print(f"directory   {outlook.directory}")
+    for precision in sorted({job.fit.precision or "fp32" for job in grid.jobs}):
+        if emulated(precision, grid.device):
+            print(
+                f"precision   {precision}, which this processor emulates: fp32 is many times faster"
+            )
     by = (
         "as what is done here took" if outlook.measured else "a guess; measured in the first minute"
     )

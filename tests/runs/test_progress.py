@@ -11,7 +11,7 @@ from benchmark.runs import progress
 from benchmark.runs.attempt import Event, Finished, Started, Stepped
 from benchmark.runs.outlook import Outlook
 from benchmark.runs.plan import plan
-from benchmark.runs.progress import Display, duration
+from benchmark.runs.progress import Display, duration, print_plan
 from benchmark.runs.time_left import Forecast
 from benchmark.store.records import Job, JobRecord, Phases
 from tests.runs.test_run import suite_file
@@ -42,6 +42,28 @@ def test_a_finished_job_tells_time_left_workers_and_pace(
         display(Finished(others[0], record, 60.0))
         display(Finished(others[1], record, 60.0))
         assert display._doing() == "fit 1/4; fit 1/4"
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_the_plan_tells_of_a_precision_that_the_processor_emulates(
+    emulated: bool,
+    suite_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    suite = load_suite(str(suite_file))
+    slow = suite.model_copy(
+        update={"backbone": suite.backbone.model_copy(update={"precision": "bf16"})}
+    )
+    flags = {"avx2"} if emulated else {"amx_tile"}
+    monkeypatch.setattr("benchmark.models.precision._cpu_flags", lambda: flags)
+    grid = plan(slow, ["dreambooth", "paste"])
+    scoring = workplace_of(grid, tmp_path / "run").examiner.assessment.scoring
+    print_plan(grid, Outlook(grid.jobs, [], tmp_path, lambda _: 1.0), scoring, workers=1, where="")
+    assert (
+        "precision   bf16, which this processor emulates" in capsys.readouterr().out
+    ) is emulated
 
 
 class Clock:

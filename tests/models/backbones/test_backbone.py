@@ -18,7 +18,12 @@ from benchmark.models.diffusion.sampling import SCHEDULERS
 from benchmark.models.files.identity import backbone_id, locate
 from benchmark.models.kinds import DIFFUSERS
 from benchmark.models.loading import load_backbone
-from benchmark.models.precision import _has_device, resolve_device, resolve_precision
+from benchmark.models.precision import (
+    _has_device,
+    emulated,
+    resolve_device,
+    resolve_precision,
+)
 from tests.reference import finetuning
 from tests.tiny_pipeline import LATENT_UNET, LENGTH, save_tiny_pipeline
 
@@ -303,6 +308,27 @@ def test_auto_is_resolved_for_the_device():
     assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
     assert resolve_precision("auto", "auto") in ("fp32", "bf16", "fp16")
     assert resolve_precision("fp16", "cpu") == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "device", "slow"),
+    [
+        ({"avx2"}, "bf16", "cpu", True),
+        ({"avx2"}, "fp16", "cpu", True),
+        ({"avx2"}, "fp32", "cpu", False),
+        ({"avx2"}, "bf16", "cuda:0", False),
+        ({"avx2", "amx_tile"}, "bf16", "cpu", False),
+        ({"avx512_bf16"}, "fp16", "cpu", True),
+        (None, "bf16", "cpu", False),
+    ],
+)
+def test_a_precision_that_the_processor_emulates_is_told(
+    flags, precision, device, slow, monkeypatch
+):
+    monkeypatch.setattr("benchmark.models.precision._cpu_flags", lambda: flags)
+    assert emulated(precision, device) is slow
+    if flags is not None:
+        assert resolve_precision("auto", "cpu") == ("fp32" if flags == {"avx2"} else "bf16")
 
 
 def test_the_device_is_known_without_torch():
