@@ -17,13 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from benchmark.api import PRIOR, PRIOR_PROMPT, PROMPT_KINDS, REAL, Prompt, noise_seed
 from benchmark.data.prompts import choices_in
 from benchmark.report.caveats import in_a_row
 from benchmark.report.references import reference_images
-from benchmark.report.thumbnails import thumbnails
+from benchmark.report.thumbnails import link, thumbnails
+from benchmark.results.publication import is_published
 from benchmark.results.run import Run
 from benchmark.store.records import Job, JobRecord
 
@@ -57,14 +57,15 @@ def gallery(run: Run) -> dict[str, Any]:
     references = reference_images(run)
     images = [cell.image for cells in rows.values() for cell in cells if cell and cell.image]
     images += [path for paths in references.values() for path in paths]
-    small = dict(zip(images, thumbnails(images, run.directory), strict=True))
+    links = thumbnails(images, run.directory, published=is_published(run))
+    small = dict(zip(images, links, strict=True))
     jobs = {id(record): place for place, record in enumerate(run.records)}
     subjects = sorted(references)
     prompts = sorted({(kind, template) for _, _, kind, template, _ in rows})
     places = {prompt: place for place, prompt in enumerate(prompts)}
 
     def cell_json(cell: _Cell) -> list[Any]:
-        full = cell.image and _link(cell.image, run.directory)
+        full = cell.image and link(cell.image, run.directory)
         return [jobs[id(cell.record)], cell.image and small[cell.image], full, cell.scores]
 
     def row_json(row: _Place, cells: Sequence[_Cell | None]) -> dict[str, Any]:
@@ -206,7 +207,3 @@ def _prompt_json(kind: str, template: str) -> dict[str, str]:
     own = kind != PRIOR and choices_in(template) == [template]
     option = f"--prompts {shlex.quote(template)}" if own else ""
     return {"kind": kind, "template": template, "option": option}
-
-
-def _link(image: Path, directory: Path) -> str:
-    return quote(Path(os.path.relpath(image, directory)).as_posix())

@@ -1,6 +1,9 @@
 """Small copies of a report's images: in the page if they are few, else in a folder beside it.
 
-links = thumbnails([Path("runs/a/images/mine/dog/prior-s0-0.png")], Path("runs/a"))
+    links = thumbnails([Path("runs/a/images/mine/dog/prior-s0-0.png")], Path("runs/a"))
+
+In a published folder, which is copied as a whole, images that are small already stand for
+themselves.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 from benchmark.data.images import image_size, read_image
 from benchmark.store.files import write_atomically
@@ -23,20 +27,25 @@ _QUALITY = 90
 _INSIDE = 16_000_000  #: pixels of all thumbnails together that a page holds: about 8 MB
 
 
-def thumbnails(images: Sequence[Path], directory: Path) -> list[str]:
-    """What an <img> in `directory` needs for each of `images`: a data URI, or a path in gallery/.
+def thumbnails(images: Sequence[Path], directory: Path, *, published: bool = False) -> list[str]:
+    """What an <img> in `directory` needs for each of `images`: a data URI, or a path.
 
-    All are of one kind. A file that is as old as its image is kept, and files of images that are
-    gone are removed. Raises UserError if an image cannot be read.
+    All thumbnails are of one kind; those of a `published` folder's small images are these images. A
+    file in gallery/ that is as old as its image is kept, and files of images that are gone are
+    removed. Raises UserError if an image cannot be read.
     """
     folder = directory / FOLDER
+
+    def made(image: Path) -> str:
+        if published and max(image_size(image)) <= _SIZE:
+            return link(image, directory)
+        return _data_uri(image) if inside else _file(image, folder)
+
     # Pillow releases the lock, so threads help. Reading an image changes the process's warning
     # filters for a while, and threads would restore them in the wrong order: done once here.
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        if len(images) * _largest(images) ** 2 <= _INSIDE:
-            links = list(pool.map(_data_uri, images))
-        else:
-            links = list(pool.map(lambda image: _file(image, folder), images))
+        inside = len(images) * _largest(images) ** 2 <= _INSIDE
+        links = list(pool.map(made, images))
     wanted = {link.removeprefix(f"{FOLDER}/") for link in links}
     for path in folder.glob("*.webp"):
         if path.name not in wanted:
@@ -44,6 +53,11 @@ def thumbnails(images: Sequence[Path], directory: Path) -> list[str]:
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     return links
+
+
+def link(image: Path, directory: Path) -> str:
+    """The address of `image` for a page in `directory`."""
+    return quote(Path(os.path.relpath(image, directory)).as_posix())
 
 
 def _largest(images: Sequence[Path]) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.api import UserError
 from benchmark.store.contents import Contents
-from benchmark.store.directory import HEADER, SCORES, Name, scores_path
+from benchmark.store.directory import HEADER, KEPT_SCORES, Name, scores_path
 from benchmark.store.files import sha256
 from benchmark.store.records import SCORE_COLUMNS, Job, ScoreRecord, Scoring
 from benchmark.store.wording import AGAIN
@@ -91,7 +91,7 @@ def usable_rows(contents: Contents) -> dict[tuple[str, Name], bytes]:
     """(protocol, job) -> its rows, without those that were altered so that they are no scores."""
     found = {}
     for key, rows in contents.rows.items():
-        file = SCORES if contents.kept else f"{scores_path(*key)}.csv"
+        file = KEPT_SCORES if contents.kept else f"{scores_path(*key)}.csv"
         if not contents.is_altered(file) or _are_scores(rows, *key):
             found[key] = rows
     return found

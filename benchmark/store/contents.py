@@ -70,7 +70,7 @@ class Contents:
         return b"".join(self.rows.get(key, b"") for key in self.in_order)
 
     def write_scores(self) -> int:
-        """Write scores.csv from the jobs' own rows; that of a published run stays. How many it has.
+        """Write scores.csv from the jobs' own rows, not into a published run. How many there are.
 
         Raises UserError.
         """

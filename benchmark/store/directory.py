@@ -28,9 +28,10 @@ Methods, subjects and protocols stand in paths as `folder_name` has them: as the
 lower-case letters, digits and `_.=+-`, at most 100 bytes; else as much of them as can be read, and
 after it digits of their SHA-256. So no two share a file, wherever the folder is copied to.
 
-A published run (`publish`) has lines of records.jsonl in place of the records' files, and few
-images; its run.json has the digest of records.jsonl too. publication.toml says who published it,
-and subjects/ holds the user's own photographs, where they go along.
+A published run (`publish`) has lines of records.jsonl.gz in place of the records' files, and
+scores.csv.gz in place of scores.csv, of both of which run.json has digests; and few images.
+publication.toml says who published it, and subjects/ holds the user's own photographs, where they
+go along.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ _LOCK = "run.lock"
 _PATIENCE = 60  # seconds that a lock which others hold for a moment is waited for
 #: The first line of a file of scores.
 HEADER = ",".join(SCORE_COLUMNS) + "\n"
-PLAN, SUITE, RECORDS, SCORES = "run.json", "suite.toml", "records.jsonl", "scores.csv"
+PLAN, SUITE, SCORES = "run.json", "suite.toml", "scores.csv"
+#: Of a published run, as gzip files.
+RECORDS, KEPT_SCORES = "records.jsonl.gz", "scores.csv.gz"
 REPORT, PAGE = "report.md", "index.html"
 #: What tells that these two are of what the directory holds.
 REPORTED = "report.sha256"

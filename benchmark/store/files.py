@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import gzip
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ import os
 import re
 import stat
 import tomllib
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +37,7 @@ _OTHER_ENCODINGS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+LARGEST = 2**30  #: bytes of what a gzipped file may hold
 LARGE = 2**26  #: bytes from which on a file's digest is remembered
 DEEPEST = 100  #: how many tables or lists lie within each other in a file that is read
 
@@ -162,6 +165,22 @@ def sha256(content: bytes) -> str:
 def short(digest: str | None) -> str:
     """The first 12 digits of a hash, which tell two apart for a reader."""
     return "none" if digest is None else f"{digest[:12]}..." if len(digest) > 12 else digest
+
+
+def gzipped(content: bytes) -> bytes:
+    """`content` as a gzip file, without a time, so that it is the same each time."""
+    return gzip.compress(content, mtime=0)
+
+
+def gunzipped(content: bytes) -> bytes:
+    """What a gzip file holds. Raises ValueError if it is none, or holds more than LARGEST."""
+    try:
+        found = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"no whole gzip file: {error}") from error
+    if len(found) > LARGEST:
+        raise ValueError(f"it holds more than {LARGEST} bytes")
+    return found
 
 
 def file_digest(path: Path) -> bytes:

@@ -4,9 +4,9 @@
 
 Checked are: the seals of run.json and of each record; by the digests in these, every image, every
 job's scores, weights, prior images, suite.toml, protocols/, scores.csv and, of a published run,
-records.jsonl; and that the answers are there which scores were read from. That is against accidents
-and edits by hand, not against someone who computes the digests anew. A record that is removed is no
-alteration: its job is not done.
+records.jsonl.gz and scores.csv.gz; and that the answers are there which scores were read from. That
+is against accidents and edits by hand, not against someone who computes the digests anew. A record
+that is removed is no alteration: its job is not done.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from benchmark.store.contents import Altered, Contents
 from benchmark.store.directory import (
     ABSENT,
     HEADER,
+    KEPT_SCORES,
     PLAN,
     RECORDS,
-    SCORES,
     Name,
     Plan,
     RunDirectory,
@@ -36,7 +36,14 @@ from benchmark.store.directory import (
     prior_path,
     scores_path,
 )
-from benchmark.store.files import file_digest, json_of, read_bytes, read_json, sha256
+from benchmark.store.files import (
+    file_digest,
+    gunzipped,
+    json_of,
+    read_bytes,
+    read_json,
+    sha256,
+)
 from benchmark.store.records import (
     AnyRecord,
     JobRecord,
@@ -149,7 +156,7 @@ class _Reading:
     def _kept(self) -> Iterator[tuple[str, AnyRecord]]:
         """The records of a published run, each with the path that it had."""
         try:
-            lines = read_bytes(self._root / RECORDS).decode("utf-8").splitlines()
+            lines = gunzipped(read_bytes(self._root / RECORDS)).decode("utf-8").splitlines()
         except FileNotFoundError:
             self._note(RECORDS, _MISSING)
             return
@@ -200,11 +207,11 @@ class _Reading:
         known = {k: r.rows for k, r in found.scores.items() if _place(r) not in self._doubtful}
         for key, digest in known.items():
             rows = found.rows.get(key, b"" if found.kept else None)
-            place = SCORES if found.kept else f"{scores_path(*key)}.csv"
+            place = KEPT_SCORES if found.kept else f"{scores_path(*key)}.csv"
             if rows is not None and sha256(HEADER.encode() + rows) != digest:
                 self._note(place, _CHANGED)
         if found.kept and not found.rows.keys() <= found.scores.keys():
-            self._note(SCORES, _CHANGED)
+            self._note(KEPT_SCORES, _CHANGED)
 
     def _answers(self) -> None:
         """Note the answers that something was read from and that are not there."""
@@ -230,14 +237,14 @@ class _Reading:
                 yield key, rows
 
     def _kept_rows(self) -> dict[tuple[str, Name], bytes]:
-        """The rows of each job in scores.csv, as they were in the job's own file."""
+        """The rows of each job in scores.csv.gz, as they were in the job's own file."""
         if not self._found.scores:  # as while it is written
             return {}
-        content = self._content(SCORES)
+        content = self._content(KEPT_SCORES)
         try:
-            return {} if content is None else _by_job(content.decode("utf-8"))
+            return {} if content is None else _by_job(gunzipped(content).decode("utf-8"))
         except (ValueError, csv.Error):
-            self._note(SCORES, _CHANGED)
+            self._note(KEPT_SCORES, _CHANGED)
             return {}
 
     def _content(self, path: str) -> bytes | None:

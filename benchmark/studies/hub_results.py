@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.api import DISTRIBUTION, UserError
 from benchmark.results.publication import PUBLICATION, SUBJECTS
-from benchmark.store.directory import PAGE, PLAN, RECORDS, REPORT, REPORTED, SCORES, SUITE
+from benchmark.store.directory import KEPT_SCORES, PAGE, PLAN, RECORDS, REPORT, REPORTED, SUITE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 _KIND = "dataset"
 #: All that a published folder holds; nothing else is sent, replaced or fetched.
-FILES = (PLAN, SUITE, RECORDS, SCORES, PUBLICATION, REPORT, PAGE, REPORTED, "summary.csv")
+FILES = (PLAN, SUITE, RECORDS, KEPT_SCORES, PUBLICATION, REPORT, PAGE, REPORTED, "summary.csv")
 FOLDERS = ("images", "protocols", "tables", "figures", "gallery", SUBJECTS)
 _PATTERNS = [*FILES, *(f"{folder}/*" for folder in FOLDERS)]
 

@@ -2,10 +2,11 @@
 
     publish_run(Path("runs/reference"), Path("reports/pocket/reference"))
 
-The copy has run.json, suite.toml, protocols/, scores.csv, all records as lines of records.jsonl
-(judges' answers too), and images: all, none, or a sample, which is those of the report's grid and
-one prompt of every subject. Its report is made from these alone, so `report` writes the same bytes
-again from any copy, and `verify` can tell whether its numbers are those of its images.
+The copy has run.json, suite.toml, protocols/, scores.csv.gz, all records as lines of
+records.jsonl.gz (judges' answers too), and images: all, none, or a sample, which is those of the
+report's grid and one prompt of every subject. Its report is made from these alone, so `report`
+writes the same bytes again from any copy, and `verify` can tell whether its numbers are those of
+its images.
 """
 
 from __future__ import annotations
@@ -28,14 +29,21 @@ from benchmark.results.run import Run, run_of
 from benchmark.runs.score import Assessment
 from benchmark.store.directory import (
     HEADER,
+    KEPT_SCORES,
     RECORDS,
-    SCORES,
     SUITE,
     Plan,
     RunDirectory,
     protocol_path,
 )
-from benchmark.store.files import remove_leftovers, resolved, sha256, write_atomically, writing
+from benchmark.store.files import (
+    gzipped,
+    remove_leftovers,
+    resolved,
+    sha256,
+    write_atomically,
+    writing,
+)
 from benchmark.store.reading import read_contents
 from benchmark.store.records import JobRecord, to_json, with_images
 from benchmark.store.wording import AGAIN
@@ -86,7 +94,8 @@ def publish_run(
     records += [to_json(r) for r in run.agreements]
     records += [to_json(run.answers[key]) for key in sorted(run.answers)]
     lines = [json.dumps(record) + "\n" for record in records]
-    files = {SCORES: HEADER.encode() + contents.all_rows, RECORDS: "".join(lines).encode()}
+    scores = HEADER.encode() + contents.all_rows
+    files = {KEPT_SCORES: gzipped(scores), RECORDS: gzipped("".join(lines).encode())}
     for name in (SUITE, *(protocol_path(label) for label in run.protocols)):
         files[name] = (run_directory / name).read_bytes()
     if wanted.by:
@@ -115,7 +124,7 @@ def _emptied(directory: Path, plan: Plan) -> tuple[RunDirectory, Plan]:
                 path.unlink()
             elif path.is_dir():
                 shutil.rmtree(path)
-        for name in (SUITE, SCORES, PUBLICATION):
+        for name in (SUITE, KEPT_SCORES, PUBLICATION):
             (directory / name).unlink(missing_ok=True)
     return copy, without
 

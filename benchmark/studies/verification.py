@@ -20,7 +20,7 @@ from benchmark.report.write import write_report
 from benchmark.results.publication import PUBLICATION, SUBJECTS
 from benchmark.results.run import Run, run_of
 from benchmark.store.contents import Contents
-from benchmark.store.directory import PAGE, PLAN, RECORDS, REPORT, REPORTED, SCORES, SUITE
+from benchmark.store.directory import KEPT_SCORES, PAGE, PLAN, RECORDS, REPORT, REPORTED, SUITE
 from benchmark.store.files import is_visible, resolved
 from benchmark.store.reading import read_contents
 from benchmark.studies.rescoring import Again, Rescored, rescored
@@ -73,7 +73,7 @@ def odd_files(folder: Path) -> Iterator[Check]:
 def _expected(name: str) -> bool:
     first, _, rest = name.partition("/")
     if not rest:
-        return first in (PLAN, SUITE, RECORDS, SCORES, PUBLICATION, REPORTED, *_REPORT) or (
+        return first in (PLAN, SUITE, RECORDS, KEPT_SCORES, PUBLICATION, REPORTED, *_REPORT) or (
             not is_visible(first)
         )
     suffixes = {

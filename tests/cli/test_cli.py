@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import pooch
 import pytest
@@ -15,9 +16,11 @@ from benchmark.config.protocol import protocol_names
 from benchmark.config.registry import available
 from benchmark.config.suite import suite_names
 from benchmark.models.files.identity import known_names
-from benchmark.store.directory import RunDirectory
+from benchmark.store.directory import RECORDS, RunDirectory
+from benchmark.store.files import gzipped
 from benchmark.store.seals import sealed, unsealed
 from tests import toy
+from tests.published import record_lines
 
 
 @pytest.fixture(autouse=True)
@@ -323,15 +326,15 @@ def test_a_kept_runs_images_are_found_by_its_records(shell: Shell, tmp_path: Pat
     (folder,) = images.iterdir()
     folder.rename(images / "Old Name")
     kept = RunDirectory(tmp_path / "kept")
-    text, plan = (kept.path / "records.jsonl").read_text(), kept.plan()
+    lines, plan = record_lines(kept.path), kept.plan()
     assert plan is not None
-    renamed = map(json.loads, text.replace(folder.name, "Old Name").splitlines())
+    renamed = (json.loads(line.replace(folder.name, "Old Name")) for line in lines)
     lines = [json.dumps(sealed(unsealed(record))) + "\n" for record in renamed]
-    kept.write_files(plan, {"records.jsonl": "".join(lines).encode()})
+    kept.write_files(plan, {RECORDS: gzipped("".join(lines).encode())})
     assert shell("report", "kept") == 0
-    assert (tmp_path / "kept" / "index.html").read_text().count("data:image") == page.count(
-        "data:image"
-    )
+    again = (tmp_path / "kept" / "index.html").read_text()
+    shown = page.count(f"images/{quote(folder.name)}/")
+    assert again.count("images/Old%20Name/") == shown > 0
 
 
 def test_the_suites_subjects_are_listed_and_the_others_are_named(

@@ -132,6 +132,15 @@ def test_many_thumbnails_become_files_and_old_ones_go(tmp_path, monkeypatch):
     assert not (tmp_path / "run/gallery").exists()
 
 
+def test_small_images_of_a_published_folder_stand_for_themselves(tmp_path):
+    for name, size in {"small #1": 160, "large": 161}.items():
+        pixels = np.zeros((8, size, 3), np.uint8)
+        write_atomically(tmp_path / f"images/{name}.png", png_bytes(pixels))
+    images = [tmp_path / "images/small #1.png", tmp_path / "images/large.png"]
+    small, large = thumbnails.thumbnails(images, tmp_path, published=True)
+    assert small == "images/small%20%231.png" and large.startswith("data:image/webp;base64,")
+
+
 EVIL = "<script>alert(1)</script>"
 
 

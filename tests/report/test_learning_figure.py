@@ -10,6 +10,7 @@ from benchmark.report.write import write_report
 from benchmark.store.records import JobRecord, Phases
 from benchmark.studies.publish import publish_run
 from tests.made_up_run import World, edit_records, make_job, write_run
+from tests.published import record_lines
 
 pytestmark = pytest.mark.figures
 
@@ -144,7 +145,7 @@ def test_a_report_without_losses_has_no_such_section(run):
 def test_a_kept_run_has_them_and_its_report_is_the_same(run, tmp_path):
     write_report(run)
     kept = publish_run(run, tmp_path / "kept").parent
-    lines = (kept / "records.jsonl").read_text().splitlines()
+    lines = record_lines(kept)
     found = [content["losses"] for line in lines if "losses" in (content := json.loads(line))]
     # The tables' order: real images first.
     assert found[:3] == [{}] * 3

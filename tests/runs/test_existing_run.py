@@ -17,7 +17,7 @@ from benchmark.report.write import write_report
 from benchmark.results.run import run_of
 from benchmark.runs.existing_run import read_existing
 from benchmark.runs.plan import plan
-from benchmark.store.directory import RunDirectory
+from benchmark.store.directory import RECORDS, RunDirectory
 from benchmark.store.files import sha256
 from benchmark.store.reading import read_contents
 from benchmark.store.seals import sealed, unsealed
@@ -296,7 +296,7 @@ def test_a_kept_run_and_a_folder_of_something_else_are_left_alone(
     suite: Suite, tmp_path: Path
 ) -> None:
     run(suite, tmp_path / "run", subjects=["dog-red"])
-    (tmp_path / "run/records.jsonl").write_text("")
+    (tmp_path / "run" / RECORDS).write_text("")
     with pytest.raises(UserError, match="is a published run without most of its images"):
         run(suite, tmp_path / "run", subjects=["dog-blue"])
     with pytest.raises(UserError, match="data is not empty and no run directory"):

@@ -28,13 +28,15 @@ from benchmark.runs.parcel import made_in, needed_by, packed, unpack
 from benchmark.runs.plan import plan
 from benchmark.runs.shared import Shard
 from benchmark.store.answers import answer_path
-from benchmark.store.directory import RunDirectory
+from benchmark.store.directory import RECORDS, RunDirectory
+from benchmark.store.files import gzipped
 from benchmark.store.reading import read_contents
 from benchmark.store.records import ScoreRecord
 from benchmark.studies.publish import Wanted, publish_run
 from benchmark.studies.rescoring import Again, Rescored, rescored
 from tests import toy
 from tests.judge_server import KEY, MODEL, Server, serving, write_judged
+from tests.published import record_lines
 from tests.toy import ONE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -353,9 +355,9 @@ def test_a_kept_run_has_the_answers(
     publish_run(run, kept)
     assert read_contents(kept).answers == read_contents(run).answers
     assert not read_contents(kept).altered
-    lines = (kept / "records.jsonl").read_text().splitlines()
+    lines = record_lines(kept)
     assert json.loads(lines[-1])["kind"] == "Answer"
-    (kept / "records.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    (kept / RECORDS).write_bytes(gzipped("".join(f"{one}\n" for one in lines[:-1]).encode()))
     assert [str(a) for a in read_contents(kept).altered]
 
 

@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark.models.files.identity import POCKET as SHIPPED
+from benchmark.store.directory import KEPT_SCORES, RECORDS
+from benchmark.store.files import gunzipped, gzipped
 from tests import toy
 from tests.storm import mutations
 from tests.storm.in_process import call
@@ -129,9 +131,9 @@ def write_files(folder: Path) -> None:
     (folder / "images.csv").write_text(f"{rows},dog-red,a dog in a hat,0,0,mine\n")
     save_tiny_pipeline(folder / "model", prediction_type="epsilon")
     save_file({"x": torch.zeros(2)}, folder / "single.safetensors")
-    (folder / "packed").mkdir()
-    packed = {"average.x": torch.zeros(2)}
-    save_file(packed, folder / "packed" / "text.safetensors", {"step": "1", "made_on": ""})
+    (folder / "gzipped").mkdir()
+    gzipped = {"average.x": torch.zeros(2)}
+    save_file(gzipped, folder / "gzipped" / "text.safetensors", {"step": "1", "made_on": ""})
     _write_encoders(folder)
     os.mkfifo(folder / "fifo")
     for name, place in (("loop", "loop"), ("dangling", "nowhere"), ("zero", "/dev/zero")):
@@ -186,11 +188,11 @@ def _targets(folder: Path) -> list[Target]:
         Target("base.toml", mutations.toml, (["check", "run", "--baseline", "base.toml"],)),
         Target("joint/sources.toml", mutations.toml, (["report", "run", "--out", "joint"],)),
         Target(
-            "packed/text.safetensors",
+            "gzipped/text.safetensors",
             mutations.safetensors,
             (
-                ["pretrain", "--pack", "out/packed", "--work", "packed"],
-                ["pretrain", "--export", "--work", "packed", "--out", "out/made"],
+                ["pretrain", "--pack", "out/gzipped", "--work", "gzipped"],
+                ["pretrain", "--export", "--work", "gzipped", "--out", "out/made"],
             ),
         ),
         Target(
@@ -240,7 +242,7 @@ def _of_runs(folder: Path) -> list[Target]:
         ["check", "kept", "--baseline", "base.toml"],
         ["report", "run", "kept", "--out", "out"],
     )
-    names = ("run.json", "records.jsonl", "scores.csv", "suite.toml", "protocols/toy-1.toml")
+    names = ("run.json", RECORDS, KEPT_SCORES, "suite.toml", "protocols/toy-1.toml")
     return found + [
         Target(f"kept/{name}", _change_of(folder / "kept" / name), kept) for name in names
     ]
@@ -254,4 +256,7 @@ def _change_of(path: Path) -> Callable[[bytes], Any]:
         ".csv": mutations.table,
         ".safetensors": mutations.safetensors,
     }
+    if path.suffix == ".gz":
+        change = kinds[path.with_suffix("").suffix]
+        return lambda content: change(gunzipped(content)).map(gzipped)
     return kinds.get(path.suffix, mutations.raw)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gzip
 import io
 import re
 import shutil
@@ -22,7 +23,7 @@ from benchmark.results.gate import load_runs
 from benchmark.results.publication import published_by
 from benchmark.results.run import read_run, run_of
 from benchmark.runs.plan import plan
-from benchmark.store.directory import RunDirectory
+from benchmark.store.directory import RECORDS, RunDirectory
 from benchmark.store.reading import read_contents
 from benchmark.studies.publish import Wanted, publish_run, told
 from tests import toy
@@ -32,7 +33,7 @@ from tests.starvation import starved
 pytestmark = pytest.mark.figures
 
 ROOT = Path(__file__).parent.parent.parent
-KEPT = [path.parent for path in sorted(ROOT.glob("reports/**/records.jsonl"))]
+KEPT = [path.parent for path in sorted(ROOT.glob(f"reports/**/{RECORDS}"))]
 METHODS = ("dreambooth", "real-images", "untuned")
 SUBJECTS = ("cat-a", "dog-b", "fox-c", "owl-d", "pot-e", "vase-f")
 LEFT_OUT = ("dog-b", "pot-e")  # of six subjects, the grid shows four
@@ -75,8 +76,9 @@ def test_its_report_is_the_runs_own_but_for_the_images(run, kept):
     same = {name for name in ours if name.startswith(("tables/", "figures/"))}
     assert {"tables/cost.csv", "figures/grid.png", "figures/toy-1/bars.svg"} <= same
     unchanged = ("report.md", "summary.csv", "suite.toml", "protocols/toy-1.toml")
-    for name in (*same, "scores.csv", *unchanged):
+    for name in (*same, *unchanged):
         assert ours[name] == theirs[name], name
+    assert gzip.decompress(ours["scores.csv.gz"]) == theirs["scores.csv"]
     assert not [
         name for name in ours if name.startswith(("jobs/", "scores/", "prior/", "gallery/"))
     ]
@@ -86,7 +88,8 @@ def test_its_records_are_the_runs_but_for_what_is_not_kept(run, kept):
     ours, theirs = read_run(kept), read_run(run)
     assert (ours.scored, ours.priors) == (theirs.scored, theirs.priors)
     assert replace(ours.plan, files={}) == replace(theirs.plan, files={})
-    assert {*ours.plan.files} == {*theirs.plan.files, "records.jsonl"}
+    assert {*ours.plan.files} - {*theirs.plan.files} == {"records.jsonl.gz", "scores.csv.gz"}
+    assert {*theirs.plan.files} - {*ours.plan.files} == {"scores.csv"}
     assert ours.priors == (DRAWN,)
     assert "prior_s" in (kept / "tables/cost.csv").read_text()
     for own, full in zip(ours.records, theirs.records, strict=True):
@@ -177,7 +180,14 @@ def test_a_run_that_lacks_a_planned_subject_altogether_is_not_kept(tmp_path):
 @pytest.mark.parametrize("how", ["edited", "emptied", "gone"])
 @pytest.mark.parametrize(
     "file",
-    ["run.json", "suite.toml", "protocols/toy-1.toml", "scores.csv", "records.jsonl", "images"],
+    [
+        "run.json",
+        "suite.toml",
+        "protocols/toy-1.toml",
+        "scores.csv.gz",
+        "records.jsonl.gz",
+        "images",
+    ],
 )
 def test_every_command_names_what_was_altered_of_a_kept_run(kept, tmp_path, file, how):
     copy = tmp_path / "copy"
@@ -237,7 +247,7 @@ def test_a_read_only_run_is_kept_and_one_on_a_full_disk_is_finished_later(
         publish_run(run, copy)
     assert not refused and files(run) == before
     found = files(copy)
-    assert {"scores.csv", "records.jsonl", "run.json"} <= found.keys()
+    assert {"scores.csv.gz", "records.jsonl.gz", "run.json"} <= found.keys()
     assert found.items() <= expected.items()
 
 

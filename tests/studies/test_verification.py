@@ -17,8 +17,8 @@ from benchmark.config.suite import load_suite
 from benchmark.grid.running import run_grid
 from benchmark.results.run import read_run
 from benchmark.runs.plan import plan
-from benchmark.store.directory import HEADER, RunDirectory
-from benchmark.store.files import png_bytes, sha256
+from benchmark.store.directory import HEADER, KEPT_SCORES, RECORDS, RunDirectory
+from benchmark.store.files import gzipped, png_bytes, sha256
 from benchmark.store.names import folder_name
 from benchmark.store.seals import sealed, unsealed
 from benchmark.studies.publish import Wanted, publish_run
@@ -26,6 +26,7 @@ from benchmark.studies.rescoring import Again
 from benchmark.studies.statements import Check, checks_of_statements
 from benchmark.studies.verification import verify_folder
 from tests import toy
+from tests.published import record_lines, score_lines
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -82,11 +83,11 @@ def differing(found):
 def rewrite(folder, records, scores=None):
     """What somebody does who computes all digests anew: change `records`, a function of each."""
     directory = RunDirectory(folder)
-    lines = (folder / "records.jsonl").read_text().splitlines()
+    lines = record_lines(folder)
     changed = [sealed(records(unsealed(json.loads(line)))) for line in lines]
-    files = {"records.jsonl": "".join(json.dumps(one) + "\n" for one in changed).encode()}
+    files = {RECORDS: gzipped("".join(json.dumps(one) + "\n" for one in changed).encode())}
     if scores is not None:
-        files["scores.csv"] = scores
+        files[KEPT_SCORES] = gzipped(scores)
     directory.write_files(directory.plan(), files)
 
 
@@ -107,7 +108,7 @@ def edit_rows(folder, change):
 
     Returns the method, the subject, and the first line in clip_t.
     """
-    rows = (folder / "scores.csv").read_text().splitlines(keepends=True)
+    rows = score_lines(folder)
     first = next(row for row in rows if ",clip_t," in row and row.startswith("tests.toy:P"))
     method, subject = first.split(",")[:2]
     places = [i for i, row in enumerate(rows) if row.startswith(f"{method},{subject},")]
@@ -169,7 +170,7 @@ def test_a_score_that_is_stated_twice_is_refused(copy, quick):
 
 def without_job(folder, method, subject):
     """The folder as if the job had never been planned: no record, row or image; digests right."""
-    rows = (folder / "scores.csv").read_text().splitlines(keepends=True)
+    rows = score_lines(folder)
     kept = [row for row in rows if not row.startswith(f"{method},{subject},")]
 
     def is_other(line):
@@ -177,12 +178,12 @@ def without_job(folder, method, subject):
         name = record.get("job", {"fit": record})["fit"]
         return name.get("subject") != subject or record.get("job", record)["method"] != method
 
-    lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
-    files = {"records.jsonl": "".join(filter(is_other, lines)).encode()}
+    lines = [line + "\n" for line in record_lines(folder)]
+    files = {RECORDS: gzipped("".join(filter(is_other, lines)).encode())}
     directory = RunDirectory(folder)
     plan = directory.plan()
     jobs = tuple(job for job in plan.jobs if (job.method, job.subject) != (method, subject))
-    files["scores.csv"] = "".join(kept).encode()
+    files[KEPT_SCORES] = gzipped("".join(kept).encode())
     directory.write_files(replace(plan, jobs=jobs), files)
     for path in folder.glob(f"images/{folder_name(method)}/{subject}/*.png"):
         path.unlink()
@@ -201,7 +202,7 @@ def test_a_metric_that_was_left_out_of_one_method_is_missed(quick, tmp_path):
     """Of its records too; the other method that draws for prompts has it."""
     folder = run_and_published(tmp_path, ["tests.toy:PAINT", "untuned"])
     assert differing(outcomes(folder)) == {}
-    rows = (folder / "scores.csv").read_text().splitlines(keepends=True)
+    rows = score_lines(folder)
     kept = [row for row in rows if not (row.startswith("untuned,") and ",div," in row)]
 
     def records(record):
@@ -282,9 +283,9 @@ def test_a_record_that_tells_of_another_job_is_found_by_its_keys(copy, quick, ch
 
 
 FILES = {
-    "scores.csv": "scores.csv",
+    "the scores": KEPT_SCORES,
     "suite.toml": "suite.toml",
-    "records.jsonl": "records.jsonl",
+    "the records": RECORDS,
     "an image": "images/*/*/*.png",
     "a photograph": "subjects/dog-red/00.png",
 }
@@ -294,14 +295,12 @@ FILES = {
 def test_an_altered_file_is_named(copy, quick, what):
     path = min(copy.glob(FILES[what]))
     content = bytearray(path.read_bytes())
-    # Of the records, the first: a job's.
-    end = content.index(b"\n") if what == "records.jsonl" else len(content)
-    content[end // 2] ^= 1
+    content[len(content) // 2] ^= 1
     path.write_bytes(content)
     found = differing(outcomes(copy))
     assert path.relative_to(copy).as_posix() in found
-    # Where the line of a job cannot be read, nothing vouches for its images either.
-    assert len(found) == 1 + (what == "records.jsonl")
+    # Where the records cannot be read, nothing vouches for images either.
+    assert len(found) == 1 + (what == "the records")
 
 
 def test_tables_and_a_page_that_the_scores_do_not_make_are_named(copy):
@@ -343,7 +342,7 @@ def test_a_path_that_leaves_the_folder_is_no_path(copy, tmp_path, quick):
         return record
 
     rewrite(copy, records)
-    assert "records.jsonl" in differing(outcomes(copy))
+    assert RECORDS in differing(outcomes(copy))
 
 
 def test_other_files_are_named_and_not_read(copy, quick, installed):
@@ -414,9 +413,9 @@ def test_the_command_ends_with_1_if_anything_differs(copy, quick, monkeypatch, c
     code, lines = run()
     assert code in (0, None) and lines[0].startswith("ok: digests: of 6 jobs and ")
     assert lines[-1] == "ok 5, differs 0, could not 6"
-    (copy / "scores.csv").write_bytes(b"")
+    (copy / KEPT_SCORES).write_bytes(b"")
     code, lines = run()
-    assert code == 1 and lines[0] == "differs: scores.csv: changed"
+    assert code == 1 and lines[0] == f"differs: {KEPT_SCORES}: changed"
 
 
 def test_a_tolerance_that_everything_passes_is_refused(copy, monkeypatch, capsys):
