@@ -20,7 +20,7 @@ from typing import Literal
 
 from benchmark.api import PRIOR_PROMPT, Subject, UserError
 from benchmark.data.dataset import dataset_names, load_dataset
-from benchmark.data.manifest import MANIFEST, Manifest, SubjectEntry, file_sha256
+from benchmark.data.manifest import MANIFEST, Manifest, SubjectEntry, file_sha256, some
 from benchmark.report.cost import bytes_left
 from benchmark.report.write import grid_prompts, grid_subjects, write_report
 from benchmark.results.completeness import check_finished, lacking_of
@@ -46,7 +46,6 @@ from benchmark.store.files import (
 )
 from benchmark.store.reading import read_contents
 from benchmark.store.records import JobRecord, to_json, with_images
-from benchmark.store.wording import AGAIN
 
 Images = Literal["all", "sample", "none"]
 
@@ -80,8 +79,10 @@ def publish_run(
     contents.check()
     run = run_of(contents)
     check_finished(run)
-    if lacking_of(run):
-        raise UserError(f"{run_directory} is not finished: {AGAIN} to resume, then publish")
+    if lacking := lacking_of(run):
+        raise UserError(
+            f"{run_directory} is uneven: {some(lacking)}: run what is missing, then publish"
+        )
     _check_folder(directory, run_directory)
     own = own_subjects(run)
     if tell is not None:

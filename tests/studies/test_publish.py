@@ -168,6 +168,18 @@ def test_an_unfinished_run_is_not_kept(tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
+def test_what_an_uneven_run_lacks_is_named(tmp_path):
+    run = write_run(tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:2])
+    remove_job(run, "untuned", "dog-b")
+    directory = RunDirectory(run)
+    plan = directory.plan()
+    jobs = tuple(job for job in plan.jobs if job.name != ("untuned", "dog-b", 0))
+    directory.write_files(replace(plan, jobs=jobs), {})
+    with pytest.raises(UserError, match=r"run is uneven: untuned lacks dog-b: run what is missing"):
+        publish_run(run, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
 def test_a_run_that_lacks_a_planned_subject_altogether_is_not_kept(tmp_path):
     run = write_run(tmp_path / "run", value, methods=METHODS, subjects=SUBJECTS[:2])
     for method in METHODS:
