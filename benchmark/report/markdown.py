@@ -12,8 +12,11 @@ NOTHING = "-"
 
 
 def escape(text: str) -> str:
-    """`text` escaped so that Markdown shows it literally, on one line, in table cells too."""
-    return re.sub(r"([\\`*_~|<>\[\]{}#&])", r"\\\1", " ".join(text.split()))
+    """`text` escaped so that Markdown shows it literally, on one line, in table cells too.
+
+    Also where dollar signs enclose formulas, as on GitHub.
+    """
+    return re.sub(r"([\\`*_~|<>\[\]{}#&$])", r"\\\1", " ".join(text.split()))
 
 
 def markdown_table(

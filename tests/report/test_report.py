@@ -377,6 +377,7 @@ def test_hostile_names_stay_text(tmp_path, monkeypatch):
 
 
 def test_escaping_leaves_nothing_that_markdown_reads():
+    assert escape("$x$") == r"\$x\$"
     assert escape("a|b\n*c* `d` <e> [f] \\") == r"a\|b \*c\* \`d\` \<e\> \[f\] \\"
 
 
