@@ -30,14 +30,14 @@ _INSIDE = 16_000_000  #: pixels of all thumbnails together that a page holds: ab
 def thumbnails(images: Sequence[Path], directory: Path, *, published: bool = False) -> list[str]:
     """What an <img> in `directory` needs for each of `images`: a data URI, or a path.
 
-    All thumbnails are of one kind; those of a `published` folder's small images are these images. A
-    file in gallery/ that is as old as its image is kept, and files of images that are gone are
-    removed. Raises UserError if an image cannot be read.
+    All thumbnails are of one kind; those of a `published` folder's small images are these images,
+    if they lie in `directory`. A file in gallery/ that is as old as its image is kept, and files of
+    images that are gone are removed. Raises UserError if an image cannot be read.
     """
     folder = directory / FOLDER
 
     def made(image: Path) -> str:
-        if published and max(image_size(image)) <= _SIZE:
+        if published and image.is_relative_to(directory) and max(image_size(image)) <= _SIZE:
             return link(image, directory)
         return _data_uri(image) if inside else _file(image, folder)
 

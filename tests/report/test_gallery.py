@@ -139,6 +139,8 @@ def test_small_images_of_a_published_folder_stand_for_themselves(tmp_path):
     images = [tmp_path / "images/small #1.png", tmp_path / "images/large.png"]
     small, large = thumbnails.thumbnails(images, tmp_path, published=True)
     assert small == "images/small%20%231.png" and large.startswith("data:image/webp;base64,")
+    elsewhere = thumbnails.thumbnails(images[:1], tmp_path / "elsewhere", published=True)
+    assert elsewhere[0].startswith("data:image/webp;base64,")
 
 
 EVIL = "<script>alert(1)</script>"

@@ -1,15 +1,17 @@
-"""Digests of files."""
+"""Digests of files, and gzip files."""
 
 from __future__ import annotations
 
+import gzip
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmark.api import UserError
 from benchmark.store import files
-from benchmark.store.files import expanded, file_digest, write_atomically
+from benchmark.store.files import expanded, file_digest, gunzipped, gzipped, write_atomically
 
 
 def test_the_digest_of_a_large_file_is_remembered_until_it_is_touched(tmp_path, monkeypatch):
@@ -53,3 +55,19 @@ def test_the_home_of_nobody_is_named(monkeypatch, tmp_path):
     assert expanded("~/models") == tmp_path / "models"
     with pytest.raises(UserError, match="~nobody-here/x: nobody of that name"):
         expanded("~nobody-here/x")
+
+
+def test_gzip_files_are_the_same_each_time_and_hold_what_was_put_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = b"a line of text\n" * 1000
+    made = gzipped(content)
+    assert gunzipped(made) == gzip.decompress(made) == content
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    assert gzipped(content) == made and len(made) < len(content) / 50
+    for broken in (b"no gzip", made[:-9], made[:40] + b"?" + made[41:]):
+        with pytest.raises(ValueError, match="no whole gzip file"):
+            gunzipped(broken)
+    monkeypatch.setattr(files, "LARGEST", len(content) - 1)
+    with pytest.raises(ValueError, match=f"holds more than {len(content) - 1} bytes"):
+        gunzipped(made)
