@@ -131,6 +131,9 @@ class ServerJudge:
                     return Unanswered(f"{why}, and the server asks to wait {error.wait:.0f} s")
                 if attempt + 1 < self.table.attempts:
                     stop.wait(min(wait, self.table.patience))
+            except UserError:  # as a wrong key: the questions that wait would have the same
+                stop.set()
+                raise
         return Unanswered(f"{why}, {self.table.attempts} times")
 
     def _body(self, question: Question) -> dict[str, Any]:

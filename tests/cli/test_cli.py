@@ -20,7 +20,7 @@ from benchmark.store.directory import RECORDS, RunDirectory
 from benchmark.store.files import gzipped
 from benchmark.store.seals import sealed, unsealed
 from tests import toy
-from tests.published import record_lines
+from tests.published_folder import record_lines
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from benchmark.report.write import write_report
 from benchmark.store.records import JobRecord, Phases
 from benchmark.studies.publish import publish_run
 from tests.made_up_run import World, edit_records, make_job, write_run
-from tests.published import record_lines
+from tests.published_folder import record_lines
 
 pytestmark = pytest.mark.figures
 

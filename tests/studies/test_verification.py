@@ -26,7 +26,7 @@ from benchmark.studies.rescoring import Again
 from benchmark.studies.statements import Check, checks_of_statements
 from benchmark.studies.verification import verify_folder
 from tests import toy
-from tests.published import record_lines, score_lines
+from tests.published_folder import record_lines, score_lines
 
 ROOT = Path(__file__).parent.parent.parent
 
