@@ -79,7 +79,8 @@ def _commit() -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
+    # Without its lock, which a run that is killed meanwhile would leave behind.
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, check=True, text=True).stdout
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ from benchmark.runs.machine import Resources
 from benchmark.runs.parcel import made_in, needed_by, packed, unpack
 from benchmark.runs.plan import plan
 from benchmark.runs.shared import Shard
+from benchmark.scoring.server import ServerJudge
 from benchmark.store.answers import answer_path
 from benchmark.store.directory import RECORDS, RunDirectory
 from benchmark.store.files import gzipped
@@ -252,8 +254,21 @@ def test_who_refuses_for_good_is_asked_once_more_by_each_command(
 
 @pytest.mark.parametrize("behaviour", ["shut", "another"])
 def test_a_wrong_key_or_model_fails_each_job_at_once(
-    run: Path, server: Server, world: Path, behaviour: str, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    server: Server,
+    world: Path,
+    behaviour: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    collect = ServerJudge._collect
+
+    def late(*arguments: Any) -> None:
+        """As on a busy machine: answers come, and nobody looks yet."""
+        time.sleep(0.3)
+        collect(*arguments)
+
+    monkeypatch.setattr(ServerJudge, "_collect", late)
     path = write_judged(world, server, behaviour, more="parallel = 1\n")
     assert score_run(run, protocol=str(path)) == 1
     assert "encoders.judge" in capsys.readouterr().out
