@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers import PreTrainedModel
 
-from benchmark.api import PRIOR_PROMPT, Request, Sampler, Subject, Word
+from benchmark.api import EDITING, PRIOR_PROMPT, Request, Sampler, Subject, Word
 from benchmark.models.backbones import deepfloyd_if, editing, latent_diffusion, latent_stage
 from benchmark.models.backbones.latent_diffusion import LatentDiffusion
 from benchmark.models.backbones.latent_stage import Moments
@@ -87,6 +87,11 @@ def test_every_tensor_is_on_the_device(backbone):
     predicted = stage.calls.predict(stage.denoiser, draw.latents, draw.timesteps, condition)
     images = backbone._decode(predicted)
     assert images.shape == (2, 3, 16, 16) and images.device == CUDA
+
+
+def test_the_families_that_edit_are_those_that_say_so(parts, request):
+    saved_by = request.node.callspec.params["parts"]
+    assert (saved_by in EDITING_FAMILIES) == (EDITING in parts.family.capabilities)
 
 
 @pytest.mark.parametrize("parts", EDITING_FAMILIES, indirect=True)
