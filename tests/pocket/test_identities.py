@@ -35,8 +35,8 @@ DOCUMENTS = [
     if path not in DIARIES
 ]
 RUNS = sorted(path.parent for path in KEPT.glob("*/run.json"))
-#: Made with the weights before the shipped ones, and to be made anew: `reports/renew`. What is no longer
-#: older than the weights has no place here.
+#: Made with the weights before the shipped ones, and to be made anew (`reports/renew`). What is
+#: no longer older than the weights has no place here.
 WAITING = {
     "README.md",
     "docs/methods.md",
@@ -61,6 +61,12 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def check_age(path: Path, text: str, shipped: frozenset[str]) -> None:
+    """The weights that `text`, of `path`, names are shipped; if `path` waits, some are not."""
+    older = set(NAMED.findall(text)) - shipped
+    assert bool(older) == (relative(path) in WAITING), f"no longer shipped: {older or 'none'}"
+
+
 @pytest.fixture(scope="module")
 def shipped() -> frozenset[str]:
     found = shipped_weights(load_suite("pocket"))
@@ -76,8 +82,7 @@ def test_what_a_document_names_is_shipped_and_figures_name_something(
     path: Path, shipped: frozenset[str]
 ) -> None:
     text = path.read_text("utf-8")
-    older = set(NAMED.findall(text)) - shipped
-    assert bool(older) == (relative(path) in WAITING), f"{older or 'nothing'} is not what is shipped"
+    check_age(path, text, shipped)
     if path.suffix == ".md" and SCORE.search(text):
         assert NAMED.search(text), "shows scores, and not by which weights"
 
@@ -93,8 +98,7 @@ def test_a_kept_run_was_made_and_scored_with_what_is_shipped(
     named = " ".join(models)
     assert len(NAMED.findall(named)) == len(models) > 0
     weights = " ".join(w for score in contents.scores.values() for w in score.scoring.weights)
-    older = set(NAMED.findall(f"{named} {weights}")) - shipped
-    assert bool(older) == (relative(run) in WAITING), f"{older or 'nothing'} is not what is shipped"
+    check_age(run, f"{named} {weights}", shipped)
     assert NAMED.search(weights)
 
 
