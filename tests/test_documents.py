@@ -105,9 +105,17 @@ def test_every_room_stands_in_the_map_and_nothing_else() -> None:
 def test_one_grid_is_the_scripts_the_workflows_and_the_baselines() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     kept = PAGES["reports/README.md"]
+    renew = (ROOT / "reports" / "renew").read_text()
     grids = [
-        re.search(r"benchmark run (--methods \S+)[\s\\]+(--subjects \S+ --prompts \S+)", text)
-        for text in (script, GATE[GATE.index("```yaml") :], kept[kept.index(".ci/run") :])
+        re.search(
+            r"benchmark run (--methods \S+)[\s\\]+((?:--subjects \S+[\s\\]+)?--prompts \S+)", text
+        )
+        for text in (
+            script,
+            GATE[GATE.index("```yaml") :],
+            kept[kept.index(".ci/run") :],
+            renew[renew.index("\nci-baseline()") :],
+        )
     ]
     assert len({grid.groups() for grid in grids}) == 1
     baseline = "--baseline reports/pocket/ci-baseline.toml"
