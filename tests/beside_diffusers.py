@@ -36,7 +36,7 @@ from benchmark.store.reading import read_contents
 SUBJECTS = ("dog", "teapot")
 #: What the scripts have no options for, `run` does as they do.
 METHODS = (
-    "dreambooth[prior_scheduler=ddim,prior_steps=50,prior_guidance=7.5]",
+    "dreambooth[batch_size=4,prior_scheduler=ddim,prior_steps=50,prior_guidance=7.5]",
     "textual-inversion",
 )
 #: A plain pipeline: folder, output, and what to draw as JSON.

@@ -135,12 +135,12 @@ def test_subjects_of_a_dataset_that_lies_elsewhere_are_left_to_the_plan(folder: 
 
 
 def test_pocket_30_is_pocket_on_all_its_test_subjects() -> None:
-    ten, thirty = load_suite("pocket"), load_suite("pocket-30")
+    six, thirty = load_suite("pocket"), load_suite("pocket-30")
     own = {"name", "description", "data"}
-    assert ten.model_dump(exclude=own) == thirty.model_dump(exclude=own)
-    assert thirty.data == ten.data.model_copy(update={"subjects": []})
+    assert six.model_dump(exclude=own) == thirty.model_dump(exclude=own)
+    assert thirty.data == six.data.model_copy(update={"subjects": []})
     everyone = load_dataset("pocket", split="test").subjects
-    assert (len(ten.data.subjects), len(everyone)) == (10, 30)
+    assert (len(six.data.subjects), len(everyone)) == (6, 30)
 
 
 def test_dreambench_mini_differs_from_dreambench_in_amounts_alone() -> None:
