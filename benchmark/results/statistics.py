@@ -94,15 +94,15 @@ def _interval(values: tuple[float, ...]) -> tuple[float, float]:
 
     # Percentile, not BCa: with a handful of subjects, BCa's correction is itself mostly noise, and
     # it has no value at all where the subjects agree.
-    means = np.array(values)[_resamples(len(values))].mean(axis=1)
+    means = np.array(values)[resamples(len(values))].mean(axis=1)
     tail = (1 - CONFIDENCE) / 2
     low, high = quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 
 @lru_cache(maxsize=2)
-def _resamples(subjects: int) -> np.ndarray:
-    """(resamples, subjects): which subjects each resample has, the same as scipy's from seed 0."""
+def resamples(subjects: int) -> np.ndarray:
+    """(10,000, subjects): which subjects each resample has, the same as scipy's from seed 0."""
     import numpy as np
 
     return np.random.default_rng(0).integers(0, subjects, (_RESAMPLES, subjects))

@@ -1,8 +1,12 @@
 """The sweep's variants and objective, by hand."""
 
+import math
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from benchmark.api import UserError
 from benchmark.config.registry import variant
@@ -87,6 +91,48 @@ def test_the_objective_by_hand(tmp_path) -> None:
     assert table.loc["x[a=1]", "fit_seconds"] == 20.0
 
 
+def test_a_difference_to_the_best_has_the_standard_error_of_a_bootstrap(tmp_path) -> None:
+    """scipy's, on the same subjects; one subject decides how far `x[a=2]` is behind."""
+    fidelity = {"x[a=1]": [0.6, 0.5, 0.7, 0.6], "x[a=2]": [0.6, 0.5, 0.7, 0.2]}
+    fidelity |= {"real-images": [0.8, 0.7, 0.9, 0.8], "untuned": [0.1, 0.0, 0.1, 0.1]}
+    prompt = {"x[a=1]": [0.5, 0.4, 0.5, 0.5], "x[a=2]": [0.5, 0.5, 0.5, 0.5]}
+    prompt |= {"untuned": [0.6, 0.5, 0.6, 0.7]}
+    subjects = ("cat", "dog", "fox", "owl")
+
+    def value(job, request, metric):
+        table = {"dino": fidelity, "clip_t": prompt}.get(metric, {})
+        return table[job.method][subjects.index(job.subject)] if job.method in table else 0.1
+
+    world = World(suite=DECLARED)
+    path = write_run(
+        tmp_path / "run", value, methods=tuple(fidelity), subjects=subjects, world=world
+    )
+    run = read_run(path).under("toy-1")
+    table = sweep_table(run, Objective(fidelity="dino", prompt="clip_t")).set_index("method")
+
+    data = [*(t[f"x[a={i}]"] for i in (1, 2) for t in (fidelity, prompt))]
+    data += [fidelity["real-images"], prompt["untuned"]]
+
+    def statistic(a, b, c, d, upper, lower, axis):
+        mean = partial(np.mean, axis=axis)
+        bounds = mean(upper) * mean(lower)
+        return np.sqrt(mean(a) * mean(b) / bounds) - np.sqrt(mean(c) * mean(d) / bounds)
+
+    found = bootstrap(data, statistic, paired=True, vectorized=True, n_resamples=50_000, rng=1)
+    row = table.loc["x[a=2]"]
+    assert row["behind"] == pytest.approx(statistic(*map(np.array, data), axis=-1))
+    assert row["behind_se"] == pytest.approx(found.standard_error, rel=0.05)
+    assert tuple(table.loc["x[a=1]", ["behind", "behind_se"]]) == (0, 0)
+    assert math.isnan(table.loc["real-images", "behind_se"])
+
+
+def test_two_subjects_are_too_few_for_a_standard_error(tmp_path) -> None:
+    run = read_run(swept(tmp_path / "run")).under("toy-1")
+    table = sweep_table(run, Objective(fidelity="dino", prompt="clip_t"))
+    assert table["behind"].notna().sum() == 3
+    assert table["behind_se"].isna().all()
+
+
 def jobs_of(path):
     return [record.job for record in read_run(path).records]
 
@@ -109,12 +155,14 @@ def test_a_sweep_is_written_best_first(tmp_path) -> None:
     run = swept(tmp_path / "run")
     assert write_sweep(run, jobs_of(run)) == run / "sweep.md"
     lines = (run / "sweep.csv").read_text().splitlines()
-    assert lines[0].startswith("method,objective,dino,clip_i,clip_t,pres,prior_div,div,fit_s")
+    assert lines[0].startswith(
+        "method,objective,behind,behind_se,dino,clip_i,clip_t,pres,prior_div,div,"
+    )
     assert [line.partition(",")[0] for line in lines[1:]] == [
         "x[a=1]", "untuned", "x[a=2]", "real-images",
     ]  # fmt: skip
     text = (run / "sweep.md").read_text()
-    assert "| real-images |         - |" in text
+    assert "| real-images |         - |      - |" in text
     head = "# toy: sweep (toy-1)\n\nSubjects: cat, dog. Seeds: 0. "
     assert text.startswith(f"{head}Backbone: toy@0123456789ab. Encoders: dino dino 1.\n")
     assert "where a method lacks one of them, or where one ratio is negative." in text
