@@ -108,7 +108,7 @@ def test_one_grid_is_the_scripts_the_workflows_and_the_baselines() -> None:
     renew = (ROOT / "reports" / "renew").read_text()
     grids = [
         re.search(
-            r"benchmark run (--methods \S+)[\s\\]+((?:--subjects \S+[\s\\]+)?--prompts \S+)", text
+            r"benchmark run (--methods \S+)[\s\\]+(--subjects \S+)[\s\\]+(--prompts \S+)", text
         )
         for text in (
             script,
