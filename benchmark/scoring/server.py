@@ -90,23 +90,27 @@ class ServerJudge:
 
         Raises UserError where no question can be answered as it is.
         """
-        stop = threading.Event()
+        stop, keeping = threading.Event(), threading.Lock()
+
+        def answered(index: int, question: Question) -> Reply | Unanswered:
+            reply = self._ask(question, stop)
+            with keeping:  # by the thread that asked, before it asks again: a kill loses no more
+                keep(index, reply)
+            return reply
+
         with ThreadPoolExecutor(self.table.parallel, thread_name_prefix=self.name) as pool:
-            asked = {pool.submit(self._ask, one, stop): i for i, one in enumerate(questions)}
+            asked = [pool.submit(answered, i, one) for i, one in enumerate(questions)]
             try:
-                self._collect(asked, keep, stop)
-            except BaseException:  # Ctrl-C too: what was answered was paid for, and is kept
+                self._watch(asked, stop)
+            except BaseException:  # Ctrl-C too: what is on its way was paid for, and is kept
                 stop.set()
-                _keep_the_rest(asked, keep)
+                pool.shutdown(cancel_futures=True)
                 raise
 
-    def _collect(
-        self, asked: dict[Future[Reply | Unanswered], int], keep: Keep, stop: threading.Event
-    ) -> None:
+    def _watch(self, asked: Sequence[Future[Reply | Unanswered]], stop: threading.Event) -> None:
         given_up = 0
-        for future in as_completed([*asked]):
+        for future in as_completed(asked):
             reply = future.result()
-            keep(asked.pop(future), reply)
             if isinstance(reply, Reply):
                 given_up = 0
             elif not reply.alone:
@@ -262,14 +266,6 @@ class ServerJudge:
             tokens_in=count(usage, "prompt_tokens"),
             tokens_out=count(usage, "completion_tokens"),
         )
-
-
-def _keep_the_rest(asked: dict[Future[Reply | Unanswered], int], keep: Keep) -> None:
-    """Keep what is still on its way, which may be paid for; nothing new is asked."""
-    waiting = [future for future in asked if not future.cancel()]
-    for future in as_completed(waiting):
-        if future.exception() is None:
-            keep(asked[future], future.result())
 
 
 def _parsed(text: str) -> Any:

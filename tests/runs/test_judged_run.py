@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmark.api import UserError
@@ -28,6 +29,8 @@ from benchmark.runs.machine import Resources
 from benchmark.runs.parcel import made_in, needed_by, packed, unpack
 from benchmark.runs.plan import plan
 from benchmark.runs.shared import Shard
+from benchmark.scoring.judge_kinds import OPENAI_COMPATIBLE
+from benchmark.scoring.rubric import load_rubric
 from benchmark.scoring.server import ServerJudge
 from benchmark.store.answers import answer_path
 from benchmark.store.directory import RECORDS, RunDirectory
@@ -261,14 +264,14 @@ def test_a_wrong_key_or_model_fails_each_job_at_once(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    collect = ServerJudge._collect
+    watch = ServerJudge._watch
 
     def late(*arguments: Any) -> None:
         """As on a busy machine: answers come, and nobody looks yet."""
         time.sleep(0.3)
-        collect(*arguments)
+        watch(*arguments)
 
-    monkeypatch.setattr(ServerJudge, "_collect", late)
+    monkeypatch.setattr(ServerJudge, "_watch", late)
     path = write_judged(world, server, behaviour, more="parallel = 1\n")
     assert score_run(run, protocol=str(path)) == 1
     assert "encoders.judge" in capsys.readouterr().out
@@ -438,6 +441,27 @@ judge = OPENAI_COMPATIBLE.load("judge", table, "cpu")
 found = asking.ask("judge", lambda: judge, questions)
 print(*(answer.reply.text.split()[-1] for answer in found))
 """
+
+
+def test_an_answer_is_kept_before_the_same_thread_asks_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a kill loses no more than were under way, however late anyone looks."""
+    table = {"kind": "openai-compatible", "model": MODEL, "url": server.url("well"), "parallel": 1}
+    judge = OPENAI_COMPATIBLE.load("judge", table, "cpu")
+    pictures = [np.full((8, 8, 3), i, np.uint8) for i in range(5)]
+    rubric = load_rubric("likeness")
+    asked = [rubric.question(one, [255 - one], {"noun": "dog"}) for one in pictures]
+    kept: list[tuple[int, int]] = []
+    watch = ServerJudge._watch
+
+    def late(*arguments: Any) -> None:
+        time.sleep(0.5)
+        watch(*arguments)
+
+    monkeypatch.setattr(ServerJudge, "_watch", late)
+    judge.answers(asked, lambda i, reply: kept.append((i, len(server.asked()))))
+    assert kept == [(i, i + 1) for i in range(5)]
 
 
 @pytest.mark.more
