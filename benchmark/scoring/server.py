@@ -102,7 +102,7 @@ class ServerJudge:
             asked = [pool.submit(answered, i, one) for i, one in enumerate(questions)]
             try:
                 self._watch(asked, stop)
-            except BaseException:  # Ctrl-C too: what is on its way was paid for, and is kept
+            except BaseException:  # Ctrl-C too: let through, once what is on its way is kept
                 stop.set()
                 pool.shutdown(cancel_futures=True)
                 raise
